@@ -1,0 +1,245 @@
+"""Every setting of a recipe: name, meaning, unit and default.
+
+The defaults are the paper's recipe as far as it is known (the released ``config/Potsdam.py``); a
+recipe in ``configs/*.yaml`` lists only what differs. This file imports nothing but the standard
+library, so that every other file may import it.
+
+A class may have ``problems()``: the combinations its types allow and the program does not, each as
+``(key, sentence)``. ``utils.config`` reports all of them at once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+Problems = Iterator[tuple[str, str]]
+Encoding = Literal["mean_color", "boundary", "boundary_distance", "log_area", "color_by_id"]
+Generator = Literal["superpixels", "sam"]
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperpixelsConfig:
+    """SLIC superpixels: no weights needed, the baseline a foundation model has to beat."""
+
+    store: str = "superpixels"  # folder below modalities/ that holds the maps
+    encodings: tuple[Encoding, ...] = ("mean_color", "boundary")  # what the network sees
+    segment_size_px: int = 16  # side of the initial grid cells
+    compactness: float = 10.0  # weight of position against CIELAB colour
+    num_iterations: int = 5  # k-means rounds
+    min_area_share: float = 0.25  # smaller pieces, as a share of a cell, join a neighbour
+
+    def problems(self) -> Problems:
+        """Values out of range."""
+        if self.segment_size_px < 4:
+            yield "segment_size_px", "must be 4 or more"
+        if self.compactness <= 0:
+            yield "compactness", "must be above 0"
+        if self.num_iterations < 1:
+            yield "num_iterations", "must be 1 or more"
+        if not 0 <= self.min_area_share <= 1:
+            yield "min_area_share", "must be between 0 and 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamConfig:
+    """Segment Anything, everything mode. Names and defaults are those of the package."""
+
+    store: str = "sam"  # folder below modalities/ that holds the maps
+    encodings: tuple[Encoding, ...] = ("color_by_id",)  # the paper's coloured region map
+    model_type: Literal["vit_b", "vit_l", "vit_h"] = "vit_h"
+    checkpoint: str | None = None  # path of the official weights file
+    points_per_side: int = 32  # prompts along each side of the image
+    points_per_batch: int = 64  # prompts computed together: memory, not result
+    pred_iou_thresh: float = 0.88
+    stability_score_thresh: float = 0.95
+    stability_score_offset: float = 1.0
+    box_nms_thresh: float = 0.7
+    crop_n_layers: int = 0
+    crop_nms_thresh: float = 0.7
+    crop_overlap_ratio: float = 512 / 1500
+    crop_n_points_downscale_factor: int = 1
+
+    def problems(self) -> Problems:
+        """Values out of range."""
+        if self.points_per_side < 1:
+            yield "points_per_side", "must be 1 or more"
+        if self.points_per_batch < 1:
+            yield "points_per_batch", "must be 1 or more"
+
+
+# Fields of the generator classes that change neither the map nor what it means.
+_NOT_IN_MAP = ("store", "encodings", "checkpoint", "points_per_batch")
+
+
+def map_settings(config: SuperpixelsConfig | SamConfig) -> dict[str, Any]:
+    """The settings that decide what a map looks like: what a manifest records and compares."""
+    return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_IN_MAP}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureConfig:
+    """Which structure maps the second branch gets, and how they are encoded."""
+
+    # on: the image's own maps; off: the RGB picture instead, so that capacity stays equal;
+    # shuffled: the maps of another image (a control experiment).
+    control: Literal["on", "off", "shuffled"] = "on"
+    modalities: tuple[Generator, ...] = ("superpixels",)
+    superpixels: SuperpixelsConfig = field(default_factory=SuperpixelsConfig)
+    sam: SamConfig = field(default_factory=SamConfig)
+
+    def selected(self) -> dict[str, SuperpixelsConfig | SamConfig]:
+        """The chosen modalities' settings by generator name, in the recipe's order."""
+        return {name: getattr(self, name) for name in self.modalities}
+
+    def problems(self) -> Problems:
+        """No modality, a modality twice, one without encoding, two in one store."""
+        if not self.modalities:
+            yield "modalities", "must name at least one generator (for none, set control: off)"
+        if len(set(self.modalities)) < len(self.modalities):
+            yield "modalities", "names a generator twice"
+        for name, config in self.selected().items():
+            if not config.encodings:
+                yield f"{name}.encodings", "must name at least one encoding"
+        stores = [config.store for config in self.selected().values()]
+        if len(set(stores)) < len(set(self.modalities)):
+            yield "modalities", f"two of them share one store ({', '.join(stores)})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The prepared data set, and what is done to a training sample."""
+
+    root: str  # folder written by prepare.py
+    train_split: Split = "train"
+    val_split: Split = "val"  # selects the best checkpoint
+    crop_size_px: int = 640  # side of the square training crops
+    scale_range: tuple[float, float] = (0.5, 1.75)  # random zoom before cropping
+    dihedral: bool = True  # the eight flips and quarter turns; nadir images have no up
+    color_jitter: float = 0.2  # largest relative change of brightness, contrast, saturation
+    num_workers: int = 4  # loader processes per rank
+
+    def problems(self) -> Problems:
+        """Values out of range."""
+        if self.crop_size_px < 32:
+            yield "crop_size_px", "must be 32 or more (the coarsest scale is 1/32)"
+        if not 0 < self.scale_range[0] <= self.scale_range[1]:
+            yield "scale_range", "must be two numbers above 0, the smaller first"
+        if not 0 <= self.color_jitter < 1:
+            yield "color_jitter", "must be between 0 and 1"
+        if self.num_workers < 0:
+            yield "num_workers", "must be 0 or more"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitConfig:
+    """One frozen vision transformer."""
+
+    name: str = "default"  # default: that of the size; none: CNN stem alone; else a timm name
+    weights: str | None = None  # path of the weights file, or 'random' for tests
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    size: Literal["tiny", "small"] = "small"
+    rgb_vit: VitConfig = field(default_factory=VitConfig)
+    structure_vit: VitConfig = field(default_factory=VitConfig)
+    drop_path: float = 0.2  # largest rate of stochastic depth, reached in the last block
+    head_dropout: float = 0.1
+
+    def problems(self) -> Problems:
+        """Values out of range."""
+        if not 0 <= self.drop_path < 1:
+            yield "drop_path", "must be at least 0 and below 1"
+        if not 0 <= self.head_dropout < 1:
+            yield "head_dropout", "must be at least 0 and below 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW, warm-up and polynomial decay, loss."""
+
+    lr: float = 8e-5  # peak, for the whole batch
+    weight_decay: float = 0.01  # not on norms, biases and layer scales
+    batch_size: int = 16  # samples a step, over all ranks together
+    num_epochs: int = 300
+    warmup_epochs: int = 10  # linear, from lr / number of warm-up steps
+    poly_power: float = 0.9
+    clip_norm: float = 1.0  # largest norm of the gradient; 0: no clipping
+    ema_decay: float = 0.0  # of the averaged weights that are evaluated; 0: no averaging
+    dice_weight: float = 0.5
+    cross_entropy_weight: float = 0.5
+    label_smoothing: float = 0.1
+
+    def problems(self) -> Problems:
+        """Values out of range."""
+        for key in ("lr", "batch_size", "num_epochs"):
+            if getattr(self, key) <= 0:
+                yield key, "must be above 0"
+        for key in ("weight_decay", "warmup_epochs", "poly_power", "clip_norm"):
+            if getattr(self, key) < 0:
+                yield key, "must be 0 or more"
+        if self.warmup_epochs >= self.num_epochs > 0:
+            yield "warmup_epochs", f"must be below num_epochs ({self.num_epochs})"
+        for key in ("ema_decay", "label_smoothing"):
+            if not 0 <= getattr(self, key) < 1:
+                yield key, "must be at least 0 and below 1"
+        if self.dice_weight < 0 or self.cross_entropy_weight < 0:
+            yield "dice_weight", "and cross_entropy_weight must be 0 or more"
+        elif self.dice_weight + self.cross_entropy_weight == 0:
+            yield "dice_weight", "and cross_entropy_weight are both 0: there is no loss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Sliding-window prediction and the rhythm of validation."""
+
+    window_px: int = 640  # side of the windows an image is predicted in
+    overlap_px: int = 128  # shared by neighbouring windows
+    batch_size: int = 4  # windows computed together
+    every_epochs: int = 10  # validation; the last epoch is always validated
+
+    def problems(self) -> Problems:
+        """Values out of range."""
+        if self.window_px < 32:
+            yield "window_px", "must be 32 or more"
+        if not 0 <= self.overlap_px < self.window_px:
+            yield "overlap_px", f"must be at least 0 and below window_px ({self.window_px})"
+        for key in ("batch_size", "every_epochs"):
+            if getattr(self, key) < 1:
+                yield key, "must be 1 or more"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where and how the run is carried out."""
+
+    output: str = "runs"  # the run folder is OUTPUT/NAME
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on CUDA, else fp32
+    log_every_steps: int = 10
+    save_every_steps: int = 500  # last.pth, beside the end of every epoch that is validated
+
+    def problems(self) -> Problems:
+        """Values out of range."""
+        for key in ("log_every_steps", "save_every_steps"):
+            if getattr(self, key) < 1:
+                yield key, "must be 1 or more"
+        if self.device == "cpu" and self.precision == "fp16":
+            yield "precision", "fp16 needs a CUDA device; take bf16 or fp32 on the CPU"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One experiment: data, structure maps, network, optimisation, evaluation, run."""
+
+    name: str  # of the experiment, and of its run folder
+    data: DataConfig
+    structure: StructureConfig = field(default_factory=StructureConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    run: RunConfig = field(default_factory=RunConfig)

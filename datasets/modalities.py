@@ -1,0 +1,181 @@
+"""The modality store: structure maps on disk, and the record of how they were made.
+
+::
+
+    DATA/modalities/STORE/ID.png           one raw map a tile, 16-bit segment ids
+    DATA/modalities/STORE/manifest.json    generator, settings, weights, and the tiles' hashes
+
+Maps are stored raw, once; ``datasets.encodings`` turns them into what the network sees. Every PNG
+carries the hash of its source image and the digest of the settings in its text chunks, so an
+interrupted run can tell what is done, and the manifest is written once, when all is done.
+"""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from utils.config import differences
+from utils.errors import DataError, MissingDataError
+from utils.files import open_image, read_json, sha256_of, write_json, write_png
+
+FORMAT_VERSION = 1
+_SOURCE, _RECIPE = "vsgnet:source_sha256", "vsgnet:recipe_sha256"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapRecipe:
+    """What decides how a map comes out: two maps of one image and one recipe are equal."""
+
+    generator: str
+    settings: dict[str, Any]
+    weights_sha256: str | None  # None: the generator has no weights
+
+    def digest(self) -> str:
+        """SHA-256 of the recipe's canonical JSON."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def store_folder(data_root: Path, store: str) -> Path:
+    """Folder of a modality store inside a prepared data set."""
+    return data_root / "modalities" / store
+
+
+def map_path(folder: Path, tile_id: str) -> Path:
+    """File of a tile's map."""
+    return folder / f"{tile_id}.png"
+
+
+def write_map(folder: Path, tile_id: str, ids: np.ndarray, source: str, recipe: MapRecipe) -> None:
+    """Write a segment map, atomically.
+
+    Args:
+        folder: the store.
+        tile_id: which tile.
+        ids: ``(H, W)`` uint16 segment ids; 0 = pixel without a segment.
+        source: SHA-256 of the tile's image file.
+        recipe: how the map was made.
+    """
+    if ids.dtype != np.uint16 or ids.ndim != 2:
+        raise ValueError(f"a segment map is (H, W) uint16, not {ids.shape} {ids.dtype}")
+    write_png(map_path(folder, tile_id), ids, {_SOURCE: source, _RECIPE: recipe.digest()})
+
+
+def read_map(path: Path) -> np.ndarray:
+    """A tile's segment ids, ``(H, W)`` int32 (torch has no arithmetic for uint16).
+
+    Raises:
+        MissingDataError: there is no such map.
+        DataError: the file is truncated or not a 16-bit greyscale image.
+    """
+    image = open_image(path)
+    if image.mode not in ("I;16", "I"):
+        raise DataError(f"{path} is not a 16-bit map (mode {image.mode}); generate it again")
+    return np.array(image).astype(np.int32)
+
+
+def is_done(folder: Path, tile_id: str, source: str, recipe: MapRecipe) -> bool:
+    """Whether the tile's map is there and was made from this image by this recipe."""
+    path = map_path(folder, tile_id)
+    if not path.is_file():
+        return False
+    try:
+        with Image.open(path) as image:  # reads the header only
+            text = {**image.info}
+    except (OSError, SyntaxError):
+        return False
+    return text.get(_SOURCE) == source and text.get(_RECIPE) == recipe.digest()
+
+
+def write_manifest(folder: Path, recipe: MapRecipe, sources: dict[str, str]) -> None:
+    """Close a store: record the recipe and the source hash of every tile it holds."""
+    manifest = {"format_version": FORMAT_VERSION, "kind": "segments", **asdict(recipe)}
+    write_json(folder / "manifest.json", {**manifest, "tiles": sources})
+
+
+def read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str]]:
+    """The recipe of a store and the source hash of every tile in it.
+
+    Raises:
+        MissingDataError: the store is missing or not finished.
+        DataError: its manifest has another format version.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise MissingDataError(
+            f"the structure maps {folder} are missing or not finished; make them with generate.py"
+        )
+    manifest = read_json(path)
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"{path} has format {manifest.get('format_version')}, this program reads "
+            f"{FORMAT_VERSION}; delete the folder and run generate.py"
+        )
+    recipe = MapRecipe(
+        generator=manifest["generator"],
+        settings=manifest["settings"],
+        weights_sha256=manifest["weights_sha256"],
+    )
+    return recipe, manifest["tiles"]
+
+
+def recipe_problem(folder: Path, found: MapRecipe, wanted: dict[str, Any]) -> str | None:
+    """One sentence with both sides if a store was made otherwise than wanted, else None.
+
+    Args:
+        folder: the store, for the sentence.
+        found: the recipe in its manifest.
+        wanted: entries of ``MapRecipe`` that must be equal; left out means "any".
+    """
+    actual = {key: value for key, value in asdict(found).items() if key in wanted}
+    lines = differences(wanted, actual)
+    if not lines:
+        return None
+    return (
+        f"{folder} was made with other settings (wanted | found): {'; '.join(lines)}. Change the "
+        "recipe, or name another store in it and run generate.py"
+    )
+
+
+def check_store(
+    data_root: Path, store: str, wanted: dict[str, Any], images: dict[str, Path]
+) -> MapRecipe:
+    """Refuse a store that is incomplete, stale, or made otherwise than wanted.
+
+    Args:
+        data_root: the prepared data set.
+        store: name of the store.
+        wanted: see ``recipe_problem``.
+        images: the image file of every tile that must be in the store.
+
+    Returns:
+        The store's recipe.
+
+    Raises:
+        MissingDataError: no finished store, or a tile is not in it.
+        DataError: other settings, or an image has changed since.
+    """
+    folder = store_folder(data_root, store)
+    recipe, sources = read_manifest(folder)
+    if problem := recipe_problem(folder, recipe, wanted):
+        raise DataError(problem)
+    missing = [t for t in images if t not in sources or not map_path(folder, t).is_file()]
+    if missing:
+        raise MissingDataError(
+            f"{folder} lacks {len(missing)} of {len(images)} maps (first: '{missing[0]}'); "
+            "complete it with generate.py"
+        )
+    with ThreadPoolExecutor() as pool:
+        hashes = dict(zip(images, pool.map(sha256_of, images.values()), strict=True))
+    stale = [tile_id for tile_id in images if hashes[tile_id] != sources[tile_id]]
+    if stale:
+        raise DataError(
+            f"{folder}: {len(stale)} images changed after their maps were made (first: "
+            f"'{stale[0]}'); run generate.py again"
+        )
+    return recipe

@@ -1,0 +1,203 @@
+"""YAML recipe and ``key.sub=value`` overrides -> frozen ``Config``; all mistakes in one error.
+
+Only this file knows YAML. Nothing is built, read or written before the whole recipe is right.
+"""
+
+import difflib
+import re
+import types
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from configs.schema import Config
+from utils.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with three surprises removed: ``6e-5`` is a number, ``off`` is text, no key twice."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own class attribute
+        first: [(tag, regex) for tag, regex in resolvers if not tag.endswith((":bool", ":float"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As in PyYAML, but a repeated key is an error instead of a silent overwrite."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise ConfigError(f"{self.name}, line {line}: the key '{key}' appears twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$"),
+    list("-+.0123456789"),
+)
+
+
+def _parse_yaml(text: str, name: str) -> Any:
+    loader = _Loader(text)
+    loader.name = name
+    try:
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+    finally:
+        loader.dispose()
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> Config:
+    """Read a recipe file and apply ``key.sub=value`` overrides.
+
+    Raises:
+        ConfigError: listing every problem found in the file and the overrides together.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; recipes are in configs/")
+    recipe = _parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(recipe, dict):
+        raise ConfigError(f"{path} must hold 'key: value' lines at its top level")
+    for override in overrides or []:
+        _apply_override(recipe, override)
+    return config_from_dict(recipe, str(path))
+
+
+def _apply_override(recipe: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override '{override}' is not of the form key.sub=value")
+    *parents, last = key.strip().split(".")
+    node = recipe
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"override '{override}': '{parent}' is a value, not a section")
+        node = child
+    node[last] = _parse_yaml(value, f"override '{override}'")
+
+
+def config_from_dict(recipe: dict[str, Any], source: str) -> Config:
+    """Build a ``Config`` from nested plain values (a YAML file, or the recipe in a checkpoint).
+
+    Args:
+        recipe: nested dictionaries of plain values.
+        source: named in the error, e.g. the file's path.
+
+    Raises:
+        ConfigError: listing every problem with its dotted key.
+    """
+    problems: list[str] = []
+    config = _build(Config, recipe, "", problems)
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
+        raise ConfigError(f"{source} has {count}:{lines}")
+    return config
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """The resolved recipe as nested plain values (tuples become lists), for YAML and checkpoints."""
+    return _plain(asdict(config))
+
+
+def config_to_yaml(config: Config) -> str:
+    """The resolved recipe as YAML text that ``load_config`` reads back unchanged."""
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys at which two nested dictionaries differ, each as ``key: ours | theirs``."""
+    lines = []
+    for key in dict.fromkeys([*ours, *theirs]):
+        left, right = ours.get(key), theirs.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            lines += differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            lines.append(f"{prefix}{key}: {left} | {right}")
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _build(cls: type[T], values: Any, prefix: str, problems: list[str]) -> T:
+    """Build dataclass ``cls``; append to ``problems`` and return a stand-in where it cannot be."""
+    if not isinstance(values, dict):
+        problems.append(f"{prefix.rstrip('.')}: must be a section of 'key: value' lines")
+        values = {}
+    hints = get_type_hints(cls)
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            problems.append(f"{prefix}{key}: unknown key{_nearest(str(key), list(known))}")
+    arguments: dict[str, Any] = {}
+    before = len(problems)
+    for name, spec in known.items():
+        dotted = prefix + name
+        if name in values:
+            arguments[name] = _convert(values[name], hints[name], dotted, problems)
+        elif is_dataclass(hints[name]) and spec.default_factory is MISSING:
+            arguments[name] = _build(hints[name], {}, dotted + ".", problems)
+        elif spec.default is MISSING and spec.default_factory is MISSING:
+            problems.append(f"{dotted}: missing, it has no default")
+    if len(problems) > before:
+        return None  # type: ignore[return-value]
+    built = cls(**arguments)
+    find_problems = getattr(cls, "problems", None)
+    if find_problems is not None:
+        problems += [f"{prefix}{key}: {text}" for key, text in find_problems(built)]
+    return built
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}"
+
+
+def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
+    """``value`` as the type ``hint``, or a problem."""
+    if is_dataclass(hint):
+        return _build(hint, value, key + ".", problems)  # type: ignore[arg-type]
+    origin, options = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):  # only 'X | None' occurs
+        return None if value is None else _convert(value, options[0], key, problems)
+    if origin is Literal:
+        if value not in options:
+            problems.append(f"{key}: {value!r} is not one of {', '.join(map(str, options))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            problems.append(f"{key}: must be a list like [a, b], not {value!r}")
+            return value
+        inner = [options[0]] * len(value) if options[-1] is ... else list(options)
+        if len(inner) != len(value):
+            problems.append(f"{key}: must have {len(inner)} entries, not {len(value)}")
+            return value
+        pairs = zip(value, inner, strict=True)
+        return tuple(_convert(v, t, f"{key}[{i}]", problems) for i, (v, t) in enumerate(pairs))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        problems.append(f"{key}: must be {_TYPE_WORDS[hint]}, not {value!r}")
+    return value
+
+
+_TYPE_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

@@ -1,0 +1,127 @@
+"""Files on disk: atomic writes, hashes, and images read with errors that name the file."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from utils.errors import DataError, MissingDataError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; move it to ``path`` when the block ends well.
+
+    The file is flushed to the disk before it gets its name, so a reader (or a restart after a
+    crash) sees the whole new file or the old one. If the block raises, the temporary file goes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` as UTF-8, atomically."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a plain value to ``path`` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is not JSON.
+    """
+    if not path.is_file():
+        raise MissingDataError(f"{path} does not exist")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not valid JSON ({error}); restore or delete it") from error
+
+
+def write_png(path: Path, array: np.ndarray, text: dict[str, str] | None = None) -> None:
+    """Write an array as PNG, atomically.
+
+    Args:
+        path: file to write.
+        array: ``(H, W, 3)`` uint8 RGB, ``(H, W)`` uint8 or ``(H, W)`` uint16.
+        text: key/value pairs kept in the file's tEXt chunks.
+    """
+    info = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        info.add_text(key, value)
+    with atomic_path(path) as partial:
+        Image.fromarray(array).save(partial, format="PNG", pnginfo=info)
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open and fully decode an image file in its own mode.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: Pillow cannot read it, or it is truncated.
+    """
+    if not path.is_file():
+        raise MissingDataError(f"{path} does not exist")
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image ({error}); replace the file") from error
+    return image
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Read an image file as ``(H, W, 3)`` uint8 RGB (greyscale and palettes are expanded)."""
+    image = open_image(path)
+    if image.mode in ("I", "I;16", "F"):
+        raise DataError(
+            f"{path} has more than 8 bits a channel (mode {image.mode}); convert it to 8-bit RGB"
+        )
+    return np.array(image.convert("RGB"))
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All image files below ``folder``, in sorted order.
+
+    Raises:
+        MissingDataError: the folder is missing or holds no image.
+    """
+    if not folder.is_dir():
+        raise MissingDataError(f"{folder} is not a folder")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    paths = [p for p in paths if p.is_file() and not p.name.startswith(".")]
+    if not paths:
+        raise MissingDataError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    return paths
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
