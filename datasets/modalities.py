@@ -92,10 +92,26 @@ def is_done(folder: Path, tile_id: str, source: str, recipe: MapRecipe) -> bool:
     return text.get(_SOURCE) == source and text.get(_RECIPE) == recipe.digest()
 
 
-def write_manifest(folder: Path, recipe: MapRecipe, sources: dict[str, str]) -> None:
-    """Close a store: record the recipe and the source hash of every tile it holds."""
+def write_manifest(folder: Path, recipe: MapRecipe, sources: dict[str, str] | None) -> None:
+    """Record the recipe of a store, and the source hash of every tile it holds.
+
+    Without sources the store is marked as begun: it cannot be used, only gone on with.
+    """
     manifest = {"format_version": FORMAT_VERSION, "kind": "segments", **asdict(recipe)}
     write_json(folder / "manifest.json", {**manifest, "tiles": sources})
+
+
+def begin_store(folder: Path, recipe: MapRecipe) -> None:
+    """Open a store for writing, new or begun before with the same recipe.
+
+    Raises:
+        DataError: the folder holds maps of another recipe; they are left as they are.
+    """
+    if (folder / "manifest.json").is_file():
+        found, _ = _read_manifest(folder)
+        if problem := recipe_problem(folder, found, asdict(recipe)):
+            raise DataError(problem)
+    write_manifest(folder, recipe, None)
 
 
 def read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str]]:
@@ -106,10 +122,16 @@ def read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str]]:
         DataError: its manifest has another format version.
     """
     path = folder / "manifest.json"
-    if not path.is_file():
+    recipe, sources = _read_manifest(folder) if path.is_file() else (None, None)
+    if recipe is None or sources is None:
         raise MissingDataError(
             f"the structure maps {folder} are missing or not finished; make them with generate.py"
         )
+    return recipe, sources
+
+
+def _read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str] | None]:
+    path = folder / "manifest.json"
     manifest = read_json(path)
     if manifest.get("format_version") != FORMAT_VERSION:
         raise DataError(
@@ -138,7 +160,7 @@ def recipe_problem(folder: Path, found: MapRecipe, wanted: dict[str, Any]) -> st
         return None
     return (
         f"{folder} was made with other settings (wanted | found): {'; '.join(lines)}. Change the "
-        "recipe, or name another store in it and run generate.py"
+        f"recipe, or name another store (structure.{found.generator}.store) and run generate.py"
     )
 
 

@@ -3,6 +3,7 @@
 Only this file knows YAML. Nothing is built, read or written before the whole recipe is right.
 """
 
+import copy
 import difflib
 import re
 import types
@@ -70,9 +71,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     recipe = _parse_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(recipe, dict):
         raise ConfigError(f"{path} must hold 'key: value' lines at its top level")
-    for override in overrides or []:
-        _apply_override(recipe, override)
-    return config_from_dict(recipe, str(path))
+    return config_from_dict(recipe, str(path), overrides)
 
 
 def _apply_override(recipe: dict[str, Any], override: str) -> None:
@@ -89,16 +88,22 @@ def _apply_override(recipe: dict[str, Any], override: str) -> None:
     node[last] = _parse_yaml(value, f"override '{override}'")
 
 
-def config_from_dict(recipe: dict[str, Any], source: str) -> Config:
+def config_from_dict(
+    recipe: dict[str, Any], source: str, overrides: list[str] | None = None
+) -> Config:
     """Build a ``Config`` from nested plain values (a YAML file, or the recipe in a checkpoint).
 
     Args:
-        recipe: nested dictionaries of plain values.
+        recipe: nested dictionaries of plain values; left unchanged.
         source: named in the error, e.g. the file's path.
+        overrides: ``key.sub=value`` texts, the last one wins.
 
     Raises:
         ConfigError: listing every problem with its dotted key.
     """
+    recipe = copy.deepcopy(recipe)
+    for override in overrides or []:
+        _apply_override(recipe, override)
     problems: list[str] = []
     config = _build(Config, recipe, "", problems)
     if problems:
@@ -109,7 +114,7 @@ def config_from_dict(recipe: dict[str, Any], source: str) -> Config:
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
-    """The resolved recipe as nested plain values (tuples become lists), for YAML and checkpoints."""
+    """The resolved recipe as nested plain values; tuples become lists."""
     return _plain(asdict(config))
 
 

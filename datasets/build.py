@@ -1,0 +1,107 @@
+"""DataConfig and StructureConfig -> loaders; the stores are checked before anything is built."""
+
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from configs.schema import Config, StructureConfig, map_settings
+from datasets.encodings import StructureEncoder
+from datasets.modalities import MapRecipe, check_store
+from datasets.samplers import EvalShard, TrainBatches
+from datasets.samples import Batch, TileDataset, collate
+from datasets.tiles import TileSet
+from datasets.transforms import Geometry
+from utils.distributed import DistContext
+from utils.errors import ConfigError
+
+
+def check_structure(
+    tile_set: TileSet,
+    structure: StructureConfig,
+    splits: list[str],
+    weights: dict[str, str | None] | None = None,
+) -> dict[str, MapRecipe]:
+    """Refuse stores that are missing, incomplete, stale or made otherwise than the recipe says.
+
+    Args:
+        tile_set: the prepared data set.
+        structure: the recipe's ``structure`` section.
+        splits: every tile of these must have its maps.
+        weights: SHA-256 of each store's generator weights, if known (from a checkpoint).
+
+    Returns:
+        The recipe of every store in use, by store; empty for ``control: off``.
+    """
+    if structure.control == "off":
+        return {}
+    images = {t: tile_set.image_path(t) for split in splits for t in tile_set.split(split)}
+    recipes = {}
+    for generator, config in structure.selected().items():
+        wanted: dict[str, Any] = {"generator": generator, "settings": map_settings(config)}
+        if weights is not None:
+            wanted["weights_sha256"] = weights[config.store]
+        recipes[config.store] = check_store(tile_set.root, config.store, wanted, images)
+    return recipes
+
+
+def build_train_loader(
+    config: Config, tile_set: TileSet, dist: DistContext
+) -> tuple[DataLoader[Batch], TrainBatches]:
+    """The training loader of one rank, and the sampler that holds its position."""
+    if config.optim.batch_size % dist.world_size:
+        raise ConfigError(
+            f"optim.batch_size is {config.optim.batch_size}, which {dist.world_size} processes do "
+            "not divide; change one of them"
+        )
+    data = config.data
+    dataset = TileDataset(
+        tile_set=tile_set,
+        tile_ids=tile_set.split(data.train_split),
+        stores=StructureEncoder(config.structure).stores,
+        shuffled=config.structure.control == "shuffled",
+        geometry=Geometry(
+            crop_size_px=data.crop_size_px,
+            scale_range=data.scale_range,
+            dihedral=data.dihedral,
+        ),
+        color_jitter=data.color_jitter,
+    )
+    batches = TrainBatches(
+        num_samples=len(dataset),
+        batch_size=config.optim.batch_size,
+        seed=config.run.seed,
+        rank=dist.rank,
+        world_size=dist.world_size,
+    )
+    loader: DataLoader[Batch] = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=data.num_workers,
+        persistent_workers=data.num_workers > 0,
+        pin_memory=dist.device.type == "cuda",
+    )
+    return loader, batches
+
+
+def build_eval_loader(
+    config: Config, tile_set: TileSet, split: str, dist: DistContext
+) -> DataLoader[Batch]:
+    """Whole tiles of a split, one at a time; each is read by exactly one rank."""
+    dataset = TileDataset(
+        tile_set=tile_set,
+        tile_ids=tile_set.split(split),
+        stores=StructureEncoder(config.structure).stores,
+        shuffled=config.structure.control == "shuffled",
+    )
+    shard: EvalShard = EvalShard(
+        num_samples=len(dataset), rank=dist.rank, world_size=dist.world_size
+    )
+    return DataLoader(
+        dataset,
+        sampler=shard,
+        batch_size=1,
+        collate_fn=collate,
+        num_workers=min(config.data.num_workers, 2),
+        pin_memory=dist.device.type == "cuda",
+    )

@@ -1,0 +1,151 @@
+"""Segment ids -> what the structure branch sees.
+
+Encodings are computed on the device from the ids of exactly the window that the network gets,
+after all geometry, so borders are rebuilt rather than resized. Segment ids carry no meaning:
+every encoding but ``color_by_id`` is unchanged when the ids are permuted. A pixel with id 0 has
+no segment and stands for itself.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from configs.schema import StructureConfig
+
+DISTANCE_LIMIT_PX = 16
+_NUM_IDS = 1 << 16  # ids are 16 bit on disk; a fixed table size spares the device a wait
+
+
+def mean_color(image: Tensor, ids: Tensor) -> Tensor:
+    """Mean colour of each pixel's segment; pixels with id 0 keep their own colour.
+
+    Args:
+        image: ``(B, 3, H, W)`` in [0, 1].
+        ids: ``(B, H, W)`` int, 0..65535.
+
+    Returns:
+        ``(B, 3, H, W)`` in [0, 1].
+    """
+    slot = _slots(ids)
+    flat = image.movedim(1, -1).reshape(-1, 3)
+    total = flat.new_zeros(len(ids) * _NUM_IDS, 3).index_add_(0, slot, flat)
+    mean = (total / _areas(slot, len(ids)).clamp(min=1).unsqueeze(1))[slot]
+    mean = mean.view(*ids.shape, 3).movedim(-1, 1)
+    return torch.where(ids.unsqueeze(1) == 0, image, mean)
+
+
+def boundary(image: Tensor, ids: Tensor) -> Tensor:
+    """1 where a pixel's left, right, upper or lower neighbour has another id, ``(B, 1, H, W)``."""
+    edge = torch.zeros_like(ids, dtype=torch.bool)
+    down, right = ids[:, 1:] != ids[:, :-1], ids[:, :, 1:] != ids[:, :, :-1]
+    edge[:, 1:] |= down
+    edge[:, :-1] |= down
+    edge[:, :, 1:] |= right
+    edge[:, :, :-1] |= right
+    return edge.unsqueeze(1).to(image.dtype)
+
+
+def boundary_distance(image: Tensor, ids: Tensor) -> Tensor:
+    """Chessboard distance to the nearest border pixel over 16 px, at most 1, ``(B, 1, H, W)``."""
+    reached = boundary(image, ids)
+    distance = 1 - reached
+    for _ in range(DISTANCE_LIMIT_PX - 1):
+        reached = F.max_pool2d(reached, 3, stride=1, padding=1)
+        distance = distance + 1 - reached
+    return distance / DISTANCE_LIMIT_PX
+
+
+def log_area(image: Tensor, ids: Tensor) -> Tensor:
+    """``log(area) / log(H * W)`` of each pixel's segment, in [0, 1], ``(B, 1, H, W)``."""
+    slot = _slots(ids)
+    area = _areas(slot, len(ids))[slot].view(ids.shape)
+    area = torch.where(ids == 0, 1, area).to(image.dtype)
+    return (area.log() / max(math.log(ids[0].numel()), 1.0)).unsqueeze(1)
+
+
+def color_by_id(image: Tensor, ids: Tensor) -> Tensor:
+    """The paper's coloured region map: one arbitrary colour an id, black where id is 0.
+
+    The colour is a hash of the id, so it does depend on the order of the ids. The files hold them
+    in canonical order, so it is at least the same from run to run.
+
+    Returns:
+        ``(B, 3, H, W)`` in [0, 1].
+    """
+    code = ids.long() * 2654435761 % (1 << 32)  # Knuth's multiplicative hash
+    code = (code ^ (code >> 15)) * 2246822519 % (1 << 32)
+    channels = torch.stack([code >> shift & 255 for shift in (0, 8, 16)], 1)
+    return (channels * (ids > 0).unsqueeze(1)).to(image.dtype) / 255
+
+
+def _slots(ids: Tensor) -> Tensor:
+    """``(B, H, W)`` ids -> ``(B*H*W,)`` indices into a table of ``B * 65536`` segments."""
+    offset = torch.arange(len(ids), device=ids.device).view(-1, 1, 1) * _NUM_IDS
+    return (ids + offset).flatten()
+
+
+def _areas(slot: Tensor, batch_size: int) -> Tensor:
+    return torch.bincount(slot, minlength=batch_size * _NUM_IDS)
+
+
+ENCODINGS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
+    "mean_color": (3, mean_color),
+    "boundary": (1, boundary),
+    "boundary_distance": (1, boundary_distance),
+    "log_area": (1, log_area),
+    "color_by_id": (3, color_by_id),
+}
+
+
+class StructureEncoder:
+    """All modalities of a recipe, encoded and put one behind the other.
+
+    Attributes:
+        num_channels: channels of the result.
+        pictures: for each modality, the three channels that its frozen ViT is shown: those of its
+            first encoding, a single one three times.
+        stores: names of the modality stores whose maps are needed.
+    """
+
+    def __init__(self, config: StructureConfig) -> None:
+        self.control = config.control
+        self.stores: tuple[str, ...] = ()
+        self.num_channels = 3
+        self.pictures: tuple[tuple[int, int, int], ...] = ((0, 1, 2),)
+        if config.control == "off":
+            return
+        self._encodings = {m.store: m.encodings for m in config.selected().values()}
+        self.stores = tuple(self._encodings)
+        self.num_channels, pictures = 0, []
+        for names in self._encodings.values():
+            width = ENCODINGS[names[0]][0]
+            first = self.num_channels
+            pictures.append((first, first + 1, first + 2) if width == 3 else (first,) * 3)
+            self.num_channels += sum(ENCODINGS[name][0] for name in names)
+        self.pictures = tuple(pictures)
+
+    def __call__(
+        self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
+    ) -> Tensor:
+        """Encode a batch.
+
+        Args:
+            image: ``(B, 3, H, W)`` in [0, 1].
+            maps: ids ``(B, H, W)`` int by store; unused (may be empty) if ``control`` is off.
+            structure_image: the image the maps belong to, if that is another one (shuffled).
+
+        Returns:
+            ``(B, num_channels, H, W)`` in [0, 1]; the image itself if ``control`` is off.
+        """
+        if self.control == "off":
+            return image
+        source = image if structure_image is None else structure_image
+        layers = [
+            ENCODINGS[name][1](source, maps[store])
+            for store, names in self._encodings.items()
+            for name in names
+        ]
+        return torch.cat(layers, 1)

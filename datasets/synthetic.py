@@ -1,0 +1,112 @@
+"""Drawn aerial scenes: a data set that needs no download and whose truth is exact.
+
+What a scene shows is in ``datasets.synthetic_town``, how it is lit and photographed in
+``datasets.synthetic_canvas``. Colour alone does not give the class: flat roofs share their colours
+with roads and lawns, shrubs with trees, cars with asphalt, and shadows darken all of them.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets.synthetic_canvas import Canvas
+from datasets.synthetic_town import draw_town
+from datasets.tiles import SPLITS, Color, Tile, TileSetWriter
+from utils.errors import ConfigError, DataError
+from utils.files import write_png
+
+CLASSES = ("impervious surface", "building", "low vegetation", "tree", "car", "clutter")
+PALETTE: tuple[Color, ...] = (
+    (255, 255, 255),
+    (0, 0, 255),
+    (0, 255, 255),
+    (0, 255, 0),
+    (255, 255, 0),
+    (255, 0, 0),
+)
+MIN_SIZE_PX = 64
+HELD_BACK = len(SPLITS)  # random stream of write_images; the splits have those before it
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scene:
+    """One drawn scene; the four maps agree in every pixel."""
+
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    target: np.ndarray  # (H, W) uint8 class index
+    segments: np.ndarray  # (H, W) uint16 object ids, 1.. in raster order of their first pixels
+    height_m: np.ndarray  # (H, W) float32 metres above the ground
+
+
+def draw_scene(seed: int, size_px: int = 512) -> Scene:
+    """Draw a town seen from above, 0.2 m a pixel (coarser below 256 px).
+
+    Args:
+        seed: 0 or more; the same seed and size give the same scene, byte for byte.
+        size_px: height and width, 64 or more.
+    """
+    if size_px < MIN_SIZE_PX:
+        raise ConfigError(f"size_px is {size_px}; a drawn scene needs {MIN_SIZE_PX} or more")
+    canvas = Canvas(np.random.default_rng(seed), size_px)
+    draw_town(canvas)
+    return Scene(
+        image=canvas.expose(),
+        target=canvas.target,
+        segments=canvas.segments(),
+        height_m=canvas.height_m,
+    )
+
+
+def _scenes(seed: int, stream: int, num: int, size_px: int) -> Iterator[Scene]:
+    """The scenes of one stream. No two streams share a scene, or depend on each other's length."""
+    for index in range(num):
+        state = np.random.SeedSequence((seed, stream, index)).generate_state(1, np.uint64)
+        yield draw_scene(int(state[0]), size_px)
+
+
+def prepare_synthetic(
+    root: Path, *, seed: int, num_train: int, num_val: int, num_test: int, size_px: int
+) -> None:
+    """Write a tile set of drawn scenes, each of them one source image and one tile.
+
+    Raises:
+        ConfigError: ``size_px`` is too small.
+        DataError: ``root`` exists already.
+    """
+    counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test}
+    writer = TileSetWriter(
+        root,
+        name="synthetic",
+        classes=CLASSES,
+        palette=PALETTE,
+        origin="drawn by datasets/synthetic.py",
+        prepared_with={"command": "synthetic", "seed": seed, **counts, "size_px": size_px},
+    )
+    box = {"top_px": 0, "left_px": 0, "height_px": size_px, "width_px": size_px}
+    with writer, tqdm(total=sum(counts.values()), desc="drawing", unit="scene") as bar:
+        for stream, split in enumerate(SPLITS):
+            for scene in _scenes(seed, stream, counts[f"num_{split}"], size_px):
+                name = f"scene_{bar.n:05d}"
+                writer.add(split, Tile(id=name, source=name, **box), scene.image, scene.target)
+                bar.update()
+
+
+def write_images(folder: Path, *, seed: int, num_images: int, size_px: int) -> None:
+    """Write held-back images, RGB only: scenes that no split of the same seed contains.
+
+    Raises:
+        ConfigError: ``size_px`` is too small.
+        DataError: ``folder`` exists already.
+    """
+    if folder.exists():
+        raise DataError(f"{folder} exists already; delete it or choose another folder")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    scenes = _scenes(seed, HELD_BACK, num_images, size_px)
+    for index, scene in enumerate(tqdm(scenes, total=num_images, desc="drawing", unit="scene")):
+        write_png(partial / f"held_back_{index:05d}.png", scene.image)
+    partial.rename(folder)

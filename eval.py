@@ -1,0 +1,127 @@
+"""Evaluate a checkpoint on a split: per-class table, report files, confusion matrix, panels.
+
+The checkpoint carries its recipe; ``key.sub=value`` changes parts of it for this evaluation::
+
+    python eval.py --checkpoint runs/synthetic/best.pth --split test [eval.window_px=512 ...]
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from datasets.build import build_eval_loader, check_structure
+from datasets.encodings import StructureEncoder
+from datasets.samples import Batch
+from datasets.tiles import TileSet, open_tile_set
+from models.build import load_network
+from utils.checkpoint import Checkpoint, load_checkpoint
+from utils.config import config_from_dict
+from utils.contact_sheet import Cell
+from utils.distributed import DistContext, distributed_session
+from utils.errors import DataError, run_command
+from utils.evaluation import Predictor, evaluate
+from utils.files import write_png
+from utils.precision import Precision
+from utils.report import score_table, write_report
+from utils.visualize import PanelRow, prediction_panel
+
+NUM_PANEL_ROWS = 6
+
+
+def check_classes(checkpoint: Checkpoint, tile_set: TileSet) -> None:
+    """Refuse a data set whose classes are not those of the checkpoint, in their order."""
+    if list(tile_set.classes) != checkpoint.identity.classes:
+        raise DataError(
+            f"{checkpoint.path} knows the classes {', '.join(checkpoint.identity.classes)}; "
+            f"{tile_set.root} has {', '.join(tile_set.classes)}"
+        )
+
+
+def panel_row(batch: Batch, prediction: Tensor, encoder: StructureEncoder) -> PanelRow:
+    """A row of the panel: image, what the structure branch saw, target, prediction."""
+    image = batch.image.float() / 255
+    other = None if batch.structure_image is None else batch.structure_image.float() / 255
+    structure = encoder(image, batch.maps, other)[0, list(encoder.pictures[0])]
+    return PanelRow(
+        image=np.array(batch.image[0].movedim(0, -1)),
+        structure=Cell(picture=(255 * structure).byte().movedim(0, -1).numpy(), smooth=False),
+        target=batch.target[0].numpy(),
+        prediction=prediction.numpy(),
+        title=batch.tile_ids[0],
+    )
+
+
+def evaluate_split(
+    checkpoint: Checkpoint, split: str, output: Path, overrides: list[str], dist: DistContext
+) -> None:
+    """Evaluate and write the report. Call on all ranks."""
+    identity = checkpoint.identity
+    config = config_from_dict(identity.recipe, f"the recipe in {checkpoint.path}", overrides)
+    tile_set = open_tile_set(Path(config.data.root))
+    check_classes(checkpoint, tile_set)
+    weights = {store: recipe["weights_sha256"] for store, recipe in identity.maps.items()}
+    check_structure(tile_set, config.structure, [split], weights)
+    encoder = StructureEncoder(config.structure)
+    network = load_network(
+        checkpoint,
+        config.model,
+        structure_channels=encoder.num_channels,
+        pictures=encoder.pictures,
+    ).to(dist.device)
+    precision = Precision(config.run.precision, dist.device)
+    predictor = Predictor(network, encoder, precision, config.eval, dist.device)
+    loader = build_eval_loader(config, tile_set, split, dist)
+    rows: list[PanelRow] = []
+
+    def keep_row(batch: Batch, prediction: Tensor) -> None:
+        if len(rows) < NUM_PANEL_ROWS and dist.is_main:
+            rows.append(panel_row(batch, prediction, encoder))
+
+    confusion = evaluate(predictor, loader, len(tile_set.classes), dist, keep_row)
+    if not dist.is_main:
+        return
+    header = {
+        "checkpoint": str(checkpoint.path),
+        "epoch": checkpoint.progress["epoch"],
+        "selected on": identity.selected_on,
+        "data": str(tile_set.root),
+        "split": split,
+        "images": len(tile_set.split(split)),
+        "structure": f"{config.structure.control}: {', '.join(encoder.stores) or 'the RGB image'}",
+        "window": f"{config.eval.window_px} px, overlap {config.eval.overlap_px} px",
+        "precision": precision.name,
+    }
+    result = write_report(
+        output,
+        confusion=confusion,
+        classes=tile_set.classes,
+        palette=tile_set.palette,
+        header=header,
+    )
+    panel = prediction_panel(rows, tile_set.classes, tile_set.palette)
+    write_png(output / "predictions.png", panel)
+    print(score_table(result, tile_set.classes))
+    if split == identity.selected_on:
+        print(f"note: the checkpoint was chosen on '{split}'; report another split if there is one")
+    print(f"report, confusion matrix and predictions in {output}")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--checkpoint", type=Path, required=True, help="best.pth or last.pth")
+    parser.add_argument("--split", default="val", help="train, val or test (default: val)")
+    parser.add_argument("--output", type=Path, help="default: eval_SPLIT beside the checkpoint")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change the recipe")
+    args = parser.parse_args()
+    checkpoint = load_checkpoint(args.checkpoint)
+    output = args.output or args.checkpoint.parent / f"eval_{args.split}"
+    device = checkpoint.identity.recipe["run"]["device"]
+    with distributed_session(device) as dist:
+        evaluate_split(checkpoint, args.split, output, args.overrides, dist)
+
+
+if __name__ == "__main__":
+    run_command(main)

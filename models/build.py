@@ -1,0 +1,137 @@
+"""ModelConfig -> VSGNet: the one place in models/ that reads the recipe."""
+
+from dataclasses import dataclass
+
+from configs.schema import ModelConfig, VitConfig
+from models.encoder import IMAGENET_MEAN, IMAGENET_STD, DualBranchEncoder, Embedding
+from models.frozen_vit import FrozenViT, load_frozen_vit
+from models.mlp_head import MlpHead
+from models.vsgnet import VSGNet
+from utils.checkpoint import Checkpoint, load_weights
+from utils.errors import ConfigError
+
+Pictures = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What a named size fixes."""
+
+    channels: tuple[int, int, int, int]  # C1..C4
+    depths: tuple[int, int, int, int]  # FE blocks a stage
+    num_heads: tuple[int, int, int, int]
+    mlp_ratios: tuple[int, int, int, int]
+    embed_channels: int  # width of the head
+    rgb_vit: str
+    structure_vit: str
+
+
+SIZES = {
+    "tiny": Size(
+        channels=(16, 32, 48, 64),
+        depths=(1, 1, 1, 1),
+        num_heads=(1, 2, 2, 4),
+        mlp_ratios=(4, 4, 2, 2),
+        embed_channels=64,
+        rgb_vit="test_vit",
+        structure_vit="test_vit",
+    ),
+    "small": Size(
+        channels=(32, 64, 128, 192),
+        depths=(2, 2, 4, 2),
+        num_heads=(1, 2, 4, 6),
+        mlp_ratios=(4, 4, 3, 3),
+        embed_channels=128,
+        rgb_vit="vit_small_patch14_reg4_dinov2",
+        structure_vit="vit_small_patch14_reg4_dinov2",
+    ),
+}
+
+
+def build_network(
+    config: ModelConfig, *, num_classes: int, structure_channels: int, pictures: Pictures
+) -> VSGNet:
+    """Build the network of a recipe, on the CPU.
+
+    Args:
+        config: the recipe's ``model`` section.
+        num_classes: number of classes of the data set.
+        structure_channels: channels of the encoded structure maps.
+        pictures: for each modality, the three structure channels its frozen ViT is shown.
+
+    Raises:
+        ConfigError: a ViT without weights, or an unknown one.
+        MissingDataError, DataError: its weights file is missing or does not fit.
+    """
+    size = SIZES[config.size]
+    first = size.channels[0]
+    vits = {
+        "rgb_vit": _build_vit("rgb_vit", config.rgb_vit, size.rgb_vit),
+        "structure_vit": _build_vit("structure_vit", config.structure_vit, size.structure_vit),
+    }
+    encoder = DualBranchEncoder(
+        rgb=Embedding(
+            in_channels=3,
+            channels=first,
+            vit=vits["rgb_vit"],
+            pictures=((0, 1, 2),),
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+        ),
+        structure=Embedding(
+            in_channels=structure_channels,
+            channels=first,
+            vit=vits["structure_vit"],
+            pictures=pictures,
+            mean=(0.5,) * structure_channels,
+            std=(0.25,) * structure_channels,
+        ),
+        channels=size.channels,
+        depths=size.depths,
+        num_heads=size.num_heads,
+        mlp_ratios=size.mlp_ratios,
+        drop_path=config.drop_path,
+    )
+    head = MlpHead(
+        channels=size.channels,
+        embed_channels=size.embed_channels,
+        num_classes=num_classes,
+        dropout=config.head_dropout,
+    )
+    return VSGNet(encoder=encoder, head=head)
+
+
+def load_network(
+    checkpoint: Checkpoint, config: ModelConfig, *, structure_channels: int, pictures: Pictures
+) -> VSGNet:
+    """Build the network of a checkpoint and put its weights in; see ``build_network``.
+
+    Raises:
+        DataError: the weights, or those of the frozen ViTs, are not the ones of the checkpoint.
+    """
+    network = build_network(
+        config,
+        num_classes=len(checkpoint.identity.classes),
+        structure_channels=structure_channels,
+        pictures=pictures,
+    )
+    load_weights(network, checkpoint, frozen_identities(network))
+    return network.eval()
+
+
+def _build_vit(key: str, config: VitConfig, default: str) -> FrozenViT | None:
+    name = default if config.name == "default" else config.name
+    if name == "none":
+        return None
+    if config.weights is None:
+        raise ConfigError(
+            f"model.{key}.weights is not set: give the path of the weights file of {name}, or "
+            f"'random' for a test, or set model.{key}.name=none for the CNN stem alone"
+        )
+    return load_frozen_vit(name, config.weights)
+
+
+def frozen_identities(network: VSGNet) -> dict[str, dict[str, str]]:
+    """Name and weights hash of every frozen ViT, by branch: what a checkpoint keeps of them."""
+    branches = {"rgb_vit": network.encoder.rgb.vit, "structure_vit": network.encoder.structure.vit}
+    return {key: vit.identity for key, vit in branches.items() if vit is not None}

@@ -1,0 +1,42 @@
+"""MLP head (figure, right): four fused scales to class logits, SegFormer's all-MLP decoder."""
+
+from torch import Tensor, nn
+
+from models.layers import resize
+
+
+class MlpHead(nn.Module):
+    """``logits = W_c drop(ReLU(BN(Σ_i up(W_i [x_rgb; x_str]_i))))`` at the finest scale.
+
+    SegFormer projects each scale, upsamples, concatenates and projects again. The two projections
+    have nothing between them, and a 1x1 convolution commutes with bilinear upsampling, so they
+    are one matrix a scale here, applied before upsampling: the same function, fewer operations.
+
+    Differs from the released code: fed by both streams, not by RGB alone (fault 22).
+
+    Args:
+        channels: C1..C4, width of each stream at each scale.
+        embed_channels: width of the fused map.
+        num_classes: number of classes.
+        dropout: rate of dropping whole channels of the fused map.
+    """
+
+    def __init__(
+        self, *, channels: tuple[int, ...], embed_channels: int, num_classes: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.project = nn.ModuleList(
+            nn.Conv2d(2 * width, embed_channels, 1, bias=False) for width in channels
+        )
+        self.norm = nn.BatchNorm2d(embed_channels)
+        self.act = nn.ReLU()
+        self.drop = nn.Dropout2d(dropout)
+        self.classify = nn.Conv2d(embed_channels, num_classes, 1)
+
+    def forward(self, pyramid: list[Tensor]) -> Tensor:
+        """``(B, 2*Ci, Hi, Wi)``, finest first -> logits ``(B, num_classes, H1, W1)``."""
+        size = (pyramid[0].shape[-2], pyramid[0].shape[-1])
+        fused = self.project[0](pyramid[0])
+        for project, features in zip(self.project[1:], pyramid[1:], strict=True):
+            fused = fused + resize(project(features), size)
+        return self.classify(self.drop(self.act(self.norm(fused))))

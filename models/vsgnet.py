@@ -1,0 +1,34 @@
+"""VSGNet (Pan et al., IEEE JSTARS 18, 2025, doi 10.1109/JSTARS.2025.3547880), whole."""
+
+from torch import Tensor, nn
+
+from models.encoder import DualBranchEncoder
+from models.layers import resize
+from models.mlp_head import MlpHead
+
+
+class VSGNet(nn.Module):
+    """Encoder and head wired together; ``forward`` reads like the figure.
+
+    Args:
+        encoder: both branches and the four fusion stages.
+        head: the four scales to class logits.
+    """
+
+    def __init__(self, *, encoder: DualBranchEncoder, head: MlpHead) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, image: Tensor, structure: Tensor) -> Tensor:
+        """Segment a batch; height and width are free.
+
+        Args:
+            image: ``(B, 3, H, W)`` RGB in [0, 1].
+            structure: ``(B, S, H, W)`` encoded structure maps in [0, 1].
+
+        Returns:
+            Logits ``(B, num_classes, H, W)``.
+        """
+        logits = self.head(self.encoder(image, structure))
+        return resize(logits, (image.shape[-2], image.shape[-1]))

@@ -1,0 +1,128 @@
+"""Checkpoints: plain types only, one format version, never a half-written file.
+
+A checkpoint is enough to evaluate and to infer: it carries the resolved recipe, the classes, the
+recipe of the structure maps and the identity of the frozen ViTs, whose weights it leaves out.
+"""
+
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import DataError, MissingDataError
+from utils.files import atomic_path
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a network was trained on and with, besides its weights."""
+
+    recipe: dict[str, Any]  # the resolved configuration
+    dataset: str
+    classes: list[str]
+    palette: list[list[int]]  # RGB of each class
+    maps: dict[str, dict[str, Any]]  # store -> generator, settings, weights_sha256
+    frozen: dict[str, dict[str, str]]  # branch -> name and sha256 of the frozen ViT
+    selected_on: str  # the split that chooses the best checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint file, read."""
+
+    path: Path
+    identity: Identity
+    weights: dict[str, Tensor]  # to evaluate: the average if there is one
+    progress: dict[str, Any]  # epoch, step, best score
+    training: dict[str, Any] | None  # all that resuming needs; None in best.pth
+
+
+def save_checkpoint(
+    path: Path,
+    *,
+    identity: Identity,
+    weights: dict[str, Tensor],
+    progress: dict[str, Any],
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint, atomically. Call on one rank."""
+    content = {
+        "format_version": FORMAT_VERSION,
+        "identity": asdict(identity),
+        "weights": weights,
+        "progress": progress,
+        "training": training,
+    }
+    with atomic_path(path) as partial:
+        torch.save(content, partial)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint on the CPU; no code in the file is ever run.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is not a checkpoint of this program, or of another format version.
+    """
+    if not path.is_file():
+        raise MissingDataError(f"the checkpoint {path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise DataError(
+            f"{path} cannot be read as a checkpoint; it is damaged or foreign"
+        ) from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        found = "no format version" if version is None else f"format {version}"
+        raise DataError(
+            f"{path} has {found}, this program reads {FORMAT_VERSION}; use a checkpoint that its "
+            "own train.py wrote"
+        )
+    return Checkpoint(
+        path=path,
+        identity=Identity(**content["identity"]),
+        weights=content["weights"],
+        progress=content["progress"],
+        training=content["training"],
+    )
+
+
+def load_weights(
+    network: nn.Module, checkpoint: Checkpoint, frozen: dict[str, dict[str, str]]
+) -> None:
+    """Put a checkpoint's weights into a network built from its recipe.
+
+    Args:
+        network: its ``state_dict`` holds the trainable part only.
+        checkpoint: the file.
+        frozen: identities of the frozen ViTs that the network was built with.
+
+    Raises:
+        DataError: another set of weights or shapes, or other frozen ViTs.
+    """
+    for branch, wanted in checkpoint.identity.frozen.items():
+        if frozen.get(branch) != wanted:
+            raise DataError(
+                f"{checkpoint.path} was trained with {branch} {wanted}, this network has "
+                f"{frozen.get(branch)}; point model.{branch}.weights to the same file"
+            )
+    check_weights(network, checkpoint.weights, str(checkpoint.path))
+    network.load_state_dict(checkpoint.weights, strict=False)
+
+
+def check_weights(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Refuse weights that do not fit a network key by key and shape by shape."""
+    own = network.state_dict()
+    wrong = sorted(own.keys() ^ weights.keys())
+    wrong += [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
+    if wrong:
+        raise DataError(
+            f"{source} does not fit the network its recipe describes: {len(wrong)} of {len(own)} "
+            f"weights differ (first: {wrong[0]}); it was written by another version"
+        )

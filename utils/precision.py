@@ -1,0 +1,55 @@
+"""fp32, bf16 and fp16 in one path: autocast for the forward pass, scaling for the backward pass."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision:
+    """How a network is computed.
+
+    Args:
+        name: fp32, bf16, fp16, or auto (bf16 on CUDA, fp32 on the CPU).
+        device: where it is computed.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        if name == "auto":
+            name = "bf16" if device.type == "cuda" else "fp32"
+        self.name = name
+        self._device = device
+        # Gradients of fp16 underflow without scaling; the others have the exponent range of fp32.
+        self._scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Context of the forward pass; the loss is computed outside of it, in fp32."""
+        dtype = DTYPES[self.name]
+        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+    def step(
+        self,
+        loss: Tensor,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        max_norm: float,
+    ) -> None:
+        """Backward pass, clipping to ``max_norm`` (0: none), optimiser step, gradients cleared."""
+        self._scaler.scale(loss).backward()
+        if max_norm > 0:
+            self._scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(network.parameters(), max_norm)
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the loss scaling."""
+        return self._scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what ``state_dict`` gave."""
+        self._scaler.load_state_dict(state)

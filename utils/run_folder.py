@@ -1,0 +1,61 @@
+"""The folder of a training run: opened new, or gone on with; the picture of its curves."""
+
+from pathlib import Path
+
+from configs.schema import Config
+from utils.checkpoint import Checkpoint, load_checkpoint
+from utils.config import config_to_dict, config_to_yaml, differences
+from utils.curves import curves
+from utils.distributed import DistContext
+from utils.errors import ConfigError
+from utils.files import write_json, write_png, write_text
+from utils.run_log import describe_environment, read_rows
+
+# Settings that may change when a run goes on: they do not change what is computed.
+_FREE = ("data.num_workers", "run.log_every_steps", "run.save_every_steps", "run.output")
+
+
+def open_run_folder(config: Config, dist: DistContext) -> tuple[Path, Checkpoint | None]:
+    """Make ``OUTPUT/NAME``, or find the checkpoint of a run to go on with. Call on all ranks.
+
+    Returns:
+        The folder, and its ``last.pth`` if there is one.
+
+    Raises:
+        ConfigError: the folder holds a run of another recipe.
+    """
+    folder = Path(config.run.output) / config.name
+    last = folder / "last.pth"
+    checkpoint = load_checkpoint(last) if last.is_file() else None
+    if checkpoint is not None:
+        lines = differences(config_to_dict(config), checkpoint.identity.recipe)
+        lines = [line for line in lines if not line.startswith(_FREE)]
+        if lines:
+            raise ConfigError(
+                f"{folder} holds a run of another recipe (this one | that one): "
+                f"{'; '.join(lines)}. Give this run another name, or delete the folder"
+            )
+    dist.barrier()  # nobody writes before everybody has looked
+    if dist.is_main:
+        write_text(folder / "config.yaml", config_to_yaml(config))
+        write_json(folder / "environment.json", describe_environment(dist))
+    return folder, checkpoint
+
+
+def draw_curves(folder: Path) -> None:
+    """Draw loss and validation scores of a run to ``pictures/``."""
+    rows = read_rows(folder / "metrics.jsonl")
+    train = [row for row in rows if row["kind"] == "train"]
+    val = [row for row in rows if row["kind"] == "val"]
+    pictures = {
+        "loss": (train, ("loss", "dice", "cross_entropy"), 1.0, "loss"),
+        "scores": (val, ("miou", "mf1", "oa"), 100.0, "percent"),
+    }
+    for name, (source, keys, factor, label) in pictures.items():
+        series = {
+            key: [(float(r["step"]), factor * r[key]) for r in source if r[key] is not None]
+            for key in keys
+        }
+        if any(series.values()):
+            picture = curves(series, f"{folder.name}: {name}", "step", label)
+            write_png(folder / "pictures" / f"{name}.png", picture)

@@ -1,0 +1,172 @@
+"""What a run says: console, progress bar, TensorBoard, JSON lines. The only user of tensorboard."""
+
+import json
+import math
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from utils.distributed import DistContext
+from utils.errors import DataError
+from utils.files import write_text
+from utils.metrics import Scores
+from utils.train_state import TrainState
+
+
+class RunLog:
+    """The log of a training run; on other ranks than 0 it has no writers.
+
+    Rows that a killed run wrote after its last checkpoint are dropped when it goes on, so
+    ``metrics.jsonl`` and TensorBoard show one straight run.
+
+    Args:
+        folder: the run folder.
+        dist: this process.
+        first_step: steps done before, 0 for a new run.
+        num_steps: steps of the whole run.
+        every_steps: losses are read back from the device only this often.
+    """
+
+    def __init__(
+        self, folder: Path, dist: DistContext, first_step: int, num_steps: int, every_steps: int
+    ) -> None:
+        self._dist = dist
+        self._every_steps = every_steps
+        self._metrics = folder / "metrics.jsonl"
+        self._text = folder / "train.log"
+        self._bar = tqdm(
+            total=num_steps,
+            initial=first_step,
+            desc="train",
+            unit="step",
+            disable=not dist.is_main,
+            dynamic_ncols=True,
+            mininterval=1.0,
+        )
+        self._writer: SummaryWriter | None = None
+        self._since = time.perf_counter()
+        self._num_images = 0
+        if dist.is_main:
+            _keep_rows(self._metrics, first_step)
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+
+    def step(
+        self, step: int, losses: dict[str, Tensor], lr: float, tile_ids: tuple[str, ...]
+    ) -> None:
+        """Report one optimiser step (numbered from 1). Call on all ranks.
+
+        Raises:
+            DataError: a loss is not finite; names the step and this rank's tiles.
+        """
+        self._bar.update()
+        self._num_images += len(tile_ids) * self._dist.world_size
+        if step % self._every_steps:
+            return
+        stacked = self._dist.sum(torch.stack([loss.detach() for loss in losses.values()]))
+        values = (stacked / self._dist.world_size).tolist()
+        if not all(map(math.isfinite, values)):
+            raise DataError(
+                f"the loss is not finite at step {step} (tiles here: {', '.join(tile_ids)}); lower "
+                "optim.lr, set run.precision=fp32, or check these tiles"
+            )
+        seconds = time.perf_counter() - self._since
+        row = {
+            **dict(zip(losses, values, strict=True)),
+            "lr": lr,
+            "images_per_s": self._num_images / seconds,
+        }
+        self._since, self._num_images = time.perf_counter(), 0
+        self._bar.set_postfix(loss=f"{row['loss']:.3f}", lr=f"{lr:.1e}", refresh=False)
+        self._write("train", step, row)
+
+    def evaluation(self, state: TrainState, result: Scores, is_best: bool) -> None:
+        """Report a validation: numbers to the files, one line to the console."""
+        row = {"miou": result.miou, "mf1": result.mf1, "oa": result.oa}
+        per_class = zip(state.identity.classes, result.iou, strict=True)
+        self._write("val", state.step, {**row, **{f"iou/{name}": iou for name, iou in per_class}})
+        self.say(
+            f"epoch {state.epoch}: mIoU {100 * result.miou:.2f}  mF1 {100 * result.mf1:.2f}  "
+            f"OA {100 * result.oa:.2f} on {state.identity.selected_on}"
+            + ("  (best so far)" if is_best else "")
+        )
+        self._since, self._num_images = time.perf_counter(), 0
+
+    def say(self, message: str) -> None:
+        """A line on the console and in train.log, above the progress bar."""
+        if not self._dist.is_main:
+            return
+        self._bar.write(message)
+        with self._text.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")
+
+    def image(self, name: str, step: int, picture: Any) -> None:
+        """A picture ``(H, W, 3)`` uint8 for TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_image(name, picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Finish the bar and the files."""
+        self._bar.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self, kind: str, step: int, row: dict[str, float]) -> None:
+        if self._writer is None:
+            return
+        for name, value in row.items():
+            self._writer.add_scalar(f"{kind}/{name}", value, step)
+        plain = {key: value if math.isfinite(value) else None for key, value in row.items()}
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **plain}) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line cut off by a kill is left out."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows
+
+
+def _keep_rows(path: Path, last_step: int) -> None:
+    rows = [row for row in read_rows(path) if row["step"] <= last_step]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def describe_environment(dist: DistContext) -> dict[str, Any]:
+    """Versions, device, git state and command line: what a result depends on besides the recipe."""
+    packages = ("torch", "torchvision", "timm", "segment-anything", "numpy", "pillow")
+    is_cuda = dist.device.type == "cuda"
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "device": torch.cuda.get_device_name(dist.device) if is_cuda else platform.processor(),
+        "num_threads": torch.get_num_threads(),
+        "world_size": dist.world_size,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changes": _git("status", "--porcelain"),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints about this code, or None where there is no git or no repository."""
+    if shutil.which("git") is None:
+        return None
+    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,133 @@
+"""Everything that changes while training, in one object, saved and restored whole."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.checkpoint import Checkpoint, Identity, check_weights, save_checkpoint
+from utils.distributed import DistContext
+from utils.ema import Ema
+from utils.precision import Precision
+from utils.seed import random_state, restore_random_state, seed_torch
+
+
+class TrainState:
+    """Network, optimiser, average, loss scaling, counters, best score, random state.
+
+    Args:
+        network: the bare network, already on its device.
+        optimizer: over its trainable parameters.
+        precision: holds the loss scaling.
+        ema: averaged weights, or None.
+        identity: what goes into every checkpoint beside the weights.
+        dist: this process.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        precision: Precision,
+        ema: Ema | None,
+        identity: Identity,
+        dist: DistContext,
+    ) -> None:
+        self.network = network
+        self.ddp_network = dist.wrap(network)
+        self.optimizer = optimizer
+        self.precision = precision
+        self.ema = ema
+        self.identity = identity
+        self.dist = dist
+        self.epoch = 0  # epochs completed
+        self.step_in_epoch = 0  # steps completed in the current epoch
+        self.step = 0  # steps completed
+        self.best_miou = -1.0  # below every possible score
+        self.best_epoch = 0
+
+    def take_step(self, loss: Tensor, max_norm: float) -> None:
+        """Backward pass, clipping to ``max_norm`` (0: none), optimiser, average, counters."""
+        self.precision.step(loss, self.network, self.optimizer, max_norm)
+        self.step += 1
+        self.step_in_epoch += 1
+        if self.ema is not None:
+            self.ema.update(self.network, self.step)
+
+    def count_epoch(self) -> None:
+        """One more epoch is done."""
+        self.epoch += 1
+        self.step_in_epoch = 0
+
+    @contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        """Inside the block, the network has the weights that are evaluated, in eval mode."""
+        self.network.eval()
+        if self.ema is None:
+            yield
+        else:
+            with self.ema.applied_to(self.network):
+                yield
+        self.network.train()
+
+    def is_best(self, miou: float) -> bool:
+        """Remember a validation score; True if it is the highest so far (nan never is)."""
+        if not miou > self.best_miou:
+            return False
+        self.best_miou, self.best_epoch = miou, self.epoch
+        return True
+
+    def progress(self) -> dict[str, Any]:
+        """The counters and the best score, as plain values."""
+        return {
+            "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch,
+            "step": self.step,
+            "best_miou": self.best_miou,
+            "best_epoch": self.best_epoch,
+        }
+
+    def save(self, folder: Path, *, best: bool = False) -> None:
+        """Write ``last.pth``, from which training goes on, and ``best.pth``. Call on all ranks."""
+        random_states = self.dist.gather(random_state())
+        if not self.dist.is_main:
+            return
+        weights = self.network.state_dict()
+        average = weights if self.ema is None else self.ema.average
+        common: dict[str, Any] = {"identity": self.identity, "progress": self.progress()}
+        if best:
+            save_checkpoint(folder / "best.pth", weights=average, **common)
+        training = {
+            "weights": weights,
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.precision.state_dict(),
+            "random_states": random_states,
+        }
+        save_checkpoint(folder / "last.pth", weights=average, training=training, **common)
+
+    def restore(self, checkpoint: Checkpoint, seed: int) -> None:
+        """Go on from a ``last.pth``; the counters, too, are then those of the checkpoint.
+
+        With another number of ranks than before, the random state (dropout, stochastic depth) is
+        drawn anew from the seed and the step; data and weights are the same.
+        """
+        assert checkpoint.training is not None
+        training = checkpoint.training
+        check_weights(self.network, training["weights"], str(checkpoint.path))
+        self.network.load_state_dict(training["weights"], strict=False)
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.precision.load_state_dict(training["precision"])
+        if self.ema is not None:
+            device = self.dist.device
+            self.ema.average = {k: v.to(device) for k, v in checkpoint.weights.items()}
+        for name, value in checkpoint.progress.items():
+            setattr(self, name, value)
+        states = training["random_states"]
+        if len(states) == self.dist.world_size:
+            restore_random_state(states[self.dist.rank])
+        else:
+            seed_torch(seed + self.step, self.dist.rank)
