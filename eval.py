@@ -8,7 +8,6 @@ The checkpoint carries its recipe; ``key.sub=value`` changes parts of it for thi
 import argparse
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from datasets.build import build_eval_loader, check_structure
@@ -45,7 +44,7 @@ def panel_row(batch: Batch, prediction: Tensor, encoder: StructureEncoder) -> Pa
     other = None if batch.structure_image is None else batch.structure_image.float() / 255
     structure = encoder(image, batch.maps, other)[0, list(encoder.pictures[0])]
     return PanelRow(
-        image=np.array(batch.image[0].movedim(0, -1)),
+        image=batch.image[0].movedim(0, -1).numpy(),
         structure=Cell(picture=(255 * structure).byte().movedim(0, -1).numpy(), smooth=False),
         target=batch.target[0].numpy(),
         prediction=prediction.numpy(),

@@ -8,10 +8,11 @@ An interrupted run goes on where it stopped when the same command is given again
 import argparse
 from pathlib import Path
 
-import numpy as np
+import torch
 from tqdm import tqdm
 
 from configs.schema import Config, map_settings
+from datasets.encodings import mean_color
 from datasets.modalities import (
     MapRecipe,
     begin_store,
@@ -96,25 +97,18 @@ def draw_sheet(tile_set: TileSet, folder: Path) -> None:
     rows = []
     for tile_id in chosen:
         image, ids = tile_set.read_image(tile_id), read_map(map_path(folder, tile_id))
+        picture = torch.from_numpy(image).movedim(-1, 0).unsqueeze(0) / 255
+        means = mean_color(picture, torch.from_numpy(ids).unsqueeze(0))[0]
         rows.append(
             [
                 Cell(picture=image),
                 Cell(picture=colorize_segments(ids), smooth=False),
                 Cell(picture=draw_boundaries(image, ids)),
-                Cell(picture=segment_means(image, ids), smooth=False),
+                Cell(picture=(255 * means).byte().movedim(0, -1).numpy(), smooth=False),
             ]
         )
     titles = ["image", "segments", "borders", "mean colour"]
     write_png(folder / "contact_sheet.png", contact_sheet(rows, titles, chosen))
-
-
-def segment_means(image: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Every segment in its mean colour, ``(H, W, 3)`` uint8; pixels with id 0 are black."""
-    counts = np.maximum(np.bincount(ids.ravel()), 1)
-    sums = [np.bincount(ids.ravel(), image[..., channel].ravel()) for channel in range(3)]
-    means = np.stack([total / counts for total in sums], axis=-1).astype(np.uint8)
-    means[0] = 0
-    return means[ids]
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+IGNORE_INDEX = 255  # class index of pixels that nobody labelled: in no loss and no score
+
 Problems = Iterator[tuple[str, str]]
 Encoding = Literal["mean_color", "boundary", "boundary_distance", "log_area", "color_by_id"]
 Generator = Literal["superpixels", "sam"]

@@ -1,7 +1,13 @@
-"""DataConfig and StructureConfig -> loaders; the stores are checked before anything is built."""
+"""DataConfig and StructureConfig -> loaders; the stores are checked before anything is built.
+
+Loaders get a generator of their own, though nothing is drawn from it: without one, every pass
+takes a number from torch's global generator, and a run resumed inside an epoch would drop other
+paths than a straight one.
+"""
 
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from configs.schema import Config, StructureConfig, map_settings
@@ -77,6 +83,7 @@ def build_train_loader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,
+        generator=torch.Generator(),
         num_workers=data.num_workers,
         persistent_workers=data.num_workers > 0,
         pin_memory=dist.device.type == "cuda",
@@ -102,6 +109,7 @@ def build_eval_loader(
         sampler=shard,
         batch_size=1,
         collate_fn=collate,
+        generator=torch.Generator(),
         num_workers=min(config.data.num_workers, 2),
         pin_memory=dist.device.type == "cuda",
     )

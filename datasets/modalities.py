@@ -12,6 +12,7 @@ interrupted run can tell what is done, and the manifest is written once, when al
 
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from utils.files import open_image, read_json, sha256_of, write_json, write_png
 
 FORMAT_VERSION = 1
 _SOURCE, _RECIPE = "vsgnet:source_sha256", "vsgnet:recipe_sha256"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of every PNG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,10 @@ def is_done(folder: Path, tile_id: str, source: str, recipe: MapRecipe) -> bool:
     if not path.is_file():
         return False
     try:
+        with path.open("rb") as file:
+            file.seek(-len(_PNG_END), os.SEEK_END)
+            if file.read() != _PNG_END:  # a copy that broke off
+                return False
         with Image.open(path) as image:  # reads the header only
             text = {**image.info}
     except (OSError, SyntaxError):

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from configs.schema import IGNORE_INDEX
 from utils.errors import DataError, MissingDataError
 from utils.files import open_image, read_json, read_rgb, write_json, write_png, write_text
 
 FORMAT_VERSION = 1
-IGNORE_INDEX = 255
 SPLITS = ("train", "val", "test")
 
 Color = tuple[int, int, int]
@@ -117,10 +117,7 @@ def open_tile_set(root: Path) -> TileSet:
             f"{FORMAT_VERSION}; prepare it again"
         )
     tiles = _read_tiles(root / "tiles.csv")
-    splits = {
-        path.stem: tuple(path.read_text(encoding="utf-8").split())
-        for path in sorted((root / "splits").glob("*.txt"))
-    }
+    splits = {path.stem: _read_ids(path) for path in sorted((root / "splits").glob("*.txt"))}
     _check_splits(root, tiles, splits)
     return TileSet(
         root=root,
@@ -137,6 +134,11 @@ def open_tile_set(root: Path) -> TileSet:
 def _color(rgb: list[int]) -> Color:
     red, green, blue = rgb
     return red, green, blue
+
+
+def _read_ids(path: Path) -> tuple[str, ...]:
+    lines = path.read_text(encoding="utf-8").split("\n")  # an id may hold spaces
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _read_tiles(path: Path) -> dict[str, Tile]:
@@ -229,9 +231,13 @@ class TileSetWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
-            shutil.rmtree(self._partial, ignore_errors=True)
-            return
+        try:
+            if error is None:
+                self._finish()
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)  # gone already if all went well
+
+    def _finish(self) -> None:
         _check_splits(self._root, self._tiles, {k: tuple(v) for k, v in self._splits.items()})
         for split, ids in self._splits.items():
             if ids:

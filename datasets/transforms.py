@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datasets.tiles import IGNORE_INDEX
+from configs.schema import IGNORE_INDEX
 
 # Photos are averaged when resized; class indices and segment ids must stay what they are.
 _CONTINUOUS = ("image", "structure_image")

@@ -19,7 +19,7 @@ class ChannelGate(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = max(channels // 4, 8)
-        self.attend = nn.Conv2d(2 * channels, 1, 1)
+        self.attend = nn.Conv2d(2 * channels, 1, 1, bias=False)  # softmax cancels a bias
         self.gate = nn.Sequential(
             nn.Linear(2 * channels, hidden), nn.GELU(), nn.Linear(hidden, channels), nn.Sigmoid()
         )

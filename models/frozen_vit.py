@@ -5,17 +5,22 @@ file, in timm's or in the official layout (timm converts the latter), or are ``r
 """
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from models.layers import Normalize
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import sha256_of
+
+# In published files, and not needed for patch tokens.
+_UNUSED = ("head.", "fc_norm.", "mask_token")
 
 _RANDOM_SEED = 0  # random weights are the same ones whenever a network is built
 
@@ -100,18 +105,33 @@ def load_frozen_vit(name: str, weights: str) -> FrozenViT:
             f"the weights of {name} are not at {path}; download them from the model's own page "
             "(DINOv2 is Apache-2.0) and set model.rgb_vit.weights and model.structure_vit.weights"
         )
+    vit = timm.create_model(name, num_classes=0, dynamic_img_size=True)
+    _load_weights(vit, name, path)
+    return FrozenViT(vit, {"name": name, "sha256": sha256_of(path)})
+
+
+def _load_weights(vit: Any, name: str, path: Path) -> None:
+    """Fill a timm ViT from a file, in timm's layout or one that timm's own filter translates.
+
+    The loading of timm itself is not used: for a network without a classifier it only logs
+    parameters that the file does not have, and leaves them random.
+    """
+    translate = getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", None)
     try:
-        vit = timm.create_model(
-            name,
-            pretrained=True,
-            pretrained_cfg_overlay={"file": str(path)},
-            num_classes=0,
-            dynamic_img_size=True,
-        )
+        weights = load_state_dict(str(path))
+        if translate is not None:
+            weights = translate(weights, vit)
+        missing, unexpected = vit.load_state_dict(weights, strict=False)
     except Exception as error:  # timm and torch raise many kinds for a file that does not fit
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"{path} does not hold the weights of {name}: {reason}") from error
-    return FrozenViT(vit, {"name": name, "sha256": sha256_of(path)})
+    unexpected = [key for key in unexpected if not key.startswith(_UNUSED)]
+    if missing or unexpected:
+        raise DataError(
+            f"{path} does not hold the weights of {name}: {len(missing)} of its parameters are "
+            f"not in the file and {len(unexpected)} in the file are not its own (first: "
+            f"{[*missing, *unexpected][0]})"
+        )
 
 
 def _parameter_hash(module: nn.Module) -> str:

@@ -18,14 +18,15 @@ class GlobalBranch(nn.Module):
 
     ``q = W_q pool(u)``, ``k = W_k u_rgb``, ``v = W_v u_rgb`` with ``u = [u_rgb; u_str]``; the 49
     answers are resized back to H x W. The query is pooled before ``W_q``, not after: the two
-    commute, and 49 positions are cheaper than H x W.
+    commute, and 49 positions are cheaper than H x W. Keys and values have no bias: softmax cancels
+    the one, and the projection that follows has the other.
     """
 
     def __init__(self, channels: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.query = nn.Conv2d(2 * channels, channels // 2, 1)
-        self.key_value = nn.Conv2d(channels, channels, 1)
+        self.key_value = nn.Conv2d(channels, channels, 1, bias=False)
 
     def forward(self, u_rgb: Tensor, u_str: Tensor) -> Tensor:
         """Two ``(B, C, H, W)`` -> ``(B, C/2, H, W)``."""

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.schema import IGNORE_INDEX
 from utils.distributed import DistContext
-
-IGNORE_INDEX = 255
 
 
 @dataclass(frozen=True, kw_only=True)

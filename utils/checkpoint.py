@@ -73,7 +73,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise MissingDataError(f"the checkpoint {path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise DataError(
             f"{path} cannot be read as a checkpoint; it is damaged or foreign"
         ) from error
@@ -120,7 +120,7 @@ def check_weights(network: nn.Module, weights: dict[str, Tensor], source: str) -
     """Refuse weights that do not fit a network key by key and shape by shape."""
     own = network.state_dict()
     wrong = sorted(own.keys() ^ weights.keys())
-    wrong += [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
+    wrong += [key for key in own if key in weights and own[key].shape != weights[key].shape]
     if wrong:
         raise DataError(
             f"{source} does not fit the network its recipe describes: {len(wrong)} of {len(own)} "

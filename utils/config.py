@@ -7,6 +7,7 @@ import copy
 import difflib
 import re
 import types
+from collections.abc import Hashable
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -32,10 +33,11 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
-            if key in seen:
+            if isinstance(key, Hashable) and key in seen:
                 line = key_node.start_mark.line + 1
                 raise ConfigError(f"{self.name}, line {line}: the key '{key}' appears twice")
-            seen.add(key)
+            if isinstance(key, Hashable):  # PyYAML itself refuses the others below
+                seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -49,15 +51,19 @@ _Loader.add_implicit_resolver(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes exactly the text that ``_Loader`` would not read back as text, e.g. '1e5'."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
 def _parse_yaml(text: str, name: str) -> Any:
-    loader = _Loader(text)
-    loader.name = name
     try:
+        loader = _Loader(text)  # raises at once on control characters
+        loader.name = name
         return loader.get_single_data()
     except yaml.YAMLError as error:
         raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
@@ -68,7 +74,11 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     """
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; recipes are in configs/")
-    recipe = _parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a UTF-8 text file; recipes are in configs/") from error
+    recipe = _parse_yaml(text, str(path))
     if not isinstance(recipe, dict):
         raise ConfigError(f"{path} must hold 'key: value' lines at its top level")
     return config_from_dict(recipe, str(path), overrides)
@@ -120,7 +130,7 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 def config_to_yaml(config: Config) -> str:
     """The resolved recipe as YAML text that ``load_config`` reads back unchanged."""
-    return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config_to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:

@@ -96,7 +96,7 @@ def open_image(path: Path) -> Image.Image:
 def read_rgb(path: Path) -> np.ndarray:
     """Read an image file as ``(H, W, 3)`` uint8 RGB (greyscale and palettes are expanded)."""
     image = open_image(path)
-    if image.mode in ("I", "I;16", "F"):
+    if image.mode.startswith(("I", "F")):  # also I;16B, the big-endian TIFFs
         raise DataError(
             f"{path} has more than 8 bits a channel (mode {image.mode}); convert it to 8-bit RGB"
         )
@@ -104,7 +104,7 @@ def read_rgb(path: Path) -> np.ndarray:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """All image files below ``folder``, in sorted order.
+    """All image files below ``folder``, in sorted order; hidden files and folders are left out.
 
     Raises:
         MissingDataError: the folder is missing or holds no image.
@@ -112,7 +112,8 @@ def list_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise MissingDataError(f"{folder} is not a folder")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    paths = [p for p in paths if p.is_file() and not p.name.startswith(".")]
+    hidden = [any(part.startswith(".") for part in p.relative_to(folder).parts) for p in paths]
+    paths = [p for p, skip in zip(paths, hidden, strict=True) if p.is_file() and not skip]
     if not paths:
         raise MissingDataError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return paths

@@ -192,7 +192,7 @@ def _read_weights(checkpoint: Path) -> dict[str, Tensor]:
     """Read a state dict, on the CPU."""
     try:
         weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(
             f"{checkpoint} cannot be read as PyTorch weights ({reason}); it is damaged or of "

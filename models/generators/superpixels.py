@@ -13,11 +13,11 @@ Differs from the paper:
 - Small pieces join the neighbour with the longest shared border (``merge_small``); the paper says
   "a nearby cluster".
 
-Why the map is the same on every device and for every number of threads: colours are rounded to
-1/64, so that the last bit of a device's power function is cut off; distances are single-precision
-subtractions, products and sums, one operation a call, which IEEE 754 rounds alike everywhere (a
-fused multiply-add would not be); sums over a cluster add multiples of 1/64 in double precision,
-which is exact, so the order in which threads add them cannot matter.
+Why the map does not depend on the device or the number of threads: colours are computed in double
+precision and rounded to 1/64, which hides the last bits of a device's power function; distances are
+single-precision subtractions, products and sums, one operation a call, which IEEE 754 rounds alike
+everywhere (a fused multiply-add would not be); sums over a cluster add multiples of 1/64 in double
+precision, which is exact, so the order in which threads add them cannot matter.
 """
 
 import math

@@ -1,0 +1,69 @@
+"""Shared fixtures: a small synthetic data set with its maps, and recipes for it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from configs.schema import Config
+from datasets.synthetic import prepare_synthetic
+from datasets.tiles import open_tile_set
+from generate import generate_store
+from utils.config import config_from_dict
+from utils.distributed import DistContext
+
+torch.set_num_threads(1)  # the tests' tensors are too small to share
+
+RECIPE = {
+    "name": "run",
+    "data": {"crop_size_px": 64, "scale_range": [0.75, 1.5], "num_workers": 0},
+    "structure": {"superpixels": {"segment_size_px": 8}},
+    "model": {
+        "size": "tiny",
+        "rgb_vit": {"weights": "random"},
+        "structure_vit": {"weights": "random"},
+    },
+    "optim": {"lr": 1e-3, "batch_size": 2, "num_epochs": 2, "warmup_epochs": 1, "ema_decay": 0.9},
+    "eval": {"window_px": 64, "overlap_px": 16, "every_epochs": 1},
+    "run": {"device": "cpu", "log_every_steps": 1},
+}
+
+
+def single_process() -> DistContext:
+    return DistContext(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
+
+
+def make_config(data_root: Path, output: Path, *overrides: str) -> Config:
+    fixed = [f"data.root={data_root}", f"run.output={output}"]
+    return config_from_dict(RECIPE, "test recipe", [*fixed, *overrides])
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven training, three validation and two test scenes of 96 px, with superpixel maps."""
+    root = tmp_path_factory.mktemp("data") / "scenes"
+    prepare_synthetic(root, seed=1, num_train=7, num_val=3, num_test=2, size_px=96)
+    config = make_config(root, root.parent)
+    generate_store(config, "superpixels", open_tile_set(root), single_process())
+    return root
+
+
+@pytest.fixture
+def config(data_root: Path, tmp_path: Path) -> Config:
+    return make_config(data_root, tmp_path)
+
+
+@pytest.fixture
+def dist() -> DistContext:
+    return single_process()
+
+
+@pytest.fixture
+def recipe_path(data_root: Path, tmp_path: Path) -> Path:
+    """The test recipe as a file, for the command lines."""
+    path = tmp_path / "recipe.yaml"
+    recipe = {**RECIPE, "data": {**RECIPE["data"], "root": str(data_root)}}
+    recipe["run"] = {**RECIPE["run"], "output": str(tmp_path / "runs")}
+    path.write_text(yaml.safe_dump(recipe))
+    return path

@@ -1,0 +1,110 @@
+import math
+
+import pytest
+import torch
+
+from configs.schema import SamConfig, StructureConfig, SuperpixelsConfig
+from datasets.encodings import (
+    ENCODINGS,
+    StructureEncoder,
+    boundary,
+    boundary_distance,
+    color_by_id,
+    log_area,
+    mean_color,
+)
+
+IDS = torch.tensor([[[1, 1, 2], [1, 0, 2]]], dtype=torch.int32)
+IMAGE = torch.arange(6).view(1, 1, 2, 3).float().div(10).repeat(1, 3, 1, 1)
+
+
+def random_sample(seed=0, batch=2, height=24, width=17):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(batch, 3, height, width, generator=generator)
+    ids = torch.randint(0, 9, (batch, height // 4 + 1, width // 4 + 1), generator=generator)
+    ids = ids.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, :height, :width]
+    return image, ids.int()
+
+
+def test_mean_color_by_hand():
+    """Segment 1 holds 0, .1 and .3; segment 2 holds .2 and .5; the pixel without id keeps .4."""
+    expected = torch.tensor([[0.4 / 3, 0.4 / 3, 0.35], [0.4 / 3, 0.4, 0.35]])
+    torch.testing.assert_close(mean_color(IMAGE, IDS)[0, 0], expected)
+
+
+def test_mean_color_does_not_mix_the_images_of_a_batch():
+    image, ids = random_sample()
+    for i in range(2):
+        alone = mean_color(image[i : i + 1], ids[i : i + 1])
+        torch.testing.assert_close(mean_color(image, ids)[i : i + 1], alone)
+
+
+def test_boundary_by_hand():
+    ids = torch.tensor([[[1, 1, 1, 2], [1, 1, 1, 1]]])
+    expected = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
+    assert torch.equal(boundary(torch.zeros(1, 3, 2, 4), ids)[0, 0], expected)
+
+
+def test_boundary_distance_by_hand():
+    ids = torch.tensor([[[1] * 20 + [2] * 20]])
+    distance = boundary_distance(torch.zeros(1, 3, 1, 40), ids)[0, 0, 0] * 16
+    assert distance[18:22].tolist() == [1, 0, 0, 1]
+    assert distance[0] == 16  # 19 px away, cut off at 16
+
+
+def test_log_area_by_hand():
+    values = log_area(IMAGE, IDS)[0, 0]
+    assert values[0, 0].item() == pytest.approx(math.log(3) / math.log(6))
+    assert values[0, 2].item() == pytest.approx(math.log(2) / math.log(6))
+    assert values[1, 1].item() == 0  # a pixel without a segment stands for itself
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_permuting_ids_changes_only_the_encoding_that_says_so(name):
+    image, ids = random_sample()
+    order = torch.cat([torch.zeros(1, dtype=torch.int32), 1 + torch.randperm(8).int()])
+    before, after = (ENCODINGS[name][1](image, x) for x in (ids, order[ids.long()]))
+    assert torch.allclose(before, after, atol=1e-6) == (name != "color_by_id")
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_every_encoding_has_its_channels_and_range_and_turns_with_the_image(name):
+    channels, encode = ENCODINGS[name]
+    image, ids = random_sample()
+    out = encode(image, ids)
+    assert out.shape == (2, channels, 24, 17)
+    assert 0 <= out.min() and out.max() <= 1
+    flipped = encode(image.flip(-1), ids.flip(-1)).flip(-1)
+    torch.testing.assert_close(flipped, out, atol=1e-6, rtol=0)
+
+
+def test_color_by_id_is_black_for_no_segment_and_differs_between_ids():
+    colors = color_by_id(torch.zeros(1, 3, 1, 500), torch.arange(500).view(1, 1, 500))[0, :, 0]
+    assert colors[:, 0].tolist() == [0, 0, 0]
+    assert len({tuple(c) for c in colors.T.tolist()}) == 500
+
+
+def test_encoder_lays_out_modalities_one_behind_the_other():
+    config = StructureConfig(
+        modalities=("sam", "superpixels"),
+        sam=SamConfig(encodings=("boundary", "log_area")),
+        superpixels=SuperpixelsConfig(encodings=("mean_color", "boundary")),
+    )
+    encoder = StructureEncoder(config)
+    assert encoder.num_channels == 6
+    assert encoder.pictures == ((0, 0, 0), (2, 3, 4))
+    image, ids = random_sample()
+    _, other = random_sample(1)
+    out = encoder(image, {"sam": ids, "superpixels": other})
+    assert torch.equal(out[:, :1], boundary(image, ids))
+    assert torch.equal(out[:, 5:], boundary(image, other))
+
+
+def test_off_gives_the_image_and_shuffled_takes_the_colours_of_the_other_image():
+    image, ids = random_sample()
+    other, _ = random_sample(1)
+    off = StructureEncoder(StructureConfig(control="off"))
+    assert off.stores == () and off.num_channels == 3 and off(image, {}) is image
+    shuffled = StructureEncoder(StructureConfig(control="shuffled"))
+    out = shuffled(image, {"superpixels": ids}, other)
+    torch.testing.assert_close(out[:, :3], mean_color(other, ids))

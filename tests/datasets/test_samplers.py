@@ -1,0 +1,47 @@
+import pytest
+
+from datasets.samplers import EvalShard, TrainBatches
+
+
+def batches(epoch=0, start=0, rank=0, world_size=1, num_samples=11, batch_size=4, seed=3):
+    sampler = TrainBatches(
+        num_samples=num_samples, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+    )
+    sampler.set_position(epoch, start)
+    return list(sampler)
+
+
+def test_an_epoch_shows_no_sample_twice_and_leaves_out_the_incomplete_batch():
+    keys = [key.index for batch in batches() for key in batch]
+    assert len(keys) == 8 == len(set(keys))
+
+
+def test_ranks_share_every_batch():
+    whole, parts = batches(), [batches(rank=rank, world_size=2) for rank in range(2)]
+    for step, batch in enumerate(whole):
+        shared = parts[0][step] + parts[1][step]
+        assert sorted(shared, key=lambda key: key.seed) == batch
+
+
+def test_a_later_start_gives_the_same_batches():
+    assert batches(start=1) == batches()[1:]
+
+
+def test_epochs_and_seeds_differ_and_are_repeatable():
+    assert batches() == batches()
+    assert batches() != batches(epoch=1)
+    assert batches() != batches(seed=4)
+
+
+def test_a_data_set_smaller_than_a_batch_is_repeated():
+    (batch,) = batches(num_samples=3, batch_size=7)
+    counts = [sum(key.index == index for key in batch) for index in range(3)]
+    assert sum(counts) == 7 and max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_evaluation_reads_every_sample_exactly_once_over_all_ranks(world_size):
+    shards = [EvalShard(num_samples=7, rank=r, world_size=world_size) for r in range(world_size)]
+    indices = [key.index for shard in shards for key in shard]
+    assert sorted(indices) == list(range(7))
+    assert sum(map(len, shards)) == 7

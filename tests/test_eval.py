@@ -1,0 +1,93 @@
+"""eval.py: its files, and the same integers from one and from two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import eval as eval_script
+from datasets.tiles import TileSetWriter, open_tile_set
+from tests.conftest import make_config, single_process
+from train import build_run, train
+from utils.checkpoint import load_checkpoint
+from utils.errors import DataError, MissingDataError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data_root, tmp_path_factory):
+    overrides = ["optim.num_epochs=6", "optim.lr=5e-3"]
+    run = build_run(
+        make_config(data_root, tmp_path_factory.mktemp("runs"), *overrides), single_process()
+    )
+    train(run)
+    run.log.close()
+    return run.folder / "best.pth"
+
+
+def evaluate(checkpoint, output, *overrides, split="val"):
+    loaded = load_checkpoint(checkpoint)
+    eval_script.evaluate_split(loaded, split, output, list(overrides), single_process())
+    return json.loads((output / "report.json").read_text())
+
+
+def test_repeats_the_score_of_the_validation_during_training(checkpoint, tmp_path):
+    report = evaluate(checkpoint, tmp_path)
+    assert report["miou"] == load_checkpoint(checkpoint).progress["best_miou"]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"report.json", "report.txt", "confusion.png", "predictions.png"}
+
+
+def test_two_processes_count_what_one_counts_with_an_odd_number_of_images(checkpoint, tmp_path):
+    """Three images on two ranks; threads are left as each launcher sets them."""
+    command = ["eval.py", "--checkpoint", str(checkpoint)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    confusions = []
+    for launcher in ([], torchrun):
+        output = tmp_path / str(len(confusions))
+        done = subprocess.run(
+            [sys.executable, *launcher, *command, "--output", str(output)],
+            cwd=ROOT,
+            env={key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        confusions.append(json.loads((output / "report.json").read_text())["confusion"])
+    assert confusions[0] == confusions[1]
+    assert sum(map(sum, confusions[0])) > 3 * 90 * 90
+
+
+def test_structure_can_be_taken_away_for_an_evaluation(checkpoint, tmp_path):
+    plain = evaluate(checkpoint, tmp_path / "a")
+    shuffled = evaluate(checkpoint, tmp_path / "b", "structure.control=shuffled")
+    assert plain["confusion"] != shuffled["confusion"]
+
+
+def test_other_classes_are_refused_with_both_sides(checkpoint, data_root, tmp_path):
+    tiles = open_tile_set(data_root)
+    meta = {"palette": tiles.palette[:2], "origin": "", "prepared_with": {}}
+    with TileSetWriter(tmp_path / "two", name="two", classes=("sea", "land"), **meta):
+        pass
+    with pytest.raises(DataError, match=r"knows the classes impervious .*; .*two has sea, land"):
+        evaluate(checkpoint, tmp_path / "out", f"data.root={tmp_path / 'two'}")
+
+
+def test_unknown_split_names_those_there_are(checkpoint, tmp_path):
+    with pytest.raises(MissingDataError, match="has no split 'tset'; it has test, train, val"):
+        evaluate(checkpoint, tmp_path / "out", split="tset")
+
+
+def test_errors_leave_no_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "eval.py", "--checkpoint", str(tmp_path / "none.pth")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the checkpoint") and "Traceback" not in done.stderr

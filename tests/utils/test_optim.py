@@ -1,0 +1,43 @@
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from models.layers import ChannelNorm, LayerScale
+from utils.optim import build_optimizer, learning_rate, set_learning_rate
+
+
+def rate(step, warmup=4):
+    return learning_rate(step, peak=1.0, num_steps=12, num_warmup_steps=warmup, power=0.9)
+
+
+def test_learning_rate_by_hand():
+    assert [rate(step) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rate(8) == pytest.approx(0.5**0.9)
+    assert rate(11) == pytest.approx(0.125**0.9)
+
+
+def test_fault_44_no_jump_where_warm_up_ends_and_no_full_rate_in_the_first_step():
+    rates = [rate(step) for step in range(12)]
+    assert rates[0] < 0.25
+    assert max(abs(a - b) for a, b in itertools.pairwise(rates)) <= 0.21
+
+
+def test_no_warm_up_starts_at_the_peak():
+    assert rate(0, warmup=0) == 1.0
+
+
+def test_norms_biases_and_layer_scales_do_not_decay():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), ChannelNorm(4), LayerScale(4))
+    decay, no_decay = build_optimizer(net, lr=0.1, weight_decay=0.5).param_groups
+    assert [id(p) for p in decay["params"]] == [id(net[0].weight)]
+    assert (decay["weight_decay"], no_decay["weight_decay"]) == (0.5, 0.0)
+    assert len(no_decay["params"]) == 1 + 2 + 2 + 1
+
+
+def test_the_rate_is_set_in_every_group():
+    optimizer = build_optimizer(nn.Linear(2, 2), lr=0.1, weight_decay=0.5)
+    set_learning_rate(optimizer, 0.03)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.03, 0.03]
+    assert isinstance(optimizer, torch.optim.AdamW)

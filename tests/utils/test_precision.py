@@ -1,0 +1,30 @@
+import pytest
+import torch
+from torch import nn
+
+from utils.precision import Precision
+
+CPU = torch.device("cpu")
+
+
+def test_auto_is_fp32_on_the_cpu_and_bf16_on_cuda():
+    assert Precision("auto", CPU).name == "fp32"
+    assert Precision("auto", torch.device("cuda")).name == "bf16"
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_autocast_computes_in_the_precision_asked_for(name, dtype):
+    with Precision(name, CPU).autocast():
+        assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == dtype
+
+
+def test_step_clips_to_the_norm_and_clears_the_gradients():
+    net = nn.Linear(2, 1, bias=False)
+    net.weight.data.zero_()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    precision = Precision("fp32", CPU)
+    precision.step(100 * net(torch.tensor([[3.0, 4.0]])).sum(), net, optimizer, max_norm=1.0)
+    torch.testing.assert_close(net.weight.data, torch.tensor([[-0.6, -0.8]]))
+    assert net.weight.grad is None
+    precision.step(net(torch.tensor([[3.0, 4.0]])).sum(), net, optimizer, max_norm=0.0)
+    torch.testing.assert_close(net.weight.data, torch.tensor([[-3.6, -4.8]]))
