@@ -162,15 +162,21 @@ def main() -> None:
     config = load_config(args.config, args.overrides)
     with distributed_session(config.run.device) as dist:
         run = build_run(config, dist)
+        state, log = run.state, run.log
+        num_trained = sum(p.numel() for p in state.network.parameters() if p.requires_grad)
+        log.say(
+            f"{run.folder}: {num_trained:,} trained parameters, {run.batches.num_batches} steps an "
+            f"epoch, {state.precision.name} on {dist.world_size} x {dist.device.type}, "
+            f"{'resumed after' if state.step else 'from'} step {state.step}"
+        )
         train(run)
         if dist.is_main:
             draw_curves(run.folder)
-        state = run.state
-        run.log.say(
-            f"done: best mIoU {100 * state.best_miou:.2f} on {state.identity.selected_on} in epoch "
-            f"{state.best_epoch}; {run.folder}/best.pth, pictures in {run.folder}/pictures"
+        log.say(
+            f"done after {log.minutes():.1f} minutes: best mIoU {100 * state.best_miou:.2f} on "
+            f"{state.identity.selected_on} in epoch {state.best_epoch}; {run.folder}/best.pth"
         )
-        run.log.close()
+        log.close()
 
 
 if __name__ == "__main__":

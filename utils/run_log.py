@@ -56,6 +56,7 @@ class RunLog:
         self._writer: SummaryWriter | None = None
         self._since = time.perf_counter()
         self._num_images = 0
+        self._started = self._since
         if dist.is_main:
             _keep_rows(self._metrics, first_step)
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
@@ -113,6 +114,10 @@ class RunLog:
         """A picture ``(H, W, 3)`` uint8 for TensorBoard."""
         if self._writer is not None:
             self._writer.add_image(name, picture, step, dataformats="HWC")
+
+    def minutes(self) -> float:
+        """Time since this process began to train, in minutes."""
+        return (time.perf_counter() - self._started) / 60
 
     def close(self) -> None:
         """Finish the bar and the files."""
