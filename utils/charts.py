@@ -92,7 +92,7 @@ def confusion_picture(
     head_px = names_px if upright else line_height_px()
     note = "% of the target pixels of each class"
     left_px = MARGIN_PX + line_height_px() + GAP_PX + names_px + GAP_PX
-    top_px = MARGIN_PX + 2 * line_height_px() + GAP_PX + head_px + GAP_PX
+    top_px = MARGIN_PX + 2 * line_height_px() + 2 * GAP_PX + head_px + GAP_PX
     side_px = cell_px * len(classes)
     width_px = max(left_px + side_px, MARGIN_PX + text_width_px(note)) + MARGIN_PX
     page = blank(top_px + side_px + MARGIN_PX, width_px)

@@ -12,6 +12,7 @@ from utils.typesetting import (
     FAINT_INK,
     GAP_PX,
     MARGIN_PX,
+    PAPER,
     RULE,
     TITLE_PX,
     Color,
@@ -82,7 +83,7 @@ def curves(
     x_axis, y_axis = _axes(points, page, top_px)
     _draw_axes(page, x_axis, y_axis, x_label, y_label)
     if not points:
-        draw_text(page, x_axis.middle_px, y_axis.middle_px, "no data", anchor="mm", color=FAINT_INK)
+        _draw_note(page, x_axis.middle_px, y_axis.middle_px, "no data")
     for color, line in zip(colors, series.values(), strict=True):
         _draw_line(page, line, x_axis, y_axis, color)
     return np.array(page)
@@ -125,11 +126,16 @@ class _Axis:
             return "0"
         largest = max(abs(self.low), abs(self.high))
         if self.step < 1e-4 or largest >= 1e6:
-            digits = max(0, math.ceil(math.log10(abs(value) / self.step) - 1e-6))
+            digits = max(0, _power_of_ten(abs(value)) - _power_of_ten(self.step))
             mantissa, exponent = f"{value:.{digits}e}".split("e")
             return f"{mantissa}e{int(exponent)}"
-        decimals = max(0, -math.floor(math.log10(self.step) + 1e-6))
+        decimals = max(0, -_power_of_ten(self.step))
         return f"{value:,.{decimals}f}"
+
+
+def _power_of_ten(value: float) -> int:
+    """Power of the leading digit: 0 for 2.5, -2 for 0.01."""
+    return math.floor(math.log10(value) + 1e-9)
 
 
 def _tick_step(low: float, high: float, max_steps: int) -> float:
@@ -202,6 +208,14 @@ def _draw_axes(page: Image.Image, x_axis: _Axis, y_axis: _Axis, x_label: str, y_
     draw_text(page, x_axis.middle_px, page.height - MARGIN_PX, x_label, anchor="md")
     label_bottom_px = y_axis.middle_px + text_width_px(y_label) / 2
     draw_upright_text(page, MARGIN_PX + line_height_px() / 2, label_bottom_px, y_label)
+
+
+def _draw_note(page: Image.Image, x_px: float, y_px: float, text: str) -> None:
+    """Text in the middle of the plot, with the grid lines behind it wiped out."""
+    half_px = text_width_px(text) / 2 + GAP_PX
+    box = (x_px - half_px, y_px - GAP_PX, x_px + half_px, y_px + GAP_PX)
+    ImageDraw.Draw(page).rectangle(box, fill=PAPER)
+    draw_text(page, x_px, y_px, text, anchor="mm", color=FAINT_INK)
 
 
 def _draw_line(

@@ -28,7 +28,7 @@ def score_table(scores: Scores, classes: Sequence[str]) -> str:
     _check_count("class names", classes, len(scores.iou))
     num_pixels = sum(scores.support)
     rows = [
-        (name, iou, f1, precision, recall, support / num_pixels if num_pixels else math.nan)
+        (name, iou, f1, precision, recall, math.nan if math.isnan(iou) else support / num_pixels)
         for name, iou, f1, precision, recall, support in zip(
             classes,
             scores.iou,
