@@ -56,28 +56,34 @@ def contact_sheet(
         max([text_width_px(title), *(picture.width for picture in column if picture)])
         for title, column in zip(column_titles, columns, strict=True)
     ]
-    heights_px = [max([picture.height for picture in row if picture], default=1) for row in grid]
     title_px = line_height_px() + GAP_PX // 2
-    row_gap_px = 2 * GAP_PX if titles else GAP_PX
-    inner_width_px = max(
-        [sum(widths_px) + GAP_PX * (len(widths_px) - 1), *map(text_width_px, titles)]
-    )
-    inner_height_px = title_px * (1 + len(titles)) + sum(heights_px) + row_gap_px * (len(grid) - 1)
-    sheet = blank(inner_height_px + 2 * MARGIN_PX, inner_width_px + 2 * MARGIN_PX)
+    head_px = title_px if titles else 0
+    heights_px = [head_px + max([p.height for p in row if p], default=1) for row in grid]
+    lefts_px, right_px = _lay(widths_px, MARGIN_PX, GAP_PX)
+    first_top_px = MARGIN_PX + title_px + (GAP_PX // 2 if titles else 0)
+    tops_px, bottom_px = _lay(heights_px, first_top_px, 2 * GAP_PX if titles else GAP_PX)
+    right_px = max([right_px, *(MARGIN_PX + text_width_px(title) for title in titles)])
 
-    lefts_px = [MARGIN_PX + sum(widths_px[:i]) + GAP_PX * i for i in range(len(widths_px))]
+    sheet = blank(bottom_px + MARGIN_PX, right_px + MARGIN_PX)
     for left_px, title in zip(lefts_px, column_titles, strict=True):
         draw_text(sheet, left_px, MARGIN_PX, title)
-    top_px = MARGIN_PX + title_px
-    for index, row in enumerate(grid):
-        if titles:
-            draw_text(sheet, MARGIN_PX, top_px, titles[index], color=FAINT_INK)
-            top_px += title_px
+    for top_px, title in zip(tops_px, titles, strict=False):
+        draw_text(sheet, MARGIN_PX, top_px, title, color=FAINT_INK)
+    for top_px, row in zip(tops_px, grid, strict=True):
         for left_px, picture in zip(lefts_px, row, strict=True):
             if picture:
-                sheet.paste(picture, (left_px, top_px))
-        top_px += heights_px[index] + row_gap_px
+                sheet.paste(picture, (left_px, top_px + head_px))
     return np.array(sheet)
+
+
+def _lay(sizes_px: Sequence[int], start_px: int, gap_px: int) -> tuple[list[int], int]:
+    """Lay boxes one after the other.
+
+    Returns:
+        where each one starts, and where the last one ends.
+    """
+    starts_px = [start_px + sum(sizes_px[:i]) + gap_px * i for i in range(len(sizes_px))]
+    return starts_px, starts_px[-1] + sizes_px[-1]
 
 
 def _check_grid(

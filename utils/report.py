@@ -9,7 +9,8 @@ from torch import Tensor
 
 from utils.charts import confusion_picture
 from utils.files import write_json, write_png, write_text
-from utils.metrics import Scores, scores
+from utils.metrics import Scores
+from utils.metrics import scores as compute_scores
 
 _COLUMNS = ("IoU", "F1", "precision", "recall", "share")
 _GAP = "  "
@@ -27,18 +28,12 @@ def score_table(scores: Scores, classes: Sequence[str]) -> str:
     """
     _check_count("class names", classes, len(scores.iou))
     num_pixels = sum(scores.support)
-    rows = [
-        (name, iou, f1, precision, recall, math.nan if math.isnan(iou) else support / num_pixels)
-        for name, iou, f1, precision, recall, support in zip(
-            classes,
-            scores.iou,
-            scores.f1,
-            scores.precision,
-            scores.recall,
-            scores.support,
-            strict=True,
-        )
+    shares = [
+        math.nan if math.isnan(iou) else support / num_pixels
+        for iou, support in zip(scores.iou, scores.support, strict=True)
     ]
+    columns = (scores.iou, scores.f1, scores.precision, scores.recall, shares)
+    rows = zip(classes, *columns, strict=True)
     name_width = max(len(name) for name in (*classes, "class"))
     value_width = max(len(column) for column in _COLUMNS)
 
@@ -90,7 +85,7 @@ def write_report(
     Raises:
         ValueError: the number of names or colours is not that of the matrix.
     """
-    result = scores(confusion)
+    result = compute_scores(confusion)
     _check_count("class names", classes, len(result.iou))
     _check_count("palette colours", palette, len(result.iou))
     counts = confusion.detach().cpu()

@@ -1,136 +1,219 @@
+from pathlib import Path
+
 import pytest
 
+from configs.schema import Config, DataConfig
 from utils.config import config_from_dict, config_to_dict, config_to_yaml, differences, load_config
 from utils.errors import ConfigError
 
-
-def load(tmp_path, text, *overrides):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(text)
-    return load_config(path, list(overrides))
+RECIPE = "name: demo\ndata: {root: data/demo}\n"
 
 
-MINIMAL = "name: x\ndata: {root: d}\n"
+@pytest.fixture
+def load(tmp_path: Path):
+    """RECIPE plus some lines, as a file, loaded with overrides."""
+
+    def load(lines: str = "", *overrides: str, recipe: str = RECIPE) -> Config:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(recipe + lines, encoding="utf-8")
+        return load_config(path, list(overrides))
+
+    return load
 
 
-def test_defaults_are_those_of_the_released_recipe(tmp_path):
-    config = load(tmp_path, MINIMAL)
-    assert (config.optim.lr, config.optim.batch_size, config.optim.num_epochs) == (8e-5, 16, 300)
-    assert (config.data.crop_size_px, config.data.scale_range) == (640, (0.5, 1.75))
+def test_a_recipe_lists_only_what_differs_from_the_defaults(load):
+    config = load("optim: {batch_size: 2}")
+    assert config.name == "demo"
+    assert config.optim.batch_size == 2
+    assert config.data == DataConfig(root="data/demo")
 
 
-def test_numbers_switches_and_words_are_read_as_they_look(tmp_path):
-    text = "name: x\ndata: {root: d, dihedral: false}\noptim: {lr: 6e-5, weight_decay: 1}\n"
-    config = load(tmp_path, text + "structure: {control: off}\n")
-    assert config.optim.lr == 6e-5 and config.optim.weight_decay == 1.0
-    assert config.data.dihedral is False and config.structure.control == "off"
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ("optim: {learning_rate: 1.0, l: 1}", r"optim\.l: unknown key; did you mean 'lr'\?"),
+        ("optin: {}", r"\n  optin: unknown key; did you mean 'optim'\?"),
+        ("model: {zzz: 1}", r"model\.zzz: unknown key; known here: size, rgb_vit, structure_vit"),
+        ("1: 2", r"\n  1: unknown key"),
+        ("optim: {lr: fast}", r"optim\.lr: must be a number, not 'fast'"),
+        ("optim: {lr: true}", r"optim\.lr: must be a number, not True"),
+        ("optim: {batch_size: 2.5}", r"optim\.batch_size: must be a whole number, not 2\.5"),
+        ("optim: {batch_size: true}", r"optim\.batch_size: must be a whole number, not True"),
+        ("run: {output: 7}", r"run\.output: must be text, not 7"),
+        ("optim: 3", r"\n  optim: must be a section of 'key: value' lines"),
+        ("model: {size: huge}", r"model\.size: 'huge' is not one of tiny, small"),
+        ("run: {device: null}", r"run\.device: None is not one of auto, cpu, cuda"),
+        ("structure: {modalities: sam}", r"structure\.modalities: must be a list like \[a, b\]"),
+        ("structure: {modalities: [sam, x]}", r"structure\.modalities\[1\]: 'x' is not one of"),
+        ("structure: {modalities: []}", r"structure\.modalities: must name at least one generator"),
+        ("structure: {modalities: [sam, sam]}", r"structure\.modalities: names a generator twice"),
+        ("structure: {sam: {points_per_side: 0}}", r"structure\.sam\.points_per_side: must be 1"),
+        ("eval: {window_px: 64}", r"eval\.overlap_px: must be at least 0 and below window_px \(64"),
+        ("optim: {num_epochs: 5}", r"optim\.warmup_epochs: must be below num_epochs \(5\)"),
+        ("run: {device: cpu, precision: fp16}", r"run\.precision: fp16 needs a CUDA device"),
+    ],
+)
+def test_a_mistake_is_named_with_its_dotted_key(load, lines: str, problem: str):
+    with pytest.raises(ConfigError, match=problem):
+        load(lines)
 
 
-def test_overrides_of_every_kind(tmp_path):
-    config = load(
-        tmp_path,
-        MINIMAL,
-        *("optim.lr=1e-3", "structure.control=off", "data.dihedral=false", "run.seed=7"),
-        *("data.scale_range=[1, 1.5]", "structure.modalities=[sam]", "name=y"),
-        "model.rgb_vit.weights=null",
-    )
-    assert config.optim.lr == 1e-3 and config.structure.control == "off"
-    assert config.data.dihedral is False and config.run.seed == 7 and config.name == "y"
-    assert config.data.scale_range == (1.0, 1.5) and config.structure.modalities == ("sam",)
+def test_a_true_or_false_setting_takes_nothing_else(load):
+    with pytest.raises(ConfigError, match=r"data\.dihedral: must be true or false, not 'yes'"):
+        load("", "data.dihedral=yes")
 
 
-def test_all_problems_come_in_one_error(tmp_path):
-    text = """
-        name: 3
-        data: {crop_size: 5, scale_range: [1, 2, 3], num_workers: 1}
-        optim: {lr: fast, batch_size: 1.5}
-        structure: {control: sometimes, modalities: [sam, foo]}
-        run: 7
-        zebra: {}
-    """
+def test_fixed_length_lists_are_counted(load):
+    with pytest.raises(ConfigError, match=r"data\.scale_range: must have 2 entries, not 3"):
+        load("", "data.scale_range=[1, 2, 3]")
+
+
+def test_two_stores_in_one_folder_are_refused(load):
+    both = "structure: {modalities: [sam, superpixels], sam: {store: a}, superpixels: {store: a}}"
+    with pytest.raises(ConfigError, match=r"two of them share one store \(a, a\)"):
+        load(both)
+
+
+def test_missing_values_are_named(load):
+    with pytest.raises(ConfigError, match=r"has 2 problems:\n  name: missing.*\n  data\.root: mis"):
+        load(recipe="optim: {}\n")
+
+
+def test_all_problems_come_in_one_error(load):
     with pytest.raises(ConfigError) as caught:
-        load(tmp_path, text)
-    first, *lines = str(caught.value).splitlines()
-    assert first.endswith("recipe.yaml has 10 problems:")
-    assert sorted(line.strip() for line in lines) == [
-        "data.crop_size: unknown key; did you mean 'crop_size_px'?",
-        "data.root: missing, it has no default",
-        "data.scale_range: must have 2 entries, not 3",
-        "name: must be text, not 3",
-        "optim.batch_size: must be a whole number, not 1.5",
-        "optim.lr: must be a number, not 'fast'",
-        "run: must be a section of 'key: value' lines",
-        "structure.control: 'sometimes' is not one of on, off, shuffled",
-        "structure.modalities[1]: 'foo' is not one of superpixels, sam",
-        "zebra: unknown key; known here: name, data, structure, model, optim, eval, run",
+        load("optim: {lr: x, poly: 1}\nmodel: {drop_path: 1}", "eval.window_px=8", "run.seed=a")
+    text = str(caught.value)
+    assert "recipe.yaml has 6 problems:" in text  # window_px is below 32 and below overlap_px
+    keys = [line.strip().partition(":")[0] for line in text.splitlines()[1:]]
+    assert sorted(keys) == [
+        "eval.overlap_px",
+        "eval.window_px",
+        "model.drop_path",
+        "optim.lr",
+        "optim.poly",
+        "run.seed",
     ]
+
+
+def test_a_key_given_twice_is_named_with_its_line(load):
+    with pytest.raises(ConfigError, match=r"recipe\.yaml, line 4: the key 'lr' appears twice"):
+        load("optim: {lr: 1,\n  lr: 2}")
+
+
+@pytest.mark.parametrize("lines", ["optim: [1", "name: *other", "a\tb: \x07", "? [a]\n: b"])
+def test_bad_yaml_is_named_as_such(load, lines: str):
+    with pytest.raises(ConfigError, match=r"recipe\.yaml is not valid YAML: \S"):
+        load(lines)
+
+
+@pytest.mark.parametrize("text", ["", "just text", "- a\n- b"])
+def test_a_file_without_keys_is_no_recipe(load, text: str):
+    with pytest.raises(ConfigError, match="must hold 'key: value' lines at its top level"):
+        load(recipe=text)
+
+
+def test_a_file_that_is_missing_or_binary_is_no_recipe(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"no\.yaml does not exist; recipes are in configs/"):
+        load_config(tmp_path / "no.yaml")
+    (tmp_path / "best.pth").write_bytes(b"\x80\x02\xff")
+    with pytest.raises(ConfigError, match=r"best\.pth is not a UTF-8 text file"):
+        load_config(tmp_path / "best.pth")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("6e-5", 6e-5), ("6.0e-5", 6e-5), ("1E-4", 1e-4), ("+1.5", 1.5), (".5", 0.5), ("2", 2.0)],
+)
+def test_every_way_to_write_a_number_is_one(load, text: str, value: float):
+    assert load("", f"optim.lr={text}").optim.lr == value
+    assert load(f"optim: {{lr: {text}}}").optim.lr == value
+    assert type(load("", f"optim.lr={text}").optim.lr) is float
+
+
+@pytest.mark.parametrize("text", ["6e", "1.2.3", "-", "nan", "1_0.0"])
+def test_what_is_no_number_stays_text(load, text: str):
+    with pytest.raises(ConfigError, match=r"optim\.lr: must be a number, not '"):
+        load("", f"optim.lr={text}")
+
+
+@pytest.mark.parametrize("control", ["on", "off", "shuffled"])
+def test_on_and_off_stay_text(load, control: str):
+    assert load(f"structure: {{control: {control}}}").structure.control == control
+    assert load("", f"structure.control={control}").structure.control == control
+
+
+def test_overrides_of_every_kind(load):
+    config = load(
+        "optim: {lr: 1.0}",
+        "optim.lr=1e-4",
+        "optim.lr=2e-4",  # the last one wins
+        "data.scale_range=[1, 2]",
+        "data.dihedral=false",
+        "model.rgb_vit={name: none, weights: a.pth}",
+        "structure.sam.checkpoint=null",
+        "run.output=my runs",
+        "structure.modalities=[sam]",
+    )
+    assert config.optim.lr == 2e-4
+    assert config.data.scale_range == (1.0, 2.0)
+    assert config.data.dihedral is False
+    assert (config.model.rgb_vit.name, config.model.rgb_vit.weights) == ("none", "a.pth")
+    assert config.structure.sam.checkpoint is None
+    assert config.run.output == "my runs"
+    assert config.structure.modalities == ("sam",)
 
 
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("data.crop_size_px=8", "data.crop_size_px: must be 32 or more"),
-        ("data.scale_range=[2, 1]", "data.scale_range: must be two numbers above 0"),
-        ("data.num_workers=-1", "data.num_workers: must be 0 or more"),
-        ("data.color_jitter=1.0", "data.color_jitter: must be between 0 and 1"),
-        ("optim.lr=0.0", "optim.lr: must be above 0"),
-        ("optim.warmup_epochs=300", r"optim.warmup_epochs: must be below num_epochs \(300\)"),
-        ("optim.ema_decay=1.0", "optim.ema_decay: must be at least 0 and below 1"),
-        ("eval.overlap_px=640", r"eval.overlap_px: must be at least 0 and below window_px"),
-        ("model.drop_path=1.0", "model.drop_path: must be at least 0 and below 1"),
-        ("structure.modalities=[]", "structure.modalities: must name at least one"),
-        ("structure.modalities=[sam, sam]", "structure.modalities: names a generator twice"),
-        ("structure.superpixels.encodings=[]", "structure.superpixels.encodings: must name"),
-        ("structure.superpixels.segment_size_px=2", "segment_size_px: must be 4 or more"),
-        ("run.log_every_steps=0", "run.log_every_steps: must be 1 or more"),
-        ("optim.lr=.nan", "optim.lr: must be a number, not '.nan'"),
-        ("data.dihedral=yes", "data.dihedral: must be true or false, not 'yes'"),
+        ("optim.lr", "override 'optim.lr' is not of the form key.sub=value"),
+        ("=3", "override '=3' is not of the form"),
+        ("name.x=3", "override 'name.x=3': 'name' is a value, not a section"),
+        ("optim.lr=[1", r"override 'optim\.lr=\[1' is not valid YAML"),
+        ("optim.rl=1", r"optim\.rl: unknown key; did you mean 'lr'\?"),
+        ("optim.lr=", r"optim\.lr: must be a number, not None"),
     ],
 )
-def test_values_out_of_range_name_their_key(tmp_path, override, problem):
+def test_a_bad_override_is_named(load, override: str, problem: str):
     with pytest.raises(ConfigError, match=problem):
-        load(tmp_path, MINIMAL, override)
+        load("", override)
 
 
-def test_combinations_that_cannot_work(tmp_path):
-    with pytest.raises(ConfigError, match="fp16 needs a CUDA device; take bf16 or fp32"):
-        load(tmp_path, MINIMAL, "run.device=cpu", "run.precision=fp16")
-    overrides = ("structure.modalities=[superpixels, sam]", "structure.sam.store=superpixels")
-    with pytest.raises(ConfigError, match="two of them share one store"):
-        load(tmp_path, MINIMAL, *overrides)
-    losses = ("optim.dice_weight=0", "optim.cross_entropy_weight=0")
-    with pytest.raises(ConfigError, match="both 0: there is no loss"):
-        load(tmp_path, MINIMAL, *losses)
+def test_overrides_leave_the_recipe_they_change_alone():
+    recipe = {"name": "a", "data": {"root": "b"}}
+    assert config_from_dict(recipe, "here", ["data.root=c"]).data.root == "c"
+    assert recipe == {"name": "a", "data": {"root": "b"}}
 
 
-def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
-    with pytest.raises(ConfigError, match="line 3: the key 'name' appears twice"):
-        load(tmp_path, MINIMAL + "name: y\n")
+@pytest.mark.parametrize("name", ["demo", "off", "true", "1e5", "12", "null", "a: b", "Straße"])
+def test_the_resolved_recipe_reads_back_unchanged(load, tmp_path: Path, name: str):
+    config = config_from_dict(
+        {
+            "name": name,
+            "data": {"root": "d", "scale_range": [0.5, 1.75]},
+            "structure": {"control": "off", "modalities": ["sam"], "sam": {"encodings": []}},
+            "optim": {"lr": 6e-5, "ema_decay": 1e-9},
+        }
+        | {"structure": {"control": "off"}},
+        "here",
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(config_to_yaml(config), encoding="utf-8")
+    assert load_config(path) == config
+    assert config_from_dict(config_to_dict(config), "a checkpoint") == config
 
 
-def test_files_that_are_no_recipes(tmp_path):
-    with pytest.raises(ConfigError, match="is not valid YAML"):
-        load(tmp_path, "name: [1, 2\n")
-    with pytest.raises(ConfigError, match="must hold 'key: value' lines"):
-        load(tmp_path, "- a\n- b\n")
-    with pytest.raises(ConfigError, match=r"none\.yaml does not exist; recipes are in configs/"):
-        load_config(tmp_path / "none.yaml")
+def test_the_source_of_a_recipe_is_in_its_error():
+    with pytest.raises(ConfigError, match=r"^the recipe in best\.pth has 1 problem:\n  name: mis"):
+        config_from_dict({"data": {"root": "a"}}, "the recipe in best.pth")
 
 
-def test_overrides_that_are_none(tmp_path):
-    with pytest.raises(ConfigError, match=r"'optim\.lr' is not of the form key\.sub=value"):
-        load(tmp_path, MINIMAL, "optim.lr")
-    with pytest.raises(ConfigError, match="'name' is a value, not a section"):
-        load(tmp_path, MINIMAL, "name.first=1")
-
-
-def test_round_trip_through_yaml_and_plain_values(tmp_path):
-    config = load(tmp_path, MINIMAL, "structure.control=off", "optim.lr=6e-5", "run.seed=3")
-    assert load(tmp_path, config_to_yaml(config)) == config
-    assert config_from_dict(config_to_dict(config), "x") == config
-
-
-def test_differences_name_both_sides():
-    ours, theirs = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}}
-    assert differences(ours, theirs) == ["a.c: 2 | 4", "d: 3 | None"]
+def test_differences_list_dotted_keys_with_both_sides():
+    ours = {"a": 1, "b": {"c": 2, "d": 3}, "only_ours": 4}
+    theirs = {"a": 1, "b": {"c": 5, "d": 3}, "only_theirs": {"e": 6}}
+    assert differences(ours, theirs) == [
+        "b.c: 2 | 5",
+        "only_ours: 4 | None",
+        "only_theirs: None | {'e': 6}",
+    ]
     assert differences(ours, ours) == []

@@ -1,0 +1,204 @@
+"""SAM with small random weights, against the package itself; no real weights are run here."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamAutomaticMaskGenerator
+from segment_anything.modeling import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    TwoWayTransformer,
+)
+from segment_anything.modeling import (
+    Sam as SamNetwork,
+)
+
+from configs.schema import SamConfig
+from models.generators import sam
+from models.generators.build import build_generator
+from models.generators.segment_map import canonical
+from utils.errors import ConfigError, DataError, MissingDataError
+
+CPU = torch.device("cpu")
+LOOSE = {
+    "points_per_side": 4,
+    "pred_iou_thresh": -10.0,
+    "stability_score_thresh": 0.0,
+    "box_nms_thresh": 0.95,
+}
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A SAM of 64 px with random weights that give masks of many shapes."""
+    torch.manual_seed(3)
+    encoder = ImageEncoderViT(
+        img_size=64,
+        patch_size=16,
+        embed_dim=32,
+        depth=1,
+        num_heads=2,
+        out_chans=32,
+        use_rel_pos=True,
+        window_size=0,
+    )
+    prompts = PromptEncoder(
+        embed_dim=32, image_embedding_size=(4, 4), input_image_size=(64, 64), mask_in_chans=4
+    )
+    transformer = TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=32, num_heads=2)
+    decoder = MaskDecoder(transformer_dim=32, transformer=transformer, iou_head_hidden_dim=16)
+    network = SamNetwork(encoder, prompts, decoder).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def picture(height=48, width=64):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 64), (64, 31)])
+def test_the_map_is_painted_from_the_packages_own_masks(network, size):
+    image = picture(*size)
+    records = SamAutomaticMaskGenerator(network, **LOOSE).generate(image)
+    masks = [record["segmentation"] for record in records]
+    assert len({mask.sum() for mask in masks}) > 1, "the random network must give several masks"
+    ids = sam.Sam(network=network, weights_sha256=None, **LOOSE).generate(image)
+    assert np.array_equal(canonical(ids), ids)
+    assert np.array_equal(ids > 0, np.any(masks, axis=0))
+    for number in range(1, ids.max() + 1):
+        segment = ids == number
+        over = [mask for mask in masks if mask[segment].all()]
+        lowest = min(mask.sum() for mask in masks if mask[segment].any())
+        assert any(mask.sum() == lowest for mask in over)
+
+
+def test_the_same_image_gives_the_same_map(network):
+    generator = sam.Sam(network=network, weights_sha256=None, **LOOSE)
+    assert np.array_equal(generator.generate(picture()), generator.generate(picture()))
+
+
+def test_no_mask_at_all_gives_zeros(network):
+    settings = {**LOOSE, "pred_iou_thresh": 1e6}
+    ids = sam.Sam(network=network, weights_sha256=None, **settings).generate(picture())
+    assert ids.shape == (48, 64) and ids.dtype == np.uint16 and ids.max() == 0
+
+
+def test_crops_work_too(network):
+    generator = sam.Sam(network=network, weights_sha256=None, **LOOSE, crop_n_layers=1)
+    assert generator.generate(picture(64, 64)).max() > 0
+
+
+def test_a_missing_file_says_which_from_where_and_under_which_licence(tmp_path):
+    sentence = (
+        r"structure\.sam\.checkpoint is not set: SAM vit_b needs its weights; download "
+        r"https://dl\.fbaipublicfiles\.com/segment_anything/sam_vit_b_01ec64\.pth \(Apache-2\.0\)"
+    )
+    with pytest.raises(MissingDataError, match=sentence):
+        sam.load_sam("vit_b", None, CPU)
+    with pytest.raises(MissingDataError, match=r"no file .*none\.pth: SAM vit_h needs"):
+        sam.load_sam("vit_h", tmp_path / "none.pth", CPU)
+
+
+def test_an_official_name_with_other_bytes_is_refused(tmp_path):
+    path = tmp_path / "sam_vit_b_01ec64.pth"
+    path.write_bytes(b"part of it")
+    with pytest.raises(DataError, match=r"is not the official file of this name, or only part"):
+        sam.load_sam("vit_b", path, CPU)
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path):
+    path = tmp_path / "mine.pth"
+    path.write_bytes(b"no weights")
+    with pytest.raises(DataError, match=r"mine\.pth cannot be read as PyTorch weights"):
+        sam.load_sam("vit_b", path, CPU)
+    torch.save([1, 2], path)
+    with pytest.raises(DataError, match="holds something else than named tensors"):
+        sam.load_sam("vit_b", path, CPU)
+    torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(DataError, match=r"does not hold SAM vit_b weights: .*1 unexpected"):
+        sam.load_sam("vit_b", path, CPU)
+
+
+def test_weights_of_another_size_are_recognised(tmp_path, monkeypatch):
+    with torch.device("meta"):
+        weights = sam.sam_model_registry["vit_l"]().state_dict()
+    monkeypatch.setattr(sam, "_read_weights", lambda path: weights)
+    (tmp_path / "mine.pth").touch()
+    with pytest.raises(DataError, match=r"holds SAM vit_l weights and the recipe says vit_b: set"):
+        sam.load_sam("vit_b", tmp_path / "mine.pth", CPU)
+
+
+def test_a_fitting_file_is_loaded(tmp_path, monkeypatch, network):
+    """The tiny network stands in for vit_b, whose layout is pinned below."""
+    path = tmp_path / "mine.pth"
+    torch.save(network.state_dict(), path)
+
+    def build():
+        return SamNetwork(
+            ImageEncoderViT(
+                img_size=64,
+                patch_size=16,
+                embed_dim=32,
+                depth=1,
+                num_heads=2,
+                out_chans=32,
+                use_rel_pos=True,
+                window_size=0,
+            ),
+            PromptEncoder(
+                embed_dim=32,
+                image_embedding_size=(4, 4),
+                input_image_size=(64, 64),
+                mask_in_chans=4,
+            ),
+            MaskDecoder(
+                transformer_dim=32,
+                transformer=TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=32, num_heads=2),
+                iou_head_hidden_dim=16,
+            ),
+        )
+
+    monkeypatch.setitem(sam.sam_model_registry, "vit_b", build)
+    loaded, digest = sam.load_sam("vit_b", path, CPU)
+    assert len(digest) == 64 and not loaded.training
+    ours = sam.Sam(network=loaded, weights_sha256=digest, **LOOSE).generate(picture())
+    theirs = sam.Sam(network=network, weights_sha256=None, **LOOSE).generate(picture())
+    assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "num_tensors", "num_bytes"),
+    [("vit_b", 314, 375_042_383), ("vit_l", 482, 1_249_524_607), ("vit_h", 594, 2_564_550_879)],
+)
+def test_layouts_fill_the_official_files(model_type, num_tensors, num_bytes):
+    """The files' published sizes are four bytes a parameter and a little for the archive."""
+    with torch.device("meta"):
+        weights = sam.sam_model_registry[model_type]().state_dict()
+    assert len(weights) == num_tensors
+    overhead = num_bytes - 4 * sum(tensor.numel() for tensor in weights.values())
+    assert 0 < overhead < 400 * num_tensors
+
+
+def test_the_builder_knows_its_generators():
+    with pytest.raises(ConfigError, match="no structure generator 'depth'; known are superpixels"):
+        build_generator("depth", SamConfig(), CPU)
+    with pytest.raises(MissingDataError, match=r"no file .*none\.pth"):
+        build_generator("sam", SamConfig(checkpoint="none.pth"), CPU)
+
+
+WEIGHTS = Path(__file__).resolve().parents[3] / "weights" / sam.RELEASES["vit_b"].file
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"weights/{WEIGHTS.name} is not at hand")
+def test_the_official_vit_b_finds_a_square():
+    image = np.full((128, 128, 3), 90, np.uint8)
+    image[40:90, 40:90] = (220, 40, 30)
+    network, digest = sam.load_sam("vit_b", WEIGHTS, CPU)
+    ids = sam.Sam(network=network, weights_sha256=digest, points_per_side=8).generate(image)
+    square = ids[64, 64]
+    assert square > 0 and abs(int((ids == square).sum()) - 2500) < 250

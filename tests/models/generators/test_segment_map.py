@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+
+from models.generators.segment_map import canonical, connected_components, merge_small, paint
+from utils.errors import DataError
+
+
+def random_ids(seed, height, width, num_ids=4):
+    return np.random.default_rng(seed).integers(0, num_ids, (height, width))
+
+
+def flood(ids):
+    """Literal reference: 4-connected regions of equal id, in raster order, 0 left out."""
+    out = np.zeros(ids.shape, np.int32)
+    number = 0
+    for start in np.ndindex(ids.shape):
+        if ids[start] == 0 or out[start]:
+            continue
+        number += 1
+        stack = [start]
+        while stack:
+            y, x = stack.pop()
+            inside = 0 <= y < ids.shape[0] and 0 <= x < ids.shape[1]
+            if not inside or out[y, x] or ids[y, x] != ids[start]:
+                continue
+            out[y, x] = number
+            stack += [(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)]
+    return out
+
+
+SIZES = [(1, 1), (1, 9), (9, 1), (7, 12), (25, 31)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("num_ids", [1, 2, 4])
+def test_components_equal_a_literal_flood_fill(size, num_ids):
+    for seed in range(10):
+        ids = random_ids(seed, *size, num_ids)
+        assert np.array_equal(connected_components(ids), flood(ids))
+
+
+def test_components_of_a_spiral_are_one():
+    spiral = np.ones((9, 9), int)
+    spiral[1, 1:8] = spiral[1:8, 7] = spiral[7, 2:8] = spiral[3:8, 2] = spiral[3, 2:6] = 0
+    assert set(np.unique(connected_components(spiral))) == set(np.unique(flood(spiral)))
+
+
+def test_small_pieces_join_the_longest_border_by_hand():
+    ids = np.array(
+        [
+            [1, 1, 1, 2, 2],
+            [1, 3, 1, 2, 2],
+            [1, 3, 2, 2, 2],
+            [1, 1, 1, 1, 1],
+        ]
+    )
+    merged = merge_small(ids, 3)  # piece 3 has five edges with 1 and one with 2
+    assert merged.tolist() == [[1, 1, 1, 2, 2], [1, 1, 1, 2, 2], [1, 1, 2, 2, 2], [1] * 5]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_no_small_piece_with_a_neighbour_is_left(size):
+    for seed in range(10):
+        ids = 1 + random_ids(seed, *size)
+        merged = merge_small(ids, 5)
+        areas = np.bincount(merged.ravel())[1:]
+        assert areas.min() >= 5 or len(areas) == 1
+        assert np.array_equal(merged, flood(merged))
+
+
+def test_pixels_without_a_segment_stay_without_one():
+    ids = np.array([[0, 1, 0], [2, 0, 3]])
+    assert np.array_equal(merge_small(ids, 10) > 0, ids > 0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_canonical_does_not_depend_on_the_ids(size):
+    ids = random_ids(1, *size, 9)
+    names = np.concatenate([[0], 1 + np.random.default_rng(2).permutation(8) * 1000])
+    assert np.array_equal(canonical(names[ids]), canonical(ids))
+    assert np.array_equal(canonical(canonical(ids)), canonical(ids))
+
+
+def test_canonical_by_hand():
+    out = canonical(np.array([[9, 9, 4], [0, 4, 70000]]))
+    assert out.tolist() == [[1, 1, 2], [0, 2, 3]] and out.dtype == np.uint16
+
+
+def test_more_segments_than_16_bits_hold_are_refused():
+    assert canonical(np.arange(65536).reshape(256, 256)).max() == 65535
+    with pytest.raises(DataError, match="65536 segments and a 16-bit map holds 65535; make"):
+        canonical(1 + np.arange(65536).reshape(256, 256))
+
+
+def masks_of(seed, shape=(12, 15), count=6):
+    rng = np.random.default_rng(seed)
+    masks = []
+    for _ in range(count):
+        y, x = rng.integers(0, shape[0]), rng.integers(0, shape[1])
+        mask = np.zeros(shape, bool)
+        mask[y : y + rng.integers(1, 8), x : x + rng.integers(1, 8)] = True
+        masks.append(mask)
+    return masks
+
+
+def test_paint_puts_small_over_large_and_leaves_the_rest_zero():
+    masks = masks_of(0)
+    ids = paint(masks, (12, 15))
+    for place in np.ndindex(ids.shape):
+        over = [mask for mask in masks if mask[place]]
+        assert (ids[place] > 0) == bool(over)
+        if over:
+            smallest = min(mask.sum() for mask in over)
+            top = [m for m in over if m.sum() == smallest]
+            assert any(m[ids == ids[place]].all() for m in top)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_paint_does_not_depend_on_the_order_of_the_masks(seed):
+    masks = masks_of(seed, count=8)
+    first = paint(masks, (12, 15))
+    order = np.random.default_rng(seed).permutation(len(masks))
+    assert np.array_equal(paint([masks[i] for i in order], (12, 15)), first)
+
+
+def test_paint_of_nothing_is_nothing():
+    assert paint([], (3, 4)).tolist() == np.zeros((3, 4), int).tolist()

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+
+from models.generators.segment_map import canonical, connected_components
+from models.generators.superpixels import Superpixels, rgb_to_lab
+
+
+def noise(height, width, seed=0):
+    """Smooth colours with noise on top."""
+    rng = np.random.default_rng(seed)
+    rough = rng.integers(0, 256, (height // 20 + 2, width // 20 + 2, 3))
+    smooth = np.kron(rough, np.ones((20, 20, 1)))[:height, :width]
+    return np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
+
+
+SIZES = [(1, 1), (1, 50), (50, 1), (5, 7), (33, 50), (96, 64), (100, 101)]
+
+
+@pytest.mark.parametrize(
+    ("rgb", "lab"),
+    [
+        ((255, 0, 0), (53.24, 80.09, 67.20)),
+        ((0, 255, 0), (87.74, -86.18, 83.18)),
+        ((0, 0, 255), (32.30, 79.19, -107.86)),
+        ((255, 255, 255), (100.0, 0.0, 0.0)),
+        ((0, 0, 0), (0.0, 0.0, 0.0)),
+    ],
+)
+def test_cielab_of_the_corners_of_the_rgb_cube(rgb, lab):
+    value = rgb_to_lab(torch.tensor(rgb, dtype=torch.uint8).view(1, 1, 3)).flatten().tolist()
+    assert value == pytest.approx(lab, abs=0.02)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_map_is_total_canonical_and_every_segment_is_connected(size):
+    ids = Superpixels().generate(noise(*size))
+    assert ids.shape == size and ids.dtype == np.uint16 and ids.min() == 1
+    assert np.array_equal(canonical(ids), ids)
+    assert connected_components(ids).max() == ids.max()
+
+
+@pytest.mark.parametrize("size", [(33, 50), (100, 101)])
+def test_no_segment_is_smaller_than_asked_for(size):
+    ids = Superpixels(min_area_share=0.25).generate(noise(*size))
+    assert np.bincount(ids.ravel())[1:].min() >= 64
+
+
+def test_a_constant_image_gives_the_grid():
+    ids = Superpixels(segment_size_px=16).generate(np.full((64, 96, 3), 7, np.uint8))
+    assert ids.max() == 4 * 6
+    assert (np.bincount(ids.ravel())[1:] == 256).all()
+
+
+def test_the_map_does_not_depend_on_the_number_of_threads():
+    image = noise(100, 101)
+    before = torch.get_num_threads()
+    maps = []
+    for num_threads in (1, 2):
+        torch.set_num_threads(num_threads)
+        maps.append(Superpixels().generate(image))
+    torch.set_num_threads(before)
+    assert np.array_equal(*maps)
+
+
+def test_segments_follow_an_edge_that_the_grid_does_not():
+    image = np.zeros((96, 96, 3), np.uint8)
+    rows, columns = np.indices((96, 96))
+    bright = columns + rows // 3 > 60
+    image[bright] = (200, 180, 40)
+    ids = Superpixels().generate(image)
+    share = np.bincount(ids.ravel(), bright.ravel())[1:] / np.bincount(ids.ravel())[1:]
+    assert ((share < 0.02) | (share > 0.98)).all()
+    grid = (rows // 16) * 6 + columns // 16
+    grid_share = np.bincount(grid.ravel(), bright.ravel()) / np.bincount(grid.ravel())
+    assert ((grid_share > 0.02) & (grid_share < 0.98)).any()
+
+
+def test_mean_colours_are_closer_to_the_image_than_those_of_the_grid():
+    image = noise(128, 128, seed=3)
+    rows, columns = np.indices((128, 128))
+
+    def error(ids):
+        means = [np.bincount(ids.ravel(), image[..., c].ravel()) for c in range(3)]
+        means = np.stack(means, -1) / np.maximum(np.bincount(ids.ravel()), 1)[:, None]
+        return np.sqrt(((image - means[ids]) ** 2).mean())
+
+    assert error(Superpixels().generate(image)) < 0.8 * error((rows // 16) * 8 + columns // 16)
+
+
+def test_the_number_of_segments_is_near_that_of_the_cells():
+    ids = Superpixels().generate(noise(128, 160))
+    assert 0.5 * 80 <= ids.max() <= 1.5 * 80
