@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from configs.schema import Config
 from datasets.build import build_eval_loader, check_structure
 from datasets.encodings import StructureEncoder
 from datasets.samples import Batch
@@ -53,11 +54,10 @@ def panel_row(batch: Batch, prediction: Tensor, encoder: StructureEncoder) -> Pa
 
 
 def evaluate_split(
-    checkpoint: Checkpoint, split: str, output: Path, overrides: list[str], dist: DistContext
+    checkpoint: Checkpoint, config: Config, split: str, output: Path, dist: DistContext
 ) -> None:
     """Evaluate and write the report. Call on all ranks."""
     identity = checkpoint.identity
-    config = config_from_dict(identity.recipe, f"the recipe in {checkpoint.path}", overrides)
     tile_set = open_tile_set(Path(config.data.root))
     check_classes(checkpoint, tile_set)
     weights = {store: recipe["weights_sha256"] for store, recipe in identity.maps.items()}
@@ -117,9 +117,11 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.checkpoint)
     output = args.output or args.checkpoint.parent / f"eval_{args.split}"
-    device = checkpoint.identity.recipe["run"]["device"]
-    with distributed_session(device) as dist:
-        evaluate_split(checkpoint, args.split, output, args.overrides, dist)
+    config = config_from_dict(
+        checkpoint.identity.recipe, f"the recipe in {args.checkpoint}", args.overrides
+    )
+    with distributed_session(config.run.device) as dist:
+        evaluate_split(checkpoint, config, args.split, output, dist)
 
 
 if __name__ == "__main__":

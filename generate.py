@@ -83,10 +83,10 @@ def generate_map(
     tile_id: str,
 ) -> str:
     """Make the map of one tile unless it is done; return the SHA-256 of the tile's image."""
-    image = tile_set.read_image(tile_id)
     source = sha256_of(tile_set.image_path(tile_id))
     if not is_done(folder, tile_id, source, recipe):
-        write_map(folder, tile_id, generator.generate(image), source, recipe)
+        ids = generator.generate(tile_set.read_image(tile_id))
+        write_map(folder, tile_id, ids, source, recipe)
     return source
 
 

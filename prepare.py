@@ -38,6 +38,8 @@ def is_prepared(root: Path, settings: dict[str, Any]) -> bool:
     """
     if not root.exists():
         return False
+    if not (root / "dataset.json").is_file():
+        raise DataError(f"{root} exists and is not a prepared data set; choose another --output")
     found = read_json(root / "dataset.json")["prepared_with"]
     if lines := differences(settings, found):
         raise DataError(

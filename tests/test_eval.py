@@ -13,6 +13,7 @@ from datasets.tiles import TileSetWriter, open_tile_set
 from tests.conftest import make_config, single_process
 from train import build_run, train
 from utils.checkpoint import load_checkpoint
+from utils.config import config_from_dict
 from utils.errors import DataError, MissingDataError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +32,8 @@ def checkpoint(data_root, tmp_path_factory):
 
 def evaluate(checkpoint, output, *overrides, split="val"):
     loaded = load_checkpoint(checkpoint)
-    eval_script.evaluate_split(loaded, split, output, list(overrides), single_process())
+    config = config_from_dict(loaded.identity.recipe, "recipe", list(overrides))
+    eval_script.evaluate_split(loaded, config, split, output, single_process())
     return json.loads((output / "report.json").read_text())
 
 

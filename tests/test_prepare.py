@@ -38,6 +38,14 @@ def test_synthetic_twice_is_once_and_other_settings_are_refused(tmp_path):
     assert "was prepared with other settings (wanted | found): seed: 5 | 0" in other.stderr
 
 
+def test_a_folder_that_is_something_else_is_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    done = synthetic(tmp_path / "mine")
+    assert done.returncode == 2
+    assert "mine exists and is not a prepared data set; choose another --output" in done.stderr
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
 def test_arguments_that_do_not_go_together(tmp_path):
     classes = tmp_path / "classes.json"
     classes.write_text(json.dumps({"classes": [{"name": "a", "color": "#000000"}]}))

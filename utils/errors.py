@@ -29,7 +29,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         code = 2
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -43,3 +43,11 @@ def run_command(main: Callable[[], int | None]) -> None:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _sentence(error: UserError) -> str:
+    """The message alone; a loader process sends it at the end of a printed traceback."""
+    text = str(error)
+    if text.startswith("Caught ") and "Traceback" in text:
+        text = text.rpartition(f"{type(error).__name__}: ")[2]
+    return text.strip()

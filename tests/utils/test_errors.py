@@ -1,6 +1,7 @@
 import errno
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from utils.errors import ConfigError, DataError, MissingDataError, run_command
 
@@ -21,6 +22,21 @@ def raising(error):
 @pytest.mark.parametrize("kind", [ConfigError, MissingDataError, DataError])
 def test_user_errors_are_one_sentence_and_exit_2(kind, capsys):
     assert outcome(raising(kind("a is wrong; do b")), capsys) == (2, "error: a is wrong; do b\n")
+
+
+class Broken(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise DataError("a.png is broken; replace it")
+
+
+def test_an_error_in_a_loader_process_is_the_same_sentence(capsys):
+    def main():
+        list(DataLoader(Broken(), num_workers=1))
+
+    assert outcome(main, capsys) == (2, "error: a.png is broken; replace it\n")
 
 
 def test_a_full_disk_is_one_sentence_and_exit_1(capsys):

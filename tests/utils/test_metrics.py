@@ -7,65 +7,112 @@ import torch
 from utils.metrics import confusion_matrix, scores
 
 
-def test_confusion_by_hand():
+def test_confusion_matrix_counts_pairs_and_skips_ignored_pixels():
     target = torch.tensor([[0, 0, 1], [2, 255, 1]], dtype=torch.uint8)
-    prediction = torch.tensor([[0, 1, 1], [0, 2, 1]], dtype=torch.uint8)
-    assert confusion_matrix(target, prediction, 3).tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
+    prediction = torch.tensor([[0, 1, 1], [0, 2, 1]])
+    confusion = confusion_matrix(target, prediction, 3)
+    assert confusion.dtype == torch.int64
+    assert confusion.tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
 
 
-def test_what_is_predicted_on_ignored_pixels_does_not_matter():
-    target = torch.tensor([0, 255])
-    for wild in (1, 77, 255):
-        counts = confusion_matrix(target, torch.tensor([1, wild]), 2)
-        assert counts.tolist() == [[0, 1], [0, 0]]
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (2, 1, 3, 4), (0,)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
+def test_confusion_matrix_takes_any_shape_and_dtype(shape, dtype):
+    target = torch.ones(shape, dtype=dtype)
+    confusion = confusion_matrix(target, torch.zeros(shape, dtype=dtype), 2)
+    assert confusion.tolist() == [[0, 0], [math.prod(shape), 0]]
 
 
-def test_indices_out_of_range_and_shapes_that_differ_are_refused():
-    with pytest.raises(ValueError, match=r"target holds class index 3, allowed are 0\.\.1"):
-        confusion_matrix(torch.tensor([3]), torch.tensor([0]), 2)
-    with pytest.raises(ValueError, match="prediction holds class index -1"):
-        confusion_matrix(torch.tensor([0]), torch.tensor([-1]), 2)
-    with pytest.raises(ValueError, match=r"target is \(2,\) and prediction \(1,\)"):
-        confusion_matrix(torch.zeros(2), torch.zeros(1), 2)
+def test_confusion_matrix_agrees_with_counting_one_by_one():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 7, (3, 20, 30), generator=generator)
+    prediction = torch.randint(0, 7, (3, 20, 30), generator=generator)
+    target[0, :5] = 255
+    expected = torch.zeros(7, 7, dtype=torch.int64)
+    for row, column in zip(target.flatten().tolist(), prediction.flatten().tolist(), strict=True):
+        if row != 255:
+            expected[row, column] += 1
+    assert torch.equal(confusion_matrix(target, prediction, 7), expected)
 
 
-def test_scores_by_hand():
-    """Class 0: 3 hits, 1 missed, 2 false. Class 1: 4 hits, 2 missed, 1 false."""
-    result = scores(torch.tensor([[3, 1], [2, 4]]))
-    assert result.iou == pytest.approx((3 / 6, 4 / 7))
-    assert result.f1 == pytest.approx((6 / 9, 8 / 11))
-    assert result.precision == pytest.approx((3 / 5, 4 / 5))
-    assert result.recall == pytest.approx((3 / 4, 4 / 6))
-    assert result.support == (4, 6)
-    assert result.miou == pytest.approx((3 / 6 + 4 / 7) / 2)
-    assert result.mf1 == pytest.approx((6 / 9 + 8 / 11) / 2)
-    assert result.oa == pytest.approx(7 / 10)
+def test_confusion_matrix_leaves_its_arguments_alone():
+    target, prediction = torch.tensor([1, 2, 0]), torch.tensor([2, 2, 1])
+    confusion_matrix(target, prediction, 3)
+    assert target.tolist() == [1, 2, 0]
+    assert prediction.tolist() == [2, 2, 1]
 
 
-def test_a_class_that_does_not_occur_is_nan_and_left_out_of_the_mean():
-    result = scores(torch.tensor([[3, 0, 0], [0, 0, 0], [1, 0, 4]]))
-    assert math.isnan(result.iou[1])
+def test_confusion_matrix_does_not_read_the_prediction_under_ignored_pixels():
+    confusion = confusion_matrix(torch.tensor([255, 0]), torch.tensor([99, 0]), 2)
+    assert confusion.tolist() == [[1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("target", "prediction", "message"),
+    [
+        ([2], [0], "target holds class index 2, allowed are 0..1"),
+        ([0], [255], "prediction holds class index 255, allowed are 0..1"),
+        ([0], [-1], "prediction holds class index -1, allowed are 0..1"),
+        ([0, 0], [0], "target is (2,) and prediction (1,); they must have one shape"),
+    ],
+)
+def test_confusion_matrix_refuses_what_it_cannot_count(target, prediction, message):
+    with pytest.raises(ValueError) as caught:
+        confusion_matrix(torch.tensor(target), torch.tensor(prediction), 2)
+    assert str(caught.value) == message
+
+
+def test_scores_of_a_matrix_worked_out_by_hand():
+    result = scores(torch.tensor([[6, 2, 0], [1, 3, 0], [1, 0, 7]]))
+    assert result.iou == pytest.approx((6 / 10, 3 / 6, 7 / 8))
+    assert result.f1 == pytest.approx((12 / 16, 6 / 9, 14 / 15))
+    assert result.precision == pytest.approx((6 / 8, 3 / 5, 1.0))
+    assert result.recall == pytest.approx((6 / 8, 3 / 4, 7 / 8))
+    assert result.support == (8, 4, 8)
+    assert result.oa == pytest.approx(16 / 20)
+    assert result.miou == pytest.approx((0.6 + 0.5 + 0.875) / 3)
+    assert result.mf1 == pytest.approx((0.75 + 2 / 3 + 14 / 15) / 3)
+    assert result.mprecision == pytest.approx((0.75 + 0.6 + 1) / 3)
+    assert result.mrecall == pytest.approx((0.75 + 0.75 + 0.875) / 3)
+
+
+def test_class_that_does_not_occur_is_nan_and_not_averaged():
+    result = scores(torch.tensor([[3, 0, 1], [0, 0, 0], [0, 0, 4]]))
+    for values in (result.iou, result.f1, result.precision, result.recall):
+        assert [math.isnan(value) for value in values] == [False, True, False]
     assert result.miou == pytest.approx((3 / 4 + 4 / 5) / 2)
+    assert result.support == (4, 0, 4)
 
 
-def test_a_class_that_is_only_predicted_or_only_missed_counts_zero():
-    result = scores(torch.tensor([[3, 1], [0, 0]]))
-    assert result.iou == pytest.approx((3 / 4, 0)) and result.miou == pytest.approx(3 / 8)
-    assert (result.precision[1], result.recall[1]) == (0, 0)
+def test_class_in_target_or_prediction_only_counts_zero():
+    result = scores(torch.tensor([[0, 0, 2], [0, 5, 0], [0, 0, 0]]))  # 0: target, 2: prediction
+    for values in (result.iou, result.f1, result.precision, result.recall):
+        assert values == (0.0, 1.0, 0.0)
+    assert result.miou == pytest.approx(1 / 3)
+    assert result.oa == pytest.approx(5 / 7)
 
 
-def test_everything_ignored_is_nan_without_a_warning():
+def test_everything_ignored_gives_nan_without_a_warning():
+    target = torch.full((4, 4), 255)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = scores(torch.zeros(2, 2, dtype=torch.int64))
-    assert all(map(math.isnan, (result.miou, result.mf1, result.oa, *result.iou)))
+        result = scores(confusion_matrix(target, torch.zeros_like(target), 2))
+    assert result.support == (0, 0)
+    means = (result.miou, result.mf1, result.mprecision, result.mrecall, result.oa)
+    assert all(math.isnan(value) for value in (*result.iou, *result.f1, *means))
 
 
-def test_a_single_pixel():
+def test_single_pixel():
     result = scores(confusion_matrix(torch.tensor(1), torch.tensor(1), 2))
-    assert (result.miou, result.oa, result.support) == (1.0, 1.0, (0, 1))
+    assert (result.miou, result.mf1, result.oa) == (1.0, 1.0, 1.0)
+    assert result.support == (0, 1)
 
 
-def test_large_counts_stay_exact():
-    big = 3_000_000_000_000_001
-    assert scores(torch.tensor([[big, 0], [1, 1]])).support == (big, 2)
+def test_large_counts_keep_every_pixel():
+    count = 2**40 + 1  # float32 would round it
+    assert scores(torch.tensor([[count, 0], [1, 0]])).support == (count, 1)
+
+
+def test_scores_refuse_a_matrix_that_is_not_square():
+    with pytest.raises(ValueError, match=r"square, not \(2, 3\)"):
+        scores(torch.zeros(2, 3))
