@@ -184,7 +184,7 @@ class TileSetWriter:
         prepared_with: dict[str, Any],
     ) -> None:
         self._root = root
-        self._partial = root.with_name(f".{root.name}.partial")
+        self._partial = root.parent / f".{root.name}.partial"
         self._tiles: dict[str, Tile] = {}
         self._splits: dict[str, list[str]] = {split: [] for split in SPLITS}
         self._meta = {

@@ -1,7 +1,9 @@
-from dataclasses import asdict, replace
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datasets.modalities import (
     MapRecipe,
@@ -11,6 +13,7 @@ from datasets.modalities import (
     map_path,
     read_manifest,
     read_map,
+    recipe_problem,
     store_folder,
     write_manifest,
     write_map,
@@ -18,89 +21,149 @@ from datasets.modalities import (
 from utils.errors import DataError, MissingDataError
 from utils.files import sha256_of, write_png
 
-RECIPE = MapRecipe(generator="superpixels", settings={"size": 8}, weights_sha256=None)
-IDS = np.array([[0, 1, 2], [3, 65535, 4]], np.uint16)
+RECIPE = MapRecipe(generator="sam", settings={"points": 32, "iou": 0.88}, weights_sha256="ab")
+OTHER = MapRecipe(generator="sam", settings={"points": 16, "iou": 0.88}, weights_sha256="ab")
+IDS = np.random.default_rng(0).integers(0, 65536, (40, 50)).astype(np.uint16)
+WANTED = {"generator": "sam", "settings": {"points": 32, "iou": 0.88}}
 
 
 @pytest.fixture
-def store(tmp_path):
-    """A finished store of two tiles in a data set that has their images."""
-    folder = store_folder(tmp_path, "superpixels")
-    sources = {}
-    for value, name in enumerate("ab"):
-        image = tmp_path / "images" / f"{name}.png"
-        write_png(image, np.full((2, 3, 3), value, np.uint8))
-        sources[name] = sha256_of(image)
-        write_map(folder, name, IDS, sources[name], RECIPE)
+def images(tmp_path: Path) -> dict[str, Path]:
+    """Two images, and a finished store 'maps' for them in tmp_path."""
+    images = {name: tmp_path / "images" / f"{name}.png" for name in "ab"}
+    folder = store_folder(tmp_path, "maps")
+    for value, (name, path) in enumerate(images.items()):
+        write_png(path, np.full((40, 50, 3), value, np.uint8))
+        write_map(folder, name, IDS, sha256_of(path), RECIPE)
+    sources = {name: sha256_of(path) for name, path in images.items()}
     write_manifest(folder, RECIPE, sources)
-    return folder
+    return images
 
 
-def check(store, wanted=None, names="ab"):
-    root = store.parent.parent
-    images = {name: root / "images" / f"{name}.png" for name in names}
-    wanted = wanted or {"generator": "superpixels", "settings": {"size": 8}}
-    return check_store(root, "superpixels", wanted, images)
+def test_a_map_is_read_back_with_every_id(tmp_path: Path):
+    write_map(tmp_path, "a", IDS, "hash", RECIPE)
+    ids = read_map(map_path(tmp_path, "a"))
+    assert (ids.dtype, ids.max()) == (np.int32, IDS.max())
+    np.testing.assert_array_equal(ids, IDS)
 
 
-def test_maps_come_back_as_they_were_written(store):
-    ids = read_map(map_path(store, "a"))
-    assert ids.dtype == np.int32 and np.array_equal(ids, IDS)
-    with pytest.raises(ValueError, match="a segment map is"):
-        write_map(store, "c", IDS.astype(np.int32), "", RECIPE)
+@pytest.mark.parametrize("ids", [IDS.astype(np.int32), IDS[None]])
+def test_only_a_16_bit_map_is_written(tmp_path: Path, ids: np.ndarray):
+    with pytest.raises(ValueError, match=r"a segment map is \(H, W\) uint16, not \("):
+        write_map(tmp_path, "a", ids, "hash", RECIPE)
 
 
-def test_done_means_this_image_and_this_recipe(store):
-    source = read_manifest(store)[1]["a"]
-    assert is_done(store, "a", source, RECIPE)
-    assert not is_done(store, "a", "another image", RECIPE)
-    assert not is_done(store, "a", source, replace(RECIPE, settings={"size": 9}))
-    assert not is_done(store, "a", source, replace(RECIPE, weights_sha256="1"))
-    assert not is_done(store, "c", source, RECIPE)
-    map_path(store, "a").write_bytes(b"\x89PNG")
-    assert not is_done(store, "a", source, RECIPE)
-
-
-def test_the_digest_depends_on_the_values_not_on_their_order():
-    one = replace(RECIPE, settings={"a": 1, "b": 2})
-    assert one.digest() == replace(RECIPE, settings={"b": 2, "a": 1}).digest()
-    assert one.digest() != replace(RECIPE, settings={"a": 2, "b": 1}).digest()
-
-
-def test_a_good_store_passes_and_gives_its_recipe(store):
-    assert check(store) == RECIPE
-
-
-def test_other_settings_are_refused_with_both_sides_and_the_remedy(store):
-    wanted = {"generator": "superpixels", "settings": {"size": 9}}
-    with pytest.raises(DataError, match=r"\(wanted \| found\): settings\.size: 9 \| 8\..*generate"):
-        check(store, wanted)
-    with pytest.raises(DataError, match=r"weights_sha256: abc \| None"):
-        check(store, {**asdict(RECIPE), "weights_sha256": "abc"})
-    with pytest.raises(DataError, match=r"size: 9 \| 8"):
-        begin_store(store, replace(RECIPE, settings={"size": 9}))
-    assert check(store) == RECIPE
-
-
-def test_incomplete_stale_and_missing_stores_are_refused(store):
-    with pytest.raises(MissingDataError, match=r"lacks 1 of 3 maps \(first: 'c'\).*generate\.py"):
-        check(store, names="abc")
-    map_path(store, "b").unlink()
-    with pytest.raises(MissingDataError, match="lacks 1 of 2 maps"):
-        check(store)
-    write_png(store.parent.parent / "images" / "a.png", np.zeros((5, 5, 3), np.uint8))
-    with pytest.raises(DataError, match=r"1 images changed after .* \(first: 'a'\).*generate\.py"):
-        check(store, names="a")
-    begin_store(store, RECIPE)  # as an interrupted second run leaves it
-    with pytest.raises(MissingDataError, match=r"are missing or not finished.*generate\.py"):
-        check(store)
-
-
-def test_a_truncated_or_8_bit_map_is_refused(store):
-    path = map_path(store, "a")
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match="cannot be read as an image"):
-        read_map(path)
-    write_png(path, IDS.astype(np.uint8))
+def test_a_map_that_cannot_be_used_is_named(tmp_path: Path):
+    with pytest.raises(MissingDataError, match=r"a\.png does not exist"):
+        read_map(tmp_path / "a.png")
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"is not a 16-bit map \(mode L\); generate it again"):
-        read_map(path)
+        read_map(tmp_path / "a.png")
+
+
+def test_a_map_is_done_for_its_image_and_recipe_only(tmp_path: Path):
+    assert not is_done(tmp_path, "a", "hash", RECIPE)
+    write_map(tmp_path, "a", IDS, "hash", RECIPE)
+    assert is_done(tmp_path, "a", "hash", RECIPE)
+    assert not is_done(tmp_path, "b", "hash", RECIPE)
+    assert not is_done(tmp_path, "a", "hash of a changed image", RECIPE)
+    assert not is_done(tmp_path, "a", "hash", OTHER)
+
+
+def test_a_map_without_its_record_is_not_done(tmp_path: Path):
+    write_png(map_path(tmp_path, "a"), IDS)
+    assert not is_done(tmp_path, "a", "hash", RECIPE)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+def test_a_truncated_map_is_not_done(tmp_path: Path, share: float):
+    write_map(tmp_path, "a", IDS, "hash", RECIPE)
+    path = map_path(tmp_path, "a")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    assert not is_done(tmp_path, "a", "hash", RECIPE)
+
+
+def test_the_digest_takes_in_every_part_and_no_order():
+    swapped = MapRecipe(generator="sam", settings={"iou": 0.88, "points": 32}, weights_sha256="ab")
+    assert swapped.digest() == RECIPE.digest()
+    weights = MapRecipe(generator="sam", settings=RECIPE.settings, weights_sha256="cd")
+    generator = MapRecipe(generator="slic", settings=RECIPE.settings, weights_sha256="ab")
+    digests = {recipe.digest() for recipe in (RECIPE, OTHER, weights, generator)}
+    assert len(digests) == 4
+
+
+def test_the_manifest_is_read_back(tmp_path: Path):
+    write_manifest(tmp_path, RECIPE, {"a": "hash"})
+    assert read_manifest(tmp_path) == (RECIPE, {"a": "hash"})
+
+
+def test_a_missing_or_unfinished_store_says_what_makes_it(tmp_path: Path):
+    text = r"the structure maps .*maps are missing or not finished; make them with generate\.py"
+    folder = tmp_path / "maps"
+    with pytest.raises(MissingDataError, match=text):
+        read_manifest(folder)
+    begin_store(folder, RECIPE)
+    with pytest.raises(MissingDataError, match=text):
+        read_manifest(folder)
+
+
+def test_a_begun_store_goes_on_with_the_same_recipe_only(tmp_path: Path):
+    begin_store(tmp_path, RECIPE)
+    begin_store(tmp_path, RECIPE)
+    with pytest.raises(DataError, match=r"settings\.points: 16 \| 32.*structure\.sam\.store"):
+        begin_store(tmp_path, OTHER)
+    write_manifest(tmp_path, RECIPE, {"a": "hash"})
+    with pytest.raises(DataError, match=r"settings\.points: 16 \| 32"):
+        begin_store(tmp_path, OTHER)
+    assert read_manifest(tmp_path) == (RECIPE, {"a": "hash"})  # left as it was
+
+
+def test_another_manifest_format_is_refused(tmp_path: Path):
+    write_manifest(tmp_path, RECIPE, {})
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
+    with pytest.raises(DataError, match=r"has format 99, this program reads 1; delete .* generate"):
+        read_manifest(tmp_path)
+
+
+def test_only_what_is_wanted_is_compared():
+    folder = Path("maps")
+    assert recipe_problem(folder, RECIPE, {}) is None
+    assert recipe_problem(folder, RECIPE, WANTED) is None
+    assert recipe_problem(folder, OTHER, {"generator": "sam", "weights_sha256": "ab"}) is None
+    assert "weights_sha256: cd | ab" in (
+        recipe_problem(folder, RECIPE, {**WANTED, "weights_sha256": "cd"}) or ""
+    )
+
+
+def test_a_finished_store_passes(tmp_path: Path, images: dict[str, Path]):
+    assert check_store(tmp_path, "maps", WANTED, images) == RECIPE
+    assert check_store(tmp_path, "maps", WANTED, {"a": images["a"]}) == RECIPE
+
+
+def test_a_store_of_other_settings_is_refused_with_both_sides(
+    tmp_path: Path, images: dict[str, Path]
+):
+    wanted = {**WANTED, "settings": OTHER.settings}
+    both = (
+        r"maps was made with other settings \(wanted \| found\): settings\.points: 16 \| 32\. "
+        r"Change the recipe, or name another store \(structure\.sam\.store\) and run generate\.py"
+    )
+    with pytest.raises(DataError, match=both):
+        check_store(tmp_path, "maps", wanted, images)
+
+
+def test_an_incomplete_store_names_the_first_missing_map(tmp_path: Path, images: dict[str, Path]):
+    text = r"maps lacks 1 of {} maps \(first: '{}'\); complete it with generate\.py"
+    with pytest.raises(MissingDataError, match=text.format(3, "c")):
+        check_store(tmp_path, "maps", WANTED, {**images, "c": images["a"]})
+    map_path(store_folder(tmp_path, "maps"), "b").unlink()
+    with pytest.raises(MissingDataError, match=text.format(2, "b")):
+        check_store(tmp_path, "maps", WANTED, images)
+
+
+def test_an_image_that_changed_since_is_refused(tmp_path: Path, images: dict[str, Path]):
+    write_png(images["b"], np.full((40, 50, 3), 9, np.uint8))
+    with pytest.raises(DataError, match=r"1 images changed .* \(first: 'b'\); run generate\.py"):
+        check_store(tmp_path, "maps", WANTED, images)

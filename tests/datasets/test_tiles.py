@@ -1,98 +1,170 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datasets.tiles import Tile, TileSetWriter, open_tile_set
 from utils.errors import DataError, MissingDataError
-from utils.files import write_png
 
-META = {
-    "name": "two",
-    "classes": ("sea", "land"),
-    "palette": ((0, 0, 255), (0, 255, 0)),
-    "origin": "test",
-    "prepared_with": {"seed": 1},
-}
+IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+TARGET = np.array([[0, 1, 255, 0, 1, 255]] * 4, np.uint8)
 
 
-def tile(name, source=None):
-    return Tile(id=name, source=source or name, top_px=0, left_px=4, height_px=3, width_px=5)
+def tile(name: str, source: str) -> Tile:
+    return Tile(id=name, source=source, top_px=0, left_px=6, height_px=4, width_px=6)
 
 
-def picture(value=9):
-    return np.full((3, 5, 3), value, np.uint8), np.full((3, 5), 1, np.uint8)
-
-
-def write(root, *entries):
-    with TileSetWriter(root, **META) as writer:
-        for split, entry in entries:
-            writer.add(split, entry, *picture())
-
-
-def test_round_trip(tmp_path):
-    write(
-        tmp_path / "set", ("train", tile("a", "s")), ("train", tile("b", "s")), ("val", tile("c"))
+def writer(root: Path) -> TileSetWriter:
+    return TileSetWriter(
+        root,
+        name="toy",
+        classes=("ground", "roof"),
+        palette=((0, 0, 0), (255, 0, 0)),
+        origin="drawn",
+        prepared_with={"seed": 0},
     )
-    tiles = open_tile_set(tmp_path / "set")
-    assert (tiles.name, tiles.classes, tiles.palette) == ("two", META["classes"], META["palette"])
-    assert tiles.splits == {"train": ("a", "b"), "val": ("c",)}
-    assert tiles.tiles["b"] == tile("b", "s") and tiles.prepared_with == {"seed": 1}
-    assert np.array_equal(tiles.read_image("a"), picture()[0])
-    assert np.array_equal(tiles.read_target("c"), picture()[1])
-    assert {path.name for path in tmp_path.iterdir()} == {"set"}
 
 
-def test_a_source_in_two_splits_is_refused_by_writer_and_reader(tmp_path):
-    sentence = "source image 's' is in the splits .*; a source image may be in one split only"
-    with pytest.raises(DataError, match=sentence):
-        write(tmp_path / "set", ("train", tile("a", "s")), ("val", tile("b", "s")))
-    write(tmp_path / "set2", ("train", tile("a", "s")), ("train", tile("b", "s")))
-    (tmp_path / "set2" / "splits" / "val.txt").write_text("b\n")
-    with pytest.raises(DataError, match=sentence):
-        open_tile_set(tmp_path / "set2")
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data set of two training tiles of one source, and one validation tile of another."""
+    root = tmp_path / "toy"
+    with writer(root) as tiles:
+        tiles.add("train", tile("big photo b", "big photo"), IMAGE, TARGET)
+        tiles.add("train", tile("big photo a", "big photo"), IMAGE, TARGET)
+        tiles.add("val", tile("other", "other"), IMAGE + 1, TARGET)
+    return root
 
 
-def test_an_error_leaves_nothing_and_a_killed_attempt_is_cleared(tmp_path):
-    with pytest.raises(RuntimeError), TileSetWriter(tmp_path / "set", **META) as writer:
-        writer.add("train", tile("a"), *picture())
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / ".set.partial" / "images").mkdir(parents=True)
-    (tmp_path / ".set.partial" / "images" / "old.png").touch()
-    write(tmp_path / "set", ("train", tile("a")))
-    assert [path.name for path in (tmp_path / "set" / "images").iterdir()] == ["a.png"]
+def test_what_is_written_is_read_back(root: Path):
+    tile_set = open_tile_set(root)
+    assert (tile_set.root, tile_set.name, tile_set.origin) == (root, "toy", "drawn")
+    assert tile_set.classes == ("ground", "roof")
+    assert tile_set.palette == ((0, 0, 0), (255, 0, 0))
+    assert tile_set.prepared_with == {"seed": 0}
+    assert tile_set.tiles["big photo a"] == tile("big photo a", "big photo")
+    assert tile_set.split("train") == ("big photo a", "big photo b")  # ids may hold spaces
+    assert tile_set.split("val") == ("other",)
+    np.testing.assert_array_equal(tile_set.read_image("other"), IMAGE + 1)
+    np.testing.assert_array_equal(tile_set.read_target("other"), TARGET)
 
 
-def test_what_the_writer_refuses(tmp_path):
-    with TileSetWriter(tmp_path / "set", **META) as writer:
-        writer.add("train", tile("a"), *picture())
-        with pytest.raises(DataError, match=r"'b': image is \(3, 5\) and label \(2, 5\)"):
-            writer.add("train", tile("b"), picture()[0], picture()[1][:2])
-        with pytest.raises(DataError, match="two tiles are called 'a'"):
-            writer.add("train", tile("a"), *picture())
-    with pytest.raises(DataError, match=r"set exists already; delete it or choose another"):
-        write(tmp_path / "set")
+def test_nothing_lies_beside_a_finished_data_set(root: Path):
+    assert list(root.parent.iterdir()) == [root]
+    assert json.loads((root / "dataset.json").read_text())["ignore_index"] == 255
 
 
-def test_what_the_reader_refuses(tmp_path):
-    with pytest.raises(MissingDataError, match=r"none is not a prepared data set.*prepare\.py"):
-        open_tile_set(tmp_path / "none")
-    write(tmp_path / "set", ("train", tile("a")))
-    root = tmp_path / "set"
-    tiles = open_tile_set(root)
-    with pytest.raises(MissingDataError, match="has no split 'val'; it has train"):
-        tiles.split("val")
-    write_png(tiles.target_path("a"), np.array([[0, 255, 7]], np.uint8))
-    with pytest.raises(DataError, match=r"holds class index 7, the data set has 2 classes \(0..1"):
-        tiles.read_target("a")
-    write_png(tiles.target_path("a"), np.zeros((3, 5, 3), np.uint8))
-    with pytest.raises(DataError, match="must be 8-bit greyscale class indices, not 'RGB'"):
-        tiles.read_target("a")
-    (root / "splits" / "test.txt").write_text("zebra\n")
-    with pytest.raises(DataError, match=r"test\.txt names 'zebra', tiles\.csv does not"):
+def test_hand_edited_split_lists_are_read(root: Path):
+    (root / "splits" / "train.txt").write_bytes(b"big photo b \r\n\r\nbig photo a")
+    assert open_tile_set(root).split("train") == ("big photo b", "big photo a")
+
+
+def test_an_unknown_split_names_the_known_ones(root: Path):
+    with pytest.raises(MissingDataError, match=r"toy has no split 'test'; it has train, val$"):
+        open_tile_set(root).split("test")
+
+
+def test_a_folder_that_is_not_prepared_says_what_makes_it(tmp_path: Path):
+    with pytest.raises(MissingDataError, match=r"x is not a prepared data set .* prepare\.py"):
+        open_tile_set(tmp_path / "x")
+
+
+def test_missing_parts_are_named(root: Path):
+    tile_set = open_tile_set(root)
+    tile_set.image_path("other").unlink()
+    with pytest.raises(MissingDataError, match=r"images.other\.png does not exist"):
+        tile_set.read_image("other")
+    (root / "tiles.csv").unlink()
+    with pytest.raises(MissingDataError, match=r"tiles\.csv does not exist; prepare .* again"):
         open_tile_set(root)
+
+
+def test_another_format_version_is_refused(root: Path):
     meta = json.loads((root / "dataset.json").read_text())
-    (root / "dataset.json").write_text(json.dumps({**meta, "format_version": 9}))
-    with pytest.raises(DataError, match="has data set format 9, this program reads 1; prepare"):
+    (root / "dataset.json").write_text(json.dumps(meta | {"format_version": 99}))
+    with pytest.raises(DataError, match="has data set format 99, this program reads 1; prepare it"):
         open_tile_set(root)
+
+
+def test_a_tile_that_no_table_describes_is_refused(root: Path):
+    (root / "splits" / "val.txt").write_text("ghost\n")
+    with pytest.raises(DataError, match=r"val\.txt names 'ghost', tiles\.csv does not"):
+        open_tile_set(root)
+
+
+def test_a_source_in_two_splits_is_refused_on_reading(root: Path):
+    (root / "splits" / "test.txt").write_text("big photo a\n")
+    both = "source image 'big photo' is in the splits test and train; a source image may be in one"
+    with pytest.raises(DataError, match=both):
+        open_tile_set(root)
+
+
+def test_a_source_in_two_splits_is_refused_on_writing(tmp_path: Path):
+    with pytest.raises(DataError, match="source image 's' is in the splits train and val"):
+        with writer(tmp_path / "toy") as tiles:
+            tiles.add("train", tile("a", "s"), IMAGE, TARGET)
+            tiles.add("val", tile("b", "s"), IMAGE, TARGET)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        (np.full((4, 6), 2, np.uint8), r"class index 2, the data set has 2 classes \(0\.\.1, 255"),
+        (np.zeros((4, 6, 3), np.uint8), "must be 8-bit greyscale class indices, not 'RGB'"),
+        (np.zeros((4, 6), np.uint16), "must be 8-bit greyscale class indices, not 'I"),
+    ],
+)
+def test_a_label_file_of_another_kind_is_refused(root: Path, target: np.ndarray, problem: str):
+    tile_set = open_tile_set(root)
+    Image.fromarray(target).save(tile_set.target_path("other"))
+    with pytest.raises(DataError, match=problem):
+        tile_set.read_target("other")
+
+
+def test_a_label_of_nothing_but_ignore_is_read(root: Path):
+    tile_set = open_tile_set(root)
+    Image.new("L", (6, 4), 255).save(tile_set.target_path("other"))
+    assert (tile_set.read_target("other") == 255).all()
+
+
+def test_image_and_label_of_two_sizes_are_refused(tmp_path: Path):
+    sizes = r"tile 'a': image is \(4, 6\) and label \(4, 5\) \(height, width\)"
+    with pytest.raises(DataError, match=sizes), writer(tmp_path / "toy") as tiles:
+        tiles.add("train", tile("a", "a"), IMAGE, TARGET[:, :5])
+
+
+def test_two_tiles_of_one_name_are_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="two tiles are called 'a'; rename one of the source"):
+        with writer(tmp_path / "toy") as tiles:
+            tiles.add("train", tile("a", "s"), IMAGE, TARGET)
+            tiles.add("train", tile("a", "t"), IMAGE, TARGET)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_block_that_fails_leaves_nothing(tmp_path: Path, error: type[BaseException]):
+    with pytest.raises(error), writer(tmp_path / "toy") as tiles:
+        tiles.add("train", tile("a", "a"), IMAGE, TARGET)
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_attempt_left_is_cleared(tmp_path: Path):
+    killed = writer(tmp_path / "toy").__enter__()
+    killed.add("train", tile("stale", "stale"), IMAGE, TARGET)
+    assert [path.name for path in tmp_path.iterdir()] == [".toy.partial"]  # and no data set
+    with writer(tmp_path / "toy") as tiles:
+        tiles.add("train", tile("a", "a"), IMAGE, TARGET)
+    assert list(tmp_path.iterdir()) == [tmp_path / "toy"]
+    assert [path.name for path in (tmp_path / "toy" / "images").iterdir()] == ["a.png"]
+
+
+def test_an_existing_folder_is_never_overwritten(root: Path, monkeypatch):
+    before = (root / "tiles.csv").read_bytes()
+    for path in (root, Path()):  # also the current folder
+        monkeypatch.chdir(root)
+        with pytest.raises(DataError, match="exists already; delete it or choose another --output"):
+            writer(path).__enter__()
+    assert (root / "tiles.csv").read_bytes() == before

@@ -130,7 +130,7 @@ def test_every_way_to_write_a_number_is_one(load, text: str, value: float):
     assert type(load("", f"optim.lr={text}").optim.lr) is float
 
 
-@pytest.mark.parametrize("text", ["6e", "1.2.3", "-", "nan", "1_0.0"])
+@pytest.mark.parametrize("text", ["6e", "1.2.3", "nan", "1_0.0"])
 def test_what_is_no_number_stays_text(load, text: str):
     with pytest.raises(ConfigError, match=r"optim\.lr: must be a number, not '"):
         load("", f"optim.lr={text}")
@@ -186,17 +186,14 @@ def test_overrides_leave_the_recipe_they_change_alone():
 
 
 @pytest.mark.parametrize("name", ["demo", "off", "true", "1e5", "12", "null", "a: b", "Straße"])
-def test_the_resolved_recipe_reads_back_unchanged(load, tmp_path: Path, name: str):
-    config = config_from_dict(
-        {
-            "name": name,
-            "data": {"root": "d", "scale_range": [0.5, 1.75]},
-            "structure": {"control": "off", "modalities": ["sam"], "sam": {"encodings": []}},
-            "optim": {"lr": 6e-5, "ema_decay": 1e-9},
-        }
-        | {"structure": {"control": "off"}},
-        "here",
-    )
+def test_the_resolved_recipe_reads_back_unchanged(tmp_path: Path, name: str):
+    recipe = {
+        "name": name,
+        "data": {"root": "d", "scale_range": [0.5, 1.75]},
+        "structure": {"control": "off"},
+        "optim": {"lr": 6e-5, "ema_decay": 1e-9},
+    }
+    config = config_from_dict(recipe, "here")
     path = tmp_path / "config.yaml"
     path.write_text(config_to_yaml(config), encoding="utf-8")
     assert load_config(path) == config

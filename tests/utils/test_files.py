@@ -1,97 +1,158 @@
 import errno
-import hashlib
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from utils import files
 from utils.errors import DataError, MissingDataError
+from utils.files import (
+    atomic_path,
+    list_images,
+    open_image,
+    read_json,
+    read_rgb,
+    sha256_of,
+    write_json,
+    write_png,
+    write_text,
+)
 
 
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+def test_a_written_file_appears_with_its_folder(tmp_path: Path):
+    path = tmp_path / "a" / "b.txt"
+    write_text(path, "Straße\n")
+    assert path.read_bytes() == "Straße\n".encode()
+    assert list(path.parent.iterdir()) == [path]
 
 
-def test_an_error_while_writing_keeps_the_old_file_and_leaves_no_other(tmp_path):
+def test_a_reader_sees_the_old_file_until_the_block_ends(tmp_path: Path):
     path = tmp_path / "a.txt"
-    files.write_text(path, "old")
-    with pytest.raises(OSError, match="No space left"), files.atomic_path(path) as partial:
-        partial.write_text("half of the n")
-        raise OSError(errno.ENOSPC, "No space left on device")
-    assert path.read_text() == "old" and names(tmp_path) == ["a.txt"]
-
-
-def test_the_new_file_appears_only_when_it_is_whole(tmp_path):
-    path = tmp_path / "new" / "a.txt"
-    with files.atomic_path(path) as partial:
+    write_text(path, "old")
+    with atomic_path(path) as partial:
         partial.write_text("new")
-        assert not path.exists()
-    assert path.read_text() == "new" and names(path.parent) == ["a.txt"]
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(error), atomic_path(path) as partial:
+        partial.write_text("half of the n")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch):
+    path = tmp_path / "a.png"
+    write_png(path, np.zeros((2, 2), np.uint8))
+    before = path.read_bytes()
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)  # where a disk with delayed allocation says it
+    with pytest.raises(OSError, match="No space left on device"):
+        write_png(path, np.ones((2, 2), np.uint8))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_round_trip_and_its_errors(tmp_path: Path):
+    path = tmp_path / "a.json"
+    write_json(path, {"name": "Straße", "values": [1, 0.1, None]})
+    assert read_json(path) == {"name": "Straße", "values": [1, 0.1, None]}
+    assert "Straße" in path.read_text(encoding="utf-8")  # readable, not \\u escapes
+    with pytest.raises(MissingDataError, match=r"no\.json does not exist"):
+        read_json(tmp_path / "no.json")
+    for content in (b'{"a": ', b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.json is not valid JSON \(.+\); restore or delete"):
+            read_json(path)
 
 
 @pytest.mark.parametrize(
-    "array",
-    [
-        np.arange(24, dtype=np.uint8).reshape(2, 4, 3),
-        np.arange(6, dtype=np.uint8).reshape(2, 3),
-        np.array([[0, 65535], [256, 1]], np.uint16),
-    ],
+    ("shape", "dtype", "mode"), [((5, 7, 3), "uint8", "RGB"), ((5, 7), "uint8", "L")]
 )
-def test_png_keeps_pixels_and_text(tmp_path, array):
-    files.write_png(tmp_path / "a.png", array, {"key": "value"})
-    image = files.open_image(tmp_path / "a.png")
-    assert np.array_equal(np.array(image), array) and image.info["key"] == "value"
+def test_png_keeps_every_value_and_its_text(tmp_path: Path, shape: tuple, dtype: str, mode: str):
+    array = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+    write_png(tmp_path / "a.png", array, {"vsgnet:key": "value"})
+    image = open_image(tmp_path / "a.png")
+    assert (image.mode, image.info["vsgnet:key"]) == (mode, "value")
+    np.testing.assert_array_equal(np.array(image), array)
 
 
-def test_json_round_trip_and_errors(tmp_path):
-    files.write_json(tmp_path / "a.json", {"ä": [1, None]})
-    assert files.read_json(tmp_path / "a.json") == {"ä": [1, None]}
-    (tmp_path / "b.json").write_text("{")
-    with pytest.raises(DataError, match=r"b\.json is not valid JSON"):
-        files.read_json(tmp_path / "b.json")
-    with pytest.raises(MissingDataError, match=r"c\.json does not exist"):
-        files.read_json(tmp_path / "c.json")
+def test_16_bit_png_keeps_every_value(tmp_path: Path):
+    ids = np.array([[0, 1, 256, 65535]], np.uint16)
+    write_png(tmp_path / "a.png", ids)
+    np.testing.assert_array_equal(np.array(open_image(tmp_path / "a.png")), ids)
 
 
-def test_rgb_comes_from_grey_palette_and_alpha(tmp_path):
-    for mode, color, expected in (
-        ("L", 7, [7, 7, 7]),
-        ("RGBA", (1, 2, 3, 4), [1, 2, 3]),
-        ("P", 0, [0, 0, 0]),
-    ):
-        Image.new(mode, (2, 2), color).save(tmp_path / f"{mode}.png")
-        assert files.read_rgb(tmp_path / f"{mode}.png")[1, 1].tolist() == expected
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.5, 0.9])
+def test_a_truncated_image_is_named(tmp_path: Path, share: float):
+    path = tmp_path / "a.png"
+    write_png(path, np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError, match=r"a\.png cannot be read as an image \(.+\); replace"):
+        read_rgb(path)
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path):
-    files.write_png(tmp_path / "a.png", np.zeros((50, 50, 3), np.uint8))
-    whole = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text.png").write_text("hello")
-    for name in ("cut.png", "text.png"):
-        with pytest.raises(DataError, match=rf"{name} cannot be read as an image \(.*replace"):
-            files.read_rgb(tmp_path / name)
-    with pytest.raises(MissingDataError, match=r"none\.png does not exist"):
-        files.read_rgb(tmp_path / "none.png")
-    files.write_png(tmp_path / "deep.png", np.zeros((2, 2), np.uint16))
-    with pytest.raises(DataError, match=r"deep\.png has more than 8 bits a channel.*convert it"):
-        files.read_rgb(tmp_path / "deep.png")
+def test_a_missing_image_is_named(tmp_path: Path):
+    with pytest.raises(MissingDataError, match=r"a\.png does not exist"):
+        read_rgb(tmp_path / "a.png")
 
 
-def test_images_are_listed_in_order_below_all_folders(tmp_path):
-    for name in ("b.PNG", "a/c.jpg", "a/notes.txt", ".hidden.png"):
+@pytest.mark.parametrize(
+    ("mode", "name"), [("I;16", "a.png"), ("I;16B", "a.tif"), ("I", "a.tif"), ("F", "a.tif")]
+)
+def test_more_than_8_bits_are_refused_not_clipped(tmp_path: Path, mode: str, name: str):
+    Image.new(mode, (4, 4), 1000).save(tmp_path / name)
+    with pytest.raises(DataError, match=r"a\.... has more than 8 bits a channel .* to 8-bit RGB"):
+        read_rgb(tmp_path / name)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
+def test_other_8_bit_images_become_rgb(tmp_path: Path, mode: str):
+    Image.new("RGB", (6, 4), (255, 255, 255)).convert(mode).save(tmp_path / "a.png")
+    image = read_rgb(tmp_path / "a.png")
+    assert (image.shape, image.dtype, image.min()) == ((4, 6, 3), np.uint8, 255)
+
+
+def test_images_are_listed_sorted_at_any_depth_without_hidden_ones(tmp_path: Path):
+    wanted = ["a.JPG", "b/c.tif", "b/d.png"]
+    for name in [*wanted, "notes.txt", ".x.png", ".a.partial/e.png", "b/.thumbs/f.png"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in files.list_images(tmp_path)]
-    assert found == ["a/c.jpg", "b.PNG"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingDataError, match=r"empty holds no image \(\.png, "):
-        files.list_images(tmp_path / "empty")
-    with pytest.raises(MissingDataError, match="none is not a folder"):
-        files.list_images(tmp_path / "none")
+    (tmp_path / "folder.png").mkdir()
+    assert [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)] == wanted
 
 
-def test_hash_is_that_of_the_bytes(tmp_path):
-    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
-    assert files.sha256_of(tmp_path / "a") == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+def test_images_below_a_hidden_folder_are_listed(tmp_path: Path):
+    folder = tmp_path / ".cache" / "images"
+    folder.mkdir(parents=True)
+    (folder / "a.png").touch()
+    assert list_images(folder) == [folder / "a.png"]
+
+
+def test_a_folder_without_images_is_named(tmp_path: Path):
+    with pytest.raises(MissingDataError, match=r"holds no image \(\.png, \.jpg"):
+        list_images(tmp_path)
+    with pytest.raises(MissingDataError, match="no is not a folder"):
+        list_images(tmp_path / "no")
+
+
+def test_hash_is_the_sha256_of_the_bytes(tmp_path: Path):
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")  # the example of FIPS 180-2, appendix B.1
+    assert sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_hash_takes_in_files_larger_than_a_block(tmp_path: Path):
+    for name, last in (("a", b"0"), ("b", b"1")):
+        (tmp_path / name).write_bytes(bytes(1 << 20) + last)
+    assert sha256_of(tmp_path / "a") != sha256_of(tmp_path / "b")

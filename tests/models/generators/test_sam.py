@@ -18,9 +18,8 @@ from segment_anything.modeling import (
 
 from configs.schema import SamConfig
 from models.generators import sam
-from models.generators.build import build_generator
 from models.generators.segment_map import canonical
-from utils.errors import ConfigError, DataError, MissingDataError
+from utils.errors import DataError, MissingDataError
 
 CPU = torch.device("cpu")
 LOOSE = {
@@ -60,31 +59,9 @@ def picture(height=48, width=64):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (48, 64), (64, 31)])
-def test_the_map_is_painted_from_the_packages_own_masks(network, size):
-    image = picture(*size)
-    records = SamAutomaticMaskGenerator(network, **LOOSE).generate(image)
-    masks = [record["segmentation"] for record in records]
-    assert len({mask.sum() for mask in masks}) > 1, "the random network must give several masks"
-    ids = sam.Sam(network=network, weights_sha256=None, **LOOSE).generate(image)
-    assert np.array_equal(canonical(ids), ids)
-    assert np.array_equal(ids > 0, np.any(masks, axis=0))
-    for number in range(1, ids.max() + 1):
-        segment = ids == number
-        over = [mask for mask in masks if mask[segment].all()]
-        lowest = min(mask.sum() for mask in masks if mask[segment].any())
-        assert any(mask.sum() == lowest for mask in over)
-
-
 def test_the_same_image_gives_the_same_map(network):
     generator = sam.Sam(network=network, weights_sha256=None, **LOOSE)
     assert np.array_equal(generator.generate(picture()), generator.generate(picture()))
-
-
-def test_no_mask_at_all_gives_zeros(network):
-    settings = {**LOOSE, "pred_iou_thresh": 1e6}
-    ids = sam.Sam(network=network, weights_sha256=None, **settings).generate(picture())
-    assert ids.shape == (48, 64) and ids.dtype == np.uint16 and ids.max() == 0
 
 
 def test_crops_work_too(network):
@@ -183,13 +160,6 @@ def test_layouts_fill_the_official_files(model_type, num_tensors, num_bytes):
     assert 0 < overhead < 400 * num_tensors
 
 
-def test_the_builder_knows_its_generators():
-    with pytest.raises(ConfigError, match="no structure generator 'depth'; known are superpixels"):
-        build_generator("depth", SamConfig(), CPU)
-    with pytest.raises(MissingDataError, match=r"no file .*none\.pth"):
-        build_generator("sam", SamConfig(checkpoint="none.pth"), CPU)
-
-
 WEIGHTS = Path(__file__).resolve().parents[3] / "weights" / sam.RELEASES["vit_b"].file
 
 
@@ -202,3 +172,61 @@ def test_the_official_vit_b_finds_a_square():
     ids = sam.Sam(network=network, weights_sha256=digest, points_per_side=8).generate(image)
     square = ids[64, 64]
     assert square > 0 and abs(int((ids == square).sum()) - 2500) < 250
+
+
+@pytest.mark.parametrize("shape", [(40, 56), (56, 40), (64, 64), (9, 100)])
+def test_the_sam_map_equals_a_pixel_by_pixel_painting(shape, network):
+    image = picture(*shape)
+    records = SamAutomaticMaskGenerator(network, **LOOSE).generate(image)
+    masks = [record["segmentation"] for record in records]
+    keys = [(mask.sum(), (~mask).ravel().tolist()) for mask in masks]
+    expected = np.zeros(shape, dtype=int)
+    for pixel in np.ndindex(shape):
+        over = [k for k in range(len(masks)) if masks[k][pixel]]
+        expected[pixel] = 1 + min(over, key=keys.__getitem__) if over else 0
+    ids = sam.Sam(network=network, weights_sha256=None, **LOOSE).generate(image)
+    np.testing.assert_array_equal(ids, canonical(expected))
+
+
+@pytest.mark.parametrize("crop_n_layers", [0, 1])
+def test_no_mask_in_any_crop_is_an_empty_map(crop_n_layers, network):
+    strict = {**LOOSE, "pred_iou_thresh": 1e9, "crop_n_layers": crop_n_layers}
+    ids = sam.Sam(network=network, weights_sha256=None, **strict).generate(picture(40, 56))
+    np.testing.assert_array_equal(ids, np.zeros((40, 56)))
+
+
+def small_file(path, dtype=torch.float32):
+    """vit_b's full layout in a few kilobytes: every tensor is one number, repeated."""
+    with torch.device("meta"):
+        layout = sam.sam_model_registry["vit_b"]().state_dict()
+    weights = {
+        name: torch.tensor(float(k), dtype=dtype).expand(tensor.shape)
+        for k, (name, tensor) in enumerate(layout.items())
+    }
+    torch.save(weights, path)
+    return weights
+
+
+def test_load_gives_the_weights_of_a_vit_b_file_and_keeps_the_buffers(tmp_path):
+    weights = small_file(tmp_path / "mine.pth")
+    network, _ = sam.load_sam("vit_b", tmp_path / "mine.pth", CPU)
+    loaded = network.state_dict()
+    assert list(loaded) == list(weights)
+    for name, tensor in weights.items():
+        assert torch.equal(loaded[name], tensor), name
+    assert network.pixel_mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
+
+
+def test_load_turns_half_precision_into_single(tmp_path):
+    small_file(tmp_path / "half.pth", torch.float16)
+    network, _ = sam.load_sam("vit_b", tmp_path / "half.pth", CPU)
+    assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
+
+
+def test_the_defaults_are_those_of_the_recipe_and_of_the_package(network):
+    ours = vars(sam.Sam(network=network, weights_sha256=None)._generator)
+    packages = vars(SamAutomaticMaskGenerator(network))
+    names = packages.keys() - {"predictor", "point_grids"}
+    assert {name: ours[name] for name in names} == {name: packages[name] for name in names}
+    for name in names - {"min_mask_region_area", "output_mode"}:
+        assert ours[name] == getattr(SamConfig(), name), name

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -125,3 +127,55 @@ def test_paint_does_not_depend_on_the_order_of_the_masks(seed):
 
 def test_paint_of_nothing_is_nothing():
     assert paint([], (3, 4)).tolist() == np.zeros((3, 4), int).tolist()
+
+
+def neighbours(y, x, shape):
+    for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        if 0 <= y + dy < shape[0] and 0 <= x + dx < shape[1]:
+            yield y + dy, x + dx
+
+
+def slow_merge(ids, min_area_px):
+    """The documented rule, literally, one round at a time."""
+    regions = connected_components(ids)
+    while True:
+        names = [int(n) for n in np.unique(regions) if n]
+        area = {n: int((regions == n).sum()) for n in names}
+        border = {n: dict.fromkeys(names, 0) for n in names}
+        for pixel in np.ndindex(regions.shape):
+            for other in neighbours(*pixel, regions.shape):
+                mine, theirs = int(regions[pixel]), int(regions[other])
+                if mine and theirs and mine != theirs:
+                    border[mine][theirs] += 1
+        joined = {n: {n} for n in names}
+        for n in names:
+            choices = [(-b, -area[m], m) for m, b in border[n].items() if b]
+            if area[n] < min_area_px and choices:
+                union = joined[n] | joined[min(choices)[2]]
+                for m in union:
+                    joined[m] = union
+        if all(len(group) == 1 for group in joined.values()):
+            return connected_components(regions)
+        for n in names:
+            regions[regions == n] = min(joined[n])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (5, 8), (13, 13)])
+@pytest.mark.parametrize("min_area_px", [0, 2, 5, 20])
+def test_merge_small_equals_the_literal_rule(shape, min_area_px):
+    for num_ids, seed in itertools.product((2, 4, 7), range(3)):
+        ids = np.random.default_rng(seed).integers(0, num_ids, shape)
+        np.testing.assert_array_equal(merge_small(ids, min_area_px), slow_merge(ids, min_area_px))
+
+
+def test_merge_small_breaks_ties_by_area_then_by_position():
+    large_right = merge_small(np.array([[7, 7, 9, 4, 4, 4]]), 2)
+    np.testing.assert_array_equal(large_right, [[1, 1, 2, 2, 2, 2]])
+    np.testing.assert_array_equal(merge_small(np.array([[7, 7, 9, 4, 4]]), 2), [[1, 1, 1, 2, 2]])
+
+
+def test_paint_orders_masks_of_equal_area_by_where_they_lie():
+    rows = ([1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1])
+    masks = [np.array([row], dtype=bool) for row in rows]
+    for order in itertools.permutations(masks):
+        np.testing.assert_array_equal(canonical(paint(order, (1, 5))), [[1, 1, 1, 2, 3]])

@@ -91,3 +91,45 @@ def test_mean_colours_are_closer_to_the_image_than_those_of_the_grid():
 def test_the_number_of_segments_is_near_that_of_the_cells():
     ids = Superpixels().generate(noise(128, 160))
     assert 0.5 * 80 <= ids.max() <= 1.5 * 80
+
+
+def natural_image(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    image = np.zeros((height, width, 3))
+    for _ in range(30):
+        slope, offset = rng.normal(size=2), rng.random()
+        side = slope[0] * (y / height - 0.5) + slope[1] * (x / width - 0.5) > offset - 0.5
+        image[side] += rng.normal(size=3) * 25
+    return np.clip(image + 128 + rng.normal(size=image.shape) * 6, 0, 255).astype(np.uint8)
+
+
+def test_the_first_assignment_equals_equation_3_pixel_by_pixel():
+    image = natural_image(20, 28, seed=3)
+    found = Superpixels(
+        segment_size_px=4, compactness=7.0, num_iterations=1, min_area_share=0.0
+    ).generate(image)
+    lab = rgb_to_lab(torch.tensor(image)).double().permute(1, 2, 0).numpy()
+    cells = [(r, c) for r in range(5) for c in range(7)]
+    centres = {}
+    for r, c in cells:
+        color = lab[4 * r : 4 * r + 4, 4 * c : 4 * c + 4].reshape(-1, 3).mean(axis=0)
+        centres[r, c] = (color, np.array([4 * r + 1.5, 4 * c + 1.5]))
+    expected = np.zeros((20, 28), dtype=int)
+    for y, x in np.ndindex(20, 28):
+        distance = {
+            (r, c): ((lab[y, x] - color) ** 2).sum()
+            + (7.0 / 4) ** 2 * ((np.array([y, x]) - place) ** 2).sum()
+            for (r, c), (color, place) in centres.items()
+            if abs(r - y // 4) <= 1 and abs(c - x // 4) <= 1
+        }
+        expected[y, x] = 1 + cells.index(min(distance, key=distance.__getitem__))
+    np.testing.assert_array_equal(found, canonical(connected_components(expected)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_map_does_not_depend_on_the_device():
+    image = natural_image(500, 333, seed=6)
+    on_gpu = Superpixels(device=torch.device("cuda")).generate(image)
+    np.testing.assert_array_equal(on_gpu, Superpixels().generate(image))
