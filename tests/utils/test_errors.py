@@ -2,6 +2,7 @@ import errno
 from collections.abc import Callable
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from utils.errors import ConfigError, DataError, MissingDataError, run_command
 
@@ -58,3 +59,16 @@ def test_a_bug_keeps_its_traceback(error: Exception, capsys):
     with pytest.raises(type(error), match=r"^bug$"):
         run_command(raises(error))
     assert capsys.readouterr() == ("", "")
+
+
+class Broken(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise DataError("a.png is broken; replace it")
+
+
+def test_an_error_in_a_loader_process_is_the_same_sentence(capsys):
+    assert exit_code(lambda: list(DataLoader(Broken(), num_workers=1)) and None) == 2
+    assert capsys.readouterr() == ("", "error: a.png is broken; replace it\n")
