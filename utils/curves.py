@@ -62,11 +62,11 @@ def curves(
         title: heading; cut to the width, as the names in the legend are.
         x_label: what x is, with its unit.
         y_label: what y is, with its unit.
-        height_px: height of the picture, 240 or more.
+        height_px: height of the picture, 240 or more, with one line of legend.
         width_px: width of the picture, 320 or more.
 
     Returns:
-        ``(height_px, width_px, 3)`` uint8.
+        ``(height_px, width_px, 3)`` uint8; higher by the further lines of a long legend.
 
     Raises:
         ValueError: the picture is too small for axes and text.
@@ -76,9 +76,10 @@ def curves(
             f"a chart needs {_MIN_HEIGHT_PX} x {_MIN_WIDTH_PX} pixels or more (height x width), "
             f"not {height_px} x {width_px}"
         )
-    page = blank(height_px, width_px)
     colors = [_COLORS[index % len(_COLORS)] for index in range(len(series))]
-    top_px = _draw_heading(page, title, list(series), colors)
+    names = Image.fromarray(legend(list(series), colors, width_px - 2 * MARGIN_PX))
+    page = blank(height_px + max(0, names.height - line_height_px()), width_px)
+    top_px = _draw_heading(page, title, names)
     points = [point for line in series.values() for point in line if _is_finite(point)]
     x_axis, y_axis = _axes(points, page, top_px)
     _draw_axes(page, x_axis, y_axis, x_label, y_label)
@@ -174,10 +175,8 @@ def _axes(points: Sequence[Point], page: Image.Image, top_px: int) -> tuple[_Axi
     return _Axis(low=low, high=high, step=step, start_px=left_px, end_px=right_px), y_axis
 
 
-def _draw_heading(
-    page: Image.Image, title: str, names: Sequence[str], colors: Sequence[Color]
-) -> int:
-    """Title and legend.
+def _draw_heading(page: Image.Image, title: str, names: Image.Image) -> int:
+    """Title, and the legend below it.
 
     Returns:
         the top of the plot below them.
@@ -185,11 +184,8 @@ def _draw_heading(
     inner_px = page.width - 2 * MARGIN_PX
     draw_text(page, MARGIN_PX, MARGIN_PX, shorten(title, inner_px, TITLE_PX), size_px=TITLE_PX)
     top_px = MARGIN_PX + line_height_px(TITLE_PX) + GAP_PX
-    if names:
-        strip = Image.fromarray(legend(names, colors, inner_px))
-        page.paste(strip, (MARGIN_PX, top_px))
-        top_px += strip.height + GAP_PX
-    return top_px + GAP_PX
+    page.paste(names, (MARGIN_PX, top_px))
+    return top_px + names.height + 2 * GAP_PX
 
 
 def _draw_axes(page: Image.Image, x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> None:

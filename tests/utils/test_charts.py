@@ -32,7 +32,7 @@ def test_confusion_picture_of_few_and_many_classes(num_classes, with_palette):
     assert picture.dtype == np.uint8
     assert picture.shape[0] > num_classes * cell_px
     assert count(picture, HOTTEST) > num_classes * cell_px**2 / 2
-    assert count(picture, ABSENT) == 0
+    assert count(picture, ABSENT) < 57 * 57 / 10  # edges of letters
     assert_white_edges(picture)
     if palette:
         assert count(picture, palette[-1]) > 2 * 11 * 11 - 1  # at both axes

@@ -35,6 +35,17 @@ def test_size_is_what_was_asked_for():
         draw({}, height_px=100, width_px=320)
 
 
+def test_a_legend_of_many_lines_makes_the_picture_higher():
+    names = [f"a series with a long name {index}" for index in range(12)]
+    few, many = (
+        draw({name: [(0, 0), (1, 9)] for name in chosen}, height_px=240, width_px=320)
+        for chosen in (names[:1], names)
+    )
+    assert few.shape == (240, 320, 3)
+    assert many.shape[0] > 240 + 11 * 15
+    assert_white_edges(many)
+
+
 def test_every_series_is_drawn_in_its_color():
     picture = draw({"a": [(0, 1), (10, 2)], "b": [(0, 2), (10, 1)]})
     for color in (FIRST, SECOND):
