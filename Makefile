@@ -13,8 +13,9 @@ help:
 	@echo "make clean  remove the demo's data and run (not .venv)"
 
 .venv/.installed: requirements.txt tests/requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "error: $(PYTHON) is older than 3.10; try: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+		{ echo "error: $(PYTHON) is missing or older than 3.10; try: make PYTHON=python3.11 ..." >&2; \
+		exit 1; }
 	@echo "installing requirements into .venv (several GB, a few minutes)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.txt -r tests/requirements.txt

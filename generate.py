@@ -5,7 +5,6 @@ An interrupted run goes on where it stopped when the same command is given again
     python generate.py --config configs/synthetic.yaml [key.sub=value ...]
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ from datasets.modalities import (
 )
 from datasets.tiles import TileSet, open_tile_set
 from models.generators.build import StructureGenerator, build_generator
-from utils.config import load_config
+from utils.config import load_config_from_command_line
 from utils.contact_sheet import Cell, contact_sheet
 from utils.distributed import DistContext, distributed_session
 from utils.errors import DataError, UserError, run_command
@@ -113,13 +112,7 @@ def draw_sheet(tile_set: TileSet, folder: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--config", type=Path, required=True, help="recipe, e.g. configs/dubai.yaml"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change the recipe")
-    args = parser.parse_args()
-    config = load_config(args.config, args.overrides)
+    config = load_config_from_command_line(__doc__.split("\n\n")[0])
     with distributed_session(config.run.device) as dist:
         tile_set = open_tile_set(Path(config.data.root))
         for name in config.structure.modalities:

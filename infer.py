@@ -32,12 +32,7 @@ from utils.visualize import colorize, overlay
 
 
 class Segmenter:
-    """RGB image -> class indices, structure maps included.
-
-    Args:
-        checkpoint: a training checkpoint.
-        config: its recipe, possibly with overrides.
-        device: where everything is computed.
+    """RGB image -> class indices; structure maps are generated as the checkpoint's recipe says.
 
     Raises:
         ConfigError: the checkpoint is the ``shuffled`` control, which makes no sense on one image.

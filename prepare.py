@@ -8,26 +8,29 @@
 """
 
 import argparse
+import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from datasets.class_file import read_class_file
-from datasets.folder import (
-    Source,
-    Summary,
-    Tiling,
-    find_pairs,
-    find_split_folders,
-    prepare_folder,
-    split_by_lists,
-    split_by_shares,
-)
+from datasets.folder import Tiling, prepare_folder
+from datasets.folder_splits import find_splits
 from datasets.synthetic import prepare_synthetic, write_images
 from datasets.tiles import SPLITS
 from utils.config import differences
-from utils.errors import ConfigError, DataError, run_command
+from utils.errors import DataError, run_command
 from utils.files import read_json
+
+_OVERLAP_HELP = (
+    "least overlap of train tiles in pixels; val and test tiles never overlap, because an "
+    "evaluated pixel must be counted once"
+)
+_KIND_HELP = (
+    "auto: masks with one channel hold values, RGB and palette masks hold colours; give index "
+    "where the numbers of a palette mask are meant"
+)
 
 
 def is_prepared(root: Path, settings: dict[str, Any]) -> bool:
@@ -40,7 +43,7 @@ def is_prepared(root: Path, settings: dict[str, Any]) -> bool:
         return False
     if not (root / "dataset.json").is_file():
         raise DataError(f"{root} exists and is not a prepared data set; choose another --output")
-    found = read_json(root / "dataset.json")["prepared_with"]
+    found = read_json(root / "dataset.json").get("prepared_with", {})
     if lines := differences(settings, found):
         raise DataError(
             f"{root} was prepared with other settings (wanted | found): {'; '.join(lines)}. Delete "
@@ -56,7 +59,9 @@ def run_synthetic(args: argparse.Namespace) -> None:
     settings = {"command": "synthetic", "seed": args.seed, **counts, "size_px": args.size}
     if not is_prepared(args.output, settings):
         prepare_synthetic(args.output, seed=args.seed, size_px=args.size, **counts)
-    if args.images is not None and not args.images.exists():
+    if args.images is not None and args.images.exists():
+        print(f"{args.images} exists and is left as it is")
+    elif args.images is not None:
         write_images(args.images, seed=args.seed, num_images=args.num_images, size_px=args.size)
 
 
@@ -67,68 +72,62 @@ def run_folder(args: argparse.Namespace) -> None:
         tile_size_px=args.tile_size, overlap_px=args.overlap, keep_whole=tuple(args.keep_whole)
     )
     given = {key: value for key, value in vars(args).items() if key not in ("run", "output")}
-    settings = {
-        key: str(value) if isinstance(value, Path) else value for key, value in given.items()
-    }
-    settings["classes"] = {key: _lists(value) for key, value in asdict(classes).items()}
+    given["classes"] = asdict(classes)  # what the file says, not where it lies
+    settings = json.loads(json.dumps(given, default=str))  # as dataset.json gives them back
     if is_prepared(args.output, settings):
         return
+    splits = find_splits(
+        tree=args.tree,
+        images=args.images,
+        masks=args.labels,
+        lists={split: getattr(args, f"{split}_list") for split in SPLITS},
+        shares=args.shares,
+        seed=args.seed,
+    )
     summary = prepare_folder(
         args.output,
-        splits=find_splits(args),
+        splits=splits,
         classes=classes,
         tiling=tiling,
         label_kind=args.label_kind,
         unknown_to_ignore=args.unknown_to_ignore,
         prepared_with=settings,
     )
-    print(summary_table(summary, classes.names))
+    print(summary.table(classes.names))
 
 
-def find_splits(args: argparse.Namespace) -> dict[str, list[Source]]:
-    """The source images of every split, from folders, lists or shares."""
-    lists = {split: getattr(args, f"{split}_list") for split in SPLITS}
-    lists = {split: path for split, path in lists.items() if path is not None}
-    if args.tree is not None:
-        if args.images or args.labels or lists or args.shares:
-            raise ConfigError("--tree has its splits in folders; leave out the other sources")
-        return find_split_folders(args.tree)
-    if args.images is None or args.labels is None:
-        raise ConfigError("give --tree, or --images and --labels")
-    if bool(lists) == bool(args.shares):
-        raise ConfigError("with --images, give either --train-list and --val-list, or --shares")
-    sources = find_pairs(args.images, args.labels)
-    if lists:
-        return split_by_lists(sources, lists)
-    return split_by_shares(sources, tuple(args.shares), args.seed)
+def non_negative_int(text: str) -> int:
+    """An argument type."""
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {number}")
+    return number
 
 
-def summary_table(summary: Summary, names: tuple[str, ...]) -> str:
-    """Splits across, numbers and class shares down."""
-    splits = list(summary.num_sources)
-    width = max(len(name) for name in (*names, "megapixels"))
-    lines = ["".join([" " * width, *(f"{split:>12}" for split in splits)])]
-
-    def add(name: str, cells: list[str]) -> None:
-        lines.append("".join([name.ljust(width), *(f"{cell:>12}" for cell in cells)]))
-
-    add("images", [str(summary.num_sources[split]) for split in splits])
-    add("tiles", [str(summary.num_tiles[split]) for split in splits])
-    totals = {split: summary.num_pixels[split].sum() for split in splits}
-    add("megapixels", [f"{totals[split] / 1e6:.1f}" for split in splits])
-    for index, name in enumerate((*names, "ignored")):
-        shares = [100 * summary.num_pixels[split][index] / totals[split] for split in splits]
-        add(name, [f"{share:.1f} %" for share in shares])
-    for index, name in enumerate(names):
-        if "train" in splits and summary.num_pixels["train"][index] == 0:
-            lines.append(f"warning: no training pixel is of class '{name}'")
-    for key, count in summary.unknown.items():
-        lines.append(f"ignored: {count:,} pixels of the unknown {key}")
-    return "\n".join(lines)
+def _add_synthetic(add: Callable[..., Any]) -> None:
+    add("--output", type=Path, required=True, help="data/NAME")
+    add("--seed", type=non_negative_int, default=0, help="decides every scene")
+    for split, number in (("train", 24), ("val", 8), ("test", 8)):
+        add(f"--{split}", type=non_negative_int, default=number, help=f"number of {split} scenes")
+    add("--size", type=non_negative_int, default=512, help="side of the scenes in pixels")
+    add("--images", type=Path, help="also write images that are in no split to this folder")
+    add("--num-images", type=non_negative_int, default=4, help="how many of these")
 
 
-def _lists(value: Any) -> Any:
-    return [_lists(item) for item in value] if isinstance(value, (tuple, list)) else value
+def _add_folder(add: Callable[..., Any]) -> None:
+    add("--output", type=Path, required=True, help="data/NAME")
+    add("--classes", type=Path, required=True, help="class file, as configs/dubai.classes.json")
+    add("--tree", type=Path, help="folder with images and labels (or masks), or SPLIT/images ...")
+    add("--images", type=Path, help="folder of images, searched recursively")
+    add("--labels", type=Path, help="folder of masks: the images' names, any suffix")
+    for split in SPLITS:
+        add(f"--{split}-list", type=Path, help="text file: path without suffix, one image a line")
+    add("--shares", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="as 0.8 0.1 0.1")
+    add("--seed", type=non_negative_int, default=0, help="of the random splits")
+    add("--tile-size", type=non_negative_int, help="cut images to at most this side in pixels")
+    add("--overlap", type=non_negative_int, default=0, help=_OVERLAP_HELP)
+    add("--keep-whole", nargs="+", default=[], choices=SPLITS, help="splits not to cut")
+    add("--label-kind", choices=("auto", "color", "index"), default="auto", help=_KIND_HELP)
+    add("--unknown-to-ignore", action="store_true", help="count unnamed colours, do not refuse")
 
 
 def main() -> None:
@@ -136,37 +135,13 @@ def main() -> None:
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    synthetic = commands.add_parser(
-        "synthetic", help="procedurally drawn scenes, for the demo", formatter_class=formatter
-    )
-    synthetic.set_defaults(run=run_synthetic)
-    synthetic.add_argument("--output", type=Path, required=True, help="data/NAME")
-    synthetic.add_argument("--seed", type=int, default=0, help="decides every scene")
-    for split, number in (("train", 24), ("val", 8), ("test", 8)):
-        synthetic.add_argument(f"--{split}", type=int, default=number, help="scenes")
-    synthetic.add_argument("--size", type=int, default=512, help="side of the scenes in pixels")
-    synthetic.add_argument("--images", type=Path, help="also write held-back images here")
-    synthetic.add_argument("--num-images", type=int, default=4, help="how many of these")
-
-    folder = commands.add_parser(
-        "folder", help="any folder of images and masks", formatter_class=formatter
-    )
-    folder.set_defaults(run=run_folder)
-    folder.add_argument("--output", type=Path, required=True, help="data/NAME")
-    folder.add_argument("--classes", type=Path, required=True, help="class file (JSON)")
-    folder.add_argument("--tree", type=Path, help="has SPLIT/images and SPLIT/labels or masks")
-    folder.add_argument("--images", type=Path, help="folder of images, searched recursively")
-    folder.add_argument("--labels", type=Path, help="folder of masks with the images' names")
-    for split in SPLITS:
-        folder.add_argument(f"--{split}-list", type=Path, help=f"text file of {split} images")
-    folder.add_argument("--shares", type=float, nargs=3, metavar=tuple(map(str.upper, SPLITS)))
-    folder.add_argument("--seed", type=int, default=0, help="of the random splits")
-    folder.add_argument("--tile-size", type=int, help="cut images to this side in pixels")
-    folder.add_argument("--overlap", type=int, default=0, help="of training tiles, in pixels")
-    folder.add_argument("--keep-whole", nargs="*", default=[], choices=SPLITS, help="not cut")
-    folder.add_argument("--label-kind", choices=("auto", "color", "index"), default="auto")
-    folder.add_argument("--unknown-to-ignore", action="store_true", help="instead of an error")
+    for name, what, add_arguments, run in (
+        ("synthetic", "procedurally drawn scenes, for the demo", _add_synthetic, run_synthetic),
+        ("folder", "any folder of images and masks", _add_folder, run_folder),
+    ):
+        command = commands.add_parser(name, help=what, formatter_class=formatter)
+        command.set_defaults(run=run)
+        add_arguments(command.add_argument)
     args = parser.parse_args()
     args.run(args)
 

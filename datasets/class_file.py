@@ -9,12 +9,12 @@ JSON, for example::
 ``[r, g, b]``. ``value`` is what index masks hold; left out, it is the position in the list.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from configs.schema import IGNORE_INDEX
 from datasets.tiles import Color
@@ -22,6 +22,9 @@ from utils.errors import ConfigError, DataError
 from utils.files import open_image, read_json
 
 _UNKNOWN = 254  # class index of a colour or value that the class file does not name
+_MAX_VALUE = 65535
+_INDEX_MODES = ("1", "L", "I", "I;16", "I;16B")  # Pillow's names: one channel, 1 to 32 bits
+_COLOR_MODES = ("P", "RGB", "RGBA")
 Counts = dict[str, int]
 
 
@@ -45,8 +48,8 @@ class ClassFile:
         return table
 
     def value_table(self) -> np.ndarray:
-        """Class index of every 8-bit value, ``(256,)`` uint8."""
-        table = np.full(256, _UNKNOWN, np.uint8)
+        """Class index of every value in 0..65535, ``(65537,)`` uint8; the last entry is unknown."""
+        table = np.full(_MAX_VALUE + 2, _UNKNOWN, np.uint8)
         table[list(self.ignore_values)] = IGNORE_INDEX
         table[list(self.values)] = np.arange(len(self.values))
         return table
@@ -57,8 +60,8 @@ class MaskDecoder:
 
     Args:
         classes: the class file.
-        kind: ``color``, ``index``, or ``auto``: greyscale files are indices, all others (also
-            palette files) are colours.
+        kind: ``color``, ``index``, or ``auto``: files with one channel are indices, all others
+            (also palette files) are colours.
     """
 
     def __init__(self, classes: ClassFile, kind: str = "auto") -> None:
@@ -73,36 +76,46 @@ class MaskDecoder:
             (as ``#RRGGBB``) or value.
 
         Raises:
-            DataError: it has more than 8 bits a channel, or not the kind asked for.
+            DataError: it is not of the kind asked for, or neither; or pixels are transparent.
         """
         image = open_image(path)
-        if image.mode not in ("1", "L", "P", "RGB", "RGBA"):
+        if image.mode not in (*_INDEX_MODES, *_COLOR_MODES):
             raise DataError(
-                f"{path} has mode {image.mode}; masks must be 8-bit greyscale, palette or RGB files"
+                f"{path} has mode {image.mode}; masks must be RGB or palette files, or one channel "
+                "of whole numbers"
             )
-        is_index = image.mode in ("1", "L") if self._kind == "auto" else self._kind == "index"
-        if is_index and image.mode in ("RGB", "RGBA"):
+        if self._kind == "index" or (self._kind == "auto" and image.mode in _INDEX_MODES):
+            if image.mode in ("RGB", "RGBA"):
+                raise DataError(
+                    f"{path} has mode {image.mode}, not class values; use --label-kind color"
+                )
+            return self._decode_values(np.array(image))
+        if image.mode.startswith("I"):
+            raise DataError(f"{path} has mode {image.mode}, not colours; use --label-kind index")
+        if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
             raise DataError(
-                f"{path} has mode {image.mode}, not class values; use --label-kind color"
+                f"{path} has transparent pixels, and what they mean is not known; save it without "
+                "transparency"
             )
-        return self._decode_values(image) if is_index else self._decode_colors(image)
+        return self._decode_colors(np.array(image.convert("RGB")))
 
-    def _decode_values(self, image: Image.Image) -> tuple[np.ndarray, Counts]:
-        raw = np.array(image).astype(np.uint8)
-        target = self._values[raw]
-        values, counts = np.unique(raw[target == _UNKNOWN], return_counts=True)
-        unknown = {str(value): int(n) for value, n in zip(values, counts, strict=True)}
-        target[target == _UNKNOWN] = IGNORE_INDEX
-        return target, unknown
+    def _decode_values(self, raw: np.ndarray) -> tuple[np.ndarray, Counts]:
+        # What no class can have, below or above, is looked up in the last entry: unknown.
+        inside = np.clip(raw.astype(np.int64), -1, _MAX_VALUE + 1)
+        target = self._values[inside]
+        strange = target == _UNKNOWN
+        values, counts = np.unique(raw[strange], return_counts=True)
+        target[strange] = IGNORE_INDEX
+        return target, {str(int(value)): int(n) for value, n in zip(values, counts, strict=True)}
 
-    def _decode_colors(self, image: Image.Image) -> tuple[np.ndarray, Counts]:
-        rgb = np.array(image.convert("RGB")).astype(np.int32)
-        packed = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+    def _decode_colors(self, rgb: np.ndarray) -> tuple[np.ndarray, Counts]:
+        wide = rgb.astype(np.int32)
+        packed = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
         target = self._colors[packed]
-        colors, counts = np.unique(packed[target == _UNKNOWN], return_counts=True)
-        unknown = {f"#{color:06X}": int(n) for color, n in zip(colors, counts, strict=True)}
-        target[target == _UNKNOWN] = IGNORE_INDEX
-        return target, unknown
+        strange = target == _UNKNOWN
+        colors, counts = np.unique(packed[strange], return_counts=True)
+        target[strange] = IGNORE_INDEX
+        return target, {f"#{color:06X}": int(n) for color, n in zip(colors, counts, strict=True)}
 
 
 def read_class_file(path: Path) -> ClassFile:
@@ -112,14 +125,18 @@ def read_class_file(path: Path) -> ClassFile:
         MissingDataError, DataError: the file is missing or not JSON.
         ConfigError: it does not say what it should; names the entry.
     """
-    content = read_json(path)
-    entries = content.get("classes") if isinstance(content, dict) else None
+    content = _section(read_json(path), ("classes", "ignore"), f"{path}")
+    entries = content.get("classes")
     if not isinstance(entries, list) or not 1 <= len(entries) <= _UNKNOWN:
         raise ConfigError(f"{path} must have a list 'classes' of 1 to {_UNKNOWN} entries")
     for number, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        name = _section(entry, ("name", "color", "value"), f"{path}: classes[{number}]").get("name")
+        if not isinstance(name, str) or not name.strip():
             raise ConfigError(f"{path}: classes[{number}] needs a 'name' and a 'color'")
-    ignore = content.get("ignore", {})
+    ignore = _section(content.get("ignore", {}), ("colors", "values"), f"{path}: ignore")
+    for key, items in ignore.items():
+        if not isinstance(items, list):
+            raise ConfigError(f"{path}: ignore: '{key}' must be a list, not {items!r}")
     classes = ClassFile(
         names=tuple(entry["name"] for entry in entries),
         colors=tuple(_color(e.get("color"), f"{path}: class '{e['name']}'") for e in entries),
@@ -127,6 +144,21 @@ def read_class_file(path: Path) -> ClassFile:
         ignore_colors=tuple(_color(c, f"{path}: ignore") for c in ignore.get("colors", [])),
         ignore_values=tuple(_value(value, path) for value in ignore.get("values", [])),
     )
+    _check_unique(classes, path)
+    return classes
+
+
+def _section(value: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
+    """``value`` as a dictionary with no key but the known ones."""
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} must be an object with {', '.join(known)}, not {value!r}")
+    for key in value:
+        if key not in known:
+            raise ConfigError(f"{where} has the unknown key '{key}'; known are {', '.join(known)}")
+    return value
+
+
+def _check_unique(classes: ClassFile, path: Path) -> None:
     groups: dict[str, tuple[Any, ...]] = {
         "name": classes.names,
         "color": (*classes.colors, *classes.ignore_colors),
@@ -135,8 +167,10 @@ def read_class_file(path: Path) -> ClassFile:
     for what, group in groups.items():
         twice = [item for item in group if group.count(item) > 1]
         if twice:
-            raise ConfigError(f"{path} gives the {what} {twice[0]} to two entries")
-    return classes
+            raise ConfigError(
+                f"{path} gives the {what} {twice[0]} to two entries"
+                + (" (a class without 'value' has its position)" if what == "value" else "")
+            )
 
 
 def _pack(color: Color) -> int:
@@ -144,13 +178,9 @@ def _pack(color: Color) -> int:
 
 
 def _color(value: Any, where: str) -> Color:
-    if isinstance(value, str) and len(value) == 7 and value[0] == "#":
-        try:
-            packed = int(value[1:], 16)
-        except ValueError:
-            packed = -1
-        if packed >= 0:
-            return packed >> 16, packed >> 8 & 255, packed & 255
+    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        packed = int(value[1:], 16)
+        return packed >> 16, packed >> 8 & 255, packed & 255
     if isinstance(value, list) and len(value) == 3:
         if all(type(channel) is int and 0 <= channel <= 255 for channel in value):
             return value[0], value[1], value[2]
@@ -158,6 +188,8 @@ def _color(value: Any, where: str) -> Color:
 
 
 def _value(value: Any, path: Path) -> int:
-    if type(value) is not int or not 0 <= value <= 255:
-        raise ConfigError(f"{path}: a value must be a whole number in 0..255, not {value!r}")
+    if type(value) is not int or not 0 <= value <= _MAX_VALUE:
+        raise ConfigError(
+            f"{path}: a value must be a whole number in 0..{_MAX_VALUE}, not {value!r}"
+        )
     return value

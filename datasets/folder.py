@@ -1,7 +1,8 @@
 """Any folder of images and masks -> a prepared data set.
 
-Splits are made of source images, never of tiles. Training images are cut with overlap; validation
-and test images without, because an evaluated pixel must be counted once.
+Training images are cut with overlap; validation and test images without, into nearly equal parts,
+because an evaluated pixel must be counted once. Which image is in which split is decided in
+``datasets.folder_splits``, what the masks mean in ``datasets.class_file``.
 """
 
 from collections import Counter
@@ -11,24 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
+from configs.schema import IGNORE_INDEX
 from datasets.class_file import ClassFile, MaskDecoder
-from datasets.tiles import SPLITS, Tile, TileSetWriter
-from utils.errors import ConfigError, DataError, MissingDataError
-from utils.files import list_images, read_rgb
+from datasets.folder_splits import Source
+from datasets.tiles import Tile, TileSetWriter
+from utils.errors import ConfigError, DataError
+from utils.files import read_rgb
 from utils.sliding_window import window_starts
 
-_MASK_FOLDERS = ("labels", "masks")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A source image and its mask."""
-
-    id: str  # path below the image folder without suffix, '/' replaced by '__'
-    image_path: Path
-    mask_path: Path
+_MIN_TILE_PX = 32  # the coarsest scale of the network is 1/32
+_NUM_LISTED = 20  # unknown colours in an error; a lossy mask has thousands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +39,10 @@ class Tiling:
         if self.tile_size_px is None:
             if self.overlap_px:
                 raise ConfigError("--overlap needs --tile-size")
-        elif self.tile_size_px < 32:
-            raise ConfigError(f"--tile-size is {self.tile_size_px}; it must be 32 or more")
+        elif self.tile_size_px < _MIN_TILE_PX:
+            raise ConfigError(
+                f"--tile-size is {self.tile_size_px}; it must be {_MIN_TILE_PX} or more"
+            )
         elif not 0 <= self.overlap_px < self.tile_size_px:
             raise ConfigError(
                 f"--overlap is {self.overlap_px}; it must be at least 0 and below --tile-size "
@@ -69,122 +67,38 @@ class Tiling:
         return [(edges[i], edges[i + 1] - edges[i]) for i in range(num_tiles)]
 
 
-def find_pairs(images: Path, masks: Path) -> list[Source]:
-    """Every image below one folder with the mask of the same name below another.
-
-    Raises:
-        MissingDataError: an image without mask or a mask without image; counts and names them.
-        DataError: two images of one folder differ only in their suffix.
-    """
-    image_of, mask_of = (_by_name(folder) for folder in (images, masks))
-    for have, lack, what in ((image_of, mask_of, "mask"), (mask_of, image_of, "image")):
-        alone = sorted(have.keys() - lack.keys())
-        if alone:
-            other = masks if what == "mask" else images
-            raise MissingDataError(
-                f"{len(alone)} of {len(have)} {'images' if what == 'mask' else 'masks'} have no "
-                f"{what} of the same name in {other} (first: {', '.join(alone[:3])}); add the "
-                "missing files or remove the others"
-            )
-    return [
-        Source(id=name.replace("/", "__"), image_path=image_of[name], mask_path=mask_of[name])
-        for name in sorted(image_of)
-    ]
-
-
-def _by_name(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in list_images(folder):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in found:
-            raise DataError(f"{found[name]} and {path} have one name; rename or remove one of them")
-        found[name] = path
-    return found
-
-
-def find_split_folders(tree: Path) -> dict[str, list[Source]]:
-    """Pairs in ``TREE/SPLIT/images`` and ``TREE/SPLIT/labels`` (or ``masks``), by split.
-
-    Raises:
-        MissingDataError: no split folder, or one without masks.
-    """
-    found = {}
-    for split in SPLITS:
-        folder = tree / split
-        if not folder.is_dir():
-            continue
-        masks = [folder / name for name in _MASK_FOLDERS if (folder / name).is_dir()]
-        if not masks:
-            raise MissingDataError(f"{folder} has no folder '{_MASK_FOLDERS[0]}' or 'masks'")
-        found[split] = find_pairs(folder / "images", masks[0])
-    if "train" not in found:
-        raise MissingDataError(
-            f"{tree} has no folder 'train'; expected {tree}/SPLIT/images and {tree}/SPLIT/labels "
-            f"(or masks) with SPLIT one of {', '.join(SPLITS)}, or give --images and --labels"
-        )
-    return found
-
-
-def split_by_lists(sources: list[Source], lists: dict[str, Path]) -> dict[str, list[Source]]:
-    """Splits from text files with one image a line: its path without suffix.
-
-    Raises:
-        MissingDataError: a list is missing, or names an image that is not there.
-        DataError: an image is in two lists.
-    """
-    by_id = {source.id: source for source in sources}
-    found: dict[str, list[Source]] = {}
-    seen: dict[str, str] = {}
-    for split, path in lists.items():
-        if not path.is_file():
-            raise MissingDataError(f"the split list {path} does not exist")
-        found[split] = []
-        for line in filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())):
-            name = line.replace("/", "__")
-            if name not in by_id:
-                raise MissingDataError(f"{path} names '{line}', and there is no such image")
-            if seen.setdefault(name, split) != split:
-                raise DataError(f"'{line}' is in the lists of {seen[name]} and {split}")
-            found[split].append(by_id[name])
-    return found
-
-
-def split_by_shares(
-    sources: list[Source], shares: tuple[float, ...], seed: int
-) -> dict[str, list[Source]]:
-    """Random train, val and test splits of the source images.
-
-    Args:
-        sources: all of them.
-        shares: of train, val and test; they sum to 1. A split with a share gets one image at least.
-        seed: the same seed gives the same splits.
-
-    Raises:
-        ConfigError: shares that do not sum to 1, or too few images for them.
-    """
-    if any(share < 0 for share in shares) or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
-        raise ConfigError(f"--shares must be three numbers that sum to 1, not {shares}")
-    counts = [max(1, round(share * len(sources))) if share else 0 for share in shares]
-    counts[0] = len(sources) - sum(counts[1:])
-    if counts[0] < 1:
-        raise ConfigError(f"{len(sources)} images are too few for the shares {shares}")
-    order = np.random.default_rng(seed).permutation(len(sources))
-    groups = np.split(order, np.cumsum(counts)[:-1])
-    return {
-        split: [sources[i] for i in sorted(group)]
-        for split, group in zip(SPLITS, groups, strict=True)
-        if len(group)
-    }
-
-
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What was prepared: numbers by split, and pixels of each class (last: ignored)."""
+    """What was prepared. Pixels are those of the source images: overlaps count once."""
 
-    num_sources: dict[str, int]
-    num_tiles: dict[str, int]
-    num_pixels: dict[str, np.ndarray]
-    unknown: Counter[str]
+    num_sources: dict[str, int]  # by split
+    num_tiles: dict[str, int]  # by split
+    num_pixels: dict[str, np.ndarray]  # by split: (num_classes + 1,) int64, the last is ignored
+    unknown: Counter[str]  # pixels of every unknown colour or value, turned to ignore
+
+    def table(self, names: tuple[str, ...]) -> str:
+        """Lay it out with the splits across, numbers and class shares down; warnings below."""
+        splits = list(self.num_sources)
+        totals = {split: self.num_pixels[split].sum() for split in splits}
+        rows = [
+            ("", splits),
+            ("images", [str(self.num_sources[split]) for split in splits]),
+            ("tiles", [str(self.num_tiles[split]) for split in splits]),
+            ("megapixels", [f"{totals[split] / 1e6:.1f}" for split in splits]),
+        ]
+        for index, name in enumerate((*names, "ignored")):
+            shares = [100 * self.num_pixels[split][index] / totals[split] for split in splits]
+            rows.append((name, [f"{share:.1f} %" for share in shares]))
+        width = max(len(name) for name, _ in rows)
+        lines = [
+            name.ljust(width) + "".join(f"{cell:>12}" for cell in cells) for name, cells in rows
+        ]
+        for index, name in enumerate(names):
+            if "train" in splits and self.num_pixels["train"][index] == 0:
+                lines.append(f"warning: no training pixel is of class '{name}'")
+        for key, count in self.unknown.most_common():
+            lines.append(f"ignored: {count:,} pixels of the unknown {key}")
+        return "\n".join(lines)
 
 
 def prepare_folder(
@@ -199,15 +113,19 @@ def prepare_folder(
 ) -> Summary:
     """Read every image and mask once, cut them and write the data set.
 
+    Sizes are compared first, from the files' headers, so that this mistake shows within seconds.
+
     Raises:
         DataError: a file cannot be read, sizes differ, or masks hold colours or values that the
             class file does not name (all of them, counted). Nothing is left at ``root``.
     """
+    jobs = [(split, source) for split, members in splits.items() for source in members]
+    _check_sizes([source for _, source in jobs])
     decoder = MaskDecoder(classes, label_kind)
     unknown: Counter[str] = Counter()
     example: dict[str, Path] = {}
     num_tiles: Counter[str] = Counter()
-    num_pixels = {split: np.zeros(256, np.int64) for split in splits}
+    num_pixels = {split: np.zeros(IGNORE_INDEX + 1, np.int64) for split in splits}
     writer = TileSetWriter(
         root,
         name=root.name,
@@ -217,18 +135,22 @@ def prepare_folder(
         prepared_with=prepared_with,
     )
     with writer:
-        jobs = [(split, source) for split, members in splits.items() for source in members]
-        for split, source in tqdm(jobs, desc="prepare", unit="image"):
-            image, target, strange = _read_pair(source, decoder)
+        for split, source in tqdm(jobs, desc="preparing", unit="image"):
+            target, strange = decoder.read(source.mask_path)
             unknown.update(strange)
-            example.update({key: source.mask_path for key in strange if key not in example})
-            num_pixels[split] += np.bincount(target.ravel(), minlength=256)
+            for key in strange:
+                example.setdefault(key, source.mask_path)
+            num_pixels[split] += np.bincount(target.ravel(), minlength=IGNORE_INDEX + 1)
+            if unknown and not unknown_to_ignore:
+                continue  # this cannot be written any more; find out what else is unknown
+            image = read_rgb(source.image_path)
             for tile, rows, columns in _cut(source, split, target.shape, tiling):
                 writer.add(split, tile, image[rows, columns], target[rows, columns])
                 num_tiles[split] += 1
         if unknown and not unknown_to_ignore:
-            raise DataError(_describe_unknown(unknown, example))
-    kept = [*range(len(classes.names)), 255]
+            total = int(sum(counts.sum() for counts in num_pixels.values()))
+            raise DataError(_describe_unknown(unknown, example, total))
+    kept = [*range(len(classes.names)), IGNORE_INDEX]
     return Summary(
         num_sources={split: len(members) for split, members in splits.items()},
         num_tiles=dict(num_tiles),
@@ -237,15 +159,27 @@ def prepare_folder(
     )
 
 
-def _read_pair(source: Source, decoder: MaskDecoder) -> tuple[np.ndarray, np.ndarray, Any]:
-    image = read_rgb(source.image_path)
-    target, unknown = decoder.read(source.mask_path)
-    if image.shape[:2] != target.shape:
+def _check_sizes(sources: list[Source]) -> None:
+    """Compare every image with its mask."""
+    differ = []
+    for source in sources:
+        image, mask = _read_size(source.image_path), _read_size(source.mask_path)
+        if image != mask:
+            differ.append(f"{source.image_path} is {image} and {source.mask_path} is {mask}")
+    if differ:
         raise DataError(
-            f"{source.image_path} is {image.shape[:2]} and {source.mask_path} {target.shape} "
-            "(height, width); an image and its mask must have one size"
+            f"{len(differ)} of {len(sources)} images have not the size of their mask (height x "
+            f"width; first: {differ[0]}); give them one size"
         )
-    return image, target, unknown
+
+
+def _read_size(path: Path) -> str:
+    """``height x width`` from the file's header."""
+    try:
+        with Image.open(path) as image:
+            return f"{image.height} x {image.width}"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image ({error}); replace the file") from error
 
 
 def _cut(
@@ -265,13 +199,17 @@ def _cut(
         yield tile, slice(top, top + height), slice(left, left + width)
 
 
-def _describe_unknown(unknown: Counter[str], example: dict[str, Path]) -> str:
+def _describe_unknown(unknown: Counter[str], example: dict[str, Path], total: int) -> str:
     lines = "".join(
-        f"\n  {key}: {count:,} pixels, e.g. in {example[key]}"
-        for key, count in unknown.most_common(20)
+        f"\n  {key}: {count:,} pixels ({count / total:.3%}), e.g. in {example[key]}"
+        for key, count in unknown.most_common(_NUM_LISTED)
     )
-    more = f"\n  and {len(unknown) - 20} more" if len(unknown) > 20 else ""
+    more = len(unknown) - _NUM_LISTED
+    lines += f"\n  and {more} more" if more > 0 else ""
+    suffixes = {path.suffix.lower() for path in example.values()}
+    lossy = "; JPEG blurs colours, masks should be PNG" if suffixes & {".jpg", ".jpeg"} else ""
     return (
-        f"the masks hold {len(unknown)} colours or values that the class file does not name; add "
-        f"them to it, or give --unknown-to-ignore:{lines}{more}"
+        f"the masks hold {len(unknown)} colours or values that the class file does not name "
+        f"({unknown.total() / total:.3%} of all pixels{lossy}); add them to it, check "
+        f"--label-kind, or give --unknown-to-ignore:{lines}"
     )

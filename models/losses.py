@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.schema import IGNORE_INDEX
+from configs.schema import IGNORE_INDEX, OptimConfig
 from utils.distributed import DistContext
 
 
@@ -76,6 +76,15 @@ class SegmentationLoss(nn.Module):
         dice = dice_loss_per_image(logits, target).sum() / size.num_images
         loss = self.dice_weight * dice + self.cross_entropy_weight * entropy
         return {"loss": loss, "dice": dice, "cross_entropy": entropy}
+
+
+def build_loss(config: OptimConfig) -> SegmentationLoss:
+    """The loss of a recipe."""
+    return SegmentationLoss(
+        dice_weight=config.dice_weight,
+        cross_entropy_weight=config.cross_entropy_weight,
+        label_smoothing=config.label_smoothing,
+    )
 
 
 def dice_loss_per_image(logits: Tensor, target: Tensor) -> Tensor:

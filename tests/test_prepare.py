@@ -1,110 +1,213 @@
 """prepare.py as a command, also on the real data sets where they are at hand."""
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import prepare
+from datasets import tiles as tiles_module
+from datasets.class_file import MaskDecoder, read_class_file
 from datasets.tiles import open_tile_set
+from utils.errors import DataError, run_command
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+DUBAI_CLASSES = ROOT / "configs" / "dubai.classes.json"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not at hand")
 
 
-def prepare(*arguments):
-    command = [sys.executable, "prepare.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert "Traceback" not in done.stderr
-    return done
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command in this process; its exit code, output and errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["prepare.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            run_command(prepare.main)
+        return (end.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Arguments that prepare three images with index masks."""
+    for name in "abc":
+        for what, shape in (("images", (40, 50, 3)), ("labels", (40, 50))):
+            path = tmp_path / "in" / what / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.ones(shape, np.uint8)).save(path)
+    classes = write_classes(tmp_path / "classes.json", ["a", "b"])
+    return ("folder", "--tree", tmp_path / "in", "--classes", classes, "--shares", 0.6, 0.2, 0.2)
+
+
+def write_classes(path, names, first_value=0, **ignore):
+    entries = [
+        {"name": name, "color": [0, 0, i], "value": first_value + i} for i, name in enumerate(names)
+    ]
+    path.write_text(json.dumps({"classes": entries, "ignore": ignore}))
+    return path
 
 
 def synthetic(output, *more):
     counts = ("--train", 2, "--val", 1, "--test", 1, "--size", 96)
-    return prepare("synthetic", "--output", output, *counts, *more)
+    return ("synthetic", "--output", output, *counts, *more)
 
 
-def test_synthetic_twice_is_once_and_other_settings_are_refused(tmp_path):
+def row(table, name):
+    (line,) = [line.split() for line in table.splitlines() if line.startswith(name)]
+    return [float(cell) for cell in line[1:] if cell != "%"]
+
+
+def test_synthetic_twice_is_once_and_other_settings_are_refused(run, tmp_path):
     images = ("--images", tmp_path / "images", "--num-images", 2)
-    assert synthetic(tmp_path / "set", *images).returncode == 0
+    assert run(*synthetic(tmp_path / "set", *images))[0] == 0
     assert len(open_tile_set(tmp_path / "set").tiles) == 4
     assert len(list((tmp_path / "images").iterdir())) == 2
-    again = synthetic(tmp_path / "set", *images)
-    assert again.returncode == 0 and "already prepared with these settings" in again.stdout
-    other = synthetic(tmp_path / "set", "--seed", 5)
-    assert other.returncode == 2
-    assert "was prepared with other settings (wanted | found): seed: 5 | 0" in other.stderr
+    code, out, _ = run(*synthetic(tmp_path / "set", *images))
+    assert code == 0 and "already prepared with these settings" in out
+    assert "images exists and is left as it is" in out
+    code, _, err = run(*synthetic(tmp_path / "set", "--seed", 5))
+    assert code == 2
+    assert "was prepared with other settings (wanted | found): seed: 5 | 0" in err
 
 
-def test_a_folder_that_is_something_else_is_left_alone(tmp_path):
+def test_folder_twice_is_once_and_other_settings_are_refused(run, folder, tmp_path):
+    code, out, _ = run(*folder, "--output", tmp_path / "set")
+    assert code == 0 and row(out, "images") == [1, 1, 1] and row(out, "b") == [100, 100, 100]
+    assert "warning: no training pixel is of class 'a'" in out
+    code, out, _ = run(*folder, "--output", tmp_path / "set")
+    assert code == 0 and "already prepared with these settings" in out
+    code, _, err = run(*folder, "--output", tmp_path / "set", "--tile-size", 32)
+    assert code == 2 and "(wanted | found): tile_size: 32 | None. Delete it or choose" in err
+    write_classes(tmp_path / "classes.json", ["a", "c"])
+    code, _, err = run(*folder, "--output", tmp_path / "set")
+    assert code == 2 and "classes.names: ['a', 'c'] | ['a', 'b']" in err
+
+
+def test_the_settings_are_recorded_as_given(run, folder, tmp_path):
+    assert run(*folder, "--output", tmp_path / "set")[0] == 0
+    settings = open_tile_set(tmp_path / "set").prepared_with
+    assert settings["shares"] == [0.6, 0.2, 0.2] and settings["seed"] == 0
+    assert settings["classes"]["colors"] == [[0, 0, 0], [0, 0, 1]]
+    assert str(tmp_path / "set") not in json.dumps(settings)
+
+
+def test_a_folder_that_is_something_else_is_left_alone(run, tmp_path):
     (tmp_path / "mine").mkdir()
-    done = synthetic(tmp_path / "mine")
-    assert done.returncode == 2
-    assert "mine exists and is not a prepared data set; choose another --output" in done.stderr
+    code, _, err = run(*synthetic(tmp_path / "mine"))
+    assert code == 2
+    assert "mine exists and is not a prepared data set; choose another --output" in err
     assert list((tmp_path / "mine").iterdir()) == []
 
 
-def test_arguments_that_do_not_go_together(tmp_path):
-    classes = tmp_path / "classes.json"
-    classes.write_text(json.dumps({"classes": [{"name": "a", "color": "#000000"}]}))
-    common = ("folder", "--output", tmp_path / "out", "--classes", classes)
-    for arguments, sentence in (
-        ((), "give --tree, or --images and --labels"),
-        (("--images", tmp_path, "--labels", tmp_path), "give either --train-list and --val-list"),
-        (("--tree", tmp_path, "--images", tmp_path), "--tree has its splits in folders"),
-    ):
-        done = prepare(*common, *arguments)
-        assert done.returncode == 2 and sentence in done.stderr
-    assert not (tmp_path / "out").exists()
+def test_a_set_without_its_settings_is_not_taken_for_ours(tmp_path):
+    (tmp_path / "dataset.json").write_text("{}")
+    with pytest.raises(DataError, match=r"other settings \(wanted \| found\): seed: 1 \| None"):
+        prepare.is_prepared(tmp_path, {"seed": 1})
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, folder, tmp_path, monkeypatch):
+    def full(path, array, text=None):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(tiles_module, "write_png", full)
+    code, _, err = run(*folder, "--output", tmp_path / "set")
+    assert code == 1 and "error: the system refused: No space left on device" in err
+    assert not list(tmp_path.glob("*set*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--seed", -1), "argument --seed: must be 0 or more, not -1"),
+        (("--overlap", 8), "error: --overlap needs --tile-size"),
+        (("--images", "x"), "error: give --tree, or --images and --labels, not both"),
+        (("--train-list", "x"), "error: say how to split: give either --train-list"),
+        (("--classes", "x.json"), "error: x.json does not exist"),
+    ],
+)
+def test_arguments_that_do_not_go_together(run, folder, tmp_path, arguments, sentence):
+    code, _, err = run(*folder, *arguments, "--output", tmp_path / "set")
+    assert code == 2 and sentence in err
+    assert not list(tmp_path.glob("*set*"))
+
+
+def test_errors_are_sentences_on_the_command_line(folder, tmp_path):
+    path = tmp_path / "in" / "labels" / "b.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    arguments = map(str, (*folder, "--output", tmp_path / "set"))
+    command = [sys.executable, "prepare.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"error: {path} cannot be read as an image" in done.stderr
+    assert not list(tmp_path.glob("*set*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "explained"),
+    [("synthetic", "default: 512"), ("folder", "an evaluated pixel must be counted once")],
+)
+def test_help(run, command, explained):
+    code, out, _ = run(command, "--help")
+    assert code == 0 and explained in " ".join(out.split())
 
 
 @needs_shared
-def test_dubai_has_the_class_shares_its_readme_states(tmp_path):
-    done = prepare(
-        *("folder", "--tree", SHARED / "dubai-aerial", "--output", tmp_path / "dubai"),
-        *("--classes", "configs/dubai.classes.json"),
-    )
-    assert done.returncode == 0, done.stderr
-    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
-    assert rows["images"] == ["32", "16"] and rows["megapixels"] == ["44.0", "22.0"]
-    shares = {"building": "14.5", "land": "46.9", "road": "10.2", "vegetation": "13.8"}
-    assert {name: rows[name][0] for name in shares} == shares
-    assert rows["water"][0] == "12.9" and rows["water"][2] == "17.0"
+def test_dubai_masks_have_the_class_shares_their_readme_states():
+    decoder = MaskDecoder(read_class_file(DUBAI_CLASSES))
+    counts = np.zeros(256, np.int64)
+    for path in sorted((SHARED / "dubai-aerial" / "train" / "masks").iterdir()):
+        target, unknown = decoder.read(path)
+        assert unknown == {}
+        counts += np.bincount(target.ravel(), minlength=256)
+    percent = 100 * counts[[0, 1, 2, 3, 4, 255]] / counts.sum()
+    assert percent == pytest.approx([14.5, 46.9, 10.2, 13.8, 12.9, 0.4 + 1.3], abs=0.1)
 
 
 @needs_shared
-def test_loveda_index_masks(tmp_path):
-    names = ("background", "building", "road", "water", "barren", "forest", "agricultural")
-    classes = [
-        {"name": name, "color": f"#0000{index + 1:02X}", "value": index + 1}
-        for index, name in enumerate(names)
-    ]
-    path = tmp_path / "classes.json"
-    path.write_text(json.dumps({"classes": classes, "ignore": {"values": [0]}}))
-    folder = SHARED / "loveda-samples"
-    done = prepare(
-        *("folder", "--images", folder / "images", "--labels", folder / "labels"),
-        *("--classes", path, "--output", tmp_path / "loveda", "--tile-size", 512),
-        *("--shares", 0.67, 0.33, 0),
+def test_dubai_photographs_and_palette_masks_are_prepared(run, tmp_path):
+    for split in ("train", "val"):
+        for what in ("images", "masks"):
+            (tmp_path / "in" / split / what).mkdir(parents=True)
+            for path in (SHARED / "dubai-aerial" / split / what).glob("tile2_*"):
+                (tmp_path / "in" / split / what / path.name).symlink_to(path)
+    code, out, _ = run(
+        *("folder", "--tree", tmp_path / "in", "--classes", DUBAI_CLASSES),
+        *("--output", tmp_path / "set", "--tile-size", 512, "--overlap", 64),
+        *("--keep-whole", "val"),
     )
-    assert done.returncode == 0, done.stderr
-    tiles = open_tile_set(tmp_path / "loveda")
-    assert len(tiles.split("train")) == 8 and len(tiles.split("val")) == 4
-    assert "warning: no training pixel is of class 'barren'" in done.stdout
+    assert code == 0 and row(out, "images") == [4, 2] and row(out, "tiles") == [8, 2]
+    tiles = open_tile_set(tmp_path / "set")  # 544 px high, 509 wide, or one more
+    assert {tile.top_px for tile in tiles.tiles.values()} >= {0, 32}
+    assert tiles.read_target(tiles.split("val")[0]).shape[0] in (544, 545)
 
 
 @needs_shared
-def test_geotiffs_and_their_building_masks(tmp_path):
-    path = tmp_path / "classes.json"
-    classes = [{"name": "background", "color": "#000000"}, {"name": "building", "color": "#FF0000"}]
-    path.write_text(json.dumps({"classes": classes}))
-    folder = SHARED / "geotiff-samples"
-    done = prepare(
-        *("folder", "--images", folder / "images", "--labels", folder / "labels"),
-        *("--classes", path, "--output", tmp_path / "tiff", "--shares", 0.5, 0.5, 0),
+def test_loveda_index_masks(run, tmp_path):
+    names = ["background", "building", "road", "water", "barren", "forest", "agricultural"]
+    classes = write_classes(tmp_path / "classes.json", names, first_value=1, values=[0])
+    code, out, _ = run(
+        *("folder", "--tree", SHARED / "loveda-samples", "--classes", classes),
+        *("--output", tmp_path / "set", "--tile-size", 512, "--shares", 0.67, 0.33, 0),
     )
-    assert done.returncode == 0, done.stderr
-    (row,) = [line.split() for line in done.stdout.splitlines() if line.startswith("building")]
-    assert sorted((row[1], row[3])) == ["1.0", "1.4"]
+    assert code == 0 and row(out, "tiles") == [8, 4] and row(out, "barren") == [0, 0]
+    assert "warning: no training pixel is of class 'barren'" in out
+    assert len(open_tile_set(tmp_path / "set").split("val")) == 4
+
+
+@needs_shared
+def test_geotiffs_and_their_building_masks(run, tmp_path):
+    classes = write_classes(tmp_path / "classes.json", ["background", "building"])
+    code, out, _ = run(
+        *("folder", "--images", SHARED / "geotiff-samples" / "images"),
+        *("--labels", SHARED / "geotiff-samples" / "labels", "--classes", classes),
+        *("--output", tmp_path / "set", "--shares", 0.5, 0.5, 0),
+    )
+    assert code == 0 and sorted(row(out, "building")) == [1.0, 1.4]

@@ -1,5 +1,6 @@
 """Training as a whole: it learns, it resumes bit for bit, two processes equal one."""
 
+import inspect
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from tests.conftest import make_config, single_process
-from train import Run, build_run, train
+from train import Run, build_run, train, train_one_epoch
 from utils.checkpoint import load_checkpoint
 from utils.errors import ConfigError, MissingDataError
 from utils.run_log import read_rows
@@ -214,3 +215,8 @@ def test_environment_is_recorded(config):
     run.log.close()
     environment = json.loads((run.folder / "environment.json").read_text())
     assert environment["world_size"] == 1
+
+
+def test_the_training_loop_fits_one_screen():
+    lines = [len(inspect.getsource(part).splitlines()) for part in (train, train_one_epoch)]
+    assert sum(lines) <= 60

@@ -3,6 +3,7 @@
 Only this file knows YAML. Nothing is built, read or written before the whole recipe is right.
 """
 
+import argparse
 import copy
 import difflib
 import re
@@ -82,6 +83,21 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     if not isinstance(recipe, dict):
         raise ConfigError(f"{path} must hold 'key: value' lines at its top level")
     return config_from_dict(recipe, str(path), overrides)
+
+
+def load_config_from_command_line(description: str) -> Config:
+    """The recipe that ``--config FILE [key.sub=value ...]`` asks for.
+
+    Raises:
+        ConfigError: as ``load_config``.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--config", type=Path, required=True, help="recipe, e.g. configs/dubai.yaml"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change the recipe")
+    args = parser.parse_args()
+    return load_config(args.config, args.overrides)
 
 
 def _apply_override(recipe: dict[str, Any], override: str) -> None:

@@ -1,7 +1,12 @@
 """AdamW with the right parameters in the right group, and the learning rate as a function."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
+
+from configs.schema import OptimConfig
 
 
 def build_optimizer(network: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
@@ -42,6 +47,17 @@ def learning_rate(
         return peak * (step + 1) / (num_warmup_steps + 1)
     progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
     return peak * (1 - progress) ** power
+
+
+def build_schedule(config: OptimConfig, steps_per_epoch: int) -> Callable[[int], float]:
+    """The learning rate of a recipe, as a function of the step."""
+    return partial(
+        learning_rate,
+        peak=config.lr,
+        num_steps=config.num_epochs * steps_per_epoch,
+        num_warmup_steps=config.warmup_epochs * steps_per_epoch,
+        power=config.poly_power,
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

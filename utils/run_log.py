@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from configs.schema import Config
 from utils.distributed import DistContext
 from utils.errors import DataError
 from utils.files import write_text
@@ -31,21 +32,22 @@ class RunLog:
 
     Args:
         folder: the run folder.
-        dist: this process.
-        first_step: steps done before, 0 for a new run.
-        num_steps: steps of the whole run.
-        every_steps: losses are read back from the device only this often.
+        state: of the run, restored if it goes on: its step is where the log begins.
+        config: says how many epochs there are, and how often losses are read back from the
+            device.
+        steps_per_epoch: makes steps of epochs.
     """
 
     def __init__(
-        self, folder: Path, dist: DistContext, first_step: int, num_steps: int, every_steps: int
+        self, folder: Path, state: TrainState, config: Config, steps_per_epoch: int
     ) -> None:
+        dist, first_step = state.dist, state.step
         self._dist = dist
-        self._every_steps = every_steps
+        self._every_steps = config.run.log_every_steps
         self._metrics = folder / "metrics.jsonl"
         self._text = folder / "train.log"
         self._bar = tqdm(
-            total=num_steps,
+            total=config.optim.num_epochs * steps_per_epoch,
             initial=first_step,
             desc="train",
             unit="step",
@@ -60,6 +62,24 @@ class RunLog:
         if dist.is_main:
             _keep_rows(self._metrics, first_step)
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+
+    def begin(self, state: TrainState, folder: Path) -> None:
+        """Say what is about to be trained."""
+        num_trained = sum(p.numel() for p in state.network.parameters() if p.requires_grad)
+        self.say(
+            f"{folder}: {num_trained:,} trained parameters, {state.precision.name} on "
+            f"{self._dist.world_size} x {self._dist.device.type}, "
+            f"{'goes on after' if state.step else 'from'} step {state.step} of {self._bar.total}"
+        )
+
+    def end(self, state: TrainState, folder: Path) -> None:
+        """Say what came out, and close the files."""
+        minutes = (time.perf_counter() - self._started) / 60
+        self.say(
+            f"done after {minutes:.1f} minutes: best mIoU {100 * state.best_miou:.2f} on "
+            f"{state.identity.selected_on} in epoch {state.best_epoch}; {folder}/best.pth"
+        )
+        self.close()
 
     def step(
         self, step: int, losses: dict[str, Tensor], lr: float, tile_ids: tuple[str, ...]
@@ -114,10 +134,6 @@ class RunLog:
         """A picture ``(H, W, 3)`` uint8 for TensorBoard."""
         if self._writer is not None:
             self._writer.add_image(name, picture, step, dataformats="HWC")
-
-    def minutes(self) -> float:
-        """Time since this process began to train, in minutes."""
-        return (time.perf_counter() - self._started) / 60
 
     def close(self) -> None:
         """Finish the bar and the files."""

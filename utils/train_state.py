@@ -109,12 +109,14 @@ class TrainState:
         }
         save_checkpoint(folder / "last.pth", weights=average, training=training, **common)
 
-    def restore(self, checkpoint: Checkpoint, seed: int) -> None:
-        """Go on from a ``last.pth``; the counters, too, are then those of the checkpoint.
+    def restore(self, checkpoint: Checkpoint | None, seed: int) -> None:
+        """Go on from a ``last.pth``, counters included; without one, stay at the beginning.
 
         With another number of ranks than before, the random state (dropout, stochastic depth) is
         drawn anew from the seed and the step; data and weights are the same.
         """
+        if checkpoint is None:
+            return
         assert checkpoint.training is not None
         training = checkpoint.training
         check_weights(self.network, training["weights"], str(checkpoint.path))

@@ -1,39 +1,31 @@
-"""Any folder of images and masks, and every way in which it can be wrong."""
+"""Cutting, checking and writing a folder of images and masks."""
 
 import errno
-import json
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import folder as folder_module
 from datasets import tiles as tiles_module
-from datasets.class_file import MaskDecoder, read_class_file
-from datasets.folder import (
-    Tiling,
-    find_pairs,
-    find_split_folders,
-    prepare_folder,
-    split_by_lists,
-    split_by_shares,
-)
+from datasets.class_file import ClassFile
+from datasets.folder import Summary, Tiling, prepare_folder
+from datasets.folder_splits import find_split_folders
 from datasets.tiles import open_tile_set
-from utils.errors import ConfigError, DataError, MissingDataError
+from utils.errors import ConfigError, DataError
 
-CLASSES = {
-    "classes": [
-        {"name": "sea", "color": "#0000FF", "value": 3},
-        {"name": "land", "color": [0, 255, 0], "value": 1},
-    ],
-    "ignore": {"colors": ["#000000"], "values": [0]},
+CLASSES = ClassFile(
+    names=("sea", "land"),
+    colors=((0, 0, 255), (0, 255, 0)),
+    values=(0, 1),
+    ignore_colors=((0, 0, 0),),
+    ignore_values=(),
+)
+SIZES = {
+    "train": {"a": (40, 70), "far/b": (100, 33), "c d": (64, 64)},
+    "val": {"d": (90, 50)},
 }
-
-
-@pytest.fixture
-def classes(tmp_path):
-    path = tmp_path / "classes.json"
-    path.write_text(json.dumps(CLASSES))
-    return read_class_file(path)
 
 
 def save(path, array):
@@ -41,82 +33,40 @@ def save(path, array):
     Image.fromarray(np.asarray(array, np.uint8)).save(path)
 
 
+def paint(path, rows, columns, color):
+    array = np.array(Image.open(path))
+    array[:rows, :columns] = color
+    save(path, array)
+
+
 @pytest.fixture
 def tree(tmp_path):
-    """Three training images and one for validation, of different sizes, with colour masks."""
-    for split, name, size in (
-        ("train", "a", (40, 70)),
-        ("train", "far/b", (100, 33)),
-        ("train", "c", (64, 64)),
-        ("val", "d", (90, 50)),
-    ):
-        mask = np.zeros((*size, 3))
-        mask[: size[0] // 2, :, 2] = 255
-        mask[size[0] // 2 :, 1:, 1] = 255
-        save(tmp_path / "tree" / split / "images" / f"{name}.png", np.full((*size, 3), 9))
-        save(tmp_path / "tree" / split / "masks" / f"{name}.png", mask)
+    """Above sea, below land; the left column of the land is ignored. Images hold their rows."""
+    for split, images in SIZES.items():
+        for name, (height, width) in images.items():
+            mask = np.zeros((height, width, 3))
+            mask[: height // 2, :, 2] = 255
+            mask[height // 2 :, 1:, 1] = 255
+            image = np.broadcast_to(np.arange(height)[:, None, None], (height, width, 3))
+            save(tmp_path / "tree" / split / "images" / f"{name}.png", image)
+            save(tmp_path / "tree" / split / "masks" / f"{name}.png", mask)
     return tmp_path / "tree"
 
 
-def prepare(root, splits, classes, tile_size_px=None, **settings):
-    tiling = Tiling(
-        tile_size_px=tile_size_px,
-        overlap_px=settings.pop("overlap_px", 0),
-        keep_whole=settings.pop("keep_whole", ()),
-    )
-    defaults = {"label_kind": "auto", "unknown_to_ignore": False, "prepared_with": {}}
+def prepare(root, tree, tiling=None, unknown_to_ignore=False):
     return prepare_folder(
-        root, splits=splits, classes=classes, tiling=tiling, **{**defaults, **settings}
+        root,
+        splits=find_split_folders(tree),
+        classes=CLASSES,
+        tiling=tiling or Tiling(tile_size_px=None),
+        label_kind="auto",
+        unknown_to_ignore=unknown_to_ignore,
+        prepared_with={"number": 7},
     )
 
 
-def test_every_class_and_ignore_is_decoded_from_hand_written_pixels(classes, tmp_path):
-    save(tmp_path / "rgb.png", [[[0, 0, 255], [0, 255, 0], [0, 0, 0]]])
-    save(tmp_path / "index.png", [[3, 1, 0]])
-    palette = Image.fromarray(np.array([[1, 2, 0]], np.uint8), mode="P")
-    palette.putpalette([0, 0, 0, 0, 0, 255, 0, 255, 0])
-    palette.save(tmp_path / "palette.png")
-    decoder = MaskDecoder(classes)
-    for name in ("rgb", "index", "palette"):
-        target, unknown = decoder.read(tmp_path / f"{name}.png")
-        assert target.tolist() == [[0, 1, 255]] and unknown == {}
-    target, unknown = MaskDecoder(classes, "index").read(tmp_path / "palette.png")
-    assert target.tolist() == [[1, 255, 255]] and unknown == {"2": 1}
-
-
-def test_unknown_colours_and_values_are_counted_and_ignored(classes, tmp_path):
-    save(tmp_path / "rgb.png", [[[0, 0, 255], [0, 0, 254], [0, 0, 254], [1, 2, 3]]])
-    target, unknown = MaskDecoder(classes).read(tmp_path / "rgb.png")
-    assert target.tolist() == [[0, 255, 255, 255]]
-    assert unknown == {"#0000FE": 2, "#010203": 1}
-
-
-def test_masks_of_another_kind_are_refused(classes, tmp_path):
-    Image.fromarray(np.zeros((2, 2), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png has mode I;16; masks must be 8-bit"):
-        MaskDecoder(classes).read(tmp_path / "deep.png")
-    save(tmp_path / "rgb.png", np.zeros((2, 2, 3)))
-    with pytest.raises(DataError, match="has mode RGB, not class values; use --label-kind color"):
-        MaskDecoder(classes, "index").read(tmp_path / "rgb.png")
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"classes": []}, "must have a list 'classes' of 1 to 254 entries"),
-        ({"classes": [{"color": "#000001"}]}, r"classes\[0\] needs a 'name' and a 'color'"),
-        ({"classes": [{"name": "a", "color": "blue"}]}, r"class 'a': the color must be '#RRGGBB'"),
-        ({"classes": [{"name": "a", "color": [1, 2, 256]}]}, "the color must be '#RRGGBB' or"),
-        ({"ignore": {"values": [300]}}, r"a value must be a whole number in 0\.\.255, not 300"),
-        ({"ignore": {"colors": ["#0000FF"]}}, r"gives the color \(0, 0, 255\) to two entries"),
-        ({"ignore": {"values": [3]}}, "gives the value 3 to two entries"),
-    ],
-)
-def test_class_files_that_do_not_say_what_they_should(tmp_path, change, sentence):
-    path = tmp_path / "classes.json"
-    path.write_text(json.dumps({**CLASSES, **change}))
-    with pytest.raises(ConfigError, match=sentence):
-        read_class_file(path)
+def nothing_is_left(root):
+    return not root.exists() and not list(root.parent.glob(".out*"))
 
 
 def test_training_windows_overlap_and_end_flush():
@@ -126,7 +76,16 @@ def test_training_windows_overlap_and_end_flush():
         (0, 48, 64, 64),
         (0, 96, 64, 64),
     ]
+    # 170 - 64 = 106 in steps of at most 48: three, of 35 and 36
+    assert [left for _, left, _, _ in tiling.windows("train", 64, 170)] == [0, 35, 71, 106]
     assert tiling.windows("train", 50, 65) == [(0, 0, 50, 64), (0, 1, 50, 64)]
+    assert tiling.windows("train", 50, 20) == [(0, 0, 50, 20)]
+
+
+def test_evaluation_windows_are_nearly_equal_parts():
+    tiling = Tiling(tile_size_px=64, overlap_px=16)
+    assert tiling.windows("val", 65, 30) == [(0, 0, 32, 30), (32, 0, 33, 30)]
+    assert tiling.windows("test", 64, 128) == [(0, 0, 64, 64), (0, 64, 64, 64)]
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 129), (64, 64), (1, 200), (65, 30)])
@@ -154,118 +113,127 @@ def test_tilings_that_cannot_work():
         Tiling(tile_size_px=64, overlap_px=64)
 
 
-def test_a_tree_is_prepared_by_its_split_folders(tree, classes, tmp_path):
-    summary = prepare(tmp_path / "out", find_split_folders(tree), classes, 64, overlap_px=8)
+def test_a_tree_becomes_a_tile_set(tree, tmp_path):
+    summary = prepare(tmp_path / "out", tree, Tiling(tile_size_px=64, overlap_px=8))
     tiles = open_tile_set(tmp_path / "out")
-    assert summary.num_sources == {"train": 3, "val": 1}
-    assert summary.num_tiles == {"train": 2 + 2 + 1, "val": 2}
+    assert (tiles.name, tiles.classes, tiles.palette) == ("out", CLASSES.names, CLASSES.colors)
+    assert tiles.prepared_with == {"number": 7}
     assert tiles.split("val") == ("d_y00000_x00000", "d_y00045_x00000")
-    assert set(tiles.split("train")) >= {"c", "far__b_y00000_x00000", "far__b_y00036_x00000"}
+    assert tiles.split("train") == (
+        *("a_y00000_x00000", "a_y00000_x00006", "c d"),
+        *("far__b_y00000_x00000", "far__b_y00036_x00000"),
+    )
+    assert summary.num_sources == {"train": 3, "val": 1}
+    assert summary.num_tiles == {"train": 5, "val": 2}
+
+
+def test_image_and_target_of_a_tile_are_cut_alike(tree, tmp_path):
+    prepare(tmp_path / "out", tree, Tiling(tile_size_px=64, overlap_px=8))
+    tiles = open_tile_set(tmp_path / "out")
     tile = tiles.tiles["far__b_y00036_x00000"]
-    assert (tile.source, tile.top_px, tile.height_px, tile.width_px) == ("far__b", 36, 64, 33)
-    target = tiles.read_target("far__b_y00036_x00000")
+    assert (tile.source, tile.top_px, tile.left_px) == ("far__b", 36, 0)
+    assert (tile.height_px, tile.width_px) == (64, 33)
+    assert tiles.read_image(tile.id)[:, 0, 0].tolist() == list(range(36, 100))
+    target = tiles.read_target(tile.id)  # row 50 of the source is its first row of land
     assert target[13, 0] == 0 and target[14, 0] == 255 and target[14, 1] == 1
+
+
+def test_shares_count_every_source_pixel_once(tree, tmp_path):
+    summary = prepare(tmp_path / "out", tree, Tiling(tile_size_px=64, overlap_px=8))
     assert summary.num_pixels["val"].tolist() == [45 * 50, 45 * 49, 45]
+    assert summary.num_pixels["train"].sum() == 40 * 70 + 100 * 33 + 64 * 64
 
 
-def test_pairs_that_are_none(tree, tmp_path):
-    images, masks = tree / "train" / "images", tree / "train" / "masks"
-    (masks / "c.png").unlink()
-    with pytest.raises(MissingDataError, match=r"1 of 3 images have no mask .* \(first: c\); add"):
-        find_pairs(images, masks)
-    (images / "c.png").unlink()
-    (images / "a.png").unlink()
-    with pytest.raises(MissingDataError, match=r"1 of 2 masks have no image .* \(first: a\)"):
-        find_pairs(images, masks)
-    save(images / "a.png", np.zeros((4, 4, 3)))
-    save(images / "a.tif", np.zeros((4, 4, 3)))
-    with pytest.raises(DataError, match=r"a\.png and .*a\.tif have one name; rename or remove"):
-        find_pairs(images, masks)
+def test_the_table_names_absent_classes_and_what_was_ignored():
+    summary = Summary(
+        num_sources={"train": 3, "val": 1},
+        num_tiles={"train": 5, "val": 2},
+        num_pixels={"train": np.array([1_500_000, 0, 500_000]), "val": np.array([0, 10, 30])},
+        unknown=Counter({"#010203": 1234, "7": 5}),
+    )
+    assert summary.table(("sea", "land")).splitlines() == [
+        "                 train         val",
+        "images               3           1",
+        "tiles                5           2",
+        "megapixels         2.0         0.0",
+        "sea             75.0 %       0.0 %",
+        "land             0.0 %      25.0 %",
+        "ignored         25.0 %      75.0 %",
+        "warning: no training pixel is of class 'land'",
+        "ignored: 1,234 pixels of the unknown #010203",
+        "ignored: 5 pixels of the unknown 7",
+    ]
 
 
-def test_trees_that_are_none(tmp_path):
-    (tmp_path / "train" / "images").mkdir(parents=True)
-    with pytest.raises(MissingDataError, match="train has no folder 'labels' or 'masks'"):
-        find_split_folders(tmp_path)
-    with pytest.raises(MissingDataError, match="images has no folder 'train'; expected"):
-        find_split_folders(tmp_path / "train" / "images")
+def test_unknown_colours_of_all_files_come_in_one_error(tree, tmp_path):
+    masks = tree / "train" / "masks"
+    paint(masks / "a.png", 2, 3, (1, 2, 3))
+    paint(masks / "far" / "b.png", 2, 2, (1, 2, 3))
+    paint(tree / "val" / "masks" / "d.png", 1, 3, (0, 0, 254))
+    with pytest.raises(DataError) as caught:
+        prepare(tmp_path / "out", tree)
+    first, *lines = str(caught.value).splitlines()
+    # 13 of 40 * 70 + 100 * 33 + 64 * 64 + 90 * 50 = 14,696 pixels
+    assert "2 colours or values that the class file does not name (0.088% of all" in first
+    assert first.endswith("check --label-kind, or give --unknown-to-ignore:")
+    assert lines == [
+        f"  #010203: 10 pixels (0.068%), e.g. in {masks}/a.png",
+        f"  #0000FE: 3 pixels (0.020%), e.g. in {tree}/val/masks/d.png",
+    ]
+    assert nothing_is_left(tmp_path / "out")
 
 
-def test_lists_name_images_by_path(tree, tmp_path):
-    sources = find_pairs(tree / "train" / "images", tree / "train" / "masks")
-    (tmp_path / "train.txt").write_text("a\nfar/b\n\n")
-    (tmp_path / "val.txt").write_text("c\n")
-    lists = {split: tmp_path / f"{split}.txt" for split in ("train", "val")}
-    found = split_by_lists(sources, lists)
-    assert {split: [s.id for s in group] for split, group in found.items()} == {
-        "train": ["a", "far__b"],
-        "val": ["c"],
-    }
-    (tmp_path / "val.txt").write_text("a\n")
-    with pytest.raises(DataError, match="'a' is in the lists of train and val"):
-        split_by_lists(sources, lists)
-    (tmp_path / "val.txt").write_text("zebra\n")
-    with pytest.raises(MissingDataError, match=r"val\.txt names 'zebra', and there is no such"):
-        split_by_lists(sources, lists)
+def test_unknown_colours_are_ignored_where_asked(tree, tmp_path):
+    paint(tree / "train" / "masks" / "a.png", 2, 3, (1, 2, 3))
+    summary = prepare(tmp_path / "out", tree, unknown_to_ignore=True)
+    assert summary.unknown == {"#010203": 6}
+    target = open_tile_set(tmp_path / "out").read_target("a")
+    assert (target[:2, :3] == 255).all() and target[2, 0] == 0
 
 
-def test_shares_are_of_source_images_repeatable_and_complete(tree):
-    sources = find_pairs(tree / "train" / "images", tree / "train" / "masks") * 10
-    found = split_by_shares(sources, (0.8, 0.1, 0.1), seed=0)
-    assert {split: len(group) for split, group in found.items()} == {
-        "train": 24,
-        "val": 3,
-        "test": 3,
-    }
-    assert found == split_by_shares(sources, (0.8, 0.1, 0.1), seed=0)
-    assert found != split_by_shares(sources, (0.8, 0.1, 0.1), seed=1)
-    assert "test" not in split_by_shares(sources, (0.5, 0.5, 0), seed=0)
-    with pytest.raises(ConfigError, match="--shares must be three numbers that sum to 1"):
-        split_by_shares(sources, (0.8, 0.1, 0.2), seed=0)
-    with pytest.raises(ConfigError, match="2 images are too few for the shares"):
-        split_by_shares(sources[:2], (0.8, 0.1, 0.1), seed=0)
+def test_lossy_masks_are_recognised_and_their_colours_not_all_listed(tree, tmp_path):
+    mask = tree / "train" / "masks" / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 70, 3))
+    save(mask.with_suffix(".jpg"), noise)
+    mask.unlink()
+    with pytest.raises(DataError, match=r"JPEG blurs colours, masks should be PNG") as caught:
+        prepare(tmp_path / "out", tree)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 22 and lines[-1].startswith("  and ") and lines[-1].endswith(" more")
 
 
-def test_unknown_colours_of_all_files_come_in_one_error_and_nothing_is_left(
-    tree, classes, tmp_path
-):
-    for name, color in (("a", (1, 2, 3)), ("c", (0, 0, 254))):
-        path = tree / "train" / "masks" / f"{name}.png"
-        mask = np.array(Image.open(path))
-        mask[:2, :3] = color
-        save(path, mask)
-    splits = find_split_folders(tree)
-    with pytest.raises(DataError, match=r"2 colours or values .*--unknown-to-ignore") as caught:
-        prepare(tmp_path / "out", splits, classes)
-    assert "#010203: 6 pixels, e.g. in" in str(caught.value)
-    assert "#0000FE: 6 pixels, e.g. in" in str(caught.value)
-    assert not (tmp_path / "out").exists() and not (tmp_path / ".out.partial").exists()
-    summary = prepare(tmp_path / "out", splits, classes, unknown_to_ignore=True)
-    assert summary.unknown == {"#010203": 6, "#0000FE": 6}
-
-
-def test_sizes_that_differ_and_truncated_files_leave_nothing(tree, classes, tmp_path):
-    image = tree / "train" / "images" / "c.png"
-    whole = image.read_bytes()
-    save(image, np.zeros((64, 63, 3)))
-    sentence = r"c\.png is \(64, 63\) and .*c\.png \(64, 64\) \(height, width\)"
+def test_sizes_are_compared_before_anything_is_read(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "read_rgb", None)  # a call would fail
+    save(tree / "train" / "images" / "c d.png", np.zeros((64, 63, 3)))
+    save(tree / "val" / "images" / "d.png", np.zeros((50, 90, 3)))
+    sentence = r"2 of 4 images .*c d\.png is 64 x 63 and .*masks/c d\.png is 64 x 64\); give them"
     with pytest.raises(DataError, match=sentence):
-        prepare(tmp_path / "out", find_split_folders(tree), classes)
-    image.write_bytes(whole[:60])
-    with pytest.raises(DataError, match=r"c\.png cannot be read as an image"):
-        prepare(tmp_path / "out", find_split_folders(tree), classes)
-    assert not (tmp_path / "out").exists() and not (tmp_path / ".out.partial").exists()
+        prepare(tmp_path / "out", tree)
+    assert nothing_is_left(tmp_path / "out")
 
 
-def test_a_full_disk_leaves_nothing(tree, classes, tmp_path, monkeypatch):
-    calls = []
+@pytest.mark.parametrize("what", ["images", "masks"])
+@pytest.mark.parametrize("num_bytes", [10, -40])  # within the header, before the end
+def test_a_truncated_file_is_named(tree, tmp_path, what, num_bytes):
+    path = tree / "train" / what / "c d.png"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
+    if what == "images":
+        save(path, noise)
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    with pytest.raises(DataError, match=rf"{what}/c d\.png cannot be read as an image .*replace"):
+        prepare(tmp_path / "out", tree)
+    assert nothing_is_left(tmp_path / "out")
+
+
+def test_a_full_disk_leaves_nothing(tree, tmp_path, monkeypatch):
+    written = []
 
     def full(path, array, text=None):
-        calls.append(path)
-        if len(calls) == 4:
+        written.append(path)
+        if len(written) == 4:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(tiles_module, "write_png", full)
     with pytest.raises(OSError, match="No space left"):
-        prepare(tmp_path / "out", find_split_folders(tree), classes)
-    assert not (tmp_path / "out").exists() and not (tmp_path / ".out.partial").exists()
+        prepare(tmp_path / "out", tree)
+    assert nothing_is_left(tmp_path / "out")

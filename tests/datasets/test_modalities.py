@@ -56,6 +56,11 @@ def test_only_a_16_bit_map_is_written(tmp_path: Path, ids: np.ndarray):
 def test_a_map_that_cannot_be_used_is_named(tmp_path: Path):
     with pytest.raises(MissingDataError, match=r"a\.png does not exist"):
         read_map(tmp_path / "a.png")
+    write_map(tmp_path, "a", IDS, "hash", RECIPE)
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[:-30])
+    with pytest.raises(DataError, match=r"a\.png cannot be read as an image"):
+        read_map(tmp_path / "a.png")
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"is not a 16-bit map \(mode L\); generate it again"):
         read_map(tmp_path / "a.png")
@@ -160,6 +165,12 @@ def test_an_incomplete_store_names_the_first_missing_map(tmp_path: Path, images:
         check_store(tmp_path, "maps", WANTED, {**images, "c": images["a"]})
     map_path(store_folder(tmp_path, "maps"), "b").unlink()
     with pytest.raises(MissingDataError, match=text.format(2, "b")):
+        check_store(tmp_path, "maps", WANTED, images)
+
+
+def test_a_store_that_a_second_run_has_reopened_is_refused(tmp_path: Path, images: dict[str, Path]):
+    begin_store(store_folder(tmp_path, "maps"), RECIPE)
+    with pytest.raises(MissingDataError, match=r"are missing or not finished.*generate\.py"):
         check_store(tmp_path, "maps", WANTED, images)
 
 

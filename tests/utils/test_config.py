@@ -58,6 +58,37 @@ def test_a_mistake_is_named_with_its_dotted_key(load, lines: str, problem: str):
         load(lines)
 
 
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("data.crop_size_px=8", r"data\.crop_size_px: must be 32 or more"),
+        ("data.scale_range=[2, 1]", r"data\.scale_range: must be two numbers above 0"),
+        ("data.num_workers=-1", r"data\.num_workers: must be 0 or more"),
+        ("data.color_jitter=1.0", r"data\.color_jitter: must be between 0 and 1"),
+        ("optim.lr=0.0", r"optim\.lr: must be above 0"),
+        ("optim.ema_decay=1.0", r"optim\.ema_decay: must be at least 0 and below 1"),
+        ("model.drop_path=1.0", r"model\.drop_path: must be at least 0 and below 1"),
+        ("structure.superpixels.encodings=[]", r"structure\.superpixels\.encodings: must name"),
+        ("structure.superpixels.segment_size_px=2", r"segment_size_px: must be 4 or more"),
+        ("run.log_every_steps=0", r"run\.log_every_steps: must be 1 or more"),
+    ],
+)
+def test_a_value_out_of_range_is_named(load, override: str, problem: str):
+    with pytest.raises(ConfigError, match=problem):
+        load("", override)
+
+
+def test_a_recipe_without_any_loss_is_refused(load):
+    with pytest.raises(ConfigError, match="both 0: there is no loss"):
+        load("optim: {dice_weight: 0, cross_entropy_weight: 0}")
+
+
+def test_defaults_are_those_of_the_released_recipe(load):
+    config = load()
+    assert (config.optim.lr, config.optim.batch_size, config.optim.num_epochs) == (8e-5, 16, 300)
+    assert (config.data.crop_size_px, config.data.scale_range) == (640, (0.5, 1.75))
+
+
 def test_a_true_or_false_setting_takes_nothing_else(load):
     with pytest.raises(ConfigError, match=r"data\.dihedral: must be true or false, not 'yes'"):
         load("", "data.dihedral=yes")

@@ -102,6 +102,12 @@ def test_a_truncated_image_is_named(tmp_path: Path, share: float):
         read_rgb(path)
 
 
+def test_a_file_that_is_no_image_is_named(tmp_path: Path):
+    (tmp_path / "a.png").write_text("hello")
+    with pytest.raises(DataError, match=r"a\.png cannot be read as an image \(.+\); replace"):
+        read_rgb(tmp_path / "a.png")
+
+
 def test_a_missing_image_is_named(tmp_path: Path):
     with pytest.raises(MissingDataError, match=r"a\.png does not exist"):
         read_rgb(tmp_path / "a.png")

@@ -1,14 +1,17 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.conftest import make_config
 from utils.errors import DataError
 from utils.run_log import RunLog, describe_environment, read_rows
 
 
 def open_log(folder, dist, first_step=0):
-    return RunLog(folder, dist, first_step, 10, 2)
+    config = make_config(folder, folder, "run.log_every_steps=2")
+    return RunLog(folder, SimpleNamespace(dist=dist, step=first_step), config, 5)
 
 
 def losses(value):

@@ -1,0 +1,1 @@
+"""Settings: the recipe dataclasses and the recipes themselves."""

@@ -1,0 +1,1 @@
+"""The network: one file for each block of the figure."""

@@ -1,0 +1,1 @@
+"""Structure generators: image -> segment map."""

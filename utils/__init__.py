@@ -1,0 +1,1 @@
+"""One named concern a file; nothing here knows models or data sets."""
