@@ -34,8 +34,8 @@ def run_command(main: Callable[[], int | None]) -> None:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         print(
-            f"error: the system refused: {error.strerror or error}{where}. What was finished is "
-            "kept; put it right and run the same command again.",
+            f"error: the system refused: {error.strerror or error}{where}. No half-written "
+            "file is left; put it right and run the same command again.",
             file=sys.stderr,
         )
         code = 1

@@ -44,8 +44,8 @@ def test_a_refusal_of_the_system_is_one_sentence_and_exit_code_1(error: OSError,
     assert exit_code(raises(error)) == 1
     assert capsys.readouterr() == (
         "",
-        f"error: the system refused: {text}. What was finished is kept; put it right and run the "
-        "same command again.\n",
+        f"error: the system refused: {text}. No half-written file is left; put it right and run "
+        "the same command again.\n",
     )
 
 
