@@ -26,6 +26,7 @@ ARROWS = {
 }
 THIRD_PARTY = {"torch", "torchvision", "segment_anything", "timm", "numpy", "PIL", "tqdm"}
 THIRD_PARTY |= {"tensorboard", "yaml"}
+BENCHMARK_EXTRAS = {"skimage"}  # peers to measure against, required by nothing else
 HOMES = {
     "timm": {"models/frozen_vit.py", "models/generators/depth_anything.py"},
     "segment_anything": {"models/generators/sam.py"},
@@ -75,7 +76,8 @@ def import_problems(path: str, tree: ast.Module) -> Iterator[str]:
             if top not in may_import and not in_tests:
                 yield f"imports {top}"
         elif top not in sys.stdlib_module_names | THIRD_PARTY:
-            if not (in_tests and top in ("pytest", "conftest")):
+            extras = {"tests": {"pytest"}, "benchmarks": BENCHMARK_EXTRAS}.get(layer, set())
+            if top not in extras:
                 yield f"third-party {top}"
         elif layer == "configs" and top in THIRD_PARTY:
             yield f"third-party {top}"
@@ -158,6 +160,7 @@ def test_top_level_holds_only_what_the_design_lists():
         ("models/a.py", "from . import b", "relative import"),
         ("utils/a.py", "import cv2", "third-party cv2"),
         ("tests/a.py", "import scipy.ndimage", "third-party scipy"),
+        ("utils/a.py", "import skimage", "third-party skimage"),
         ("models/a.py", "from timm.models import vit", "timm outside"),
         ("models/frozen_vit.py", "import segment_anything", "segment_anything outside"),
         ("train.py", "from torch.utils.tensorboard import W", "torch.utils.tensorboard outside"),
@@ -192,6 +195,7 @@ def test_a_planted_violation_is_found(path: str, text: str, problem: str):
         ("utils/a.py", "context.distributed.world_size"),
         ("tests/a.py", "import os\nimport pytest\nimport timm\nimport train\nos.environ['A']"),
         ("benchmarks/a.py", "import segment_anything\nfrom models.generators import sam"),
+        ("benchmarks/a.py", "import skimage"),
         ("train.py", "def f():\n    print(1)\n\n\nif __name__ == '__main__':\n    print(f())"),
         ("utils/a.py", "x = 1\n" * 300),
     ],
