@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-IGNORE_INDEX = 255  # pixels of the target that nobody labelled
+from configs.schema import IGNORE_INDEX
 
 
 def confusion_matrix(target: Tensor, prediction: Tensor, num_classes: int) -> Tensor:

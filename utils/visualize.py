@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from configs.schema import IGNORE_INDEX
 from utils.charts import legend
 from utils.contact_sheet import Cell, contact_sheet
-from utils.metrics import IGNORE_INDEX
 from utils.typesetting import MARGIN_PX, Color
 
 _IGNORED_COLOR: Color = (0, 0, 0)

@@ -30,26 +30,35 @@ LOOSE = {
 }
 
 
+def small_sam():
+    """A SAM of 64 px."""
+    return SamNetwork(
+        ImageEncoderViT(
+            img_size=64,
+            patch_size=16,
+            embed_dim=32,
+            depth=1,
+            num_heads=2,
+            out_chans=32,
+            use_rel_pos=True,
+            window_size=0,
+        ),
+        PromptEncoder(
+            embed_dim=32, image_embedding_size=(4, 4), input_image_size=(64, 64), mask_in_chans=4
+        ),
+        MaskDecoder(
+            transformer_dim=32,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=32, num_heads=2),
+            iou_head_hidden_dim=16,
+        ),
+    )
+
+
 @pytest.fixture(scope="module")
 def network():
-    """A SAM of 64 px with random weights that give masks of many shapes."""
+    """Random weights that give masks of many shapes."""
     torch.manual_seed(3)
-    encoder = ImageEncoderViT(
-        img_size=64,
-        patch_size=16,
-        embed_dim=32,
-        depth=1,
-        num_heads=2,
-        out_chans=32,
-        use_rel_pos=True,
-        window_size=0,
-    )
-    prompts = PromptEncoder(
-        embed_dim=32, image_embedding_size=(4, 4), input_image_size=(64, 64), mask_in_chans=4
-    )
-    transformer = TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=32, num_heads=2)
-    decoder = MaskDecoder(transformer_dim=32, transformer=transformer, iou_head_hidden_dim=16)
-    network = SamNetwork(encoder, prompts, decoder).eval()
+    network = small_sam().eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return network
@@ -114,32 +123,7 @@ def test_a_fitting_file_is_loaded(tmp_path, monkeypatch, network):
     path = tmp_path / "mine.pth"
     torch.save(network.state_dict(), path)
 
-    def build():
-        return SamNetwork(
-            ImageEncoderViT(
-                img_size=64,
-                patch_size=16,
-                embed_dim=32,
-                depth=1,
-                num_heads=2,
-                out_chans=32,
-                use_rel_pos=True,
-                window_size=0,
-            ),
-            PromptEncoder(
-                embed_dim=32,
-                image_embedding_size=(4, 4),
-                input_image_size=(64, 64),
-                mask_in_chans=4,
-            ),
-            MaskDecoder(
-                transformer_dim=32,
-                transformer=TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=32, num_heads=2),
-                iou_head_hidden_dim=16,
-            ),
-        )
-
-    monkeypatch.setitem(sam.sam_model_registry, "vit_b", build)
+    monkeypatch.setitem(sam.sam_model_registry, "vit_b", small_sam)
     loaded, digest = sam.load_sam("vit_b", path, CPU)
     assert len(digest) == 64 and not loaded.training
     ours = sam.Sam(network=loaded, weights_sha256=digest, **LOOSE).generate(picture())
