@@ -130,11 +130,6 @@ class RunLog:
         with self._text.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")
 
-    def image(self, name: str, step: int, picture: Any) -> None:
-        """A picture ``(H, W, 3)`` uint8 for TensorBoard."""
-        if self._writer is not None:
-            self._writer.add_image(name, picture, step, dataformats="HWC")
-
     def close(self) -> None:
         """Finish the bar and the files."""
         self._bar.close()

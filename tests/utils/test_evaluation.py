@@ -8,7 +8,7 @@ from utils.precision import Precision
 
 
 class ByBrightness(torch.nn.Module):
-    """Class 0 where the image is dark, class 1 where it is bright; structure is added to both."""
+    """Class 0 where the image is dark, class 1 where it is bright; structure is not used."""
 
     def forward(self, image, structure):
         brightness = image.mean(1, keepdim=True)
