@@ -145,14 +145,25 @@ class VitConfig:
 class ModelConfig:
     """The network."""
 
-    size: Literal["tiny", "small"] = "small"
+    size: Literal["tiny", "small", "base", "large"] = "small"
     rgb_vit: VitConfig = field(default_factory=VitConfig)
     structure_vit: VitConfig = field(default_factory=VitConfig)
+    # Ablations: what a fusion-enhancement block is made of, and what recalibration does.
+    fe_branches: tuple[Literal["global_context", "structure_gate", "large_kernel"], ...] = (
+        "global_context",
+        "structure_gate",
+    )
+    fr_gates: Literal["off", "channel", "channel_spatial"] = "channel_spatial"
     drop_path: float = 0.2  # largest rate of stochastic depth, reached in the last block
     head_dropout: float = 0.1
+    recompute: bool = False  # activation checkpointing of the FE blocks: less memory, more time
 
     def problems(self) -> Problems:
         """Values out of range."""
+        if not self.fe_branches:
+            yield "fe_branches", "must name at least one branch"
+        if len(set(self.fe_branches)) < len(self.fe_branches):
+            yield "fe_branches", "names a branch twice"
         if not 0 <= self.drop_path < 1:
             yield "drop_path", "must be at least 0 and below 1"
         if not 0 <= self.head_dropout < 1:

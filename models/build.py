@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from configs.schema import ModelConfig, VitConfig
 from models.encoder import IMAGENET_MEAN, IMAGENET_STD, DualBranchEncoder, Embedding
 from models.frozen_vit import FrozenViT, load_frozen_vit
@@ -45,13 +47,32 @@ SIZES = {
         rgb_vit="vit_small_patch14_reg4_dinov2",
         structure_vit="vit_small_patch14_reg4_dinov2",
     ),
+    "base": Size(
+        channels=(64, 128, 256, 512),
+        depths=(3, 3, 12, 2),
+        num_heads=(1, 2, 4, 8),
+        mlp_ratios=(8, 8, 4, 4),
+        embed_channels=256,
+        rgb_vit="vit_base_patch14_reg4_dinov2",
+        structure_vit="vit_base_patch14_reg4_dinov2",
+    ),
+    # The released code's widths, depths and ViTs, of which the widths and depths are DFormer-L's.
+    "large": Size(
+        channels=(96, 192, 288, 576),
+        depths=(3, 3, 12, 2),
+        num_heads=(1, 2, 4, 8),
+        mlp_ratios=(8, 8, 4, 4),
+        embed_channels=512,
+        rgb_vit="vit_giant_patch14_reg4_dinov2",
+        structure_vit="vit_base_patch14_reg4_dinov2",
+    ),
 }
 
 
 def build_network(
     config: ModelConfig, *, num_classes: int, structure_channels: int, pictures: Pictures
 ) -> VSGNet:
-    """Build the network of a recipe, on the CPU.
+    """Build the network of a recipe, on the current default device, channels-last.
 
     Args:
         config: the recipe's ``model`` section.
@@ -91,6 +112,9 @@ def build_network(
         num_heads=size.num_heads,
         mlp_ratios=size.mlp_ratios,
         drop_path=config.drop_path,
+        fe_branches=config.fe_branches,
+        fr_gates=config.fr_gates,
+        recompute=config.recompute,
     )
     head = MlpHead(
         channels=size.channels,
@@ -98,7 +122,7 @@ def build_network(
         num_classes=num_classes,
         dropout=config.head_dropout,
     )
-    return VSGNet(encoder=encoder, head=head)
+    return VSGNet(encoder=encoder, head=head).to(memory_format=torch.channels_last)
 
 
 def load_network(

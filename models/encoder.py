@@ -1,5 +1,6 @@
 """Dual-branch encoder (figure, centre): stems and frozen ViTs, then four stages of FE and FR."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -81,6 +82,9 @@ class DualBranchEncoder(nn.Module):
         num_heads: attention heads in each stage.
         mlp_ratios: hidden over outer width of the MLPs in each stage.
         drop_path: stochastic depth of the last block; earlier ones rise linearly from 0.
+        fe_branches: see ``FusionEnhancement``.
+        fr_gates: see ``FeatureRecalibration``.
+        recompute: see ``FusionEnhancement``.
     """
 
     def __init__(
@@ -93,17 +97,28 @@ class DualBranchEncoder(nn.Module):
         num_heads: tuple[int, ...],
         mlp_ratios: tuple[int, ...],
         drop_path: float,
+        fe_branches: Sequence[str],
+        fr_gates: str,
+        recompute: bool,
     ) -> None:
         super().__init__()
         self.rgb, self.structure = rgb, structure
-        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        last = max(1, sum(depths) - 1)
+        rates = [drop_path * block / last for block in range(sum(depths))]
         self.enhance, self.recalibrate = nn.ModuleList(), nn.ModuleList()
         for width, depth, heads, ratio in zip(channels, depths, num_heads, mlp_ratios, strict=True):
-            own, rates = tuple(rates[:depth]), rates[depth:]
+            own, rates = rates[:depth], rates[depth:]
             self.enhance.append(
-                FusionEnhancement(channels=width, num_heads=heads, mlp_ratio=ratio, drop_paths=own)
+                FusionEnhancement(
+                    channels=width,
+                    num_heads=heads,
+                    mlp_ratio=ratio,
+                    drop_paths=own,
+                    branches=fe_branches,
+                    recompute=recompute,
+                )
             )
-            self.recalibrate.append(FeatureRecalibration(channels=width))
+            self.recalibrate.append(FeatureRecalibration(channels=width, gates=fr_gates))
         self.down_rgb = nn.ModuleList(_down_sample(*step) for step in pairwise(channels))
         self.down_str = nn.ModuleList(_down_sample(*step) for step in pairwise(channels))
 

@@ -56,29 +56,44 @@ class FeatureRecalibration(nn.Module):
 
         x'_m  = g_m ⊙ x_m  + x_o             g: ChannelGate([x_rgb; x_str])
         x''_m = s_m ⊙ x'_m + x'_o            s: SpatialGate([x'_rgb; x'_str])
-        out_m = LN(W_m [x''_rgb + f_rgb; x''_str + f_str])
+        out_m = LN(W_m [x''_rgb + f_rgb; x''_str + f_str] + b_m)
+
+    ``gates`` removes parts of it: ``channel`` leaves out the second line (x'' = x'), ``off`` the
+    whole block (out_m = LN(f_m)).
 
     Differs from the released code: the spatial gate acts on the channel-recalibrated features
     (fault 18), and the output is normalised, so values do not grow over the stages (fault 19).
 
     Args:
         channels: width of both streams.
+        gates: ``channel_spatial``, ``channel`` or ``off``.
     """
 
-    def __init__(self, *, channels: int) -> None:
+    def __init__(self, *, channels: int, gates: str = "channel_spatial") -> None:
         super().__init__()
-        self.channel_rgb, self.channel_str = ChannelGate(channels), ChannelGate(channels)
-        self.spatial_rgb, self.spatial_str = SpatialGate(channels), SpatialGate(channels)
-        self.out_rgb, self.out_str = (nn.Conv2d(2 * channels, channels, 1) for _ in range(2))
+        self.gates = gates
+        if gates != "off":
+            self.channel_rgb, self.channel_str = ChannelGate(channels), ChannelGate(channels)
+            self.out_rgb, self.out_str = (nn.Conv2d(2 * channels, channels, 1) for _ in range(2))
+        if gates == "channel_spatial":
+            self.spatial_rgb, self.spatial_str = SpatialGate(channels), SpatialGate(channels)
         self.norm_rgb, self.norm_str = ChannelNorm(channels), ChannelNorm(channels)
 
     def forward(
         self, x_rgb: Tensor, x_str: Tensor, f_rgb: Tensor, f_str: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Four ``(B, C, H, W)`` -> the stage's output pair, two of the same shape."""
+        if self.gates == "off":
+            return self.norm_rgb(f_rgb), self.norm_str(f_str)
         z = torch.cat([x_rgb, x_str], 1)
-        x_rgb, x_str = self.channel_rgb(z) * x_rgb + x_str, self.channel_str(z) * x_str + x_rgb
-        z = torch.cat([x_rgb, x_str], 1)
-        x_rgb, x_str = self.spatial_rgb(z) * x_rgb + x_str, self.spatial_str(z) * x_str + x_rgb
+        x_rgb, x_str = _weigh(x_rgb, x_str, self.channel_rgb(z), self.channel_str(z))
+        if self.gates == "channel_spatial":
+            z = torch.cat([x_rgb, x_str], 1)
+            x_rgb, x_str = _weigh(x_rgb, x_str, self.spatial_rgb(z), self.spatial_str(z))
         pair = torch.cat([x_rgb + f_rgb, x_str + f_str], 1)
         return self.norm_rgb(self.out_rgb(pair)), self.norm_str(self.out_str(pair))
+
+
+def _weigh(x_rgb: Tensor, x_str: Tensor, w_rgb: Tensor, w_str: Tensor) -> tuple[Tensor, Tensor]:
+    """``w_m ⊙ x_m + x_o`` for both streams, each in one pass."""
+    return torch.addcmul(x_str, w_rgb, x_rgb), torch.addcmul(x_rgb, w_str, x_str)

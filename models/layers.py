@@ -3,13 +3,10 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of ``(B, C, h, w)`` to ``(B, C, *size)``; the same size is a no-op."""
-    if x.shape[-2:] == size:
-        return x
+    """Bilinear resize of ``(B, C, h, w)`` to ``(B, C, *size)``."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
@@ -30,27 +27,59 @@ class Normalize(nn.Module):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of ``(B, C, H, W)``, computed in fp32 under autocast."""
+    """Layer norm over the channels of ``(B, C, H, W)``.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Same shape as the input."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class LayerScale(nn.Module):
-    """One learned factor a channel, ``γ ⊙ x``.
-
-    Differs from the paper: the factors start at 0.1 instead of 1e-6. At 1e-6 and with no trained
-    values to load, a block is an identity for the whole run (method note, fault 20).
+    Mean and variance are accumulated in fp32 whatever the dtype of ``x`` is, which the result
+    keeps. (Autocast would make an fp32 copy of every map instead.)
     """
 
-    def __init__(self, channels: int, init: float = 0.1) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((channels, 1, 1), init))
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape and dtype as the input."""
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            out = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, weight, bias, self.eps)
+        return out.permute(0, 3, 1, 2)
+
+
+class ScaledConv1x1(nn.Conv2d):
+    """The end of a residual branch: 1x1 convolution and layer scale, ``γ ⊙ (W x + b)``.
+
+    Computed as ``(γ W) x + γ b``: the same function without another pass over the map, and
+    without keeping the unscaled branch for the gradient of γ.
+
+    Differs from the paper: γ starts at 0.1 instead of 1e-6. At 1e-6 and with no trained values to
+    load, a block is an identity for the whole run (method note, fault 20).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+        self.gamma = nn.Parameter(torch.full((out_channels,), 0.1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W)`` -> the same shape."""
-        return self.gamma * x
+        """``(B, C, H, W)`` -> ``(B, out_channels, H, W)``."""
+        assert self.bias is not None
+        weight = self.gamma.view(-1, 1, 1, 1) * self.weight
+        return F.conv2d(x, weight, self.gamma * self.bias)
+
+
+class ResidualAdd(nn.Module):
+    """``x + keep ⊙ branch``: stochastic depth, one draw a sample, in a single pass.
+
+    Args:
+        drop_path: probability that a sample's branch is left out in training; the others are
+            divided by ``1 - drop_path``.
+    """
+
+    def __init__(self, drop_path: float) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Two ``(B, C, H, W)`` -> one."""
+        if not self.training or self.drop_path == 0:
+            return x + branch
+        keep = branch.new_empty(len(branch), 1, 1, 1).bernoulli_(1 - self.drop_path)
+        return torch.addcmul(x, branch, keep / (1 - self.drop_path))
 
 
 class ConvMlp(nn.Module):
@@ -62,21 +91,8 @@ class ConvMlp(nn.Module):
         self.expand = nn.Conv2d(channels, hidden, 1)
         self.mix = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.act = nn.GELU()
-        self.reduce = nn.Conv2d(hidden, channels, 1)
+        self.reduce = ScaledConv1x1(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W)`` -> the same shape."""
+        """``(B, C, H, W)`` -> the same shape, layer scale included."""
         return self.reduce(self.act(self.mix(self.expand(x))))
-
-
-class Residual(nn.Module):
-    """``x + drop(γ ⊙ branch)``: layer scale and stochastic depth of one residual branch."""
-
-    def __init__(self, channels: int, drop_path: float) -> None:
-        super().__init__()
-        self.scale = LayerScale(channels)
-        self.drop = StochasticDepth(drop_path, mode="row")
-
-    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
-        """Two ``(B, C, H, W)`` -> one."""
-        return x + self.drop(self.scale(branch))

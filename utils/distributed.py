@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import ConfigError
+from utils.host_memory import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,8 @@ def distributed_session(device: str = "auto") -> Iterator[DistContext]:
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = _choose_device(device, local_rank)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     if world_size > 1:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:

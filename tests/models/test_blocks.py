@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from models.conv_stem import ConvStem
-from models.feature_recalibration import FeatureRecalibration
+from models.feature_recalibration import ChannelGate, FeatureRecalibration, SpatialGate
 from models.fusion_enhancement import FusionEnhancement, FusionEnhancementBlock
-from models.layers import ChannelNorm, LayerScale, resize
+from models.layers import ChannelNorm, ResidualAdd, ScaledConv1x1, resize
 from models.mlp_head import MlpHead
+from utils.optim import build_optimizer
 
 SIZES = [(1, 8, 8), (2, 7, 13), (1, 1, 5), (3, 16, 4)]
 
@@ -80,13 +81,97 @@ def test_fault_19_recalibrated_features_do_not_grow():
         assert out.std().item() == pytest.approx(1.0, abs=0.1)
 
 
-def test_fault_20_layer_scale_moves_under_training():
-    scale = LayerScale(4)
-    optimizer = torch.optim.AdamW(scale.parameters(), lr=0.1)
-    before = scale.gamma.detach().clone()
-    scale(torch.ones(1, 4, 2, 2)).sum().backward()
+def test_fault_20_layer_scale_starts_at_a_tenth_and_moves_under_training():
+    module = ScaledConv1x1(3, 4)
+    assert torch.equal(module.gamma, torch.full((4,), 0.1))
+    optimizer = build_optimizer(module, lr=0.1, weight_decay=0.0)
+    module(torch.ones(1, 3, 2, 2)).square().sum().backward()
+    before = module.gamma.detach().clone()
     optimizer.step()
-    assert (scale.gamma - before).abs().min() > 0.05
+    assert (module.gamma - before).abs().min() > 0.05
+
+
+def test_fault_10_large_kernel_branch_is_there_or_it_is_not():
+    two, three = (
+        FusionEnhancementBlock(
+            channels=16, num_heads=2, mlp_ratio=2, drop_path=0.0, branches=branches
+        )
+        for branches in (
+            ("global_context", "structure_gate"),
+            ("global_context", "structure_gate", "large_kernel"),
+        )
+    )
+    assert not any("large_kernel" in name for name, _ in two.named_parameters())
+    x_rgb, x_str = pair(2, 9, 9)
+    out_rgb, out_str = three(x_rgb, x_str)
+    (out_rgb.square().sum() + out_str.pow(3).sum()).backward()
+    assert_all_trained(three)
+
+
+@pytest.mark.parametrize("gates", ["off", "channel", "channel_spatial"])
+def test_fr_switch_leaves_no_unused_parameter(gates):
+    module = FeatureRecalibration(channels=16, gates=gates)
+    x_rgb, x_str = pair(2, 9, 9)
+    out_rgb, out_str = module(x_rgb, x_str, 2 * x_str, x_rgb.square())
+    weight = torch.randn(out_rgb.shape, generator=torch.Generator().manual_seed(1))
+    ((out_rgb + 2 * out_str) * weight).sum().backward()
+    assert_all_trained(module)
+
+
+def test_faults_7_and_8_both_streams_leave_every_stage_at_full_width():
+    x_rgb, x_str = pair(1, 8, 8)
+    for out in fusion()(x_rgb, x_str):
+        assert out.shape == (1, 16, 8, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_large_inputs_stay_finite_in_half_precision(dtype, scale):
+    x_rgb, x_str = ((scale * x).detach().requires_grad_() for x in pair(2, 9, 14))
+    enhance, recalibrate = fusion(), FeatureRecalibration(channels=16)
+    with torch.autocast("cpu", dtype=dtype):
+        f_rgb, f_str = enhance(x_rgb, x_str)
+        out_rgb, out_str = recalibrate(x_rgb, x_str, f_rgb, f_str)
+    weight = torch.randn(out_rgb.shape, generator=torch.Generator().manual_seed(1))
+    ((out_rgb.float() + 2 * out_str.float()) * weight).sum().backward()
+    assert torch.isfinite(out_rgb).all() and torch.isfinite(out_str).all()
+    for gradient in [x_rgb.grad, x_str.grad, *(p.grad for p in enhance.parameters())]:
+        assert torch.isfinite(gradient).all()
+    for gradient in (p.grad for p in recalibrate.parameters()):
+        assert torch.isfinite(gradient).all()
+
+
+def test_gates_are_bounded():
+    z = 1e4 * torch.randn(2, 32, 6, 7, generator=torch.Generator().manual_seed(0))
+    for gate in (ChannelGate(16), SpatialGate(16)):
+        out = gate(z)
+        assert out.min() >= 0 and out.max() <= 1
+
+
+def test_recompute_gives_the_same_output_and_gradients():
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(3)
+        module = FusionEnhancement(
+            channels=16, num_heads=2, mlp_ratio=2, drop_paths=(0.5, 0.5), recompute=recompute
+        )
+        inputs = pair(4, 7, 5)
+        out_rgb, out_str = module(*inputs)
+        (out_rgb.square() + out_str).sum().backward()
+        results.append([out_rgb, out_str, *(x.grad for x in [*inputs, *module.parameters()])])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    add = ResidualAdd(0.25)
+    x, branch = torch.zeros(4000, 2, 1, 1), torch.ones(4000, 2, 1, 1)
+    out = add(x, branch)
+    assert torch.equal(out[:, 0], out[:, 1])
+    assert out.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert out.mean().item() == pytest.approx(1.0, abs=0.05)
+    assert torch.equal(add.eval()(x, branch), branch)
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 50), (1, 1), (4, 97)])
@@ -103,9 +188,9 @@ def test_channel_norm_normalises_over_channels_only():
     assert (out.std(1, unbiased=False) - 1).abs().max() < 1e-3
 
 
-def test_resize_to_the_same_size_is_the_same_tensor():
+def test_resize_to_the_same_size_changes_nothing():
     x = torch.randn(1, 2, 4, 6)
-    assert resize(x, (4, 6)) is x
+    assert torch.equal(resize(x, (4, 6)), x)
 
 
 def head(channels=(4, 8, 12, 16)) -> MlpHead:

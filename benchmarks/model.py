@@ -1,0 +1,271 @@
+"""The network's speed and memory beside its literal reference and beside peers.
+
+::
+
+    python benchmarks/model.py [--quick] [--device cuda] [--part stage|peers|sizes]
+
+One JSON line a result; ``ratio`` above 1 means that ours is better. What is compared takes turns
+in one process; times are medians, ratios are medians of the rounds' ratios. Peak memory is that
+of the tensors allocated in one step, forward and backward, above what was there before.
+
+- ``stage``: one FE block and its FR at 96 channels, 128x128, batch 2, forward and backward, beside
+  ``tests/models/literal.py`` (the documented equations, term by term) and beside the same modules
+  written plainly: channels-first, fp32 norms, unfolded layer scale.
+- ``peers``: the trainable part at ``small`` and ``base`` beside UPerNet and Segformer of
+  segmentation_models_pytorch and torchvision's DeepLabV3, at the nearest parameter counts they
+  offer, 512x512. The peers are benchmark-only extras; what is not installed is left out.
+- ``sizes``: fp32 and half precision, eager and compiled; achieved operations a second as a share
+  of a large matrix product's in the same run.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.peers import literal_stage, peer_networks, plain_stage
+from configs.schema import ModelConfig, VitConfig
+from models.build import build_network
+from models.feature_recalibration import FeatureRecalibration
+from models.fusion_enhancement import FusionEnhancement
+from utils.host_memory import keep_freed_memory
+
+Step = Callable[[], None]
+IMAGE_PX, NUM_CLASSES = 512, 5
+
+
+class Bench:
+    """Where and how long is measured."""
+
+    def __init__(self, device: str, quick: bool) -> None:
+        self.device = torch.device(device)
+        self.rounds = 2 if quick else 9
+        self.batch_size = 16 if device == "cuda" else 2
+        name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+        threads = "" if device == "cuda" else f", {torch.get_num_threads()} threads"
+        self.machine = f"{name}{threads}, torch {torch.__version__}"
+
+    def seconds(self, step: Step) -> float:
+        """One step, waited for."""
+        self._wait()
+        start = time.perf_counter()
+        step()
+        self._wait()
+        return time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def alternate(self, steps: list[Step]) -> list[list[float]]:
+        """Seconds of every step in every round; they take turns, the first round warms up."""
+        times: list[list[float]] = [[] for _ in steps]
+        for _ in range(self.rounds + 1):
+            for own, step in zip(times, steps, strict=True):
+                own.append(self.seconds(step))
+        return [own[1:] for own in times]
+
+    def peak_mib(self, step: Step) -> float:
+        """Most memory held by tensors at once during a step, above what was there before."""
+        if self.device.type == "cuda":
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            self.seconds(step)
+            return (torch.cuda.max_memory_allocated() - before) / 2**20
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(profile_memory=True, activities=activities) as profile:
+            step()
+        events = profile.profiler.kineto_results.events()
+        memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+        held = peak = 0
+        for _, num_bytes in memory:
+            held += num_bytes
+            peak = max(peak, held)
+        return peak / 2**20
+
+    def report(self, name: str, ours: float, peer: float | None, unit: str, **more: Any) -> None:
+        """Print one JSON line; ``ratio`` is ours over peer unless given."""
+        ratio = more.pop("ratio", None if peer is None else ours / peer)
+        line = {"name": name, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio, **more}
+        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
+        print(json.dumps({**rounded, "machine": self.machine}), flush=True)
+
+
+def stage(bench: Bench) -> None:
+    """FE + FR beside the equations and beside plain modules."""
+    torch.manual_seed(0)
+    fe = FusionEnhancement(channels=96, num_heads=1, mlp_ratio=8, drop_paths=(0.0,))
+    fr = FeatureRecalibration(channels=96)
+    for module in (fe, fr):
+        module.to(bench.device).to(memory_format=torch.channels_last)
+    x_rgb, x_str = (torch.randn(2, 96, 128, 128, device=bench.device) for _ in range(2))
+    last = [x.to(memory_format=torch.channels_last) for x in (x_rgb, x_str)]
+
+    def ours(*x: Tensor) -> tuple[Tensor, Tensor]:
+        return fr(*x, *fe(*x))
+
+    def step(function: Callable[..., tuple[Tensor, Tensor]], inputs: list[Tensor]) -> Step:
+        def run() -> None:
+            out_rgb, out_str = function(*(x.detach().requires_grad_() for x in inputs))
+            torch.autograd.backward([out_rgb, out_str], [inputs[0], inputs[1]])
+
+        return run
+
+    steps = {
+        "ours": step(ours, last),
+        "literal equations": step(literal_stage(fe, fr), [x_rgb, x_str]),
+        "plain modules": step(plain_stage(fe, fr), [x_rgb, x_str]),
+    }
+    times = dict(zip(steps, bench.alternate(list(steps.values())), strict=True))
+    peaks = {name: bench.peak_mib(run) for name, run in steps.items()}
+    for peer in list(steps)[1:]:
+        ratio = statistics.median(b / a for a, b in zip(times["ours"], times[peer], strict=True))
+        ours_s, peer_s = (statistics.median(times[name]) for name in ("ours", peer))
+        bench.report(f"FE+FR beside {peer}, time", ours_s, peer_s, "s", ratio=ratio)
+        bench.report(
+            f"FE+FR beside {peer}, peak memory",
+            peaks["ours"],
+            peaks[peer],
+            "MiB",
+            ratio=peaks[peer] / peaks["ours"],
+        )
+
+
+def vsgnet(size: str, bench: Bench, recompute: bool = False) -> nn.Module:
+    """The trainable part of a named size: both CNN stems, no ViTs."""
+    none = VitConfig(name="none")
+    config = ModelConfig(size=size, rgb_vit=none, structure_vit=none, recompute=recompute)  # type: ignore[arg-type]
+    network = build_network(
+        config, num_classes=NUM_CLASSES, structure_channels=4, pictures=((0, 1, 2),)
+    )
+    return network.to(bench.device)
+
+
+def network_step(
+    network: nn.Module, inputs: list[Tensor], dtype: torch.dtype, *, train: bool
+) -> Step:
+    """Forward (and backward) on a batch; the loss is a mean of squares, the same for all."""
+    device = inputs[0].device.type
+
+    def run() -> None:
+        network.train(train)
+        half = torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
+        with torch.set_grad_enabled(train), half:
+            logits = network(*inputs)
+        if train:
+            logits.float().square().mean().backward()
+            network.zero_grad(set_to_none=True)
+
+    return run
+
+
+def batch(bench: Bench) -> list[Tensor]:
+    """Image and structure."""
+    shape = (IMAGE_PX, IMAGE_PX)
+    inputs = [torch.rand(bench.batch_size, c, *shape, device=bench.device) for c in (3, 4)]
+    return [x.to(memory_format=torch.channels_last) for x in inputs]
+
+
+def peers(bench: Bench, sizes: list[str]) -> None:
+    """Whole networks of about the same number of parameters, in fp32."""
+    inputs = batch(bench)
+    for size in sizes:
+        networks = {f"VSGNet {size}": (vsgnet(size, bench), inputs)}
+        for name, network in peer_networks(size, NUM_CLASSES):
+            network.to(bench.device).to(memory_format=torch.channels_last)
+            networks[name] = (network, inputs[:1])
+        millions = {
+            name: sum(p.numel() for p in network.parameters()) / 1e6
+            for name, (network, _) in networks.items()
+        }
+        for train in (True, False):
+            steps = [network_step(*n, torch.float32, train=train) for n in networks.values()]
+            times = dict(zip(networks, bench.alternate(steps), strict=True))
+            peaks = dict(zip(networks, map(bench.peak_mib, steps), strict=True))
+            ours, *others = networks
+            for peer in others:
+                rate = {n: bench.batch_size / statistics.median(times[n]) for n in (ours, peer)}
+                bench.report(
+                    f"{ours} beside {peer}, {'train' if train else 'infer'} {IMAGE_PX}x{IMAGE_PX}",
+                    rate[ours],
+                    rate[peer],
+                    "images/s",
+                    ratio=statistics.median(
+                        b / a for a, b in zip(times[ours], times[peer], strict=True)
+                    ),
+                    million_parameters=[round(millions[n], 2) for n in (ours, peer)],
+                    peak_mib=[round(peaks[n]) for n in (ours, peer)],
+                )
+
+
+def matmul_flops(bench: Bench, dtype: torch.dtype) -> float:
+    """Operations a second of a large matrix product: the floor's unit."""
+    side = 8192 if bench.device.type == "cuda" else 2048
+    a = torch.randn(side, side, device=bench.device, dtype=dtype)
+
+    def multiply() -> None:
+        torch.mm(a, a)
+
+    return 2 * side**3 / min(bench.alternate([multiply])[0])
+
+
+def sizes(bench: Bench, names: list[str], compiled: bool) -> None:
+    """Training steps in every precision, eager and compiled; share of the matrix product's rate."""
+    inputs = batch(bench)
+    dtypes = [torch.float32, torch.bfloat16]
+    if bench.device.type == "cuda":
+        dtypes.append(torch.float16)
+    for name in names:
+        network = vsgnet(name, bench)
+        with FlopCounterMode(display=False) as counter:
+            network_step(network, inputs, torch.float32, train=True)()
+        variants = {"eager": network, "eager, recompute": vsgnet(name, bench, recompute=True)}
+        if compiled:
+            variants["compiled"] = torch.compile(vsgnet(name, bench), fullgraph=True)  # type: ignore[assignment]
+        for dtype in dtypes:
+            steps = [network_step(n, inputs, dtype, train=True) for n in variants.values()]
+            floor = counter.get_total_flops() / matmul_flops(bench, dtype)
+            for variant, times, step in zip(variants, bench.alternate(steps), steps, strict=True):
+                seconds = statistics.median(times)
+                bench.report(
+                    f"VSGNet {name} train, batch {bench.batch_size}, {dtype}, {variant}",
+                    bench.batch_size / seconds,
+                    None,
+                    "images/s",
+                    peak_mib=round(bench.peak_mib(step)),
+                    share_of_matmul=floor / seconds,
+                )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few rounds, small sizes only")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--part", choices=["stage", "peers", "sizes"], help="default: all")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
+    args = parser.parse_args()
+    bench = Bench(args.device, args.quick)
+    keep_freed_memory()  # as the scripts do; it serves the peers as well
+    networks = ["small"] if args.quick else ["small", "base"]
+    if args.part in (None, "stage"):
+        stage(bench)
+    if args.part in (None, "peers"):
+        peers(bench, networks)
+    if args.part in (None, "sizes"):
+        sizes(bench, networks if args.device == "cpu" else ["base", "large"], args.compile)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The blocks' documented equations, written down once more, slowly and without the modules.
+
+Every function takes a block's parameters by name and does what the docstring says, term by term,
+with sums and products alone: no fused operation, nothing folded, nothing reordered. The tests
+compare the modules with it in float64; ``benchmarks/model.py`` measures both.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Parameters = dict[str, Tensor]
+
+
+def part(parameters: Parameters, prefix: str) -> Parameters:
+    """The parameters of a sub-module, without its prefix."""
+    start = f"{prefix}."
+    return {k.removeprefix(start): v for k, v in parameters.items() if k.startswith(start)}
+
+
+def layer_norm(p: Parameters, x: Tensor) -> Tensor:
+    mean = x.mean(1, keepdim=True)
+    variance = ((x - mean) ** 2).mean(1, keepdim=True)
+    normal = (x - mean) / torch.sqrt(variance + 1e-5)
+    return p["weight"].view(-1, 1, 1) * normal + p["bias"].view(-1, 1, 1)
+
+
+def project(p: Parameters, x: Tensor) -> Tensor:
+    """``W x + b`` at every position."""
+    out = torch.einsum("oc,bchw->bohw", p["weight"].flatten(1), x)
+    return out + p["bias"].view(-1, 1, 1) if "bias" in p else out
+
+
+def depth_wise(p: Parameters, x: Tensor) -> Tensor:
+    """Each channel with its own k x k kernel, zeros outside: a sum of shifted products."""
+    height, width = x.shape[-2:]
+    reach = p["weight"].shape[-1] // 2
+    padded = F.pad(x, [reach] * 4)
+    out = p["bias"].view(-1, 1, 1).expand(x.shape)
+    for i in range(2 * reach + 1):
+        for j in range(2 * reach + 1):
+            shifted = padded[..., i : i + height, j : j + width]
+            out = out + p["weight"][:, 0, i, j].view(-1, 1, 1) * shifted
+    return out
+
+
+def gelu(x: Tensor) -> Tensor:
+    return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def softmax(x: Tensor) -> Tensor:
+    """Over the last axis."""
+    e = torch.exp(x - x.amax(-1, keepdim=True))
+    return e / e.sum(-1, keepdim=True)
+
+
+def pool(x: Tensor, size: int) -> Tensor:
+    """Means of ``size x size`` cells from floor(i n / size) to ceil((i + 1) n / size)."""
+
+    def cells(n: int) -> list[slice]:
+        return [slice(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
+
+    rows = [
+        torch.stack([x[..., r, c].mean((2, 3)) for c in cells(x.shape[3])], -1)
+        for r in cells(x.shape[2])
+    ]
+    return torch.stack(rows, -2)
+
+
+def bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Sample centres at (i + 1/2) n / N - 1/2, held inside: one matrix an axis."""
+
+    def matrix(n: int, to: int) -> Tensor:
+        centre = ((torch.arange(to, dtype=torch.float64) + 0.5) * n / to - 0.5).clamp(min=0)
+        low = centre.floor().long().clamp(max=n - 1)
+        share = (centre - low).clamp(max=1)
+        out = torch.zeros(to, n, dtype=torch.float64)
+        out[torch.arange(to), low] += 1 - share
+        out[torch.arange(to), (low + 1).clamp(max=n - 1)] += share
+        return out.to(x)
+
+    rows, columns = matrix(x.shape[2], size[0]), matrix(x.shape[3], size[1])
+    return torch.einsum("ih,bchw,jw->bcij", rows, x, columns)
+
+
+def global_branch(p: Parameters, u_rgb: Tensor, u_str: Tensor, num_heads: int) -> Tensor:
+    query = pool(project(part(p, "query"), torch.cat([u_rgb, u_str], 1)), 7)
+    w_key, w_value = p["key_value.weight"].chunk(2)
+    key, value = project({"weight": w_key}, u_rgb), project({"weight": w_value}, u_rgb)
+    answers = []
+    for q, k, v in zip(
+        *(x.flatten(2).chunk(num_heads, 1) for x in (query, key, value)), strict=True
+    ):
+        logits = torch.einsum("bdq,bdp->bqp", q, k) / math.sqrt(q.shape[1])
+        answers.append(torch.einsum("bqp,bdp->bdq", softmax(logits), v))
+    size = (u_rgb.shape[2], u_rgb.shape[3])
+    return bilinear(torch.cat(answers, 1).unflatten(2, (7, 7)), size)
+
+
+def structure_gate(p: Parameters, u_rgb: Tensor, u_str: Tensor) -> Tensor:
+    gate = depth_wise(part(p, "gate_context"), project(part(p, "gate"), u_str))
+    return project(part(p, "local"), u_rgb) * gate
+
+
+def large_kernel(p: Parameters, u_rgb: Tensor) -> Tensor:
+    gate = depth_wise(part(p, "gate_context"), gelu(project(part(p, "gate"), u_rgb)))
+    return project(part(p, "local"), u_rgb) * gate
+
+
+def mlp(p: Parameters, x: Tensor) -> Tensor:
+    hidden = gelu(depth_wise(part(p, "mix"), project(part(p, "expand"), x)))
+    return project(part(p, "reduce"), hidden)
+
+
+def fusion_enhancement_block(
+    p: Parameters, x_rgb: Tensor, x_str: Tensor, num_heads: int
+) -> tuple[Tensor, Tensor]:
+    u_rgb, u_str = layer_norm(part(p, "norm_rgb"), x_rgb), layer_norm(part(p, "norm_str"), x_str)
+    pieces = [
+        global_branch(part(p, "branches.global_context"), u_rgb, u_str, num_heads),
+        structure_gate(part(p, "branches.structure_gate"), u_rgb, u_str),
+    ]
+    if large := part(p, "branches.large_kernel"):
+        pieces.append(large_kernel(large, u_rgb))
+    y = torch.cat(pieces, 1)
+    out = []
+    for name, x in (("rgb", x_rgb), ("str", x_str)):
+        gamma = p[f"out_{name}.gamma"].view(-1, 1, 1)
+        x = x + gamma * project(part(p, f"out_{name}"), y)
+        gamma = p[f"mlp_{name}.reduce.gamma"].view(-1, 1, 1)
+        out.append(
+            x + gamma * mlp(part(p, f"mlp_{name}"), layer_norm(part(p, f"mlp_norm_{name}"), x))
+        )
+    return out[0], out[1]
+
+
+def channel_gate(p: Parameters, z: Tensor) -> Tensor:
+    attention = softmax(project(part(p, "attend"), z).flatten(2))  # over all positions
+    descriptor = (attention * z.flatten(2)).sum(-1)
+    hidden = gelu(descriptor @ p["gate.0.weight"].T + p["gate.0.bias"])
+    return torch.sigmoid(hidden @ p["gate.2.weight"].T + p["gate.2.bias"])[..., None, None]
+
+
+def spatial_gate(p: Parameters, z: Tensor) -> Tensor:
+    mix = softmax(z.mean((2, 3)) @ p["choose.weight"].T + p["choose.bias"])  # over channels
+    return torch.sigmoid((mix[..., None, None] * z).sum(1, keepdim=True))
+
+
+def feature_recalibration(
+    p: Parameters, x_rgb: Tensor, x_str: Tensor, f_rgb: Tensor, f_str: Tensor
+) -> tuple[Tensor, Tensor]:
+    if "channel_rgb.attend.weight" not in p:
+        return layer_norm(part(p, "norm_rgb"), f_rgb), layer_norm(part(p, "norm_str"), f_str)
+    z = torch.cat([x_rgb, x_str], 1)
+    g_rgb, g_str = channel_gate(part(p, "channel_rgb"), z), channel_gate(part(p, "channel_str"), z)
+    x_rgb, x_str = g_rgb * x_rgb + x_str, g_str * x_str + x_rgb
+    if "spatial_rgb.choose.weight" in p:
+        z = torch.cat([x_rgb, x_str], 1)
+        s_rgb = spatial_gate(part(p, "spatial_rgb"), z)
+        s_str = spatial_gate(part(p, "spatial_str"), z)
+        x_rgb, x_str = s_rgb * x_rgb + x_str, s_str * x_str + x_rgb
+    pair = torch.cat([x_rgb + f_rgb, x_str + f_str], 1)
+    out = [
+        layer_norm(part(p, f"norm_{m}"), project(part(p, f"out_{m}"), pair)) for m in ("rgb", "str")
+    ]
+    return out[0], out[1]
+
+
+def mlp_head(p: Parameters, pyramid: list[Tensor]) -> Tensor:
+    """In eval mode: running statistics, no dropout."""
+    size = (pyramid[0].shape[2], pyramid[0].shape[3])
+    fused = sum(
+        bilinear(project({"weight": p[f"project.{i}.weight"]}, x), size)
+        for i, x in enumerate(pyramid)
+    )
+    mean, variance = (p[f"norm.running_{name}"].view(-1, 1, 1) for name in ("mean", "var"))
+    normal = (fused - mean) / torch.sqrt(variance + 1e-5)
+    normal = p["norm.weight"].view(-1, 1, 1) * normal + p["norm.bias"].view(-1, 1, 1)
+    return project(part(p, "classify"), torch.relu(normal))

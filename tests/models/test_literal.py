@@ -1,0 +1,99 @@
+"""The blocks equal their documented equations: ``tests/models/literal.py``, in float64."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.feature_recalibration import FeatureRecalibration
+from models.fusion_enhancement import FusionEnhancementBlock
+from models.mlp_head import MlpHead
+from tests.models import literal
+
+SIZES = [(2, 8, 8), (1, 7, 13), (3, 1, 5), (2, 21, 16)]
+CHANNELS, HEADS = 12, 3
+
+
+def with_random_weights(module: nn.Module) -> nn.Module:
+    """Every parameter and running statistic drawn at random, nothing at its initial 0 or 1."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in [*module.parameters(), *module.buffers()]:
+            if tensor.is_floating_point():
+                tensor.uniform_(-0.7, 0.7, generator=generator)
+        for name, tensor in module.named_buffers():
+            if name.endswith("running_var"):
+                tensor.add_(1.0)
+    return module.double().eval()
+
+
+def maps(count: int, size: tuple[int, int, int], channels: int = CHANNELS) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    batch, height, width = size
+    return [
+        torch.randn(batch, channels, height, width, generator=generator, dtype=torch.float64)
+        for _ in range(count)
+    ]
+
+
+def assert_same(ours: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    for a, b in zip(ours, expected, strict=True):
+        assert ((a - b).norm() / b.norm()).item() < 1e-12
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "branches",
+    [("global_context", "structure_gate"), ("global_context", "structure_gate", "large_kernel")],
+)
+def test_fe_block_equals_its_equations(size, branches):
+    block = FusionEnhancementBlock(
+        channels=CHANNELS, num_heads=HEADS, mlp_ratio=2, drop_path=0.5, branches=branches
+    )
+    with_random_weights(block)
+    inputs = maps(2, size)
+    expected = literal.fusion_enhancement_block(dict(block.named_parameters()), *inputs, HEADS)
+    assert_same(block(*inputs), expected)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("gates", ["off", "channel", "channel_spatial"])
+def test_fr_equals_its_equations(size, gates):
+    module = with_random_weights(FeatureRecalibration(channels=CHANNELS, gates=gates))
+    inputs = maps(4, size)
+    expected = literal.feature_recalibration(dict(module.named_parameters()), *inputs)
+    ours = module(*inputs)
+    for a, b in zip(ours, expected, strict=True):  # the two softmaxes are computed in fp32
+        assert ((a - b).norm() / b.norm()).item() < 1e-5
+
+
+@pytest.mark.parametrize("size", [(2, 16, 8), (1, 13, 21)])
+def test_head_equals_its_equations(size):
+    channels = (4, 6, 8, 10)
+    head = with_random_weights(
+        MlpHead(channels=channels, embed_channels=9, num_classes=5, dropout=0.3)
+    )
+    batch, height, width = size
+    pyramid = [
+        maps(1, (batch, -(-height // 2**i), -(-width // 2**i)), 2 * c)[0]
+        for i, c in enumerate(channels)
+    ]
+    parameters = {**dict(head.named_parameters()), **dict(head.named_buffers())}
+    assert_same((head(pyramid),), (literal.mlp_head(parameters, pyramid),))
+
+
+def test_gradients_equal_those_of_the_equations():
+    block = FusionEnhancementBlock(channels=CHANNELS, num_heads=HEADS, mlp_ratio=2, drop_path=0.0)
+    with_random_weights(block)
+    parameters = dict(block.named_parameters())
+    weights = maps(2, (2, 9, 6))
+
+    def gradients(outputs: tuple[Tensor, Tensor]) -> list[Tensor]:
+        total = sum((w * x).sum() for w, x in zip(weights, outputs, strict=True))
+        return list(torch.autograd.grad(total, [*inputs, *parameters.values()]))
+
+    inputs = [x.requires_grad_() for x in maps(2, (2, 9, 6))]
+    ours = gradients(block(*inputs))
+    expected = gradients(literal.fusion_enhancement_block(parameters, *inputs, HEADS))
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
