@@ -63,13 +63,14 @@ def evaluate_split(
     weights = {store: recipe["weights_sha256"] for store, recipe in identity.maps.items()}
     check_structure(tile_set, config.structure, [split], weights)
     encoder = StructureEncoder(config.structure)
+    precision = Precision(config.run.precision, dist.device)
     network = load_network(
         checkpoint,
         config.model,
         structure_channels=encoder.num_channels,
         pictures=encoder.pictures,
+        frozen_dtype=precision.dtype,
     ).to(dist.device)
-    precision = Precision(config.run.precision, dist.device)
     predictor = Predictor(network, encoder, precision, config.eval, dist.device)
     loader = build_eval_loader(config, tile_set, split, dist)
     rows: list[PanelRow] = []

@@ -47,13 +47,14 @@ class Segmenter:
             )
         encoder = StructureEncoder(config.structure)
         self._generators = _build_generators(checkpoint, config, device) if encoder.stores else {}
+        precision = Precision(config.run.precision, device)
         network = load_network(
             checkpoint,
             config.model,
             structure_channels=encoder.num_channels,
             pictures=encoder.pictures,
+            frozen_dtype=precision.dtype,
         ).to(device)
-        precision = Precision(config.run.precision, device)
         self._predictor = Predictor(network, encoder, precision, config.eval, device)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

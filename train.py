@@ -18,8 +18,8 @@ from datasets.encodings import StructureEncoder
 from datasets.samplers import TrainBatches
 from datasets.samples import Batch, prepare_inputs
 from datasets.tiles import open_tile_set
-from models.build import build_network, frozen_identities
-from models.losses import SegmentationLoss, build_loss, measure_batch
+from models.build import build_network, fetch_frozen_weights, frozen_identities
+from models.losses import SegmentationLoss, build_loss
 from utils.checkpoint import Identity
 from utils.config import config_to_dict, load_config_from_command_line
 from utils.distributed import DistContext, distributed_session
@@ -60,8 +60,7 @@ def train(run: Run) -> None:
         if state.epoch % run.config.eval.every_epochs and state.epoch < num_epochs:
             continue
         with state.evaluation_weights():
-            num_classes = len(state.identity.classes)
-            result = scores(evaluate(run.predictor, run.val_loader, num_classes, state.dist))
+            result = scores(evaluate(run.predictor, run.val_loader, state.num_classes, state.dist))
         is_best = state.is_best(result.miou)
         run.log.evaluation(state, result, is_best)
         state.save(run.folder, best=is_best)
@@ -72,13 +71,13 @@ def train_one_epoch(run: Run) -> None:
     state = run.state
     state.network.train()
     run.batches.set_position(state.epoch, state.step_in_epoch)
-    for batch in run.loader:
-        image, structure, target = prepare_inputs(batch.to(state.dist.device), run.encoder)
-        lr = run.lr_at(state.step)
-        set_learning_rate(state.optimizer, lr)
+    for batch in (loaded.to(state.dist.device) for loaded in run.loader):
+        image, structure, target = prepare_inputs(batch, run.encoder)
+        set_learning_rate(state.optimizer, lr := run.lr_at(state.step))
         with state.precision.autocast():
             logits = state.ddp_network(image, structure)
-        losses = run.loss(logits, target, measure_batch(target, state.dist))
+        segments = run.encoder.segments(batch.maps) if run.loss.needs_segments else None
+        losses = run.loss(logits, target, run.loss.measure_batch(target, state.dist), segments)
         state.take_step(losses["loss"], run.config.optim.clip_norm)
         run.log.step(state.step, losses, lr, batch.tile_ids)
         if state.step % run.config.run.save_every_steps == 0:
@@ -93,18 +92,20 @@ def build_run(config: Config, dist: DistContext) -> Run:
     maps = check_structure(tile_set, config.structure, [data.train_split, data.val_split])
     loader, batches = build_train_loader(config, tile_set, dist)
     encoder = StructureEncoder(config.structure)
+    precision = Precision(config.run.precision, dist.device)
     seed_torch(config.run.seed)
     network = build_network(
         config.model,
         num_classes=len(tile_set.classes),
         structure_channels=encoder.num_channels,
         pictures=encoder.pictures,
+        frozen_dtype=precision.dtype,
     ).to(dist.device)
     folder, checkpoint = open_run_folder(config, dist)
     state = TrainState(
         network=network,
         optimizer=build_optimizer(network, lr=optim.lr, weight_decay=optim.weight_decay),
-        precision=Precision(config.run.precision, dist.device),
+        precision=precision,
         ema=Ema(network, optim.ema_decay) if optim.ema_decay > 0 else None,
         identity=Identity(
             recipe=config_to_dict(config),
@@ -127,22 +128,21 @@ def build_run(config: Config, dist: DistContext) -> Run:
         batches=batches,
         val_loader=build_eval_loader(config, tile_set, data.val_split, dist),
         encoder=encoder,
-        loss=build_loss(optim),
+        loss=build_loss(optim, len(tile_set.classes)).to(dist.device),
         lr_at=build_schedule(optim, batches.num_batches),
-        predictor=Predictor(network, encoder, state.precision, config.eval, dist.device),
+        predictor=Predictor(network, encoder, precision, config.eval, dist.device),
         log=RunLog(folder, state, config, batches.num_batches),
     )
 
 
 def main() -> None:
     """Command line."""
-    config = load_config_from_command_line(__doc__.split("\n\n")[0])
+    config = load_config_from_command_line(__doc__.split("\n\n")[0], fetch_frozen_weights)
     with distributed_session(config.run.device) as dist:
         run = build_run(config, dist)
         run.log.begin(run.state, run.folder)
         train(run)
-        if dist.is_main:
-            draw_curves(run.folder)
+        draw_curves(run.folder, dist)
         run.log.end(run.state, run.folder)
 
 

@@ -138,7 +138,17 @@ class VitConfig:
     """One frozen vision transformer."""
 
     name: str = "default"  # default: that of the size; none: CNN stem alone; else a timm name
-    weights: str | None = None  # path of the weights file, or 'random' for tests
+    # Path of the weights file, in timm's or the official layout; null: the official file in
+    # weights/; 'random' for tests.
+    weights: str | None = None
+    num_layers: int = 1  # 1: tokens of the last layer; n: of n evenly spaced ones, joined
+    # projection: on the tokens' own grid; depth_to_space: as the released code means to do.
+    join: Literal["projection", "depth_to_space"] = "projection"
+
+    def problems(self) -> Problems:
+        """Values out of range."""
+        if self.num_layers < 1:
+            yield "num_layers", "must be 1 or more"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +195,11 @@ class OptimConfig:
     dice_weight: float = 0.5
     cross_entropy_weight: float = 0.5
     label_smoothing: float = 0.1
+    class_weights: tuple[float, ...] | None = None  # one factor per class, in data set order
+    # Agreement of the prediction with the segment map: one prediction per segment, and edges only
+    # at segment borders. 0: off.
+    object_weight: float = 0.0
+    boundary_weight: float = 0.0
 
     def problems(self) -> Problems:
         """Values out of range."""
@@ -203,6 +218,14 @@ class OptimConfig:
             yield "dice_weight", "and cross_entropy_weight must be 0 or more"
         elif self.dice_weight + self.cross_entropy_weight == 0:
             yield "dice_weight", "and cross_entropy_weight are both 0: there is no loss"
+        for key in ("object_weight", "boundary_weight"):
+            if getattr(self, key) < 0:
+                yield key, "must be 0 or more"
+        if self.class_weights is not None:
+            if any(weight < 0 for weight in self.class_weights):
+                yield "class_weights", "must all be 0 or more"
+            elif not any(self.class_weights):
+                yield "class_weights", "are all 0: no pixel would count (for no weights, set null)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,3 +279,12 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def problems(self) -> Problems:
+        """Settings of different sections that do not go together."""
+        has_segments = {"superpixels", "sam"} & set(self.structure.modalities)
+        if self.structure.control == "on" and has_segments:
+            return
+        for key in ("object_weight", "boundary_weight"):
+            if getattr(self.optim, key) > 0:
+                yield f"optim.{key}", "needs structure.control=on and a segment modality"

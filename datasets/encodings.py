@@ -127,6 +127,10 @@ class StructureEncoder:
             self.num_channels += sum(ENCODINGS[name][0] for name in names)
         self.pictures = tuple(pictures)
 
+    def segments(self, maps: dict[str, Tensor]) -> Tensor | None:
+        """Ids ``(B, H, W)`` of the first segment map; None if they are not those of the image."""
+        return maps[self.stores[0]] if self.control == "on" else None
+
     def __call__(
         self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
     ) -> Tensor:

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-from configs.schema import ModelConfig, VitConfig
+from configs.schema import Config, ModelConfig, VitConfig
 from models.encoder import IMAGENET_MEAN, IMAGENET_STD, DualBranchEncoder, Embedding
-from models.frozen_vit import FrozenViT, load_frozen_vit
+from models.frozen_vit import FrozenViT, load_frozen_vit, published_weights
 from models.mlp_head import MlpHead
+from models.vit_weights import fetch_weights
 from models.vsgnet import VSGNet
 from utils.checkpoint import Checkpoint, load_weights
-from utils.errors import ConfigError
 
 Pictures = tuple[tuple[int, int, int], ...]
 
@@ -70,7 +70,12 @@ SIZES = {
 
 
 def build_network(
-    config: ModelConfig, *, num_classes: int, structure_channels: int, pictures: Pictures
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    structure_channels: int,
+    pictures: Pictures,
+    frozen_dtype: torch.dtype = torch.float32,
 ) -> VSGNet:
     """Build the network of a recipe, on the current default device, channels-last.
 
@@ -79,22 +84,24 @@ def build_network(
         num_classes: number of classes of the data set.
         structure_channels: channels of the encoded structure maps.
         pictures: for each modality, the three structure channels its frozen ViT is shown.
+        frozen_dtype: what the frozen ViTs are stored and computed in, see ``FrozenViT``.
 
     Raises:
-        ConfigError: a ViT without weights, or an unknown one.
+        ConfigError: an unknown ViT, or settings it cannot have.
         MissingDataError, DataError: its weights file is missing or does not fit.
     """
     size = SIZES[config.size]
     first = size.channels[0]
     vits = {
-        "rgb_vit": _build_vit("rgb_vit", config.rgb_vit, size.rgb_vit),
-        "structure_vit": _build_vit("structure_vit", config.structure_vit, size.structure_vit),
+        "rgb_vit": _build_vit(config.rgb_vit, size.rgb_vit, frozen_dtype),
+        "structure_vit": _build_vit(config.structure_vit, size.structure_vit, frozen_dtype),
     }
     encoder = DualBranchEncoder(
         rgb=Embedding(
             in_channels=3,
             channels=first,
             vit=vits["rgb_vit"],
+            join=config.rgb_vit.join,
             pictures=((0, 1, 2),),
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
@@ -103,6 +110,7 @@ def build_network(
             in_channels=structure_channels,
             channels=first,
             vit=vits["structure_vit"],
+            join=config.structure_vit.join,
             pictures=pictures,
             mean=(0.5,) * structure_channels,
             std=(0.25,) * structure_channels,
@@ -126,7 +134,12 @@ def build_network(
 
 
 def load_network(
-    checkpoint: Checkpoint, config: ModelConfig, *, structure_channels: int, pictures: Pictures
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    *,
+    structure_channels: int,
+    pictures: Pictures,
+    frozen_dtype: torch.dtype = torch.float32,
 ) -> VSGNet:
     """Build the network of a checkpoint and put its weights in; see ``build_network``.
 
@@ -138,21 +151,34 @@ def load_network(
         num_classes=len(checkpoint.identity.classes),
         structure_channels=structure_channels,
         pictures=pictures,
+        frozen_dtype=frozen_dtype,
     )
     load_weights(network, checkpoint, frozen_identities(network))
     return network.eval()
 
 
-def _build_vit(key: str, config: VitConfig, default: str) -> FrozenViT | None:
+def _build_vit(config: VitConfig, default: str, dtype: torch.dtype) -> FrozenViT | None:
     name = default if config.name == "default" else config.name
     if name == "none":
         return None
-    if config.weights is None:
-        raise ConfigError(
-            f"model.{key}.weights is not set: give the path of the weights file of {name}, or "
-            f"'random' for a test, or set model.{key}.name=none for the CNN stem alone"
-        )
-    return load_frozen_vit(name, config.weights)
+    return load_frozen_vit(name, config.weights, num_layers=config.num_layers, dtype=dtype)
+
+
+def fetch_frozen_weights(config: Config) -> None:
+    """Download the official weights of a recipe's frozen ViTs that are not in ``weights/``.
+
+    Raises:
+        ConfigError: an unknown ViT, or one whose weights have no direct address.
+        DataError: a download failed.
+    """
+    model, size = config.model, SIZES[config.model.size]
+    for vit, default in (
+        (model.rgb_vit, size.rgb_vit),
+        (model.structure_vit, size.structure_vit),
+    ):
+        name = default if vit.name == "default" else vit.name
+        if name != "none" and vit.weights is None:
+            fetch_weights(name, published_weights(name))
 
 
 def frozen_identities(network: VSGNet) -> dict[str, dict[str, str]]:

@@ -10,26 +10,10 @@ from models.conv_stem import ConvStem
 from models.feature_recalibration import FeatureRecalibration
 from models.frozen_vit import FrozenViT
 from models.fusion_enhancement import FusionEnhancement
-from models.layers import ChannelNorm, Normalize, resize
+from models.layers import Normalize
+from models.vit_join import JOINS
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class VitJoin(nn.Module):
-    """Frozen tokens brought to the stem's width and grid: LN - 1x1 conv - bilinear to H/4.
-
-    Differs from the released code, which reshapes tokens to a picture so that their columns are
-    scrambled, blows it up to full size and strides it back (faults 11-13).
-    """
-
-    def __init__(self, vit_channels: int, channels: int) -> None:
-        super().__init__()
-        self.norm = ChannelNorm(vit_channels)
-        self.project = nn.Conv2d(vit_channels, channels, 1)
-
-    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """``(B, D, h, w)`` -> ``(B, C1, *size)``."""
-        return resize(self.project(self.norm(tokens)), size)
 
 
 class Embedding(nn.Module):
@@ -39,6 +23,7 @@ class Embedding(nn.Module):
         in_channels: channels of the input.
         channels: C1.
         vit: the branch's frozen ViT, or None for the CNN stem alone.
+        join: ``projection`` or ``depth_to_space``, see ``models.vit_join``.
         pictures: for each picture shown to the ViT, the three input channels it is made of.
         mean, std: fixed normalisation of the stem's input, one entry a channel.
     """
@@ -49,6 +34,7 @@ class Embedding(nn.Module):
         in_channels: int,
         channels: int,
         vit: FrozenViT | None,
+        join: str,
         pictures: tuple[tuple[int, int, int], ...],
         mean: tuple[float, ...],
         std: tuple[float, ...],
@@ -59,7 +45,7 @@ class Embedding(nn.Module):
         self.pictures = pictures if vit is not None else ()
         self.vit = vit
         self.joins = nn.ModuleList(
-            VitJoin(vit.channels, channels) for _ in self.pictures if vit is not None
+            JOINS[join](vit.channels, channels) for _ in self.pictures if vit is not None
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """Frozen vision transformer (figure, left): long-range context from a foundation model.
 
-Only this file and the depth generator know timm. Nothing is downloaded: weights come from a local
-file, in timm's or in the official layout (timm converts the latter), or are ``random`` for tests.
+Only this file and the depth generator know timm. Weights come from a local file, in timm's or in
+the official layout (timm converts the latter), or are ``random`` for tests.
 """
 
+import contextlib
 import hashlib
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from models.layers import Normalize
-from utils.errors import ConfigError, DataError, MissingDataError
+from models.vit_weights import OfficialFile, find_weights, official_file
+from utils.errors import ConfigError, DataError
 from utils.files import sha256_of
 
 # In published files, and not needed for patch tokens.
@@ -33,19 +36,41 @@ class FrozenViT(nn.Module):
     inputs of 512 px pass (fault 12).
 
     Args:
-        vit: a timm vision transformer built with ``dynamic_img_size=True``.
+        vit: a timm vision transformer that takes any picture size.
         identity: name and hash of the weights, kept in checkpoints in their place.
+        num_layers: 1: the last layer's tokens; n: those of n evenly spaced layers, the last one
+            included, each through the final norm, joined on channels.
+        dtype: what it is computed in. A half dtype also stores the weights of linear layers and
+            convolutions, which autocast would only cast again at every step: the same numbers in
+            half the memory. Float32 leaves it to the surrounding autocast.
     """
 
-    def __init__(self, vit: Any, identity: dict[str, str]) -> None:
+    def __init__(
+        self,
+        vit: Any,
+        identity: dict[str, str],
+        num_layers: int = 1,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
+        depth = len(vit.blocks)
+        if num_layers > depth:
+            raise ConfigError(
+                f"{identity['name']} has {depth} layers; num_layers={num_layers} asks for more"
+            )
         self.identity = identity
-        self.channels: int = vit.embed_dim
+        self.layers = [depth * (i + 1) // num_layers - 1 for i in range(num_layers)]
+        self.channels: int = num_layers * vit.embed_dim
         self.patch_px: int = vit.patch_embed.patch_size[0]
+        self.dtype = dtype
         self.normalize = Normalize(
             tuple(vit.pretrained_cfg["mean"]), tuple(vit.pretrained_cfg["std"])
         )
         self.vit = vit.requires_grad_(False)
+        if dtype != torch.float32:
+            for module in vit.modules():
+                if isinstance(module, (nn.Linear, nn.Conv2d)):
+                    module.to(dtype)
         self.eval()
 
     def train(self, mode: bool = True) -> "FrozenViT":
@@ -57,7 +82,7 @@ class FrozenViT(nn.Module):
         return kwargs.get("destination", {})
 
     def forward(self, picture: Tensor) -> Tensor:
-        """Last-layer normalised patch tokens on their own grid.
+        """Normalised patch tokens on their own grid.
 
         The picture is resized up to the next multiple of the patch size in each direction.
 
@@ -65,49 +90,81 @@ class FrozenViT(nn.Module):
             picture: ``(B, 3, H, W)`` in [0, 1].
 
         Returns:
-            ``(B, D, ⌈H/patch⌉, ⌈W/patch⌉)``, no gradient.
+            ``(B, num_layers * D, ⌈H/patch⌉, ⌈W/patch⌉)``, no gradient.
         """
-        height, width = (-(-side // self.patch_px) * self.patch_px for side in picture.shape[-2:])
         with torch.no_grad():
-            x = self.normalize(picture)
-            if x.shape[-2:] != (height, width):
-                x = F.interpolate(x, size=(height, width), mode="bicubic", align_corners=False)
-            (tokens,) = self.vit.forward_intermediates(
-                x, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
-            )
-        return tokens
+            if self.dtype == torch.float32:
+                return self._tokens(picture)
+            with torch.autocast(picture.device.type, dtype=self.dtype):
+                return self._tokens(picture)
+
+    def _tokens(self, picture: Tensor) -> Tensor:
+        height, width = (-(-side // self.patch_px) * self.patch_px for side in picture.shape[-2:])
+        x = self.normalize(picture)
+        if x.shape[-2:] != (height, width):
+            x = F.interpolate(x, size=(height, width), mode="bicubic", align_corners=False)
+        tokens = self.vit.forward_intermediates(
+            x, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return torch.cat(tokens, 1)
 
 
-def load_frozen_vit(name: str, weights: str) -> FrozenViT:
-    """Build a timm ViT with weights from a local file.
+def load_frozen_vit(
+    name: str,
+    weights: str | None,
+    *,
+    num_layers: int = 1,
+    dtype: torch.dtype = torch.float32,
+) -> FrozenViT:
+    """Build a timm ViT with weights from a local file, on the current default device.
 
     Args:
         name: timm model name, e.g. ``vit_small_patch14_reg4_dinov2``.
-        weights: path of a weights file, or ``random`` for fixed random weights.
+        weights: path of a weights file; None: the official file in ``weights/``; ``random`` for
+            fixed random weights.
+        num_layers: see ``FrozenViT``.
+        dtype: see ``FrozenViT``.
 
     Raises:
-        ConfigError: timm does not know the name.
+        ConfigError: timm does not know the name, or it has fewer layers.
         MissingDataError: there is no such file.
-        DataError: the file does not fit the model.
+        DataError: the file does not fit the model, or is not the official one of its name.
     """
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name.split('_patch')[0]}*")[:5])
-        hint = f"; near it: {near}" if near else "; see timm.list_models('vit_*')"
-        raise ConfigError(f"timm has no model '{name}'{hint}")
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_RANDOM_SEED)
-            vit = timm.create_model(name, num_classes=0, dynamic_img_size=True)
-        return FrozenViT(vit, {"name": name, "sha256": _parameter_hash(vit)})
-    path = Path(weights)
-    if not path.is_file():
-        raise MissingDataError(
-            f"the weights of {name} are not at {path}; download them from the model's own page "
-            "(DINOv2 is Apache-2.0) and set model.rgb_vit.weights and model.structure_vit.weights"
-        )
-    vit = timm.create_model(name, num_classes=0, dynamic_img_size=True)
+            vit = _create(name)
+        identity = {"name": name, "sha256": _parameter_hash(vit)}
+        return FrozenViT(vit, identity, num_layers, dtype)
+    vit = _create(name)
+    path = find_weights(name, weights, published_weights(name))
     _load_weights(vit, name, path)
-    return FrozenViT(vit, {"name": name, "sha256": sha256_of(path)})
+    return FrozenViT(vit, {"name": name, "sha256": sha256_of(path)}, num_layers, dtype)
+
+
+def published_weights(name: str) -> OfficialFile:
+    """The weights file that the authors of a ViT publish.
+
+    Raises:
+        ConfigError: timm does not know the name.
+    """
+    _check_name(name)
+    known = timm.models.get_pretrained_cfg(name)
+    fields = ("url", "license", "hf_hub_id")
+    return official_file(name, {field: getattr(known, field, None) for field in fields})
+
+
+def _check_name(name: str) -> None:
+    if timm.is_model(name):
+        return
+    near = ", ".join(timm.list_models(f"*{name.split('_patch')[0]}*")[:5])
+    hint = f"; near it: {near}" if near else "; see timm.list_models('vit_*')"
+    raise ConfigError(f"timm has no model '{name}'{hint}")
+
+
+def _create(name: str) -> Any:
+    _check_name(name)
+    return timm.create_model(name, num_classes=0, dynamic_img_size=True)
 
 
 def _load_weights(vit: Any, name: str, path: Path) -> None:
@@ -120,7 +177,8 @@ def _load_weights(vit: Any, name: str, path: Path) -> None:
     try:
         weights = load_state_dict(str(path))
         if translate is not None:
-            weights = translate(weights, vit)
+            with contextlib.redirect_stdout(io.StringIO()):  # timm prints what it passes over
+                weights = translate(weights, vit)
         missing, unexpected = vit.load_state_dict(weights, strict=False)
     except Exception as error:  # timm and torch raise many kinds for a file that does not fit
         reason = " ".join(str(error).split())[:300]
@@ -135,6 +193,9 @@ def _load_weights(vit: Any, name: str, path: Path) -> None:
 
 
 def _parameter_hash(module: nn.Module) -> str:
+    """SHA-256 of random weights; ``meta`` for those that are shapes only."""
+    if any(tensor.is_meta for tensor in module.state_dict().values()):
+        return "meta"
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(name.encode())

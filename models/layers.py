@@ -1,5 +1,7 @@
 """What two or more blocks of the figure share."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +10,13 @@ from torch import Tensor, nn
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize of ``(B, C, h, w)`` to ``(B, C, *size)``."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[None]:
+    """Leave autocast, on devices that have it (the meta device, which counts, does not)."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 class Normalize(nn.Module):
@@ -36,7 +45,7 @@ class ChannelNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and dtype as the input."""
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        with torch.autocast(x.device.type, enabled=False):
+        with _no_autocast(x.device.type):
             out = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, weight, bias, self.eps)
         return out.permute(0, 3, 1, 2)
 

@@ -8,7 +8,7 @@ import copy
 import difflib
 import re
 import types
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -85,8 +85,14 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     return config_from_dict(recipe, str(path), overrides)
 
 
-def load_config_from_command_line(description: str) -> Config:
+def load_config_from_command_line(
+    description: str, download: Callable[[Config], None] | None = None
+) -> Config:
     """The recipe that ``--config FILE [key.sub=value ...]`` asks for.
+
+    Args:
+        description: of the script, for ``--help``.
+        download: what ``--download`` does with the recipe; None: there is no such option.
 
     Raises:
         ConfigError: as ``load_config``.
@@ -96,8 +102,15 @@ def load_config_from_command_line(description: str) -> Config:
         "--config", type=Path, required=True, help="recipe, e.g. configs/dubai.yaml"
     )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change the recipe")
+    if download is not None:
+        parser.add_argument(
+            "--download", action="store_true", help="fetch missing official weights into weights/"
+        )
     args = parser.parse_args()
-    return load_config(args.config, args.overrides)
+    config = load_config(args.config, args.overrides)
+    if download is not None and args.download:
+        download(config)
+    return config
 
 
 def _apply_override(recipe: dict[str, Any], override: str) -> None:

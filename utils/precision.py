@@ -21,14 +21,15 @@ class Precision:
         if name == "auto":
             name = "bf16" if device.type == "cuda" else "fp32"
         self.name = name
+        self.dtype = DTYPES[name]
         self._device = device
         # Gradients of fp16 underflow without scaling; the others have the exponent range of fp32.
         self._scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
     def autocast(self) -> AbstractContextManager[None]:
         """Context of the forward pass; the loss is computed outside of it, in fp32."""
-        dtype = DTYPES[self.name]
-        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32)
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self._device.type, dtype=self.dtype, enabled=enabled)
 
     def step(
         self,

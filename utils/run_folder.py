@@ -42,8 +42,10 @@ def open_run_folder(config: Config, dist: DistContext) -> tuple[Path, Checkpoint
     return folder, checkpoint
 
 
-def draw_curves(folder: Path) -> None:
-    """Draw loss and validation scores of a run to ``pictures/``."""
+def draw_curves(folder: Path, dist: DistContext) -> None:
+    """Draw loss and validation scores of a run to ``pictures/``, on the main rank."""
+    if not dist.is_main:
+        return
     rows = read_rows(folder / "metrics.jsonl")
     train = [row for row in rows if row["kind"] == "train"]
     val = [row for row in rows if row["kind"] == "val"]

@@ -50,6 +50,11 @@ class TrainState:
         self.best_miou = -1.0  # below every possible score
         self.best_epoch = 0
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that are trained and scored."""
+        return len(self.identity.classes)
+
     def take_step(self, loss: Tensor, max_norm: float) -> None:
         """Backward pass, clipping to ``max_norm`` (0: none), optimiser, average, counters."""
         self.precision.step(loss, self.network, self.optimizer, max_norm)

@@ -5,16 +5,23 @@ import torch
 
 from configs.schema import ModelConfig, VitConfig
 from models.build import SIZES, build_network, frozen_identities
-from utils.errors import ConfigError
+from models.vit_join import JOINS
+from utils.errors import MissingDataError
 from utils.optim import build_optimizer
 
 RANDOM, NONE = VitConfig(name="test_vit", weights="random"), VitConfig(name="none")
 
 
-def network(size="tiny", vit=RANDOM, channels=4, pictures=((0, 1, 2),)):
+def network(size="tiny", vit=RANDOM, channels=4, pictures=((0, 1, 2),), frozen_dtype=torch.float32):
     torch.manual_seed(0)
     config = ModelConfig(size=size, rgb_vit=vit, structure_vit=vit, drop_path=0.0, head_dropout=0.0)
-    return build_network(config, num_classes=5, structure_channels=channels, pictures=pictures)
+    return build_network(
+        config,
+        num_classes=5,
+        structure_channels=channels,
+        pictures=pictures,
+        frozen_dtype=frozen_dtype,
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -74,9 +81,55 @@ def test_two_modalities_show_the_structure_vit_two_pictures():
     assert (joined - joined_changed).abs().max() > 1e-4
 
 
-def test_missing_weights_are_one_clear_sentence():
-    with pytest.raises(ConfigError, match=r"model\.rgb_vit\.weights is not set: give the path"):
-        network(vit=VitConfig())
+def test_missing_weights_are_one_clear_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingDataError) as error:
+        network("small", VitConfig())
+    assert str(error.value) == (
+        "the weights of vit_small_patch14_reg4_dinov2 are not at "
+        "weights/dinov2_vits14_reg4_pretrain.pth; get dinov2_vits14_reg4_pretrain.pth from "
+        "https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_reg4_pretrain.pth "
+        "(licence: apache-2.0) and put it there, or run train.py with --download"
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_builds_without_memory(size):
+    with torch.device("meta"):
+        net = network(size, VitConfig(weights="random"))
+        logits = net(torch.empty(1, 3, 64, 96), torch.empty(1, 4, 64, 96))
+    assert logits.shape == (1, 5, 64, 96)
+    assert all(parameter.is_meta for parameter in net.parameters())
+
+
+def test_large_is_the_released_size():
+    large = SIZES["large"]
+    assert large.channels == (96, 192, 288, 576)
+    assert large.depths == (3, 3, 12, 2)
+    assert large.num_heads == (1, 2, 4, 8)
+    assert large.mlp_ratios == (8, 8, 4, 4)
+    assert large.rgb_vit == "vit_giant_patch14_reg4_dinov2"
+    assert large.structure_vit == "vit_base_patch14_reg4_dinov2"
+
+
+@pytest.mark.parametrize(("layers", "join"), [(2, "projection"), (1, "depth_to_space")])
+def test_layers_and_join_of_the_recipe_reach_both_branches(layers, join):
+    net = network(vit=VitConfig(name="test_vit", weights="random", num_layers=layers, join=join))
+    for embedding in (net.encoder.rgb, net.encoder.structure):
+        assert embedding.vit.channels == 64 * layers
+        assert type(embedding.joins[0]) is JOINS[join]
+    logits = net(torch.rand(2, 3, 40, 64), torch.rand(2, 4, 40, 64))
+    logits.square().mean().backward()
+    assert all(p.grad.abs().sum() > 0 for p in net.encoder.rgb.joins.parameters())
+
+
+def test_frozen_vits_in_half_precision_give_the_same_logits_under_autocast():
+    torch.manual_seed(0)
+    inputs = torch.rand(2, 3, 48, 64), torch.rand(2, 4, 48, 64)
+    plain, half = network(), network(frozen_dtype=torch.bfloat16)
+    half.load_state_dict(plain.state_dict(), strict=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(half(*inputs), plain(*inputs))
 
 
 def test_identities_name_both_branches():

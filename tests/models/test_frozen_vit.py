@@ -71,3 +71,43 @@ def test_errors_say_what_to_do(tmp_path):
     torch.save({"a": torch.zeros(1)}, wrong)
     with pytest.raises(DataError, match=r"wrong\.pth does not hold the weights of test_vit"):
         load_frozen_vit(NAME, str(wrong))
+
+
+def test_several_layers_are_evenly_spaced_end_with_the_last_and_are_normalised(vit):
+    depth = len(vit.vit.blocks)
+    many = load_frozen_vit(NAME, "random", num_layers=2)
+    picture = torch.rand(1, 3, 33, 50)
+    tokens = many(picture)
+    assert many.layers == [depth // 2 - 1, depth - 1]
+    assert tokens.shape[1] == many.channels == 2 * vit.channels
+    assert torch.equal(tokens[:, vit.channels :], vit(picture))
+    for part in tokens.split(vit.channels, 1):  # the final norm, whose scale is 1 here
+        assert part.std(1, unbiased=False).mean().item() == pytest.approx(1, abs=0.05)
+
+
+def test_more_layers_than_there_are_is_an_error():
+    with pytest.raises(ConfigError, match=r"test_vit has \d+ layers; num_layers=99 asks for more"):
+        load_frozen_vit(NAME, "random", num_layers=99)
+
+
+def test_half_precision_storage_gives_the_same_bits_as_autocast(vit):
+    half = load_frozen_vit(NAME, "random", dtype=torch.bfloat16)
+    picture = torch.rand(2, 3, 48, 40)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = vit(picture)
+    assert torch.equal(half(picture), expected)
+
+    def size(module: torch.nn.Module) -> int:
+        return sum(p.nbytes for p in module.parameters())
+
+    assert size(half) < 0.6 * size(vit)
+    assert half.identity == vit.identity
+
+
+@pytest.mark.parametrize("name", ["test_vit", "vit_small_patch16_dinov3"])
+def test_compiles_without_a_graph_break(name):
+    torch.compiler.reset()
+    model = load_frozen_vit(name, "random", num_layers=2)
+    picture = torch.rand(1, 3, 32, 48)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(picture), model(picture), rtol=1e-4, atol=1e-4)

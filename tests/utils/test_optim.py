@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers import ChannelNorm, LayerScale
+from models.layers import ChannelNorm, ScaledConv1x1
 from utils.optim import build_optimizer, learning_rate, set_learning_rate
 
 
@@ -29,11 +29,12 @@ def test_no_warm_up_starts_at_the_peak():
 
 
 def test_norms_biases_and_layer_scales_do_not_decay():
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), ChannelNorm(4), LayerScale(4))
+    net = nn.Sequential(ScaledConv1x1(3, 4), nn.BatchNorm2d(4), ChannelNorm(4))
     decay, no_decay = build_optimizer(net, lr=0.1, weight_decay=0.5).param_groups
     assert [id(p) for p in decay["params"]] == [id(net[0].weight)]
     assert (decay["weight_decay"], no_decay["weight_decay"]) == (0.5, 0.0)
-    assert len(no_decay["params"]) == 1 + 2 + 2 + 1
+    assert len(no_decay["params"]) == 2 + 2 + 2
+    assert id(net[0].gamma) in {id(p) for p in no_decay["params"]}
 
 
 def test_the_rate_is_set_in_every_group():

@@ -1,0 +1,125 @@
+"""Where the weights of the frozen ViTs lie, and where they come from.
+
+Nothing is downloaded unless it is asked for in so many words (``train.py --download``).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.hub import download_url_to_file
+
+from utils.errors import ConfigError, DataError, MissingDataError
+from utils.files import sha256_of
+
+FOLDER = Path("weights")
+
+# Official DINOv3 files end in the first eight digits of their SHA-256. Their licence has to be
+# accepted on a page, so they have no address of their own. Names as facebookresearch/dinov3 gives
+# them; of the files themselves none was ever loaded here.
+_DINOV3_PAGE = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"
+_DINOV3_FILES = {
+    "vit_small_patch16_dinov3": "dinov3_vits16_pretrain_lvd1689m-08c60483.pth",
+    "vit_small_plus_patch16_dinov3": "dinov3_vits16plus_pretrain_lvd1689m-4057cbaa.pth",
+    "vit_base_patch16_dinov3": "dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth",
+    "vit_large_patch16_dinov3": "dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth",
+    "vit_large_patch16_dinov3.sat493m": "dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth",
+    "vit_huge_plus_patch16_dinov3": "dinov3_vith16plus_pretrain_lvd1689m-7c1da9a5.pth",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfficialFile:
+    """The weights file that a model's authors publish."""
+
+    file: str
+    source: str  # where it is got from
+    licence: str
+    url: str | None  # direct address, if there is one
+    sha256: str | None  # its beginning at least, if known
+
+    @property
+    def path(self) -> Path:
+        """Where it is looked for if the recipe names no other file."""
+        return FOLDER / self.file
+
+
+def official_file(name: str, published: dict[str, str | None]) -> OfficialFile:
+    """The published weights of a ViT.
+
+    Args:
+        name: timm name, with or without a tag.
+        published: what timm knows of them: ``url``, ``license``, ``hf_hub_id``.
+    """
+    licence = published.get("license") or "see its page"
+    architecture, _, tag = name.partition(".")
+    plain = architecture.removesuffix("_qkvb") + (f".{tag}" if tag == "sat493m" else "")
+    if plain in _DINOV3_FILES and tag in ("", "lvd1689m", "sat493m"):
+        file = _DINOV3_FILES[plain]
+        digest = Path(file).stem.rpartition("-")[2]
+        return OfficialFile(
+            file=file, source=_DINOV3_PAGE, licence="DINOv3 License", url=None, sha256=digest
+        )
+    if url := published.get("url"):
+        file = url.rpartition("/")[2]
+        return OfficialFile(file=file, source=url, licence=licence, url=url, sha256=None)
+    page = f"https://huggingface.co/{published.get('hf_hub_id') or f'timm/{name}'}"
+    return OfficialFile(
+        file=f"{name}.safetensors",
+        source=f"{page} (model.safetensors)",
+        licence=licence,
+        url=None,
+        sha256=None,
+    )
+
+
+def find_weights(name: str, weights: str | None, official: OfficialFile) -> Path:
+    """The weights file of a recipe.
+
+    Args:
+        name: of the ViT, for the error.
+        weights: path in the recipe; None: the official file in ``weights/``.
+        official: what its authors publish.
+
+    Raises:
+        MissingDataError: it is not there; says which file, from where, under which licence, and
+            where to put it.
+        DataError: an official file whose SHA-256 is known is not what it should be.
+    """
+    path = official.path if weights is None else Path(weights).expanduser()
+    if not path.is_file():
+        fetch = ", or run train.py with --download" if official.url else ""
+        raise MissingDataError(
+            f"the weights of {name} are not at {path}; get {official.file} from {official.source} "
+            f"(licence: {official.licence}) and put it there{fetch}"
+        )
+    if official.sha256 and path.name == official.file:
+        found = sha256_of(path)
+        if not found.startswith(official.sha256):
+            raise DataError(
+                f"{path} is damaged: its SHA-256 should begin with {official.sha256} and is "
+                f"{found}; get it again from {official.source}"
+            )
+    return path
+
+
+def fetch_weights(name: str, official: OfficialFile) -> None:
+    """Download the official weights into ``weights/`` unless they are there; whole or not at all.
+
+    Raises:
+        ConfigError: they have no direct address (a licence has to be accepted first).
+        DataError: the download failed.
+    """
+    path = official.path
+    if path.is_file():
+        return
+    if official.url is None:
+        raise ConfigError(
+            f"the weights of {name} have no direct address: get {official.file} from "
+            f"{official.source} (licence: {official.licence}) and put it at {path}"
+        )
+    print(f"downloading {official.file} from {official.url} (licence: {official.licence})")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        download_url_to_file(official.url, str(path), hash_prefix=official.sha256)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{official.url} could not be downloaded: {error}") from error
