@@ -60,8 +60,7 @@ def evaluate_split(
     identity = checkpoint.identity
     tile_set = open_tile_set(Path(config.data.root))
     check_classes(checkpoint, tile_set)
-    weights = {store: recipe["weights_sha256"] for store, recipe in identity.maps.items()}
-    check_structure(tile_set, config.structure, [split], weights)
+    check_structure(tile_set, config.structure, [split], identity.maps)
     encoder = StructureEncoder(config.structure)
     precision = Precision(config.run.precision, dist.device)
     network = load_network(

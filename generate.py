@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from configs.schema import Config, map_settings
+from configs.schema import Config
 from datasets.encodings import mean_color
 from datasets.modalities import (
     MapRecipe,
     begin_store,
     is_done,
     map_path,
+    map_settings,
     read_map,
     store_folder,
     write_manifest,
@@ -115,7 +116,7 @@ def main() -> None:
     config = load_config_from_command_line(__doc__.split("\n\n")[0])
     with distributed_session(config.run.device) as dist:
         tile_set = open_tile_set(Path(config.data.root))
-        for name in config.structure.modalities:
+        for name in config.structure.selected():
             generate_store(config, name, tile_set, dist)
 
 

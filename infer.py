@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from configs.schema import Config, map_settings
+from configs.schema import Config
 from datasets.encodings import StructureEncoder
+from datasets.modalities import map_settings
 from models.build import load_network
-from models.generators.build import StructureGenerator, build_generator
+from models.generators.build import StructureGenerator, build_generator, check_generated
 from utils.charts import legend
 from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.config import config_from_dict, differences
 from utils.distributed import distributed_session
-from utils.errors import ConfigError, DataError, UserError, run_command
+from utils.errors import DataError, UserError, run_command
 from utils.evaluation import Predictor
 from utils.files import list_images, read_rgb, write_png
 from utils.precision import Precision
@@ -35,16 +36,12 @@ class Segmenter:
     """RGB image -> class indices; structure maps are generated as the checkpoint's recipe says.
 
     Raises:
-        ConfigError: the checkpoint is the ``shuffled`` control, which makes no sense on one image.
+        ConfigError: the checkpoint needs structure that cannot be made of one RGB image.
         DataError: the generator's weights are not those the checkpoint was trained with.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: Config, device: torch.device) -> None:
-        if config.structure.control == "shuffled":
-            raise ConfigError(
-                f"{checkpoint.path} was trained on the maps of other images (structure.control="
-                "shuffled), a control experiment; infer with structure.control=on"
-            )
+        check_generated(config.structure, str(checkpoint.path))
         encoder = StructureEncoder(config.structure)
         self._generators = _build_generators(checkpoint, config, device) if encoder.stores else {}
         precision = Precision(config.run.precision, device)

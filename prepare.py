@@ -5,6 +5,7 @@
     python prepare.py synthetic --output data/synthetic
     python prepare.py folder --tree DIR --classes FILE --output data/NAME --tile-size 512
     python prepare.py folder --images DIR --labels DIR --shares 0.8 0.1 0.1 --classes FILE ...
+    python prepare.py sensor --data data/NAME --name dsm --rasters DIR
 """
 
 import argparse
@@ -14,14 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from datasets import sensor
 from datasets.class_file import read_class_file
 from datasets.folder import Tiling, prepare_folder
 from datasets.folder_splits import find_splits
 from datasets.synthetic import prepare_synthetic, write_images
-from datasets.tiles import SPLITS
-from utils.config import differences
-from utils.errors import DataError, run_command
-from utils.files import read_json
+from datasets.tiles import SPLITS, is_prepared
+from utils.errors import run_command
 
 _OVERLAP_HELP = (
     "least overlap of train tiles in pixels; val and test tiles never overlap, because an "
@@ -31,26 +31,6 @@ _KIND_HELP = (
     "auto: masks with one channel hold values, RGB and palette masks hold colours; give index "
     "where the numbers of a palette mask are meant"
 )
-
-
-def is_prepared(root: Path, settings: dict[str, Any]) -> bool:
-    """Whether ``root`` holds a set made with these settings.
-
-    Raises:
-        DataError: it holds something else; both sides are named.
-    """
-    if not root.exists():
-        return False
-    if not (root / "dataset.json").is_file():
-        raise DataError(f"{root} exists and is not a prepared data set; choose another --output")
-    found = read_json(root / "dataset.json").get("prepared_with", {})
-    if lines := differences(settings, found):
-        raise DataError(
-            f"{root} was prepared with other settings (wanted | found): {'; '.join(lines)}. Delete "
-            "it or choose another --output"
-        )
-    print(f"{root} is already prepared with these settings")
-    return True
 
 
 def run_synthetic(args: argparse.Namespace) -> None:
@@ -138,6 +118,7 @@ def main() -> None:
     for name, what, add_arguments, run in (
         ("synthetic", "procedurally drawn scenes, for the demo", _add_synthetic, run_synthetic),
         ("folder", "any folder of images and masks", _add_folder, run_folder),
+        ("sensor", "rasters of a real sensor, as a modality", sensor.add_arguments, sensor.run),
     ):
         command = commands.add_parser(name, help=what, formatter_class=formatter)
         command.set_defaults(run=run)

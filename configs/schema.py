@@ -9,14 +9,14 @@ A class may have ``problems()``: the combinations its types allow and the progra
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 IGNORE_INDEX = 255  # class index of pixels that nobody labelled: in no loss and no score
 
 Problems = Iterator[tuple[str, str]]
 Encoding = Literal["mean_color", "boundary", "boundary_distance", "log_area", "color_by_id"]
-Generator = Literal["superpixels", "sam"]
+GENERATORS = ("superpixels", "sam")  # structure maps that are made of the RGB image
 Split = Literal["train", "val", "test"]
 
 
@@ -70,15 +70,6 @@ class SamConfig:
             yield "points_per_batch", "must be 1 or more"
 
 
-# Fields of the generator classes that change neither the map nor what it means.
-_NOT_IN_MAP = ("store", "encodings", "checkpoint", "points_per_batch")
-
-
-def map_settings(config: SuperpixelsConfig | SamConfig) -> dict[str, Any]:
-    """The settings that decide what a map looks like: what a manifest records and compares."""
-    return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_IN_MAP}
-
-
 @dataclass(frozen=True, kw_only=True)
 class StructureConfig:
     """Which structure maps the second branch gets, and how they are encoded."""
@@ -86,25 +77,46 @@ class StructureConfig:
     # on: the image's own maps; off: the RGB picture instead, so that capacity stays equal;
     # shuffled: the maps of another image (a control experiment).
     control: Literal["on", "off", "shuffled"] = "on"
-    modalities: tuple[Generator, ...] = ("superpixels",)
+    # Generators by name; any other name is that of a sensor which prepare.py imported.
+    modalities: tuple[str, ...] = ("superpixels",)
+    # Training: probability that a modality of a sample is absent; one always stays.
+    dropout: float = 0.0
+    absent: tuple[str, ...] = ()  # modalities that are missing now, e.g. at test time
     superpixels: SuperpixelsConfig = field(default_factory=SuperpixelsConfig)
     sam: SamConfig = field(default_factory=SamConfig)
 
     def selected(self) -> dict[str, SuperpixelsConfig | SamConfig]:
-        """The chosen modalities' settings by generator name, in the recipe's order."""
-        return {name: getattr(self, name) for name in self.modalities}
+        """Settings of the generators in use, by name, in the recipe's order."""
+        return {name: getattr(self, name) for name in self.present() if name in GENERATORS}
+
+    def sensors(self) -> tuple[str, ...]:
+        """The sensors in use; the name of one is that of its store."""
+        return tuple(name for name in self.present() if name not in GENERATORS)
+
+    def present(self) -> tuple[str, ...]:
+        """The modalities that are not absent."""
+        return tuple(name for name in self.modalities if name not in self.absent)
 
     def problems(self) -> Problems:
-        """No modality, a modality twice, one without encoding, two in one store."""
+        """No modality, one twice, one without encoding, two in one store, all absent."""
         if not self.modalities:
-            yield "modalities", "must name at least one generator (for none, set control: off)"
+            yield "modalities", "must name at least one modality (for none, set control: off)"
         if len(set(self.modalities)) < len(self.modalities):
-            yield "modalities", "names a generator twice"
+            yield "modalities", "names a modality twice"
+        for name in self.modalities:
+            if not name.replace("_", "").replace("-", "").isalnum():
+                yield "modalities", f"'{name}' is no name of a folder"
+        if unknown := set(self.absent) - set(self.modalities):
+            yield "absent", f"names {', '.join(sorted(unknown))}, which modalities does not"
+        elif self.modalities and not self.present():
+            yield "absent", "names all modalities; at least one must be there"
+        if not 0 <= self.dropout < 1:
+            yield "dropout", "must be at least 0 and below 1"
         for name, config in self.selected().items():
             if not config.encodings:
                 yield f"{name}.encodings", "must name at least one encoding"
-        stores = [config.store for config in self.selected().values()]
-        if len(set(stores)) < len(set(self.modalities)):
+        stores = [config.store for config in self.selected().values()] + list(self.sensors())
+        if len(set(stores)) < len(set(self.present())):
             yield "modalities", f"two of them share one store ({', '.join(stores)})"
 
 
@@ -196,10 +208,8 @@ class OptimConfig:
     cross_entropy_weight: float = 0.5
     label_smoothing: float = 0.1
     class_weights: tuple[float, ...] | None = None  # one factor per class, in data set order
-    # Agreement of the prediction with the segment map: one prediction per segment, and edges only
-    # at segment borders. 0: off.
-    object_weight: float = 0.0
-    boundary_weight: float = 0.0
+    object_weight: float = 0.0  # one prediction per segment; 0: off
+    boundary_weight: float = 0.0  # edges of the prediction at segment borders only; 0: off
 
     def problems(self) -> Problems:
         """Values out of range."""
@@ -282,7 +292,7 @@ class Config:
 
     def problems(self) -> Problems:
         """Settings of different sections that do not go together."""
-        has_segments = {"superpixels", "sam"} & set(self.structure.modalities)
+        has_segments = self.structure.selected()
         if self.structure.control == "on" and has_segments:
             return
         for key in ("object_weight", "boundary_weight"):

@@ -10,22 +10,22 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from configs.schema import Config, StructureConfig, map_settings
+from configs.schema import GENERATORS, Config, StructureConfig
 from datasets.encodings import StructureEncoder
-from datasets.modalities import MapRecipe, check_store
+from datasets.modalities import MapRecipe, check_store, map_settings, store_folder
 from datasets.samplers import EvalShard, TrainBatches
 from datasets.samples import Batch, TileDataset, collate
 from datasets.tiles import TileSet
 from datasets.transforms import Geometry
 from utils.distributed import DistContext
-from utils.errors import ConfigError
+from utils.errors import ConfigError, MissingDataError
 
 
 def check_structure(
     tile_set: TileSet,
     structure: StructureConfig,
     splits: list[str],
-    weights: dict[str, str | None] | None = None,
+    trained_with: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, MapRecipe]:
     """Refuse stores that are missing, incomplete, stale or made otherwise than the recipe says.
 
@@ -33,7 +33,8 @@ def check_structure(
         tile_set: the prepared data set.
         structure: the recipe's ``structure`` section.
         splits: every tile of these must have its maps.
-        weights: SHA-256 of each store's generator weights, if known (from a checkpoint).
+        trained_with: the recipe of every store in a checkpoint: weights of generators and range
+            of sensors must be the same.
 
     Returns:
         The recipe of every store in use, by store; empty for ``control: off``.
@@ -44,9 +45,20 @@ def check_structure(
     recipes = {}
     for generator, config in structure.selected().items():
         wanted: dict[str, Any] = {"generator": generator, "settings": map_settings(config)}
-        if weights is not None:
-            wanted["weights_sha256"] = weights[config.store]
+        if trained_with is not None and config.store in trained_with:
+            wanted["weights_sha256"] = trained_with[config.store]["weights_sha256"]
         recipes[config.store] = check_store(tile_set.root, config.store, wanted, images)
+    for sensor in structure.sensors():
+        if not (store_folder(tile_set.root, sensor) / "manifest.json").is_file():
+            raise MissingDataError(
+                f"structure.modalities names '{sensor}', which is no generator (these are "
+                f"{', '.join(GENERATORS)}) and no sensor in {tile_set.root}; import it with "
+                f"prepare.py sensor --data {tile_set.root} --name {sensor} --rasters FOLDER"
+            )
+        wanted = {"generator": "sensor"}
+        if trained_with is not None and sensor in trained_with:
+            wanted["settings"] = trained_with[sensor]["settings"]
+        recipes[sensor] = check_store(tile_set.root, sensor, wanted, images)
     return recipes
 
 
@@ -59,18 +71,21 @@ def build_train_loader(
             f"optim.batch_size is {config.optim.batch_size}, which {dist.world_size} processes do "
             "not divide; change one of them"
         )
-    data = config.data
+    data, encoder = config.data, StructureEncoder(config.structure)
     dataset = TileDataset(
         tile_set=tile_set,
         tile_ids=tile_set.split(data.train_split),
-        stores=StructureEncoder(config.structure).stores,
+        stores=encoder.stores,
         shuffled=config.structure.control == "shuffled",
         geometry=Geometry(
             crop_size_px=data.crop_size_px,
             scale_range=data.scale_range,
             dihedral=data.dihedral,
+            sensors=encoder.sensors,
         ),
         color_jitter=data.color_jitter,
+        num_modalities=len(config.structure.modalities),
+        dropout=config.structure.dropout,
     )
     batches = TrainBatches(
         num_samples=len(dataset),
@@ -100,6 +115,7 @@ def build_eval_loader(
         tile_ids=tile_set.split(split),
         stores=StructureEncoder(config.structure).stores,
         shuffled=config.structure.control == "shuffled",
+        num_modalities=len(config.structure.modalities),
     )
     shard: EvalShard = EvalShard(
         num_samples=len(dataset), rank=dist.rank, world_size=dist.world_size

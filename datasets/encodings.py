@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from configs.schema import StructureConfig
+from configs.schema import GENERATORS, StructureConfig
 
 DISTANCE_LIMIT_PX = 16
+ABSENT = 0.5  # what an absent modality shows; the stem's fixed normalisation makes it 0
 _NUM_IDS = 1 << 16  # ids are 16 bit on disk; a fixed table size spares the device a wait
 
 
@@ -66,6 +67,20 @@ def log_area(image: Tensor, ids: Tensor) -> Tensor:
     return (area.log() / max(math.log(ids[0].numel()), 1.0)).unsqueeze(1)
 
 
+def value(image: Tensor, levels: Tensor) -> Tensor:
+    """A sensor's value between its smallest (0) and largest (1), 0.5 where there is no data.
+
+    Args:
+        image: unused.
+        levels: ``(B, H, W)`` int, 0 = no data, 1..65535.
+
+    Returns:
+        ``(B, 1, H, W)`` in [0, 1].
+    """
+    share = (levels.to(image.dtype) - 1) / (_NUM_IDS - 2)
+    return torch.where(levels == 0, ABSENT, share).unsqueeze(1)
+
+
 def color_by_id(image: Tensor, ids: Tensor) -> Tensor:
     """The paper's coloured region map: one arbitrary colour an id, black where id is 0.
 
@@ -98,48 +113,66 @@ ENCODINGS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
     "log_area": (1, log_area),
     "color_by_id": (3, color_by_id),
 }
+_ALL = {**ENCODINGS, "value": (1, value)}  # with that of sensors, which have no ids
 
 
 class StructureEncoder:
     """All modalities of a recipe, encoded and put one behind the other.
 
+    A modality that is absent, by the recipe or in this sample, shows 0.5 in all its channels.
+
     Attributes:
-        num_channels: channels of the result.
+        num_channels: channels of the result, whatever is absent.
         pictures: for each modality, the three channels that its frozen ViT is shown: those of its
             first encoding, a single one three times.
         stores: names of the modality stores whose maps are needed.
+        sensors: those of them that hold values, not segments.
     """
 
     def __init__(self, config: StructureConfig) -> None:
         self.control = config.control
         self.stores: tuple[str, ...] = ()
+        self.sensors: tuple[str, ...] = ()
         self.num_channels = 3
         self.pictures: tuple[tuple[int, int, int], ...] = ((0, 1, 2),)
         if config.control == "off":
             return
-        self._encodings = {m.store: m.encodings for m in config.selected().values()}
-        self.stores = tuple(self._encodings)
+        self.sensors = config.sensors()
+        # (store, or None if it is absent; encodings) of every modality
+        self._modalities: list[tuple[str | None, tuple[str, ...]]] = []
+        for name in config.modalities:
+            settings = getattr(config, name) if name in GENERATORS else None
+            store = settings.store if settings is not None else name
+            encodings = settings.encodings if settings is not None else ("value",)
+            self._modalities.append((None if name in config.absent else store, encodings))
+        self.stores = tuple(store for store, _ in self._modalities if store is not None)
         self.num_channels, pictures = 0, []
-        for names in self._encodings.values():
-            width = ENCODINGS[names[0]][0]
+        for _, names in self._modalities:
+            width = _ALL[names[0]][0]
             first = self.num_channels
             pictures.append((first, first + 1, first + 2) if width == 3 else (first,) * 3)
-            self.num_channels += sum(ENCODINGS[name][0] for name in names)
+            self.num_channels += sum(_ALL[name][0] for name in names)
         self.pictures = tuple(pictures)
 
     def segments(self, maps: dict[str, Tensor]) -> Tensor | None:
-        """Ids ``(B, H, W)`` of the first segment map; None if they are not those of the image."""
-        return maps[self.stores[0]] if self.control == "on" else None
+        """Ids ``(B, H, W)`` of the first segment map; None if none belongs to the image."""
+        stores = [store for store in self.stores if store not in self.sensors]
+        return maps[stores[0]] if self.control == "on" and stores else None
 
     def __call__(
-        self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
+        self,
+        image: Tensor,
+        maps: dict[str, Tensor],
+        structure_image: Tensor | None = None,
+        present: Tensor | None = None,
     ) -> Tensor:
         """Encode a batch.
 
         Args:
             image: ``(B, 3, H, W)`` in [0, 1].
-            maps: ids ``(B, H, W)`` int by store; unused (may be empty) if ``control`` is off.
+            maps: ids or levels ``(B, H, W)`` int by store; may be empty if ``control`` is off.
             structure_image: the image the maps belong to, if that is another one (shuffled).
+            present: ``(B, M)`` bool, which modalities a sample has; None: all of the recipe's.
 
         Returns:
             ``(B, num_channels, H, W)`` in [0, 1]; the image itself if ``control`` is off.
@@ -147,9 +180,15 @@ class StructureEncoder:
         if self.control == "off":
             return image
         source = image if structure_image is None else structure_image
-        layers = [
-            ENCODINGS[name][1](source, maps[store])
-            for store, names in self._encodings.items()
-            for name in names
-        ]
+        layers = []
+        for index, (store, names) in enumerate(self._modalities):
+            for name in names:
+                width, encode = _ALL[name]
+                if store is None:
+                    layer = torch.full_like(source[:, :1], ABSENT).expand(-1, width, -1, -1)
+                else:
+                    layer = encode(source, maps[store])
+                if present is not None:
+                    layer = torch.where(present[:, index].view(-1, 1, 1, 1), layer, ABSENT)
+                layers.append(layer)
         return torch.cat(layers, 1)

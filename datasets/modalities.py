@@ -14,13 +14,14 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from configs.schema import SamConfig, SuperpixelsConfig
 from utils.config import differences
 from utils.errors import DataError, MissingDataError
 from utils.files import open_image, read_json, sha256_of, write_json, write_png
@@ -41,6 +42,15 @@ class MapRecipe:
     def digest(self) -> str:
         """SHA-256 of the recipe's canonical JSON."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+# Fields of the generators' settings that change neither the map nor what it means.
+_NOT_IN_MAP = ("store", "encodings", "checkpoint", "points_per_batch")
+
+
+def map_settings(config: SuperpixelsConfig | SamConfig) -> dict[str, Any]:
+    """The settings that decide what a map looks like: what a manifest records and compares."""
+    return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_IN_MAP}
 
 
 def store_folder(data_root: Path, store: str) -> Path:
@@ -103,7 +113,8 @@ def write_manifest(folder: Path, recipe: MapRecipe, sources: dict[str, str] | No
 
     Without sources the store is marked as begun: it cannot be used, only gone on with.
     """
-    manifest = {"format_version": FORMAT_VERSION, "kind": "segments", **asdict(recipe)}
+    kind = "values" if recipe.generator == "sensor" else "segments"
+    manifest = {"format_version": FORMAT_VERSION, "kind": kind, **asdict(recipe)}
     write_json(folder / "manifest.json", {**manifest, "tiles": sources})
 
 

@@ -30,6 +30,7 @@ class Batch:
     maps: dict[str, Tensor]  # store -> (B, H, W) int32 segment ids
     structure_image: Tensor | None  # (B, 3, H, W) uint8, if the maps belong to another image
     color_factors: Tensor  # (B, 3) brightness, contrast, saturation; 1 = unchanged
+    present: Tensor  # (B, M) bool, which modalities the network is shown
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; pinned memory is not waited for."""
@@ -44,6 +45,7 @@ class Batch:
             maps={store: move(ids) for store, ids in self.maps.items()},
             structure_image=None if self.structure_image is None else move(self.structure_image),
             color_factors=move(self.color_factors),
+            present=move(self.present),
         )
 
     def pin_memory(self) -> "Batch":
@@ -57,6 +59,7 @@ class Batch:
             if self.structure_image is not None
             else None,
             color_factors=self.color_factors.pin_memory(),
+            present=self.present.pin_memory(),
         )
 
 
@@ -72,6 +75,7 @@ def collate(samples: Sequence[Batch]) -> Batch:
         if first.structure_image is not None
         else None,
         color_factors=torch.cat([sample.color_factors for sample in samples]),
+        present=torch.cat([sample.present for sample in samples]),
     )
 
 
@@ -84,7 +88,7 @@ def prepare_inputs(batch: Batch, encoder: StructureEncoder) -> tuple[Tensor, Ten
     """
     image = jitter_colors(batch.image.float() / 255, batch.color_factors)
     other = None if batch.structure_image is None else batch.structure_image.float() / 255
-    structure = encoder(image, batch.maps, other)
+    structure = encoder(image, batch.maps, other, batch.present)
     image, structure = (x.contiguous(memory_format=torch.channels_last) for x in (image, structure))
     return image, structure, batch.target.long()
 
@@ -99,6 +103,8 @@ class TileDataset(Dataset[Batch]):
         shuffled: give every tile the maps of another one (control experiment).
         geometry: random zoom, crop and flips for training; None returns whole tiles.
         color_jitter: largest relative change of brightness, contrast and saturation.
+        num_modalities: of the recipe, absent ones included.
+        dropout: probability that a modality of a sample is absent; one always stays.
     """
 
     def __init__(
@@ -110,6 +116,8 @@ class TileDataset(Dataset[Batch]):
         shuffled: bool = False,
         geometry: Geometry | None = None,
         color_jitter: float = 0.0,
+        num_modalities: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         if shuffled and len(tile_ids) < 2:
             raise DataError("structure.control=shuffled needs at least two tiles in every split")
@@ -119,6 +127,8 @@ class TileDataset(Dataset[Batch]):
         self.shuffled = shuffled
         self.geometry = geometry
         self.color_jitter = color_jitter
+        self.num_modalities = num_modalities
+        self.dropout = dropout
 
     def __len__(self) -> int:
         return len(self.tile_ids)
@@ -146,7 +156,15 @@ class TileDataset(Dataset[Batch]):
                 )
         if self.geometry is not None:
             members = self.geometry(members, rng)
-        return self._as_batch(tile_id, members, draw_color_factors(self.color_jitter, rng))
+        colors = draw_color_factors(self.color_jitter, rng)
+        return self._as_batch(tile_id, members, colors, self._draw_present(rng))
+
+    def _draw_present(self, rng: np.random.Generator) -> np.ndarray:
+        """Which modalities the sample keeps: each independently, and at least one."""
+        present = rng.random(self.num_modalities) >= self.dropout
+        if not present.any():
+            present[rng.integers(self.num_modalities)] = True
+        return present
 
     def _partner(self, index: int, rng: np.random.Generator) -> str:
         """Another tile: any for training, the next one for evaluation, so that it is repeatable."""
@@ -154,7 +172,11 @@ class TileDataset(Dataset[Batch]):
         return self.tile_ids[(index + step) % len(self)]
 
     def _as_batch(
-        self, tile_id: str, members: dict[str, np.ndarray], color_factors: np.ndarray
+        self,
+        tile_id: str,
+        members: dict[str, np.ndarray],
+        color_factors: np.ndarray,
+        present: np.ndarray,
     ) -> Batch:
         tensors = {
             name: torch.from_numpy(np.ascontiguousarray(array)).unsqueeze(0)
@@ -168,6 +190,7 @@ class TileDataset(Dataset[Batch]):
             maps={store: tensors[store] for store in self.stores},
             structure_image=None if structure_image is None else structure_image.movedim(-1, 1),
             color_factors=torch.from_numpy(color_factors).unsqueeze(0),
+            present=torch.from_numpy(present).unsqueeze(0),
         )
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
+from utils.config import differences
 from utils.errors import DataError, MissingDataError
 from utils.files import open_image, read_json, read_rgb, write_json, write_png, write_text
 
@@ -97,6 +98,26 @@ class TileSet:
                 f"classes (0..{len(self.classes) - 1}, {IGNORE_INDEX} = ignore)"
             )
         return target
+
+
+def is_prepared(root: Path, settings: dict[str, Any]) -> bool:
+    """Whether ``root`` holds a set made with these settings.
+
+    Raises:
+        DataError: it holds something else; both sides are named.
+    """
+    if not root.exists():
+        return False
+    if not (root / "dataset.json").is_file():
+        raise DataError(f"{root} exists and is not a prepared data set; choose another --output")
+    found = read_json(root / "dataset.json").get("prepared_with", {})
+    if lines := differences(settings, found):
+        raise DataError(
+            f"{root} was prepared with other settings (wanted | found): {'; '.join(lines)}. Delete "
+            "it or choose another --output"
+        )
+    print(f"{root} is already prepared with these settings")
+    return True
 
 
 def open_tile_set(root: Path) -> TileSet:

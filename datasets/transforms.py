@@ -9,8 +9,9 @@ from torch import Tensor
 
 from configs.schema import IGNORE_INDEX
 
-# Photos are averaged when resized; class indices and segment ids must stay what they are.
-_CONTINUOUS = ("image", "structure_image")
+# Photos are averaged when resized, and sensors where they have data; class indices and segment ids
+# must stay what they are.
+_PHOTOS = ("image", "structure_image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +24,13 @@ class Geometry:
         crop_size_px: side of the result.
         scale_range: the zoom is uniform in it; at zoom z a window of ``crop_size_px / z`` is cut.
         dihedral: one of the eight flips and quarter turns, each with the same probability.
+        sensors: names of the members that hold a sensor's levels, 0 = no data.
     """
 
     crop_size_px: int
     scale_range: tuple[float, float]
     dihedral: bool
+    sensors: tuple[str, ...] = ()
 
     def __call__(
         self, members: dict[str, np.ndarray], rng: np.random.Generator
@@ -57,8 +60,22 @@ class Geometry:
         size = self.crop_size_px
         if array.shape[0] == size:
             return array
-        method = Image.Resampling.BILINEAR if name in _CONTINUOUS else Image.Resampling.NEAREST
+        if name in self.sensors:
+            return _resize_levels(array, size)
+        method = Image.Resampling.BILINEAR if name in _PHOTOS else Image.Resampling.NEAREST
         return np.array(Image.fromarray(array).resize((size, size), method))
+
+
+def _resize_levels(levels: np.ndarray, size: int) -> np.ndarray:
+    """A sensor's levels averaged where there is data; none where less than half is data."""
+
+    def resized(array: np.ndarray) -> np.ndarray:
+        picture = Image.fromarray(array.astype(np.float32))
+        return np.array(picture.resize((size, size), Image.Resampling.BILINEAR))
+
+    valid = resized(levels > 0)
+    mean = resized(levels) / np.maximum(valid, 1e-6)
+    return np.where(valid >= 0.5, np.rint(mean), 0).astype(levels.dtype)
 
 
 def _cut(name: str, array: np.ndarray, top: int, left: int, side: int) -> np.ndarray:

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from models.layers import Normalize
 from models.vit_weights import OfficialFile, find_weights, official_file
 from utils.errors import ConfigError, DataError
-from utils.files import sha256_of
 
 # In published files, and not needed for patch tokens.
 _UNUSED = ("head.", "fc_norm.", "mask_token")
@@ -137,9 +136,9 @@ def load_frozen_vit(
         identity = {"name": name, "sha256": _parameter_hash(vit)}
         return FrozenViT(vit, identity, num_layers, dtype)
     vit = _create(name)
-    path = find_weights(name, weights, published_weights(name))
+    path, digest = find_weights(name, weights, published_weights(name))
     _load_weights(vit, name, path)
-    return FrozenViT(vit, {"name": name, "sha256": sha256_of(path)}, num_layers, dtype)
+    return FrozenViT(vit, {"name": name, "sha256": digest}, num_layers, dtype)
 
 
 def published_weights(name: str) -> OfficialFile:
@@ -172,10 +171,15 @@ def _load_weights(vit: Any, name: str, path: Path) -> None:
 
     The loading of timm itself is not used: for a network without a classifier it only logs
     parameters that the file does not have, and leaves them random.
+
+    The tests pin the official layouts of DINOv2 and DINOv3 with random weights; no real file was
+    ever loaded. Off the 37x37 grid of its training, DINOv2 without registers gets positions
+    resampled as timm does it (antialiased), which its authors did only with registers.
     """
     translate = getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", None)
     try:
-        weights = load_state_dict(str(path))
+        published = load_state_dict(str(path))
+        weights = dict(published)  # timm takes entries out
         if translate is not None:
             with contextlib.redirect_stdout(io.StringIO()):  # timm prints what it passes over
                 weights = translate(weights, vit)
@@ -190,6 +194,33 @@ def _load_weights(vit: Any, name: str, path: Path) -> None:
             f"not in the file and {len(unexpected)} in the file are not its own (first: "
             f"{[*missing, *unexpected][0]})"
         )
+    if "storage_tokens" in published:
+        _finish_dinov3(vit, name, path, published)
+
+
+def _finish_dinov3(vit: Any, name: str, path: Path, published: dict[str, Tensor]) -> None:
+    """What timm passes over in an official DINOv3 file, or an error where that would matter.
+
+    The periods of the rotary positions are published rounded to bfloat16, and the official forward
+    takes them as they are, where timm computes them anew. Biases of queries and values are taken
+    by the timm models called ``..._qkvb`` only, biases of keys by none; the official forward
+    multiplies the biases by a mask, which is 0 for the keys.
+    """
+    for key, bias in published.items():
+        if not key.endswith(".attn.qkv.bias"):
+            continue
+        used = bias * published.get(f"{key}_mask", torch.ones_like(bias))
+        query, keys, value = (bool(part.any()) for part in used.chunk(3))
+        if keys:
+            raise DataError(f"{path} has key biases ({key}), which no timm model can take")
+        if (query or value) and key.replace("qkv.bias", "q_bias") not in vit.state_dict():
+            architecture, dot, tag = name.partition(".")
+            raise DataError(
+                f"{path} has biases ({key}) that {name} would leave out; take the model "
+                f"{architecture}_qkvb{dot}{tag}"
+            )
+    if (periods := published.get("rope_embed.periods")) is not None:
+        vit.rope.periods.copy_(periods)
 
 
 def _parameter_hash(module: nn.Module) -> str:

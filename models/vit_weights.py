@@ -13,9 +13,38 @@ from utils.files import sha256_of
 
 FOLDER = Path("weights")
 
+# The authors of DINOv2 publish no hashes. Each of these is in at least two independent public
+# projects that pin the file; none of the files was ever loaded here.
+_DINOV2_SHA256 = {
+    "dinov2_vits14_pretrain.pth": (
+        "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9"
+    ),
+    "dinov2_vitb14_pretrain.pth": (
+        "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73"
+    ),
+    "dinov2_vitl14_pretrain.pth": (
+        "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428"
+    ),
+    "dinov2_vitg14_pretrain.pth": (
+        "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3"
+    ),
+    "dinov2_vits14_reg4_pretrain.pth": (
+        "f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb"
+    ),
+    "dinov2_vitb14_reg4_pretrain.pth": (
+        "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71"
+    ),
+    "dinov2_vitl14_reg4_pretrain.pth": (
+        "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51"
+    ),
+    "dinov2_vitg14_reg4_pretrain.pth": (
+        "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283"
+    ),
+}
+
 # Official DINOv3 files end in the first eight digits of their SHA-256. Their licence has to be
 # accepted on a page, so they have no address of their own. Names as facebookresearch/dinov3 gives
-# them; of the files themselves none was ever loaded here.
+# them (hub/backbones.py); of the files themselves none was ever loaded here.
 _DINOV3_PAGE = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"
 _DINOV3_FILES = {
     "vit_small_patch16_dinov3": "dinov3_vits16_pretrain_lvd1689m-08c60483.pth",
@@ -24,6 +53,8 @@ _DINOV3_FILES = {
     "vit_large_patch16_dinov3": "dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth",
     "vit_large_patch16_dinov3.sat493m": "dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth",
     "vit_huge_plus_patch16_dinov3": "dinov3_vith16plus_pretrain_lvd1689m-7c1da9a5.pth",
+    "vit_7b_patch16_dinov3": "dinov3_vit7b16_pretrain_lvd1689m-a955f4ea.pth",
+    "vit_7b_patch16_dinov3.sat493m": "dinov3_vit7b16_pretrain_sat493m-a6675841.pth",
 }
 
 
@@ -55,13 +86,14 @@ def official_file(name: str, published: dict[str, str | None]) -> OfficialFile:
     plain = architecture.removesuffix("_qkvb") + (f".{tag}" if tag == "sat493m" else "")
     if plain in _DINOV3_FILES and tag in ("", "lvd1689m", "sat493m"):
         file = _DINOV3_FILES[plain]
-        digest = Path(file).stem.rpartition("-")[2]
+        prefix = Path(file).stem.rpartition("-")[2]
         return OfficialFile(
-            file=file, source=_DINOV3_PAGE, licence="DINOv3 License", url=None, sha256=digest
+            file=file, source=_DINOV3_PAGE, licence="DINOv3 License", url=None, sha256=prefix
         )
     if url := published.get("url"):
         file = url.rpartition("/")[2]
-        return OfficialFile(file=file, source=url, licence=licence, url=url, sha256=None)
+        digest = _DINOV2_SHA256.get(file)
+        return OfficialFile(file=file, source=url, licence=licence, url=url, sha256=digest)
     page = f"https://huggingface.co/{published.get('hf_hub_id') or f'timm/{name}'}"
     return OfficialFile(
         file=f"{name}.safetensors",
@@ -72,8 +104,8 @@ def official_file(name: str, published: dict[str, str | None]) -> OfficialFile:
     )
 
 
-def find_weights(name: str, weights: str | None, official: OfficialFile) -> Path:
-    """The weights file of a recipe.
+def find_weights(name: str, weights: str | None, official: OfficialFile) -> tuple[Path, str]:
+    """The weights file of a recipe and its SHA-256.
 
     Args:
         name: of the ViT, for the error.
@@ -92,14 +124,14 @@ def find_weights(name: str, weights: str | None, official: OfficialFile) -> Path
             f"the weights of {name} are not at {path}; get {official.file} from {official.source} "
             f"(licence: {official.licence}) and put it there{fetch}"
         )
-    if official.sha256 and path.name == official.file:
-        found = sha256_of(path)
-        if not found.startswith(official.sha256):
-            raise DataError(
-                f"{path} is damaged: its SHA-256 should begin with {official.sha256} and is "
-                f"{found}; get it again from {official.source}"
-            )
-    return path
+    found = sha256_of(path)
+    known = official.sha256 if path.name == official.file else None
+    if known and not found.startswith(known):
+        raise DataError(
+            f"{path} is damaged: its SHA-256 should begin with {known} and is {found}; get it "
+            f"again from {official.source}"
+        )
+    return path, found
 
 
 def fetch_weights(name: str, official: OfficialFile) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from configs.schema import SamConfig, SuperpixelsConfig
+from configs.schema import SamConfig, StructureConfig, SuperpixelsConfig
 from models.generators.sam import Sam, load_sam
 from models.generators.superpixels import Superpixels
 from utils.errors import ConfigError
@@ -54,6 +54,29 @@ def build_generator(
         known = ", ".join(_BUILDERS)
         raise ConfigError(f"there is no structure generator '{name}'; known are {known}")
     return _BUILDERS[name](config, device)
+
+
+def check_generated(structure: StructureConfig, source: str) -> None:
+    """Refuse structure that cannot be made of an RGB image alone.
+
+    Args:
+        structure: what a checkpoint wants.
+        source: the checkpoint's path, for the sentence.
+
+    Raises:
+        ConfigError: the maps of other images (``shuffled``), or a sensor that is not absent.
+    """
+    if structure.control == "shuffled":
+        raise ConfigError(
+            f"{source} was trained on the maps of other images (structure.control=shuffled), a "
+            "control experiment; infer with structure.control=on"
+        )
+    if structure.control == "on" and structure.sensors():
+        names = ",".join(structure.sensors())
+        raise ConfigError(
+            f"{source} was trained with a sensor ({names}), which cannot be made of RGB; go "
+            f"without it: structure.absent=[{names}]"
+        )
 
 
 def _build_superpixels(config: SuperpixelsConfig, device: torch.device) -> Superpixels:

@@ -1,0 +1,11 @@
+"""What the README claims to be printed is what is printed."""
+
+from pathlib import Path
+
+from benchmarks.sizes import table
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_table_of_sizes_is_that_of_the_command():
+    assert table() in (ROOT / "README.md").read_text(encoding="utf-8")
