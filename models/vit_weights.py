@@ -97,7 +97,7 @@ def official_file(name: str, published: dict[str, str | None]) -> OfficialFile:
     page = f"https://huggingface.co/{published.get('hf_hub_id') or f'timm/{name}'}"
     return OfficialFile(
         file=f"{name}.safetensors",
-        source=f"{page} (model.safetensors)",
+        source=f"{page} (there model.safetensors; model.<branch>.weights may name another path)",
         licence=licence,
         url=None,
         sha256=None,

@@ -1,6 +1,7 @@
 """Official weights files: names, hashes, layouts, download on request."""
 
 import functools
+import hashlib
 import http.server
 import math
 import threading
@@ -12,11 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.frozen_vit import load_frozen_vit, published_weights
+from models.frozen_vit import FrozenViT, load_frozen_vit, published_weights
 from models.vit_weights import OfficialFile, fetch_weights, find_weights
 from utils.errors import ConfigError, DataError, MissingDataError
 
 Weights = dict[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
+Three = tuple[float, float, float]
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SATELLITE = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)  # as facebookresearch/dinov3 says
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +43,7 @@ def test_dinov2_files_have_their_official_names_and_address(size, registers):
     assert found.file == f"{stem}{registers}_pretrain.pth"
     assert found.url == f"https://dl.fbaipublicfiles.com/dinov2/{stem}/{found.file}"
     assert found.licence == "apache-2.0"
+    assert len(found.sha256) == 64
 
 
 def test_dinov3_files_carry_the_beginning_of_their_hash():
@@ -46,21 +53,14 @@ def test_dinov3_files_carry_the_beginning_of_their_hash():
     assert (web.file, web.sha256) == ("dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth", "8aa4cbdd")
     assert satellite.file == with_bias.file == "dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth"
     assert web.url is None and web.licence == "DINOv3 License"
-
-
-def test_satellite_weights_come_with_their_own_normalisation():
-    with torch.device("meta"):
-        web, satellite = (
-            timm.create_model(f"vit_large_patch16_dinov3{tag}", num_classes=0)
-            for tag in ("", ".sat493m")
-        )
-    assert web.pretrained_cfg["mean"] != satellite.pretrained_cfg["mean"]
+    assert published_weights("vit_7b_patch16_dinov3.sat493m").sha256 == "a6675841"
 
 
 def test_any_other_vit_is_looked_for_under_its_own_name():
     found = published_weights("vit_base_patch16_clip_224.openai")
     assert found.file == "vit_base_patch16_clip_224.openai.safetensors"
     assert found.source.startswith("https://huggingface.co/timm/vit_base_patch16_clip_224.openai")
+    assert "model.<branch>.weights may name another path" in found.source
 
 
 def test_missing_file_says_which_from_where_which_licence_and_where_to():
@@ -82,7 +82,10 @@ def test_a_known_hash_is_checked(tmp_path):
         DataError, match=f"a.pth is damaged: its SHA-256 should begin with {digest}"
     ):
         find_weights("N", str(path), official(sha256=digest))
-    assert find_weights("N", str(path), official()) == path
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert find_weights("N", str(path), official(sha256=digest[:8])) == (path, digest)
+    other = path.rename(tmp_path / "b.pth")  # not said to be the official file
+    assert find_weights("N", str(other), official(sha256="00000000")) == (other, digest)
 
 
 @pytest.fixture
@@ -119,7 +122,7 @@ def test_download_needs_a_direct_address():
         fetch_weights("N", official())
 
 
-def random_like(shapes: dict[str, tuple[int, ...]]) -> Weights:
+def random_like(shapes: Shapes) -> Weights:
     """Fixed random weights under official names; norms and layer scales about 1."""
     generator = torch.Generator().manual_seed(0)
     weights = {}
@@ -130,26 +133,14 @@ def random_like(shapes: dict[str, tuple[int, ...]]) -> Weights:
     return weights
 
 
-def block_shapes(i: int, dim: int, hidden: int, swiglu: bool) -> dict[str, tuple[int, ...]]:
-    mlp = {"w12": (2 * hidden, dim), "w3": (dim, hidden)}
-    if not swiglu:
-        mlp = {"fc1": (hidden, dim), "fc2": (dim, hidden)}
-    shapes: dict[str, tuple[int, ...]] = {
-        "attn.qkv.weight": (3 * dim, dim),
-        "attn.qkv.bias": (3 * dim,),
-    }
-    shapes |= {"attn.proj.weight": (dim, dim), "attn.proj.bias": (dim,)}
-    for name in (
-        "norm1.weight",
-        "norm1.bias",
-        "norm2.weight",
-        "norm2.bias",
-        "ls1.gamma",
-        "ls2.gamma",
-    ):
+def block_shapes(i: int, dim: int, mlp: Shapes) -> Shapes:
+    linear = {"attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim)}
+    linear |= {f"mlp.{name}": shape for name, shape in mlp.items()}
+    shapes: Shapes = {f"{name}.weight": shape for name, shape in linear.items()}
+    shapes |= {f"{name}.bias": shape[:1] for name, shape in linear.items()}
+    for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"):
         shapes[name] = (dim,)
-    for name, shape in mlp.items():
-        shapes |= {f"mlp.{name}.weight": shape, f"mlp.{name}.bias": shape[:1]}
+    shapes |= {"ls1.gamma": (dim,), "ls2.gamma": (dim,)}
     return {f"blocks.{i}.{name}": shape for name, shape in shapes.items()}
 
 
@@ -179,59 +170,78 @@ def blocks(w: Weights, x: Tensor, depth: int, heads: int, eps: float, turn=lambd
         if f"{b}.mlp.w12.weight" in w:
             gate, value = linear(w, f"{b}.mlp.w12", y).chunk(2, -1)
             y = linear(w, f"{b}.mlp.w3", F.silu(gate) * value)
+        elif f"{b}.mlp.w1.weight" in w:
+            gate, value = linear(w, f"{b}.mlp.w1", y), linear(w, f"{b}.mlp.w2", y)
+            y = linear(w, f"{b}.mlp.w3", F.silu(gate) * value)
         else:
             y = linear(w, f"{b}.mlp.fc2", F.gelu(linear(w, f"{b}.mlp.fc1", y)))
         x = x + w[f"{b}.ls2.gamma"] * y
     return norm(w, "norm", x, eps)
 
 
-def embed(w: Weights, picture: Tensor, mean: Tensor, std: Tensor, patch: int) -> Tensor:
-    x = (picture - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+def embed(w: Weights, picture: Tensor, mean: Three, std: Three, patch: int) -> Tensor:
+    x = (picture - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     x = F.conv2d(x, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=patch)
     return x.flatten(2).mT
 
 
-def dinov2_tokens(w: Weights, x: Tensor, depth: int, heads: int) -> Tensor:
+def dinov2_tokens(w: Weights, x: Tensor, heads: int, grid: tuple[int, int]) -> Tensor:
     """Official forward: class token and positions, registers after the class token, blocks."""
-    x = torch.cat([w["cls_token"].expand(len(x), -1, -1), x], 1) + w["pos_embed"]
+    first, positions = w["pos_embed"][:, :1], w["pos_embed"][:, 1:]
+    if grid != (37, 37):  # as with registers: antialiased, to the exact size
+        positions = positions.mT.unflatten(2, (37, 37))
+        positions = F.interpolate(positions, grid, mode="bicubic", antialias=True).flatten(2).mT
+    x = torch.cat([w["cls_token"] + first, x + positions], 1)
+    prefix = 1
     if "register_tokens" in w:
-        registers = w["register_tokens"].expand(len(x), -1, -1)
-        x = torch.cat([x[:, :1], registers, x[:, 1:]], 1)
-    prefix = 1 + (w["register_tokens"].shape[1] if "register_tokens" in w else 0)
-    return blocks(w, x, depth, heads, 1e-6)[:, prefix:]
+        x = torch.cat([x[:, :1], w["register_tokens"], x[:, 1:]], 1)
+        prefix += w["register_tokens"].shape[1]
+    return blocks(w, x, 2, heads, 1e-6)[:, prefix:]
+
+
+def make_small(monkeypatch: pytest.MonkeyPatch, **sizes) -> None:
+    """Two narrow blocks from now on, whatever timm is asked for."""
+    create, small = timm.create_model, {"depth": 2, **sizes}
+    monkeypatch.setattr(timm, "create_model", lambda name, **more: create(name, **more, **small))
+
+
+def common_shapes(dim: int, patch: int) -> Shapes:
+    shapes = {"cls_token": (1, 1, dim), "mask_token": (1, dim), "norm.weight": (dim,)}
+    shapes |= {"norm.bias": (dim,), "patch_embed.proj.bias": (dim,)}
+    return {**shapes, "patch_embed.proj.weight": (dim, 3, patch, patch)}
+
+
+def relative_error(vit: FrozenViT, picture: Tensor, expected: Tensor) -> float:
+    return ((vit(picture).flatten(2).mT - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize(
-    ("name", "swiglu"),
+    ("name", "grid"),
     [
-        ("vit_small_patch14_dinov2", False),
-        ("vit_small_patch14_reg4_dinov2", False),
-        ("vit_giant_patch14_reg4_dinov2", True),
+        ("vit_small_patch14_dinov2", (37, 37)),
+        ("vit_small_patch14_reg4_dinov2", (37, 37)),
+        ("vit_small_patch14_reg4_dinov2", (9, 14)),
+        ("vit_giant_patch14_reg4_dinov2", (37, 37)),
     ],
 )
-def test_official_dinov2_layout_gives_the_official_tokens(name, swiglu, tmp_path, monkeypatch):
-    """Narrow and shallow, on the 37x37 grid of the published position embedding."""
-    dim, depth, heads, hidden, grid = 32, 2, 4, 88 if swiglu else 128, 37
-    create = timm.create_model
-    small = {"embed_dim": dim, "depth": depth, "num_heads": heads}
-    if swiglu:
-        small["mlp_ratio"] = 2 * hidden / dim
-    monkeypatch.setattr(timm, "create_model", lambda n, **kwargs: create(n, **kwargs, **small))
-    shapes = {"cls_token": (1, 1, dim), "mask_token": (1, dim), "pos_embed": (1, grid**2 + 1, dim)}
-    shapes |= {"patch_embed.proj.weight": (dim, 3, 14, 14), "patch_embed.proj.bias": (dim,)}
-    shapes |= {"norm.weight": (dim,), "norm.bias": (dim,)}
+def test_official_dinov2_layout_gives_the_official_tokens(name, grid, tmp_path, monkeypatch):
+    """With the 37x37 grid of the published position embedding."""
+    dim, heads = 32, 4
+    if "giant" in name:
+        mlp = {"w12": (176, dim), "w3": (dim, 88)}
+        make_small(monkeypatch, embed_dim=dim, num_heads=heads, mlp_ratio=176 / dim)
+    else:
+        mlp = {"fc1": (128, dim), "fc2": (dim, 128)}
+        make_small(monkeypatch, embed_dim=dim, num_heads=heads)
+    shapes = common_shapes(dim, 14) | {"pos_embed": (1, 37**2 + 1, dim)}
     if "reg4" in name:
         shapes["register_tokens"] = (1, 4, dim)
-    for i in range(depth):
-        shapes |= block_shapes(i, dim, hidden, swiglu)
-    weights = random_like(shapes)
+    weights = random_like(shapes | block_shapes(0, dim, mlp) | block_shapes(1, dim, mlp))
     torch.save(weights, tmp_path / "official.pth")
     vit = load_frozen_vit(name, str(tmp_path / "official.pth"))
-    picture = torch.rand(1, 3, 14 * grid, 14 * grid)
-    mean, std = vit.normalize.mean.flatten(), vit.normalize.std.flatten()
-    expected = dinov2_tokens(weights, embed(weights, picture, mean, std, 14), depth, heads)
-    ours = vit(picture).flatten(2).mT
-    assert ((ours - expected).norm() / expected.norm()).item() < 1e-5
+    picture = torch.rand(1, 3, 14 * grid[0], 14 * grid[1])
+    expected = dinov2_tokens(weights, embed(weights, picture, *IMAGENET, 14), heads, grid)
+    assert relative_error(vit, picture, expected) < 1e-5
 
 
 def dinov3_turn(periods: Tensor, grid: tuple[int, int], prefix: int):
@@ -251,30 +261,34 @@ def dinov3_turn(periods: Tensor, grid: tuple[int, int], prefix: int):
     return turn
 
 
-def test_official_dinov3_layout_gives_the_official_tokens(tmp_path, monkeypatch):
-    dim, depth, heads, hidden, grid = 64, 2, 2, 256, (3, 5)
-    create = timm.create_model
-    small = {"embed_dim": dim, "depth": depth, "num_heads": heads}
-    monkeypatch.setattr(timm, "create_model", lambda n, **kwargs: create(n, **kwargs, **small))
-    shapes = {"cls_token": (1, 1, dim), "mask_token": (1, dim), "storage_tokens": (1, 4, dim)}
-    shapes |= {"patch_embed.proj.weight": (dim, 3, 16, 16), "patch_embed.proj.bias": (dim,)}
-    shapes |= {"norm.weight": (dim,), "norm.bias": (dim,)}
-    for i in range(depth):
-        shapes |= block_shapes(i, dim, hidden, swiglu=False)
-    weights = random_like(shapes)
-    width = dim // heads
-    weights["rope_embed.periods"] = 100 ** (2 * torch.arange(width // 4) / (width // 2))
-    for i in range(depth):  # the key's part of the bias is masked out
-        weights[f"blocks.{i}.attn.qkv.bias"][dim : 2 * dim] = 0
-        weights[f"blocks.{i}.attn.qkv.bias_mask"] = torch.ones(3 * dim)
+@pytest.mark.parametrize(
+    ("name", "mlp"),
+    [
+        ("vit_small_patch16_dinov3_qkvb", {"fc1": (256, 64), "fc2": (64, 256)}),
+        ("vit_large_patch16_dinov3_qkvb.sat493m", {"fc1": (256, 64), "fc2": (64, 256)}),
+        ("vit_huge_plus_patch16_dinov3_qkvb", {"w1": (256, 64), "w2": (256, 64), "w3": (64, 256)}),
+    ],
+)
+def test_official_dinov3_layout_gives_the_official_tokens(name, mlp, tmp_path, monkeypatch):
+    dim, heads, grid = 64, 2, (3, 5)
+    make_small(monkeypatch, embed_dim=dim, num_heads=heads, mlp_ratio=4)
+    shapes = common_shapes(dim, 16) | {"storage_tokens": (1, 4, dim)}
+    if "sat493m" in name:  # a norm that only training uses
+        shapes |= {"local_cls_norm.weight": (dim,), "local_cls_norm.bias": (dim,)}
+    weights = random_like(shapes | block_shapes(0, dim, mlp) | block_shapes(1, dim, mlp))
+    # Published rounded to bfloat16.
+    weights["rope_embed.periods"] = (100 ** (torch.arange(8) / 8)).bfloat16()
+    mask = torch.ones(3 * dim)
+    mask[dim : 2 * dim] = 0
+    masked = dict(weights)
+    for i in range(2):
+        bias = f"blocks.{i}.attn.qkv.bias"
+        weights[f"{bias}_mask"], masked[bias] = mask, mask * weights[bias]
     torch.save(weights, tmp_path / "official.pth")
-    vit = load_frozen_vit("vit_small_patch16_dinov3_qkvb", str(tmp_path / "official.pth"))
+    vit = load_frozen_vit(name, str(tmp_path / "official.pth"))
     picture = torch.rand(2, 3, 16 * grid[0], 16 * grid[1])
-    mean, std = vit.normalize.mean.flatten(), vit.normalize.std.flatten()
-    x = embed(weights, picture, mean, std, 16)
-    prefix = [weights[name].expand(2, -1, -1) for name in ("cls_token", "storage_tokens")]
-    x = torch.cat([*prefix, x], 1)
-    turn = dinov3_turn(weights["rope_embed.periods"], grid, 5)
-    expected = blocks(weights, x, depth, heads, 1e-5, turn)[:, 5:]
-    ours = vit(picture).flatten(2).mT
-    assert ((ours - expected).norm() / expected.norm()).item() < 1e-4
+    x = embed(masked, picture, *(SATELLITE if "sat493m" in name else IMAGENET), 16)
+    prefix = [weights[token].expand(2, -1, -1) for token in ("cls_token", "storage_tokens")]
+    turn = dinov3_turn(weights["rope_embed.periods"].float(), grid, 5)
+    expected = blocks(masked, torch.cat([*prefix, x], 1), 2, heads, 1e-5, turn)[:, 5:]
+    assert relative_error(vit, picture, expected) < 1e-5
