@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from configs.schema import Config
-from datasets.build import build_eval_loader, check_structure
+from datasets.build import absence_note, build_eval_loader, check_structure
 from datasets.encodings import StructureEncoder
 from datasets.samples import Batch
 from datasets.tiles import TileSet, open_tile_set
@@ -81,6 +81,10 @@ def evaluate_split(
     confusion = evaluate(predictor, loader, len(tile_set.classes), dist, keep_row)
     if not dist.is_main:
         return
+    absent = set(config.structure.modalities) - set(config.structure.present())
+    seen = ", ".join(encoder.stores) or "the RGB image"
+    if encoder.stores and absent:
+        seen += f"; absent: {', '.join(sorted(absent))}"
     header = {
         "checkpoint": str(checkpoint.path),
         "epoch": checkpoint.progress["epoch"],
@@ -88,7 +92,7 @@ def evaluate_split(
         "data": str(tile_set.root),
         "split": split,
         "images": len(tile_set.split(split)),
-        "structure": f"{config.structure.control}: {', '.join(encoder.stores) or 'the RGB image'}",
+        "structure": f"{config.structure.control}: {seen}",
         "window": f"{config.eval.window_px} px, overlap {config.eval.overlap_px} px",
         "precision": precision.name,
     }
@@ -102,6 +106,8 @@ def evaluate_split(
     panel = prediction_panel(rows, tile_set.classes, tile_set.palette)
     write_png(output / "predictions.png", panel)
     print(score_table(result, tile_set.classes))
+    if note := absence_note(config.structure, identity.recipe["structure"]):
+        print(note)
     if split == identity.selected_on:
         print(f"note: the checkpoint was chosen on '{split}'; report another split if there is one")
     print(f"report, confusion matrix and predictions in {output}")

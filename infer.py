@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from configs.schema import Config
+from datasets.build import absence_note
 from datasets.encodings import StructureEncoder
 from datasets.modalities import map_settings
 from models.build import load_network
@@ -70,7 +71,7 @@ def _build_generators(
     generators = {}
     for name, settings in config.structure.selected().items():
         generator = build_generator(name, settings, device)
-        trained_with = checkpoint.identity.maps[settings.store]
+        trained_with = checkpoint.identity.maps.get(settings.store, {})
         ours = {
             "generator": name,
             "settings": map_settings(settings),
@@ -137,6 +138,8 @@ def main() -> None:
     config = config_from_dict(
         checkpoint.identity.recipe, f"the recipe in {args.checkpoint}", args.overrides
     )
+    if note := absence_note(config.structure, checkpoint.identity.recipe["structure"]):
+        print(note)
     with distributed_session(config.run.device) as dist:
         segmenter = Segmenter(checkpoint, config, dist.device)
         infer_folder(segmenter, checkpoint, args.input, args.output)

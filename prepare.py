@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import sensor
-from datasets.class_file import read_class_file
+from datasets.class_file import ClassFile, read_class_file
 from datasets.folder import Tiling, prepare_folder
 from datasets.folder_splits import find_splits
 from datasets.synthetic import prepare_synthetic, write_images
@@ -31,6 +31,7 @@ _KIND_HELP = (
     "auto: masks with one channel hold values, RGB and palette masks hold colours; give index "
     "where the numbers of a palette mask are meant"
 )
+_SENSOR_HELP = "NAME=FOLDER of rasters: import a sensor as well, as 'prepare.py sensor'; repeatable"
 
 
 def run_synthetic(args: argparse.Namespace) -> None:
@@ -51,11 +52,19 @@ def run_folder(args: argparse.Namespace) -> None:
     tiling = Tiling(
         tile_size_px=args.tile_size, overlap_px=args.overlap, keep_whole=tuple(args.keep_whole)
     )
-    given = {key: value for key, value in vars(args).items() if key not in ("run", "output")}
+    besides = ("run", "output", "sensor", "no_data")  # a sensor may be added later
+    given = {key: value for key, value in vars(args).items() if key not in besides}
     given["classes"] = asdict(classes)  # what the file says, not where it lies
     settings = json.loads(json.dumps(given, default=str))  # as dataset.json gives them back
-    if is_prepared(args.output, settings):
-        return
+    if not is_prepared(args.output, settings):
+        _prepare_folder(args, classes, tiling, settings)
+    for name, rasters in args.sensor:
+        sensor.import_and_report(args.output, name, rasters, args.no_data)
+
+
+def _prepare_folder(
+    args: argparse.Namespace, classes: ClassFile, tiling: Tiling, settings: dict[str, Any]
+) -> None:
     splits = find_splits(
         tree=args.tree,
         images=args.images,
@@ -108,6 +117,8 @@ def _add_folder(add: Callable[..., Any]) -> None:
     add("--keep-whole", nargs="+", default=[], choices=SPLITS, help="splits not to cut")
     add("--label-kind", choices=("auto", "color", "index"), default="auto", help=_KIND_HELP)
     add("--unknown-to-ignore", action="store_true", help="count unnamed colours, do not refuse")
+    add("--sensor", type=sensor.name_and_folder, action="append", default=[], help=_SENSOR_HELP)
+    sensor.add_no_data(add)
 
 
 def main() -> None:

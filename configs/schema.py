@@ -81,7 +81,7 @@ class StructureConfig:
     modalities: tuple[str, ...] = ("superpixels",)
     # Training: probability that a modality of a sample is absent; one always stays.
     dropout: float = 0.0
-    absent: tuple[str, ...] = ()  # modalities that are missing now, e.g. at test time
+    absent: tuple[str, ...] = ()  # missing now, e.g. at test time: not read, shown as 0.5
     superpixels: SuperpixelsConfig = field(default_factory=SuperpixelsConfig)
     sam: SamConfig = field(default_factory=SamConfig)
 
@@ -106,9 +106,9 @@ class StructureConfig:
         for name in self.modalities:
             if not name.replace("_", "").replace("-", "").isalnum():
                 yield "modalities", f"'{name}' is no name of a folder"
-        if unknown := set(self.absent) - set(self.modalities):
+        if self.control != "off" and (unknown := set(self.absent) - set(self.modalities)):
             yield "absent", f"names {', '.join(sorted(unknown))}, which modalities does not"
-        elif self.modalities and not self.present():
+        elif self.control != "off" and self.modalities and not self.present():
             yield "absent", "names all modalities; at least one must be there"
         if not 0 <= self.dropout < 1:
             yield "dropout", "must be at least 0 and below 1"

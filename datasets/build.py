@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from configs.schema import GENERATORS, Config, StructureConfig
 from datasets.encodings import StructureEncoder
-from datasets.modalities import MapRecipe, check_store, map_settings, store_folder
+from datasets.modalities import SENSOR, MapRecipe, check_store, map_settings, store_folder
 from datasets.samplers import EvalShard, TrainBatches
 from datasets.samples import Batch, TileDataset, collate
 from datasets.tiles import TileSet
@@ -55,11 +55,27 @@ def check_structure(
                 f"{', '.join(GENERATORS)}) and no sensor in {tile_set.root}; import it with "
                 f"prepare.py sensor --data {tile_set.root} --name {sensor} --rasters FOLDER"
             )
-        wanted = {"generator": "sensor"}
+        wanted = {"generator": SENSOR}
         if trained_with is not None and sensor in trained_with:
             wanted["settings"] = trained_with[sensor]["settings"]
         recipes[sensor] = check_store(tile_set.root, sensor, wanted, images)
     return recipes
+
+
+def absence_note(structure: StructureConfig, trained_with: dict[str, Any]) -> str | None:
+    """A line for the console if modalities are absent that training never went without.
+
+    Args:
+        structure: how the network is used now.
+        trained_with: the ``structure`` section of the checkpoint's recipe.
+    """
+    never_absent = [m for m in structure.absent if m not in trained_with.get("absent", ())]
+    if structure.control == "off" or not never_absent or trained_with.get("dropout", 0.0) > 0:
+        return None
+    return (
+        f"note: {', '.join(never_absent)} is absent, and the checkpoint was trained with "
+        "structure.dropout=0, so it never had to do without"
+    )
 
 
 def build_train_loader(
@@ -84,7 +100,7 @@ def build_train_loader(
             sensors=encoder.sensors,
         ),
         color_jitter=data.color_jitter,
-        num_modalities=len(config.structure.modalities),
+        available=encoder.available,
         dropout=config.structure.dropout,
     )
     batches = TrainBatches(
@@ -110,12 +126,13 @@ def build_eval_loader(
     config: Config, tile_set: TileSet, split: str, dist: DistContext
 ) -> DataLoader[Batch]:
     """Whole tiles of a split, one at a time; each is read by exactly one rank."""
+    encoder = StructureEncoder(config.structure)
     dataset = TileDataset(
         tile_set=tile_set,
         tile_ids=tile_set.split(split),
-        stores=StructureEncoder(config.structure).stores,
+        stores=encoder.stores,
         shuffled=config.structure.control == "shuffled",
-        num_modalities=len(config.structure.modalities),
+        available=encoder.available,
     )
     shard: EvalShard = EvalShard(
         num_samples=len(dataset), rank=dist.rank, world_size=dist.world_size

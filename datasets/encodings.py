@@ -127,17 +127,20 @@ class StructureEncoder:
             first encoding, a single one three times.
         stores: names of the modality stores whose maps are needed.
         sensors: those of them that hold values, not segments.
+        available: of each modality of the recipe, whether it is there.
     """
 
     def __init__(self, config: StructureConfig) -> None:
         self.control = config.control
         self.stores: tuple[str, ...] = ()
         self.sensors: tuple[str, ...] = ()
+        self.available = (True,) * len(config.modalities)
         self.num_channels = 3
         self.pictures: tuple[tuple[int, int, int], ...] = ((0, 1, 2),)
         if config.control == "off":
             return
         self.sensors = config.sensors()
+        self.available = tuple(name not in config.absent for name in config.modalities)
         # (store, or None if it is absent; encodings) of every modality
         self._modalities: list[tuple[str | None, tuple[str, ...]]] = []
         for name in config.modalities:

@@ -27,6 +27,7 @@ from utils.errors import DataError, MissingDataError
 from utils.files import open_image, read_json, sha256_of, write_json, write_png
 
 FORMAT_VERSION = 1
+SENSOR = "sensor"  # what stands for the generator of an imported store
 _SOURCE, _RECIPE = "vsgnet:source_sha256", "vsgnet:recipe_sha256"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of every PNG
 
@@ -64,12 +65,12 @@ def map_path(folder: Path, tile_id: str) -> Path:
 
 
 def write_map(folder: Path, tile_id: str, ids: np.ndarray, source: str, recipe: MapRecipe) -> None:
-    """Write a segment map, atomically.
+    """Write a map, atomically.
 
     Args:
         folder: the store.
         tile_id: which tile.
-        ids: ``(H, W)`` uint16 segment ids; 0 = pixel without a segment.
+        ids: ``(H, W)`` uint16 segment ids, or a sensor's levels; 0 = no segment, no data.
         source: SHA-256 of the tile's image file.
         recipe: how the map was made.
     """
@@ -79,7 +80,7 @@ def write_map(folder: Path, tile_id: str, ids: np.ndarray, source: str, recipe: 
 
 
 def read_map(path: Path) -> np.ndarray:
-    """A tile's segment ids, ``(H, W)`` int32 (torch has no arithmetic for uint16).
+    """A tile's ids or levels, ``(H, W)`` int32 (torch has no arithmetic for uint16).
 
     Raises:
         MissingDataError: there is no such map.
@@ -113,7 +114,7 @@ def write_manifest(folder: Path, recipe: MapRecipe, sources: dict[str, str] | No
 
     Without sources the store is marked as begun: it cannot be used, only gone on with.
     """
-    kind = "values" if recipe.generator == "sensor" else "segments"
+    kind = "values" if recipe.generator == SENSOR else "segments"
     manifest = {"format_version": FORMAT_VERSION, "kind": kind, **asdict(recipe)}
     write_json(folder / "manifest.json", {**manifest, "tiles": sources})
 
@@ -141,10 +142,16 @@ def read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str]]:
     path = folder / "manifest.json"
     recipe, sources = _read_manifest(folder) if path.is_file() else (None, None)
     if recipe is None or sources is None:
+        maker = _maker(recipe.generator if recipe is not None else None)
         raise MissingDataError(
-            f"the structure maps {folder} are missing or not finished; make them with generate.py"
+            f"the structure maps {folder} are missing or not finished; make them with {maker}"
         )
     return recipe, sources
+
+
+def _maker(generator: str | None) -> str:
+    """The command that writes a store of this generator."""
+    return "prepare.py sensor" if generator == SENSOR else "generate.py"
 
 
 def _read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str] | None]:
@@ -153,7 +160,7 @@ def _read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str] | None]:
     if manifest.get("format_version") != FORMAT_VERSION:
         raise DataError(
             f"{path} has format {manifest.get('format_version')}, this program reads "
-            f"{FORMAT_VERSION}; delete the folder and run generate.py"
+            f"{FORMAT_VERSION}; delete the folder and run {_maker(manifest.get('generator'))}"
         )
     recipe = MapRecipe(
         generator=manifest["generator"],
@@ -175,10 +182,15 @@ def recipe_problem(folder: Path, found: MapRecipe, wanted: dict[str, Any]) -> st
     lines = differences(wanted, actual)
     if not lines:
         return None
-    return (
-        f"{folder} was made with other settings (wanted | found): {'; '.join(lines)}. Change the "
-        f"recipe, or name another store (structure.{found.generator}.store) and run generate.py"
+    generator = wanted.get("generator", found.generator)
+    remedy = (
+        f"Change the recipe, or name another store (structure.{generator}.store) and run "
+        "generate.py"
+        if generator != SENSOR
+        else "Delete the folder and import the sensor again with prepare.py sensor (--range sets "
+        "minimum and maximum), or under another --name"
     )
+    return f"{folder} was made with other settings (wanted | found): {'; '.join(lines)}. {remedy}"
 
 
 def check_store(
@@ -207,7 +219,7 @@ def check_store(
     if missing:
         raise MissingDataError(
             f"{folder} lacks {len(missing)} of {len(images)} maps (first: '{missing[0]}'); "
-            "complete it with generate.py"
+            f"complete it with {_maker(recipe.generator)}"
         )
     with ThreadPoolExecutor() as pool:
         hashes = dict(zip(images, pool.map(sha256_of, images.values()), strict=True))
@@ -215,6 +227,6 @@ def check_store(
     if stale:
         raise DataError(
             f"{folder}: {len(stale)} images changed after their maps were made (first: "
-            f"'{stale[0]}'); run generate.py again"
+            f"'{stale[0]}'); run {_maker(recipe.generator)} again"
         )
     return recipe

@@ -27,7 +27,7 @@ class Batch:
     tile_ids: tuple[str, ...]
     image: Tensor  # (B, 3, H, W) uint8 RGB
     target: Tensor  # (B, H, W) uint8 class index, 255 = ignore
-    maps: dict[str, Tensor]  # store -> (B, H, W) int32 segment ids
+    maps: dict[str, Tensor]  # store -> (B, H, W) int32 segment ids, or a sensor's levels
     structure_image: Tensor | None  # (B, 3, H, W) uint8, if the maps belong to another image
     color_factors: Tensor  # (B, 3) brightness, contrast, saturation; 1 = unchanged
     present: Tensor  # (B, M) bool, which modalities the network is shown
@@ -103,8 +103,8 @@ class TileDataset(Dataset[Batch]):
         shuffled: give every tile the maps of another one (control experiment).
         geometry: random zoom, crop and flips for training; None returns whole tiles.
         color_jitter: largest relative change of brightness, contrast and saturation.
-        num_modalities: of the recipe, absent ones included.
-        dropout: probability that a modality of a sample is absent; one always stays.
+        available: of each modality of the recipe, whether it is there at all.
+        dropout: probability that an available modality of a sample is absent; one always stays.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class TileDataset(Dataset[Batch]):
         shuffled: bool = False,
         geometry: Geometry | None = None,
         color_jitter: float = 0.0,
-        num_modalities: int = 1,
+        available: Sequence[bool] = (True,),
         dropout: float = 0.0,
     ) -> None:
         if shuffled and len(tile_ids) < 2:
@@ -127,7 +127,7 @@ class TileDataset(Dataset[Batch]):
         self.shuffled = shuffled
         self.geometry = geometry
         self.color_jitter = color_jitter
-        self.num_modalities = num_modalities
+        self.available = np.array(available)
         self.dropout = dropout
 
     def __len__(self) -> int:
@@ -161,9 +161,9 @@ class TileDataset(Dataset[Batch]):
 
     def _draw_present(self, rng: np.random.Generator) -> np.ndarray:
         """Which modalities the sample keeps: each independently, and at least one."""
-        present = rng.random(self.num_modalities) >= self.dropout
+        present = self.available & (rng.random(len(self.available)) >= self.dropout)
         if not present.any():
-            present[rng.integers(self.num_modalities)] = True
+            present[rng.choice(np.flatnonzero(self.available))] = True
         return present
 
     def _partner(self, index: int, rng: np.random.Generator) -> str:

@@ -13,13 +13,23 @@ import numpy as np
 from tqdm import tqdm
 
 from configs.schema import GENERATORS
-from datasets.modalities import MapRecipe, begin_store, store_folder, write_manifest, write_map
+from datasets.modalities import (
+    SENSOR,
+    MapRecipe,
+    begin_store,
+    store_folder,
+    write_manifest,
+    write_map,
+)
 from datasets.tiles import Tile, TileSet, open_tile_set
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import open_image, sha256_of
 
 SUFFIXES = (".tif", ".tiff", ".png")
 LARGEST = 65535
+_RANGE_HELP = (
+    "range to store instead of the values' own: that of the set a checkpoint was trained on"
+)
 
 
 def add_arguments(add: Callable[..., Any]) -> None:
@@ -27,25 +37,61 @@ def add_arguments(add: Callable[..., Any]) -> None:
     add("--data", type=Path, required=True, help="a prepared data set, data/NAME")
     add("--name", required=True, help="of the modality, e.g. dsm or nir")
     add("--rasters", type=Path, required=True, help="folder: the images' names, one band each")
-    add("--no-data", type=float, help="value of pixels without data (NaN always is)")
+    add("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=_RANGE_HELP)
+    add_no_data(add)
+
+
+def add_no_data(add: Callable[..., Any]) -> None:
+    """The argument that ``prepare.py folder --sensor`` has as well."""
+    add("--no-data", type=float, help="value of raster pixels without data (NaN always is)")
+
+
+def name_and_folder(text: str) -> tuple[str, Path]:
+    """The argument type of ``--sensor dsm=FOLDER``."""
+    name, equals, folder = text.partition("=")
+    if not equals or not folder or not _is_name(name):
+        raise argparse.ArgumentTypeError(
+            f"must be NAME=FOLDER with the name of a folder that is no generator, not '{text}'"
+        )
+    return name, Path(folder)
 
 
 def run(args: argparse.Namespace) -> None:
     """``prepare.py sensor``."""
-    if args.name in GENERATORS or not args.name.replace("_", "").replace("-", "").isalnum():
+    if not _is_name(args.name):
         raise ConfigError(
             f"--name {args.name} is the name of a generator or not a folder name; take e.g. dsm"
         )
-    tile_set = open_tile_set(args.data)
-    low, high = import_sensor(tile_set, args.name, args.rasters, args.no_data)
+    given = tuple(args.range) if args.range else None
+    import_and_report(args.data, args.name, args.rasters, args.no_data, given)
+
+
+def import_and_report(
+    root: Path,
+    name: str,
+    rasters: Path,
+    no_data: float | None,
+    value_range: tuple[float, float] | None = None,
+) -> None:
+    """``import_sensor``, and a line that says what to do with it."""
+    tile_set = open_tile_set(root)
+    low, high = import_sensor(tile_set, name, rasters, no_data, value_range)
     print(
-        f"{len(tile_set.tiles)} maps in {store_folder(args.data, args.name)}, values {low:g} to "
-        f"{high:g}; use them with structure.modalities=[..., {args.name}]"
+        f"{len(tile_set.tiles)} maps in {store_folder(root, name)}, values {low:g} to "
+        f"{high:g}; use them with structure.modalities=[..., {name}]"
     )
 
 
+def _is_name(name: str) -> bool:
+    return name not in GENERATORS and name.replace("_", "").replace("-", "").isalnum()
+
+
 def import_sensor(
-    tile_set: TileSet, name: str, rasters: Path, no_data: float | None = None
+    tile_set: TileSet,
+    name: str,
+    rasters: Path,
+    no_data: float | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> tuple[float, float]:
     """Cut a sensor's rasters like their images and write them as the store ``name``.
 
@@ -54,14 +100,22 @@ def import_sensor(
         name: of the store.
         rasters: for every source image a raster of its name and size, 8 or 16 bit or float.
         no_data: value that means no data, beside NaN.
+        value_range: instead of the values' own range, to fit another data set's; beyond it values
+            are clipped.
 
     Returns:
-        Smallest and largest value.
+        Smallest and largest value, or ``value_range``.
 
     Raises:
         MissingDataError: an image has no raster.
-        DataError: sizes differ, a file cannot be read, or nothing holds data.
+        ConfigError: ``value_range`` is empty.
+        DataError: sizes differ, a file cannot be read, nothing holds data, or the store exists
+            with another range.
     """
+    if value_range is not None and not value_range[0] < value_range[1]:
+        raise ConfigError(
+            f"--range is {value_range[0]:g} {value_range[1]:g}; the first must be the smaller"
+        )
     by_source: dict[str, list[Tile]] = {}
     for tile in tile_set.tiles.values():
         by_source.setdefault(tile.source, []).append(tile)
@@ -74,8 +128,9 @@ def import_sensor(
             low, high = min(low, np.nanmin(raster)), max(high, np.nanmax(raster))
     if low > high:
         raise DataError(f"no raster in {rasters} holds a pixel with data; check --no-data")
+    low, high = value_range or (low, high)
     recipe = MapRecipe(
-        generator="sensor",
+        generator=SENSOR,
         settings={"minimum": float(low), "maximum": float(high)},
         weights_sha256=None,
     )
@@ -94,7 +149,7 @@ def import_sensor(
 
 def to_levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """``(H, W)`` float, NaN = no data -> uint16: 0 = no data, 1..65535 from low to high."""
-    share = (values - low) / max(high - low, 1e-12)
+    share = np.clip((values.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
     levels = 1 + np.rint(share * (LARGEST - 1))
     return np.where(np.isfinite(values), levels, 0).astype(np.uint16)
 
@@ -108,18 +163,23 @@ def read_raster(path: Path, no_data: float | None) -> np.ndarray:
     image = open_image(path)
     if image.mode not in ("L", "I", "F") and not image.mode.startswith("I;16"):
         raise DataError(f"{path} must have one band of numbers, not '{image.mode}'")
-    values = np.array(image).astype(np.float64)
+    raster = np.array(image)
+    values = raster.astype(np.float64)
     values[~np.isfinite(values)] = np.nan
     if no_data is not None:
-        values[values == no_data] = np.nan
+        # -9999.9 is another number in a float file than on the command line.
+        stored = raster.dtype.type(no_data) if raster.dtype.kind == "f" else no_data
+        values[values == float(stored)] = np.nan
     return values
 
 
 def _find(rasters: Path, source: str) -> Path:
-    for suffix in SUFFIXES:
-        for path in (rasters / f"{source}{suffix}", rasters / f"{source}{suffix.upper()}"):
-            if path.is_file():
-                return path
+    # An image in a folder of its own has '__' in its id for the '/'.
+    for stem in (source, source.replace("__", "/")):
+        for suffix in SUFFIXES:
+            for path in (rasters / f"{stem}{suffix}", rasters / f"{stem}{suffix.upper()}"):
+                if path.is_file():
+                    return path
     raise MissingDataError(
         f"the image '{source}' has no raster {rasters / source}{{{','.join(SUFFIXES)}}}; add it"
     )

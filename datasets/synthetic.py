@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from datasets.modalities import SENSOR, MapRecipe, store_folder, write_manifest, write_map
+from datasets.sensor import to_levels
 from datasets.synthetic_canvas import Canvas
 from datasets.synthetic_town import draw_town
 from datasets.tiles import SPLITS, Color, Tile, TileSetWriter
 from utils.errors import ConfigError, DataError
-from utils.files import write_png
+from utils.files import sha256_of, write_png
 
 CLASSES = ("impervious surface", "building", "low vegetation", "tree", "car", "clutter")
 PALETTE: tuple[Color, ...] = (
@@ -29,6 +31,7 @@ PALETTE: tuple[Color, ...] = (
     (255, 0, 0),
 )
 MIN_SIZE_PX = 64
+MAX_HEIGHT_M = 20.0  # of the sensor's range, the same for all sets; nothing drawn is as high
 HELD_BACK = len(SPLITS)  # random stream of write_images; the splits have those before it
 
 
@@ -73,6 +76,8 @@ def prepare_synthetic(
 ) -> None:
     """Write a tile set of drawn scenes, each of them one source image and one tile.
 
+    Their heights are written beside them as the sensor ``height``, like an elevation model.
+
     Raises:
         ConfigError: ``size_px`` is too small.
         DataError: ``root`` exists already.
@@ -87,12 +92,23 @@ def prepare_synthetic(
         prepared_with={"command": "synthetic", "seed": seed, **counts, "size_px": size_px},
     )
     box = {"top_px": 0, "left_px": 0, "height_px": size_px, "width_px": size_px}
+    heights = MapRecipe(
+        generator=SENSOR,
+        settings={"minimum": 0.0, "maximum": MAX_HEIGHT_M},
+        weights_sha256=None,
+    )
+    sources: dict[str, str] = {}
     with writer, tqdm(total=sum(counts.values()), desc="drawing", unit="scene") as bar:
+        store = store_folder(writer.folder, "height")
         for stream, split in enumerate(SPLITS):
             for scene in _scenes(seed, stream, counts[f"num_{split}"], size_px):
                 name = f"scene_{bar.n:05d}"
-                writer.add(split, Tile(id=name, source=name, **box), scene.image, scene.target)
+                tile = Tile(id=name, source=name, **box)
+                sources[name] = sha256_of(writer.add(split, tile, scene.image, scene.target))
+                levels = to_levels(scene.height_m, 0.0, MAX_HEIGHT_M)
+                write_map(store, name, levels, sources[name], heights)
                 bar.update()
+        write_manifest(store, heights, sources)
 
 
 def write_images(folder: Path, *, seed: int, num_images: int, size_px: int) -> None:

@@ -225,7 +225,12 @@ class TileSetWriter:
         self._partial.mkdir(parents=True)
         return self
 
-    def add(self, split: str, tile: Tile, image: np.ndarray, target: np.ndarray) -> None:
+    @property
+    def folder(self) -> Path:
+        """Where the set lies until it is whole, for what is written beside its tiles."""
+        return self._partial
+
+    def add(self, split: str, tile: Tile, image: np.ndarray, target: np.ndarray) -> Path:
         """Write one tile.
 
         Args:
@@ -233,6 +238,9 @@ class TileSetWriter:
             tile: its id, source and place.
             image: ``(H, W, 3)`` uint8 RGB.
             target: ``(H, W)`` uint8 class index, 255 = ignore.
+
+        Returns:
+            The image file, under its temporary name.
         """
         if image.shape[:2] != target.shape:
             raise DataError(
@@ -241,10 +249,12 @@ class TileSetWriter:
             )
         if tile.id in self._tiles:
             raise DataError(f"two tiles are called '{tile.id}'; rename one of the source images")
-        write_png(self._partial / "images" / f"{tile.id}.png", image)
+        path = self._partial / "images" / f"{tile.id}.png"
+        write_png(path, image)
         write_png(self._partial / "labels" / f"{tile.id}.png", target)
         self._tiles[tile.id] = tile
         self._splits[split].append(tile.id)
+        return path
 
     def __exit__(
         self,

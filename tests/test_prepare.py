@@ -91,6 +91,30 @@ def test_folder_twice_is_once_and_other_settings_are_refused(run, folder, tmp_pa
     assert code == 2 and "classes.names: ['a', 'c'] | ['a', 'b']" in err
 
 
+def test_a_sensor_comes_with_the_images_or_later_and_is_cut_like_them(run, folder, tmp_path):
+    (tmp_path / "in" / "images" / "north").mkdir()
+    (tmp_path / "in" / "labels" / "north").mkdir()
+    for what in ("images", "labels"):
+        (tmp_path / "in" / what / "a.png").rename(tmp_path / "in" / what / "north" / "a.png")
+    ramp = np.add.outer(100 * np.arange(40), np.arange(50)).astype(np.uint16)
+    for name in ("north/a", "b", "c"):
+        path = tmp_path / "dsm" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ramp).save(path)
+    command = (*folder, "--output", tmp_path / "set", "--tile-size", 32, "--overlap", 8)
+    assert run(*command)[0] == 0
+    sensor = ("--sensor", f"dsm={tmp_path / 'dsm'}", "--no-data", 0)
+    code, out, _ = run(*command, *sensor)
+    assert code == 0 and "values 1 to 3949; use them with structure.modalities=[..., dsm]" in out
+    for name, tile in open_tile_set(tmp_path / "set").tiles.items():
+        levels = np.array(Image.open(tmp_path / "set" / "modalities" / "dsm" / f"{name}.png"))
+        rows = slice(tile.top_px, tile.top_px + tile.height_px)
+        part = ramp[rows, tile.left_px : tile.left_px + tile.width_px]
+        found = 1 + (levels.astype(np.float64) - 1) / 65534 * 3948
+        np.testing.assert_allclose(found[part > 0], part[part > 0], atol=0.1)
+        assert (levels[part == 0] == 0).all()
+
+
 def test_the_settings_are_recorded_as_given(run, folder, tmp_path):
     assert run(*folder, "--output", tmp_path / "set")[0] == 0
     settings = open_tile_set(tmp_path / "set").prepared_with
@@ -128,6 +152,11 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, folder, tmp_path, m
     [
         (("--seed", -1), "argument --seed: must be 0 or more, not -1"),
         (("--overlap", 8), "error: --overlap needs --tile-size"),
+        (
+            ("--sensor", "sam=x"),
+            "argument --sensor: must be NAME=FOLDER with the name of a folder that is no "
+            "generator, not 'sam=x'",
+        ),
         (("--images", "x"), "error: give --tree, or --images and --labels, not both"),
         (("--train-list", "x"), "error: say how to split: give either --train-list"),
         (("--classes", "x.json"), "error: x.json does not exist"),

@@ -1,7 +1,7 @@
-"""A real sensor as a modality: import, encoding, geometry, dropout, absence."""
+"""A real sensor as a modality: import, encoding, geometry, the controls."""
 
-import json
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +10,24 @@ import torch
 from PIL import Image
 
 from configs.schema import Config, StructureConfig
-from datasets.build import build_train_loader, check_structure
+from datasets.build import build_eval_loader, check_structure
 from datasets.encodings import StructureEncoder, value
-from datasets.modalities import map_path, read_manifest, read_map, store_folder
-from datasets.samplers import SampleKey
+from datasets.modalities import (
+    MapRecipe,
+    begin_store,
+    check_store,
+    map_path,
+    read_manifest,
+    read_map,
+    store_folder,
+    write_manifest,
+    write_map,
+)
 from datasets.samples import prepare_inputs
 from datasets.sensor import import_sensor, read_raster, to_levels
 from datasets.tiles import TileSet, open_tile_set
 from datasets.transforms import Geometry
-from eval import evaluate_split
-from models.generators.build import check_generated
 from tests.conftest import make_config, single_process
-from train import build_run, train
-from utils.checkpoint import load_checkpoint
-from utils.config import config_from_dict
 from utils.errors import ConfigError, DataError, MissingDataError
 
 BOTH = "structure.modalities=[superpixels,dsm]"
@@ -40,6 +44,13 @@ def with_sensor(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         Image.fromarray(heights).save(rasters / f"{tile_id}.tif")
     import_sensor(tile_set, "dsm", rasters)
     return data_root
+
+
+@contextmanager
+def refused(kind: type[Exception], sentence: str) -> Iterator[None]:
+    with pytest.raises(kind) as error:
+        yield
+    assert str(error.value) == sentence
 
 
 def config_of(root: Path, output: Path, *overrides: str) -> Config:
@@ -76,27 +87,76 @@ def test_rasters_of_8_16_and_32_bit_are_read(mode, tmp_path):
     np.testing.assert_array_equal(raster, [[1, 2], [np.nan, 4]])
 
 
+def test_a_range_is_kept_and_another_one_over_it_refused(data_root: Path, tmp_path: Path):
+    tile_set = open_tile_set(data_root)
+    for tile_id in tile_set.tiles:
+        raster = np.full((96, 96), -5, np.float32)
+        raster[:, 1:4] = (0, 5, 99)
+        Image.fromarray(raster).save(tmp_path / f"{tile_id}.TIF")
+    assert import_sensor(tile_set, "given", tmp_path, None, (0.0, 10.0)) == (0.0, 10.0)
+    folder = store_folder(data_root, "given")
+    levels = read_map(map_path(folder, tile_set.split("val")[0]))
+    assert levels[0, :4].tolist() == [1, 1, 32768, 65535]
+    with pytest.raises(DataError, match=r"given was made with other settings .* under another --n"):
+        import_sensor(tile_set, "given", tmp_path)
+    assert len(read_manifest(folder)[1]) == len(tile_set.tiles)
+
+
+def test_a_store_that_broke_off_or_is_stale_names_the_command(tmp_path: Path):
+    recipe = MapRecipe(generator="sensor", settings={}, weights_sha256=None)
+    folder = store_folder(tmp_path, "dsm")
+    begin_store(folder, recipe)
+    unfinished = "are missing or not finished; make them with prepare.py sensor"
+    with refused(MissingDataError, f"the structure maps {folder} {unfinished}"):
+        check_store(tmp_path, "dsm", {}, {})
+    write_manifest(folder, recipe, {"a": "hash of another image"})
+    image = tmp_path / "a.png"
+    image.touch()
+    lacking = "lacks 1 of 1 maps (first: 'a'); complete it with prepare.py sensor"
+    with refused(MissingDataError, f"{folder} {lacking}"):
+        check_store(tmp_path, "dsm", {}, {"a": image})
+    write_map(folder, "a", np.zeros((2, 2), np.uint16), "", recipe)
+    stale = "1 images changed after their maps were made (first: 'a'); run prepare.py sensor again"
+    with refused(DataError, f"{folder}: {stale}"):
+        check_store(tmp_path, "dsm", {}, {"a": image})
+
+
+def test_no_data_means_what_the_file_can_hold(tmp_path: Path):
+    Image.fromarray(np.array([[-9999.9, 1]], np.float32)).save(tmp_path / "a.tif")
+    assert np.isnan(read_raster(tmp_path / "a.tif", no_data=-9999.9)).tolist() == [[True, False]]
+
+
 def test_import_errors_are_one_sentence(data_root: Path, tmp_path: Path):
     tile_set = open_tile_set(data_root)
-    with pytest.raises(MissingDataError, match=r"the image '.*' has no raster .*\.png}; add it"):
+    first = tmp_path / next(iter(tile_set.tiles))
+    sentence = f"the image '{first.name}' has no raster {first}{{.tif,.tiff,.png}}; add it"
+    with refused(MissingDataError, sentence):
         import_sensor(tile_set, "other", tmp_path)
     for tile_id in tile_set.tiles:
         Image.fromarray(np.zeros((96, 95), np.uint8)).save(tmp_path / f"{tile_id}.png")
-    with pytest.raises(DataError, match=r"is 96 x 95 and its image 96 x 96 \(height x width\)"):
+    sizes = "is 96 x 95 and its image 96 x 96 (height x width); give them one size"
+    with refused(DataError, f"{first}.png {sizes}"):
         import_sensor(tile_set, "other", tmp_path)
     for tile_id in tile_set.tiles:
         Image.fromarray(np.zeros((96, 96), np.uint8)).save(tmp_path / f"{tile_id}.png")
-    with pytest.raises(DataError, match="holds a pixel with data; check --no-data"):
+    with refused(DataError, f"no raster in {tmp_path} holds a pixel with data; check --no-data"):
         import_sensor(tile_set, "other", tmp_path, no_data=0)
+    with refused(ConfigError, "--range is 3 3; the first must be the smaller"):
+        import_sensor(tile_set, "other", tmp_path, value_range=(3, 3))
     assert not store_folder(data_root, "other").exists()
     Image.new("RGB", (4, 4)).save(tmp_path / "rgb.png")
-    with pytest.raises(DataError, match="must have one band of numbers, not 'RGB'"):
+    with refused(DataError, f"{tmp_path / 'rgb.png'} must have one band of numbers, not 'RGB'"):
         read_raster(tmp_path / "rgb.png", None)
 
 
 def test_a_sensor_that_is_not_there_says_how_to_import_it(data_root: Path, tmp_path: Path):
     config = make_config(data_root, tmp_path, "structure.modalities=[superpixels,lidar]")
-    with pytest.raises(MissingDataError, match="names 'lidar', which is no generator"):
+    sentence = (
+        "structure.modalities names 'lidar', which is no generator (these are superpixels, sam) "
+        f"and no sensor in {data_root}; import it with prepare.py sensor --data {data_root} "
+        "--name lidar --rasters FOLDER"
+    )
+    with refused(MissingDataError, sentence):
         check_structure(open_tile_set(data_root), config.structure, ["val"])
 
 
@@ -105,7 +165,15 @@ def test_another_range_than_that_of_the_checkpoint_is_refused(with_sensor, tmp_p
     structure = config_of(with_sensor, tmp_path).structure
     assert set(check_structure(tile_set, structure, ["val"])) == {"superpixels", "dsm"}
     other = {"dsm": {"settings": {"minimum": 0.0, "maximum": 1.0}}}
-    with pytest.raises(DataError, match=r"dsm was made with other settings .* settings.minimum: 0"):
+    folder = store_folder(with_sensor, "dsm")
+    found = read_manifest(folder)[0].settings
+    sentence = (
+        f"{folder} was made with other settings (wanted | found): settings.minimum: 0.0 | "
+        f"{found['minimum']}; settings.maximum: 1.0 | {found['maximum']}. Delete the folder and "
+        "import the sensor again with prepare.py sensor (--range sets minimum and maximum), or "
+        "under another --name"
+    )
+    with refused(DataError, sentence):
         check_structure(tile_set, structure, ["val"], other)
 
 
@@ -135,35 +203,15 @@ def test_no_data_does_not_bleed_when_resized():
     assert (out[:, :14] == 0).all() and (out[:, 16:] == 5000).all()
 
 
-def batch_of(config: Config, root: Path, seeds: range):
-    loader, _ = build_train_loader(config, open_tile_set(root), single_process())
-    return [loader.dataset[SampleKey(index=0, seed=seed)] for seed in seeds]
-
-
-def test_dropout_has_its_rate_is_repeatable_and_never_takes_all(with_sensor, tmp_path):
-    config = config_of(with_sensor, tmp_path, "structure.dropout=0.4", "data.crop_size_px=32")
-    present = torch.cat([sample.present for sample in batch_of(config, with_sensor, range(300))])
-    assert present.any(1).all()
-    # 0.4 each; both gone (0.16) gives one of them back: 0.4 - 0.08
-    assert (~present).float().mean().item() == pytest.approx(0.32, abs=0.05)
-    again = torch.cat([sample.present for sample in batch_of(config, with_sensor, range(300))])
-    assert torch.equal(present, again)
-
-
-def test_an_absent_modality_is_grey_whether_dropped_or_missing(with_sensor, tmp_path):
-    config = config_of(with_sensor, tmp_path)
-    (sample,) = batch_of(config, with_sensor, range(1))
+def test_shuffled_gives_the_other_tiles_sensor(with_sensor, tmp_path):
+    tile_set = open_tile_set(with_sensor)
+    config = config_of(with_sensor, tmp_path, "structure.control=shuffled")
+    first = next(iter(build_eval_loader(config, tile_set, "val", single_process())))
+    partner = map_path(store_folder(with_sensor, "dsm"), tile_set.split("val")[1])
+    np.testing.assert_array_equal(first.maps["dsm"][0], read_map(partner))
     encoder = StructureEncoder(config.structure)
-    assert encoder.num_channels == 5 and encoder.pictures == ((0, 1, 2), (4, 4, 4))
-    image = sample.image.float() / 255
-    full = encoder(image, sample.maps)
-    dropped = encoder(image, sample.maps, None, torch.tensor([[True, False]]))
-    assert torch.equal(dropped[:, :4], full[:, :4]) and (dropped[:, 4] == 0.5).all()
-    missing = StructureEncoder(config_of(with_sensor, tmp_path, "structure.absent=[dsm]").structure)
-    assert missing.stores == ("superpixels",) and missing.num_channels == 5
-    assert torch.equal(missing(image, sample.maps), dropped)
-    image, structure, _ = prepare_inputs(sample, encoder)
-    assert torch.equal(structure, encoder(image, sample.maps))
+    _, structure, _ = prepare_inputs(first, encoder)
+    assert torch.equal(structure[:, 4:], value(structure, first.maps["dsm"]))
 
 
 def test_segments_are_those_of_the_first_segment_modality():
@@ -174,45 +222,3 @@ def test_segments_are_those_of_the_first_segment_modality():
     assert StructureEncoder(StructureConfig(modalities=("dsm",))).segments(maps) is None
     shuffled = StructureConfig(modalities=("superpixels",), control="shuffled")
     assert StructureEncoder(shuffled).segments(maps) is None
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("structure.absent=[sam]", "absent: names sam, which modalities does not"),
-        ("structure.absent=[superpixels,dsm]", "absent: names all modalities"),
-        ("structure.dropout=1.0", "dropout: must be at least 0 and below 1"),
-        ("structure.modalities=[../a]", "'../a' is no name of a folder"),
-        ("structure.modalities=[dsm,dsm]", "names a modality twice"),
-    ],
-)
-def test_impossible_structures_are_refused(override, words):
-    recipe = {"name": "a", "data": {"root": "b"}}
-    with pytest.raises(ConfigError, match=words):
-        config_from_dict(recipe, "test", [BOTH, override])
-
-
-def test_two_modalities_train_and_one_may_be_missing_at_test_time(with_sensor, tmp_path):
-    overrides = ("structure.dropout=0.3", "optim.num_epochs=1", "optim.warmup_epochs=0")
-    config = config_of(with_sensor, tmp_path, *overrides)
-    run = build_run(config, single_process())
-    train(run)
-    checkpoint = load_checkpoint(run.folder / "best.pth")
-    assert set(checkpoint.identity.maps) == {"superpixels", "dsm"}
-    reports = []
-    for name, override in (("all", []), ("rest", ["structure.absent=[dsm]"])):
-        changed = config_from_dict(checkpoint.identity.recipe, "checkpoint", override)
-        evaluate_split(checkpoint, changed, "val", tmp_path / name, single_process())
-        reports.append(json.loads((tmp_path / name / "report.json").read_text()))
-    assert reports[0]["confusion"] != reports[1]["confusion"]
-
-
-def test_infer_needs_a_sensor_to_be_absent(with_sensor, tmp_path):
-    structure = config_of(with_sensor, tmp_path).structure
-    with pytest.raises(ConfigError) as error:
-        check_generated(structure, "best.pth")
-    assert str(error.value) == (
-        "best.pth was trained with a sensor (dsm), which cannot be made of RGB; go without it: "
-        "structure.absent=[dsm]"
-    )
-    check_generated(replace(structure, absent=("dsm",)), "best.pth")

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from datasets import synthetic
-from datasets.synthetic import CLASSES, MIN_SIZE_PX, PALETTE, draw_scene
+from datasets.modalities import check_store, map_path, read_map, store_folder
+from datasets.synthetic import CLASSES, MAX_HEIGHT_M, MIN_SIZE_PX, PALETTE, draw_scene
 from datasets.synthetic_canvas import Canvas
 from datasets.tiles import open_tile_set
 from utils.errors import ConfigError, DataError
@@ -86,6 +87,7 @@ def test_heights_follow_the_classes(scenes):
         assert np.all(height[np.isin(target, (PAVED, GRASS))] == 0)
         assert height[target == BUILDING].min() > 2
         assert height[target == TREE].min() >= 0.5
+        assert height.max() < MAX_HEIGHT_M
         assert 1.3 <= height[target == CAR].min() <= height[target == CAR].max() <= 1.8
         assert 0 <= height[target == CLUTTER].min() <= height[target == CLUTTER].max() < 4
 
@@ -139,6 +141,18 @@ def test_prepared_set_opens_and_has_the_right_counts(prepared):
         assert (tile.source, tile.height_px, tile.width_px) == (name, 64, 64)
         assert tiles.read_image(name).shape == (64, 64, 3)
         assert set(np.unique(tiles.read_target(name))) == set(range(6))
+
+
+def test_heights_are_a_sensor_of_the_prepared_set(prepared):
+    tiles, folder = open_tile_set(prepared), store_folder(prepared, "height")
+    wanted = {"generator": "sensor", "settings": {"minimum": 0.0, "maximum": 20.0}}
+    images = {name: tiles.image_path(name) for name in tiles.tiles}
+    check_store(prepared, "height", wanted, images)
+    for name in tiles.tiles:
+        height_m = (read_map(map_path(folder, name)) - 1) / 65534 * 20
+        target = tiles.read_target(name)
+        assert height_m.min() == 0 and (height_m[np.isin(target, (PAVED, GRASS))] == 0).all()
+        assert height_m[target == BUILDING].min() > 2
 
 
 def test_a_split_does_not_depend_on_the_size_of_the_others(prepared, tmp_path):
