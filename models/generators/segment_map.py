@@ -1,15 +1,14 @@
-"""Segment maps as arrays: connected regions, small pieces, canonical ids, overlapping masks.
+"""Segment maps as arrays: connected regions, small pieces, canonical ids.
 
 A segment map is ``(H, W)`` integers; 0 marks a pixel without a segment, every other number is a
 segment and carries no meaning of its own. The functions here return maps that depend on the shape
 of the segments alone, never on the numbers or the order in which the segments arrived.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from utils.errors import DataError
+from utils.mosaic import connected_groups
 
 MAX_SEGMENTS = np.iinfo(np.uint16).max  # maps are stored as 16-bit PNG, and 0 is taken
 
@@ -29,7 +28,8 @@ def connected_components(ids: np.ndarray) -> np.ndarray:
     # alone name every pair of neighbouring runs once.
     touches = (ids[1:] == ids[:-1]) & (starts[1:] | starts[:-1])
     inside = ids[starts] != 0
-    root = _first_of_group(inside.size, run_of_pixel[:-1][touches], run_of_pixel[1:][touches])
+    pairs = np.stack([run_of_pixel[:-1][touches], run_of_pixel[1:][touches]], axis=1)
+    root = connected_groups(inside.size, pairs)
     is_first = inside & (root == np.arange(inside.size))
     number = np.cumsum(is_first, dtype=np.int32)
     return np.where(inside, number[root], np.int32(0))[run_of_pixel]
@@ -58,7 +58,7 @@ def merge_small(ids: np.ndarray, min_area_px: int) -> np.ndarray:
     while pairs.size:
         pairs, border = _sum_equal_pairs(pairs, border, area.size)
         small = area < min_area_px
-        joined = _first_of_group(area.size, *_choices(pairs, border, area, small))
+        joined = connected_groups(area.size, _choices(pairs, border, area, small))
         group = joined[group]
         total = np.zeros_like(area)
         np.add.at(total, joined, area)
@@ -98,53 +98,11 @@ def canonical(ids: np.ndarray) -> np.ndarray:
     return number[index][run_of_pixel]
 
 
-def paint(masks: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Make one segment map of masks that overlap and leave gaps.
-
-    Larger masks are painted first, so a smaller mask lies over a larger one. Of two masks of equal
-    area the one that holds the first pixel (in raster order) in which they differ lies on top, so
-    the order of ``masks`` never matters.
-
-    Args:
-        masks: any number of ``(H, W)`` bool arrays.
-        shape: ``(H, W)``.
-
-    Returns:
-        ``(H, W)`` int32; 0 = under no mask. Numbers have gaps where a mask is hidden altogether.
-    """
-    keys = [(-int(mask.sum()), np.packbits(mask).tobytes()) for mask in masks]
-    ids = np.zeros(shape, dtype=np.int32)
-    for number, index in enumerate(sorted(range(len(keys)), key=keys.__getitem__), start=1):
-        ids[masks[index]] = number
-    return ids
-
-
 def _runs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where a horizontal run of equal ids starts (bool), and each pixel's run number (int32)."""
     starts = np.ones(ids.shape, dtype=bool)
     np.not_equal(ids[:, 1:], ids[:, :-1], out=starts[:, 1:])
     return starts, (np.cumsum(starts, dtype=np.int32) - 1).reshape(ids.shape)
-
-
-def _first_of_group(num_nodes: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Smallest node of the connected group of each node, in a graph given by its edges.
-
-    Union-find on whole arrays: every root hooks itself to the smallest root it touches, pointer
-    jumping flattens the trees, and edges inside a tree are dropped, until no edge is left.
-    """
-    root = np.arange(num_nodes)
-    while first.size:
-        low, high = np.minimum(first, second), np.maximum(first, second)
-        np.minimum.at(root, high, low)
-        while True:
-            above = root[root]
-            if np.array_equal(above, root):
-                break
-            root = above
-        first, second = root[first], root[second]
-        apart = first != second
-        first, second = first[apart], second[apart]
-    return root
 
 
 def _neighbours(regions: np.ndarray, small: np.ndarray) -> np.ndarray:
@@ -169,8 +127,8 @@ def _sum_equal_pairs(
 
 def _choices(
     pairs: np.ndarray, border: np.ndarray, area: np.ndarray, small: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The small regions that have a neighbour, and the neighbour that each of them joins."""
+) -> np.ndarray:
+    """The small regions that have a neighbour, each with the neighbour it joins, ``(N, 2)``."""
     source, target = np.concatenate([pairs, pairs[::-1]], axis=1)
     chooses = small[source]
     source, target, border = source[chooses], target[chooses], np.tile(border, 2)[chooses]
@@ -178,4 +136,4 @@ def _choices(
     source, target = source[order], target[order]
     best = np.ones(source.size, dtype=bool)
     best[1:] = source[1:] != source[:-1]
-    return source[best], target[best]
+    return np.stack([source[best], target[best]], axis=1)

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from models.generators.segment_map import canonical, connected_components, merge_small, paint
+from models.generators.segment_map import canonical, connected_components, merge_small
 from utils.errors import DataError
 
 
@@ -94,41 +94,6 @@ def test_more_segments_than_16_bits_hold_are_refused():
         canonical(1 + np.arange(65536).reshape(256, 256))
 
 
-def masks_of(seed, shape=(12, 15), count=6):
-    rng = np.random.default_rng(seed)
-    masks = []
-    for _ in range(count):
-        y, x = rng.integers(0, shape[0]), rng.integers(0, shape[1])
-        mask = np.zeros(shape, bool)
-        mask[y : y + rng.integers(1, 8), x : x + rng.integers(1, 8)] = True
-        masks.append(mask)
-    return masks
-
-
-def test_paint_puts_small_over_large_and_leaves_the_rest_zero():
-    masks = masks_of(0)
-    ids = paint(masks, (12, 15))
-    for place in np.ndindex(ids.shape):
-        over = [mask for mask in masks if mask[place]]
-        assert (ids[place] > 0) == bool(over)
-        if over:
-            smallest = min(mask.sum() for mask in over)
-            top = [m for m in over if m.sum() == smallest]
-            assert any(m[ids == ids[place]].all() for m in top)
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_paint_does_not_depend_on_the_order_of_the_masks(seed):
-    masks = masks_of(seed, count=8)
-    first = paint(masks, (12, 15))
-    order = np.random.default_rng(seed).permutation(len(masks))
-    assert np.array_equal(paint([masks[i] for i in order], (12, 15)), first)
-
-
-def test_paint_of_nothing_is_nothing():
-    assert paint([], (3, 4)).tolist() == np.zeros((3, 4), int).tolist()
-
-
 def neighbours(y, x, shape):
     for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
         if 0 <= y + dy < shape[0] and 0 <= x + dx < shape[1]:
@@ -172,10 +137,3 @@ def test_merge_small_breaks_ties_by_area_then_by_position():
     large_right = merge_small(np.array([[7, 7, 9, 4, 4, 4]]), 2)
     np.testing.assert_array_equal(large_right, [[1, 1, 2, 2, 2, 2]])
     np.testing.assert_array_equal(merge_small(np.array([[7, 7, 9, 4, 4]]), 2), [[1, 1, 1, 2, 2]])
-
-
-def test_paint_orders_masks_of_equal_area_by_where_they_lie():
-    rows = ([1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1])
-    masks = [np.array([row], dtype=bool) for row in rows]
-    for order in itertools.permutations(masks):
-        np.testing.assert_array_equal(canonical(paint(order, (1, 5))), [[1, 1, 1, 2, 3]])
