@@ -19,7 +19,7 @@ from tqdm import tqdm
 from configs.schema import Config
 from datasets.build import absence_note
 from datasets.encodings import StructureEncoder
-from datasets.modalities import map_settings
+from datasets.maps import depth_levels, map_settings
 from models.build import load_network
 from models.generators.build import StructureGenerator, build_generator, check_generated
 from utils.charts import legend
@@ -57,10 +57,11 @@ class Segmenter:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """``(H, W, 3)`` uint8 RGB -> ``(H, W)`` uint8 class indices."""
-        maps = {
-            store: torch.from_numpy(generator.generate(image).astype(np.int32)).unsqueeze(0)
-            for store, generator in self._generators.items()
-        }
+        maps = {}
+        for store, generator in self._generators.items():
+            made = generator.generate(image)
+            levels = depth_levels(made)[0] if generator.kind == "values" else made
+            maps[store] = torch.from_numpy(levels.astype(np.int32)).unsqueeze(0)
         picture = torch.from_numpy(image).movedim(-1, 0).unsqueeze(0)
         return self._predictor(picture, maps).argmax(0).to(torch.uint8).numpy()
 

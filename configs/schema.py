@@ -1,123 +1,22 @@
 """Every setting of a recipe: name, meaning, unit and default.
 
 The defaults are the paper's recipe as far as it is known (the released ``config/Potsdam.py``); a
-recipe in ``configs/*.yaml`` lists only what differs. This file imports nothing but the standard
-library, so that every other file may import it.
+recipe in ``configs/*.yaml`` lists only what differs. The ``structure`` section is in
+``configs/structure.py``. Both import nothing but the standard library, so that every other file may
+import them.
 
 A class may have ``problems()``: the combinations its types allow and the program does not, each as
 ``(key, sentence)``. ``utils.config`` reports all of them at once.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from configs.structure import Problems, StructureConfig
+
 IGNORE_INDEX = 255  # class index of pixels that nobody labelled: in no loss and no score
 
-Problems = Iterator[tuple[str, str]]
-Encoding = Literal["mean_color", "boundary", "boundary_distance", "log_area", "color_by_id"]
-GENERATORS = ("superpixels", "sam")  # structure maps that are made of the RGB image
 Split = Literal["train", "val", "test"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SuperpixelsConfig:
-    """SLIC superpixels: no weights needed, the baseline a foundation model has to beat."""
-
-    store: str = "superpixels"  # folder below modalities/ that holds the maps
-    encodings: tuple[Encoding, ...] = ("mean_color", "boundary")  # what the network sees
-    segment_size_px: int = 16  # side of the initial grid cells
-    compactness: float = 10.0  # weight of position against CIELAB colour
-    num_iterations: int = 5  # k-means rounds
-    min_area_share: float = 0.25  # smaller pieces, as a share of a cell, join a neighbour
-
-    def problems(self) -> Problems:
-        """Values out of range."""
-        if self.segment_size_px < 4:
-            yield "segment_size_px", "must be 4 or more"
-        if self.compactness <= 0:
-            yield "compactness", "must be above 0"
-        if self.num_iterations < 1:
-            yield "num_iterations", "must be 1 or more"
-        if not 0 <= self.min_area_share <= 1:
-            yield "min_area_share", "must be between 0 and 1"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamConfig:
-    """Segment Anything, everything mode. Names and defaults are those of the package."""
-
-    store: str = "sam"  # folder below modalities/ that holds the maps
-    encodings: tuple[Encoding, ...] = ("color_by_id",)  # the paper's coloured region map
-    model_type: Literal["vit_b", "vit_l", "vit_h"] = "vit_h"
-    checkpoint: str | None = None  # path of the official weights file
-    points_per_side: int = 32  # prompts along each side of the image
-    points_per_batch: int = 64  # prompts computed together: memory, not result
-    pred_iou_thresh: float = 0.88
-    stability_score_thresh: float = 0.95
-    stability_score_offset: float = 1.0
-    box_nms_thresh: float = 0.7
-    crop_n_layers: int = 0
-    crop_nms_thresh: float = 0.7
-    crop_overlap_ratio: float = 512 / 1500
-    crop_n_points_downscale_factor: int = 1
-
-    def problems(self) -> Problems:
-        """Values out of range."""
-        if self.points_per_side < 1:
-            yield "points_per_side", "must be 1 or more"
-        if self.points_per_batch < 1:
-            yield "points_per_batch", "must be 1 or more"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StructureConfig:
-    """Which structure maps the second branch gets, and how they are encoded."""
-
-    # on: the image's own maps; off: the RGB picture instead, so that capacity stays equal;
-    # shuffled: the maps of another image (a control experiment).
-    control: Literal["on", "off", "shuffled"] = "on"
-    # Generators by name; any other name is that of a sensor which prepare.py imported.
-    modalities: tuple[str, ...] = ("superpixels",)
-    # Training: probability that a modality of a sample is absent; one always stays.
-    dropout: float = 0.0
-    absent: tuple[str, ...] = ()  # missing now, e.g. at test time: not read, shown as 0.5
-    superpixels: SuperpixelsConfig = field(default_factory=SuperpixelsConfig)
-    sam: SamConfig = field(default_factory=SamConfig)
-
-    def selected(self) -> dict[str, SuperpixelsConfig | SamConfig]:
-        """Settings of the generators in use, by name, in the recipe's order."""
-        return {name: getattr(self, name) for name in self.present() if name in GENERATORS}
-
-    def sensors(self) -> tuple[str, ...]:
-        """The sensors in use; the name of one is that of its store."""
-        return tuple(name for name in self.present() if name not in GENERATORS)
-
-    def present(self) -> tuple[str, ...]:
-        """The modalities that are not absent."""
-        return tuple(name for name in self.modalities if name not in self.absent)
-
-    def problems(self) -> Problems:
-        """No modality, one twice, one without encoding, two in one store, all absent."""
-        if not self.modalities:
-            yield "modalities", "must name at least one modality (for none, set control: off)"
-        if len(set(self.modalities)) < len(self.modalities):
-            yield "modalities", "names a modality twice"
-        for name in self.modalities:
-            if not name.replace("_", "").replace("-", "").isalnum():
-                yield "modalities", f"'{name}' is no name of a folder"
-        if self.control != "off" and (unknown := set(self.absent) - set(self.modalities)):
-            yield "absent", f"names {', '.join(sorted(unknown))}, which modalities does not"
-        elif self.control != "off" and self.modalities and not self.present():
-            yield "absent", "names all modalities; at least one must be there"
-        if not 0 <= self.dropout < 1:
-            yield "dropout", "must be at least 0 and below 1"
-        for name, config in self.selected().items():
-            if not config.encodings:
-                yield f"{name}.encodings", "must name at least one encoding"
-        stores = [config.store for config in self.selected().values()] + list(self.sensors())
-        if len(set(stores)) < len(set(self.present())):
-            yield "modalities", f"two of them share one store ({', '.join(stores)})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,8 +191,7 @@ class Config:
 
     def problems(self) -> Problems:
         """Settings of different sections that do not go together."""
-        has_segments = self.structure.selected()
-        if self.structure.control == "on" and has_segments:
+        if self.structure.control == "on" and self.structure.segment_stores():
             return
         for key in ("object_weight", "boundary_weight"):
             if getattr(self.optim, key) > 0:

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from configs.schema import GENERATORS, Config, StructureConfig
+from configs.schema import Config
+from configs.structure import GENERATORS, StructureConfig
 from datasets.encodings import StructureEncoder
-from datasets.modalities import SENSOR, MapRecipe, check_store, map_settings, store_folder
+from datasets.maps import MapRecipe, map_settings
+from datasets.modalities import SENSOR, check_store, store_folder
 from datasets.samplers import EvalShard, TrainBatches
 from datasets.samples import Batch, TileDataset, collate
 from datasets.tiles import TileSet
@@ -97,7 +99,7 @@ def build_train_loader(
             crop_size_px=data.crop_size_px,
             scale_range=data.scale_range,
             dihedral=data.dihedral,
-            sensors=encoder.sensors,
+            value_stores=encoder.value_stores,
         ),
         color_jitter=data.color_jitter,
         available=encoder.available,

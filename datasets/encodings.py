@@ -1,4 +1,4 @@
-"""Segment ids -> what the structure branch sees.
+"""Segment ids or values -> what the structure branch sees.
 
 Encodings are computed on the device from the ids of exactly the window that the network gets,
 after all geometry, so borders are rebuilt rather than resized. Segment ids carry no meaning:
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from configs.schema import GENERATORS, StructureConfig
+from configs.structure import GENERATORS, StructureConfig
 
 DISTANCE_LIMIT_PX = 16
 ABSENT = 0.5  # what an absent modality shows; the stem's fixed normalisation makes it 0
@@ -68,7 +68,7 @@ def log_area(image: Tensor, ids: Tensor) -> Tensor:
 
 
 def value(image: Tensor, levels: Tensor) -> Tensor:
-    """A sensor's value between its smallest (0) and largest (1), 0.5 where there is no data.
+    """A sensor's value or a depth, smallest (0) to largest (1), 0.5 where there is no data.
 
     Args:
         image: unused.
@@ -113,7 +113,7 @@ ENCODINGS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
     "log_area": (1, log_area),
     "color_by_id": (3, color_by_id),
 }
-_ALL = {**ENCODINGS, "value": (1, value)}  # with that of sensors, which have no ids
+_ALL = {**ENCODINGS, "value": (1, value)}  # with that of sensors and depth, which have no ids
 
 
 class StructureEncoder:
@@ -126,20 +126,19 @@ class StructureEncoder:
         pictures: for each modality, the three channels that its frozen ViT is shown: those of its
             first encoding, a single one three times.
         stores: names of the modality stores whose maps are needed.
-        sensors: those of them that hold values, not segments.
+        value_stores: those of them that hold values, not segment ids.
         available: of each modality of the recipe, whether it is there.
     """
 
     def __init__(self, config: StructureConfig) -> None:
         self.control = config.control
         self.stores: tuple[str, ...] = ()
-        self.sensors: tuple[str, ...] = ()
+        self.value_stores: tuple[str, ...] = ()
         self.available = (True,) * len(config.modalities)
         self.num_channels = 3
         self.pictures: tuple[tuple[int, int, int], ...] = ((0, 1, 2),)
         if config.control == "off":
             return
-        self.sensors = config.sensors()
         self.available = tuple(name not in config.absent for name in config.modalities)
         # (store, or None if it is absent; encodings) of every modality
         self._modalities: list[tuple[str | None, tuple[str, ...]]] = []
@@ -149,6 +148,8 @@ class StructureEncoder:
             encodings = settings.encodings if settings is not None else ("value",)
             self._modalities.append((None if name in config.absent else store, encodings))
         self.stores = tuple(store for store, _ in self._modalities if store is not None)
+        segments = config.segment_stores()
+        self.value_stores = tuple(store for store in self.stores if store not in segments)
         self.num_channels, pictures = 0, []
         for _, names in self._modalities:
             width = _ALL[names[0]][0]
@@ -159,7 +160,7 @@ class StructureEncoder:
 
     def segments(self, maps: dict[str, Tensor]) -> Tensor | None:
         """Ids ``(B, H, W)`` of the first segment map; None if none belongs to the image."""
-        stores = [store for store in self.stores if store not in self.sensors]
+        stores = [store for store in self.stores if store not in self.value_stores]
         return maps[stores[0]] if self.control == "on" and stores else None
 
     def __call__(

@@ -1,57 +1,27 @@
-"""The modality store: structure maps on disk, and the record of how they were made.
+"""The modality store: the structure maps of a data set, and the record of how they were made.
 
 ::
 
-    DATA/modalities/STORE/ID.png           one raw map a tile, 16-bit segment ids
+    DATA/modalities/STORE/ID.png           one raw map a tile, see ``datasets.maps``
     DATA/modalities/STORE/manifest.json    generator, settings, weights, and the tiles' hashes
 
-Maps are stored raw, once; ``datasets.encodings`` turns them into what the network sees. Every PNG
-carries the hash of its source image and the digest of the settings in its text chunks, so an
-interrupted run can tell what is done, and the manifest is written once, when all is done.
+Maps are stored raw, once; ``datasets.encodings`` turns them into what the network sees. The
+manifest is written when all is done.
 """
 
-import hashlib
-import json
-import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from configs.schema import SamConfig, SuperpixelsConfig
+from configs.structure import VALUE_GENERATORS
+from datasets.maps import MapRecipe, map_path
 from utils.config import differences
 from utils.errors import DataError, MissingDataError
-from utils.files import open_image, read_json, sha256_of, write_json, write_png
+from utils.files import read_json, sha256_of, write_json
 
 FORMAT_VERSION = 1
 SENSOR = "sensor"  # what stands for the generator of an imported store
-_SOURCE, _RECIPE = "vsgnet:source_sha256", "vsgnet:recipe_sha256"
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of every PNG
-
-
-@dataclass(frozen=True, kw_only=True)
-class MapRecipe:
-    """What decides how a map comes out: two maps of one image and one recipe are equal."""
-
-    generator: str
-    settings: dict[str, Any]
-    weights_sha256: str | None  # None: the generator has no weights
-
-    def digest(self) -> str:
-        """SHA-256 of the recipe's canonical JSON."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
-
-# Fields of the generators' settings that change neither the map nor what it means.
-_NOT_IN_MAP = ("store", "encodings", "checkpoint", "points_per_batch")
-
-
-def map_settings(config: SuperpixelsConfig | SamConfig) -> dict[str, Any]:
-    """The settings that decide what a map looks like: what a manifest records and compares."""
-    return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_IN_MAP}
 
 
 def store_folder(data_root: Path, store: str) -> Path:
@@ -59,64 +29,42 @@ def store_folder(data_root: Path, store: str) -> Path:
     return data_root / "modalities" / store
 
 
-def map_path(folder: Path, tile_id: str) -> Path:
-    """File of a tile's map."""
-    return folder / f"{tile_id}.png"
+def holds_values(generator: str) -> bool:
+    """Whether the maps of a generator (or of a sensor) hold levels, not segment ids."""
+    return generator == SENSOR or generator in VALUE_GENERATORS
 
 
-def write_map(folder: Path, tile_id: str, ids: np.ndarray, source: str, recipe: MapRecipe) -> None:
-    """Write a map, atomically.
+def write_manifest(
+    folder: Path,
+    recipe: MapRecipe,
+    sources: dict[str, str] | None,
+    joined: list[dict[str, Any]] | None = None,
+) -> None:
+    """Record the recipe of a store, and the source hash of every tile it holds.
 
     Args:
         folder: the store.
-        tile_id: which tile.
-        ids: ``(H, W)`` uint16 segment ids, or a sensor's levels; 0 = no segment, no data.
-        source: SHA-256 of the tile's image file.
-        recipe: how the map was made.
+        recipe: how its maps are made.
+        sources: SHA-256 of every tile's image; None: the store is begun, it cannot be used, only
+            gone on with.
+        joined: what joining the overlapping tiles of a source image gave, for every one of these.
     """
-    if ids.dtype != np.uint16 or ids.ndim != 2:
-        raise ValueError(f"a segment map is (H, W) uint16, not {ids.shape} {ids.dtype}")
-    write_png(map_path(folder, tile_id), ids, {_SOURCE: source, _RECIPE: recipe.digest()})
+    kind = "values" if holds_values(recipe.generator) else "segments"
+    manifest = {"format_version": FORMAT_VERSION, "kind": kind, **asdict(recipe)}
+    manifest["joined"] = joined or []
+    write_json(folder / "manifest.json", {**manifest, "tiles": sources})
 
 
-def read_map(path: Path) -> np.ndarray:
-    """A tile's ids or levels, ``(H, W)`` int32 (torch has no arithmetic for uint16).
+def check_recipe(folder: Path, recipe: MapRecipe) -> None:
+    """Refuse to add maps of this recipe to a store of another.
 
     Raises:
-        MissingDataError: there is no such map.
-        DataError: the file is truncated or not a 16-bit greyscale image.
+        DataError: naming both sides.
     """
-    image = open_image(path)
-    if image.mode not in ("I;16", "I"):
-        raise DataError(f"{path} is not a 16-bit map (mode {image.mode}); generate it again")
-    return np.array(image).astype(np.int32)
-
-
-def is_done(folder: Path, tile_id: str, source: str, recipe: MapRecipe) -> bool:
-    """Whether the tile's map is there and was made from this image by this recipe."""
-    path = map_path(folder, tile_id)
-    if not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            file.seek(-len(_PNG_END), os.SEEK_END)
-            if file.read() != _PNG_END:  # a copy that broke off
-                return False
-        with Image.open(path) as image:  # reads the header only
-            text = {**image.info}
-    except (OSError, SyntaxError):
-        return False
-    return text.get(_SOURCE) == source and text.get(_RECIPE) == recipe.digest()
-
-
-def write_manifest(folder: Path, recipe: MapRecipe, sources: dict[str, str] | None) -> None:
-    """Record the recipe of a store, and the source hash of every tile it holds.
-
-    Without sources the store is marked as begun: it cannot be used, only gone on with.
-    """
-    kind = "values" if recipe.generator == SENSOR else "segments"
-    manifest = {"format_version": FORMAT_VERSION, "kind": kind, **asdict(recipe)}
-    write_json(folder / "manifest.json", {**manifest, "tiles": sources})
+    if (folder / "manifest.json").is_file():
+        found, _ = _read_manifest(folder)
+        if problem := recipe_problem(folder, found, asdict(recipe)):
+            raise DataError(problem)
 
 
 def begin_store(folder: Path, recipe: MapRecipe) -> None:
@@ -125,10 +73,7 @@ def begin_store(folder: Path, recipe: MapRecipe) -> None:
     Raises:
         DataError: the folder holds maps of another recipe; they are left as they are.
     """
-    if (folder / "manifest.json").is_file():
-        found, _ = _read_manifest(folder)
-        if problem := recipe_problem(folder, found, asdict(recipe)):
-            raise DataError(problem)
+    check_recipe(folder, recipe)
     write_manifest(folder, recipe, None)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.encodings import StructureEncoder
-from datasets.modalities import map_path, read_map, store_folder
+from datasets.maps import map_path, read_map
+from datasets.modalities import store_folder
 from datasets.samplers import SampleKey
 from datasets.tiles import TileSet
 from datasets.transforms import Geometry, draw_color_factors, jitter_colors
@@ -27,7 +28,7 @@ class Batch:
     tile_ids: tuple[str, ...]
     image: Tensor  # (B, 3, H, W) uint8 RGB
     target: Tensor  # (B, H, W) uint8 class index, 255 = ignore
-    maps: dict[str, Tensor]  # store -> (B, H, W) int32 segment ids, or a sensor's levels
+    maps: dict[str, Tensor]  # store -> (B, H, W) int32 segment ids, or levels of values
     structure_image: Tensor | None  # (B, 3, H, W) uint8, if the maps belong to another image
     color_factors: Tensor  # (B, 3) brightness, contrast, saturation; 1 = unchanged
     present: Tensor  # (B, M) bool, which modalities the network is shown

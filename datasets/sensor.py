@@ -12,21 +12,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from configs.schema import GENERATORS
-from datasets.modalities import (
-    SENSOR,
-    MapRecipe,
-    begin_store,
-    store_folder,
-    write_manifest,
-    write_map,
-)
+from configs.structure import GENERATORS
+from datasets.maps import MapRecipe, to_levels, write_map
+from datasets.modalities import SENSOR, begin_store, store_folder, write_manifest
 from datasets.tiles import Tile, TileSet, open_tile_set
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import open_image, sha256_of
 
 SUFFIXES = (".tif", ".tiff", ".png")
-LARGEST = 65535
 _RANGE_HELP = (
     "range to store instead of the values' own: that of the set a checkpoint was trained on"
 )
@@ -145,13 +138,6 @@ def import_sensor(
         write_map(folder, tile.id, levels, sources[tile.id], recipe)
     write_manifest(folder, recipe, dict(sorted(sources.items())))
     return float(low), float(high)
-
-
-def to_levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """``(H, W)`` float, NaN = no data -> uint16: 0 = no data, 1..65535 from low to high."""
-    share = np.clip((values.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
-    levels = 1 + np.rint(share * (LARGEST - 1))
-    return np.where(np.isfinite(values), levels, 0).astype(np.uint16)
 
 
 def read_raster(path: Path, no_data: float | None) -> np.ndarray:

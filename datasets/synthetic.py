@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from datasets.modalities import SENSOR, MapRecipe, store_folder, write_manifest, write_map
+from datasets.maps import MapRecipe, write_map
+from datasets.modalities import SENSOR, store_folder, write_manifest
 from datasets.sensor import to_levels
 from datasets.synthetic_canvas import Canvas
 from datasets.synthetic_town import draw_town

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from configs.schema import IGNORE_INDEX
 
-# Photos are averaged when resized, and sensors where they have data; class indices and segment ids
+# Photos are averaged when resized, and values where there is data; class indices and segment ids
 # must stay what they are.
 _PHOTOS = ("image", "structure_image")
 
@@ -24,13 +24,13 @@ class Geometry:
         crop_size_px: side of the result.
         scale_range: the zoom is uniform in it; at zoom z a window of ``crop_size_px / z`` is cut.
         dihedral: one of the eight flips and quarter turns, each with the same probability.
-        sensors: names of the members that hold a sensor's levels, 0 = no data.
+        value_stores: names of the members that hold levels of a sensor or a depth, 0 = no data.
     """
 
     crop_size_px: int
     scale_range: tuple[float, float]
     dihedral: bool
-    sensors: tuple[str, ...] = ()
+    value_stores: tuple[str, ...] = ()
 
     def __call__(
         self, members: dict[str, np.ndarray], rng: np.random.Generator
@@ -60,14 +60,14 @@ class Geometry:
         size = self.crop_size_px
         if array.shape[0] == size:
             return array
-        if name in self.sensors:
+        if name in self.value_stores:
             return _resize_levels(array, size)
         method = Image.Resampling.BILINEAR if name in _PHOTOS else Image.Resampling.NEAREST
         return np.array(Image.fromarray(array).resize((size, size), method))
 
 
 def _resize_levels(levels: np.ndarray, size: int) -> np.ndarray:
-    """A sensor's levels averaged where there is data; none where less than half is data."""
+    """Levels averaged where there is data; none where less than half is data."""
 
     def resized(array: np.ndarray) -> np.ndarray:
         picture = Image.fromarray(array.astype(np.float32))

@@ -23,16 +23,26 @@ ARROWS = {
     "models": {"models", "utils", "configs"},
     "datasets": {"datasets", "utils", "configs"},
     "utils": {"utils", "configs"},
-    "configs": set(),
+    "configs": {"configs"},
 }
 THIRD_PARTY = {"torch", "torchvision", "segment_anything", "timm", "numpy", "PIL", "tqdm"}
 THIRD_PARTY |= {"tensorboard", "yaml"}
 REFERENCE = "tests.models.literal"
 # Peers to measure against, required by nothing else.
-BENCHMARK_EXTRAS = {"skimage", "segmentation_models_pytorch"}
+BENCHMARK_EXTRAS = {"skimage", "segmentation_models_pytorch", "transformers"}
 HOMES = {
     "timm": {"models/frozen_vit.py", "models/generators/depth_anything.py"},
-    "segment_anything": {"models/generators/sam.py"},
+    "segment_anything": {
+        f"models/generators/{name}.py"
+        for name in (
+            "sam",
+            "sam_attention",
+            "sam_decoder",
+            "sam_encoder",
+            "sam_masks",
+            "sam_weights",
+        )
+    },
     "tensorboard": {"utils/run_log.py"},
     "torch.utils.tensorboard": {"utils/run_log.py"},
     "yaml": {"utils/config.py"},

@@ -97,20 +97,30 @@ def load_config_from_command_line(
     Raises:
         ConfigError: as ``load_config``.
     """
+    args = recipe_parser(description, downloads=download is not None).parse_args()
+    config = load_config(args.config, args.overrides)
+    if download is not None and args.download:
+        download(config)
+    return config
+
+
+def recipe_parser(description: str, *, downloads: bool) -> argparse.ArgumentParser:
+    """The arguments ``--config FILE [key.sub=value ...]`` of a script, for ``load_config``.
+
+    Args:
+        description: of the script, for ``--help``.
+        downloads: whether it has the option ``--download``.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--config", type=Path, required=True, help="recipe, e.g. configs/dubai.yaml"
     )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change the recipe")
-    if download is not None:
+    if downloads:
         parser.add_argument(
             "--download", action="store_true", help="fetch missing official weights into weights/"
         )
-    args = parser.parse_args()
-    config = load_config(args.config, args.overrides)
-    if download is not None and args.download:
-        download(config)
-    return config
+    return parser
 
 
 def _apply_override(recipe: dict[str, Any], override: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of class indices, segments and errors, and the panel that sets them side by side."""
+"""Pictures of classes, segments, values and errors, and the panel that sets them side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +14,17 @@ _IGNORED_COLOR: Color = (0, 0, 0)
 _WRONG_COLOR: Color = (235, 30, 40)
 _PANEL_COLUMNS = ("image", "structure", "target", "prediction", "errors")
 _LUMA = np.array([0.299, 0.587, 0.114])  # weights of R, G, B in perceived brightness
+# From low to high values, in even steps of perceived brightness: also in order when printed grey.
+_VALUE_COLORS = (
+    (8, 8, 40),
+    (60, 24, 110),
+    (128, 44, 128),
+    (192, 76, 92),
+    (228, 115, 85),
+    (245, 158, 105),
+    (252, 202, 160),
+    (255, 244, 230),
+)
 
 
 def colorize(target: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
@@ -92,6 +103,22 @@ def _hashed_colors(values: np.ndarray) -> np.ndarray:
     pure = np.clip(np.abs(turns * 6 - 3) - 1, 0, 1)
     rgb = value[:, np.newaxis] * (1 - saturation[:, np.newaxis] * (1 - pure))
     return np.rint(255 * rgb).astype(np.uint8)
+
+
+def colorize_values(levels: np.ndarray) -> np.ndarray:
+    """Paint levels of a depth or a sensor from dark to bright; no data (0) is black.
+
+    Args:
+        levels: ``(H, W)`` levels 0..65535, any integer dtype.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+    """
+    anchors = np.linspace(1, 65535, len(_VALUE_COLORS))
+    channels = [np.interp(levels, anchors, channel) for channel in np.array(_VALUE_COLORS).T]
+    colors = np.rint(np.stack(channels, -1)).astype(np.uint8)
+    colors[levels == 0] = 0
+    return colors
 
 
 def draw_boundaries(image: np.ndarray, ids: np.ndarray, color: Color = (255, 0, 200)) -> np.ndarray:

@@ -21,6 +21,8 @@ precision, which is exact, so the order in which threads add them cannot matter.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -53,7 +55,9 @@ class Superpixels:
         device: where the rounds are computed. Decides the time, not the map.
     """
 
+    kind: Literal["segments"] = "segments"
     weights_sha256: str | None = None
+    images_per_batch = 1  # of one image alone every operation is long enough
 
     def __init__(
         self,
@@ -69,6 +73,10 @@ class Superpixels:
         self.num_iterations = num_iterations
         self.min_area_px = math.ceil(min_area_share * segment_size_px**2)
         self.device = device or torch.device("cpu")
+
+    def generate_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Segment images of any sizes, each as ``generate`` does."""
+        return [self.generate(image) for image in images]
 
     @torch.no_grad()
     def generate(self, image: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import infer
-from configs.schema import Config, StructureConfig
+from configs.schema import Config
+from configs.structure import StructureConfig
 from datasets.build import absence_note, build_eval_loader, build_train_loader
 from datasets.encodings import StructureEncoder
 from datasets.samplers import SampleKey

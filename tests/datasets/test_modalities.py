@@ -5,18 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.maps import MapRecipe, is_done, map_path, read_map, write_map
 from datasets.modalities import (
-    MapRecipe,
     begin_store,
     check_store,
-    is_done,
-    map_path,
     read_manifest,
-    read_map,
     recipe_problem,
     store_folder,
     write_manifest,
-    write_map,
 )
 from utils.errors import DataError, MissingDataError
 from utils.files import sha256_of, write_png
@@ -49,7 +45,7 @@ def test_a_map_is_read_back_with_every_id(tmp_path: Path):
 
 @pytest.mark.parametrize("ids", [IDS.astype(np.int32), IDS[None]])
 def test_only_a_16_bit_map_is_written(tmp_path: Path, ids: np.ndarray):
-    with pytest.raises(ValueError, match=r"a segment map is \(H, W\) uint16, not \("):
+    with pytest.raises(ValueError, match=r"a structure map is \(H, W\) uint16, not \("):
         write_map(tmp_path, "a", ids, "hash", RECIPE)
 
 

@@ -9,22 +9,20 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.schema import Config, StructureConfig
+from configs.schema import Config
+from configs.structure import StructureConfig
 from datasets.build import build_eval_loader, check_structure
 from datasets.encodings import StructureEncoder, value
+from datasets.maps import MapRecipe, map_path, read_map, to_levels, write_map
 from datasets.modalities import (
-    MapRecipe,
     begin_store,
     check_store,
-    map_path,
     read_manifest,
-    read_map,
     store_folder,
     write_manifest,
-    write_map,
 )
 from datasets.samples import prepare_inputs
-from datasets.sensor import import_sensor, read_raster, to_levels
+from datasets.sensor import import_sensor, read_raster
 from datasets.tiles import TileSet, open_tile_set
 from datasets.transforms import Geometry
 from tests.conftest import make_config, single_process
@@ -152,9 +150,9 @@ def test_import_errors_are_one_sentence(data_root: Path, tmp_path: Path):
 def test_a_sensor_that_is_not_there_says_how_to_import_it(data_root: Path, tmp_path: Path):
     config = make_config(data_root, tmp_path, "structure.modalities=[superpixels,lidar]")
     sentence = (
-        "structure.modalities names 'lidar', which is no generator (these are superpixels, sam) "
-        f"and no sensor in {data_root}; import it with prepare.py sensor --data {data_root} "
-        "--name lidar --rasters FOLDER"
+        "structure.modalities names 'lidar', which is no generator (these are superpixels, sam, "
+        f"depth_anything) and no sensor in {data_root}; import it with prepare.py sensor --data "
+        f"{data_root} --name lidar --rasters FOLDER"
     )
     with refused(MissingDataError, sentence):
         check_structure(open_tile_set(data_root), config.structure, ["val"])
@@ -184,7 +182,9 @@ def test_geometry_moves_a_sensor_like_the_image():
         "target": ramp.astype(np.uint8),
         "dsm": (1 + 100 * ramp).astype(np.int32),
     }
-    geometry = Geometry(crop_size_px=32, scale_range=(0.7, 1.6), dihedral=True, sensors=("dsm",))
+    geometry = Geometry(
+        crop_size_px=32, scale_range=(0.7, 1.6), dihedral=True, value_stores=("dsm",)
+    )
     for seed in range(30):
         out = geometry(members, np.random.default_rng(seed))
         valid = out["dsm"] > 0
@@ -197,7 +197,9 @@ def test_no_data_does_not_bleed_when_resized():
     levels = np.full((40, 40), 5000, np.int32)
     levels[:, :20] = 0
     members = {"image": np.zeros((40, 40, 3), np.uint8), "dsm": levels}
-    geometry = Geometry(crop_size_px=30, scale_range=(0.75, 0.75), dihedral=False, sensors=("dsm",))
+    geometry = Geometry(
+        crop_size_px=30, scale_range=(0.75, 0.75), dihedral=False, value_stores=("dsm",)
+    )
     out = geometry(members, np.random.default_rng(0))["dsm"]
     assert set(np.unique(out)) == {0, 5000}
     assert (out[:, :14] == 0).all() and (out[:, 16:] == 5000).all()

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from datasets import synthetic
-from datasets.modalities import check_store, map_path, read_map, store_folder
+from datasets.maps import map_path, read_map
+from datasets.modalities import check_store, store_folder
 from datasets.synthetic import CLASSES, MAX_HEIGHT_M, MIN_SIZE_PX, PALETTE, draw_scene
 from datasets.synthetic_canvas import Canvas
 from datasets.tiles import open_tile_set

@@ -6,6 +6,7 @@ from utils.visualize import (
     PanelRow,
     colorize,
     colorize_segments,
+    colorize_values,
     draw_boundaries,
     error_picture,
     overlay,
@@ -26,6 +27,15 @@ def test_colorize_paints_classes_and_ignored_pixels():
     picture = colorize(target, PALETTE)
     assert picture.dtype == np.uint8
     assert picture.tolist() == [[[200, 0, 0], [0, 100, 0], [0, 0, 0]]]
+
+
+def test_higher_values_are_brighter_in_even_steps_and_no_data_is_black():
+    colors = colorize_values(np.linspace(1, 65535, 50).astype(np.int32)[None])
+    assert colors.dtype == np.uint8 and colors.shape == (1, 50, 3)
+    brightness = colors[0] @ [0.299, 0.587, 0.114]
+    steps = np.diff(brightness)
+    assert steps.min() > 0.8 * steps.mean() and steps.max() < 1.2 * steps.mean()
+    assert colorize_values(np.array([[0, 1]])).tolist() == [[[0, 0, 0], [8, 8, 40]]]
 
 
 def test_colorize_takes_the_indices_of_a_network():

@@ -1,0 +1,149 @@
+"""Pictures cut into overlapping tiles, and generators that map them without a network.
+
+As a program it completes stores, to be killed and to be run on several ranks::
+
+    python -m tests.datasets.fakes ROOT SECONDS_PER_TILE [segments] [values]
+"""
+
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets.generation import Shard, Store, complete_store
+from datasets.maps import MapRecipe, map_path, read_map
+from datasets.modalities import store_folder
+from datasets.tiles import Tile, TileSet, TileSetWriter, open_tile_set
+from utils.distributed import DistContext, distributed_session
+from utils.errors import DataError
+from utils.sliding_window import window_starts
+
+RECIPES = {
+    "segments": MapRecipe(generator="sam", settings={}, weights_sha256="s"),
+    "values": MapRecipe(generator="depth_anything", settings={}, weights_sha256="v"),
+}
+NUM_BLOBS = 40
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A picture whose red and green are the bytes of a depth, and whose blue numbers blobs."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    depth = 20_000 + 70 * x + 45 * y + 3000 * np.sin(x / 30 + seed) * np.cos(y / 40)
+    blobs = np.zeros((height, width), np.uint8)
+    for number in range(1, NUM_BLOBS + 1):
+        row, column, radius = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(6, 22)
+        near = (y - row) ** 2 + (x - column) ** 2 < radius**2
+        if not blobs[near].any():  # they never touch what was there
+            blobs[near] = number
+    depth = depth.astype(np.uint16)
+    return np.stack([depth >> 8, depth & 255, blobs], -1).astype(np.uint8)
+
+
+def depth_of(image: np.ndarray) -> np.ndarray:
+    return image[..., 0] * 256.0 + image[..., 1]
+
+
+def write_cut_set(
+    root: Path, pictures: dict[str, np.ndarray], size_px: int, overlap_px: int
+) -> TileSet:
+    """Cut pictures as prepare.py cuts training images."""
+    writer = TileSetWriter(
+        root, name="cut", classes=("a",), palette=((0, 0, 0),), origin="", prepared_with={}
+    )
+    with writer:
+        for source, image in pictures.items():
+            height, width = image.shape[:2]
+            for top in window_starts(height, size_px, overlap_px):
+                for left in window_starts(width, size_px, overlap_px):
+                    part = image[top : top + size_px, left : left + size_px]
+                    tile = Tile(
+                        id=f"{source}_y{top:05d}_x{left:05d}",
+                        source=source,
+                        top_px=top,
+                        left_px=left,
+                        height_px=part.shape[0],
+                        width_px=part.shape[1],
+                    )
+                    writer.add("train", tile, part, np.zeros(part.shape[:2], np.uint8))
+    return open_tile_set(root)
+
+
+class FakeGenerator:
+    """Blobs as segments with shuffled ids, or depth with a scale and shift of each image's own."""
+
+    weights_sha256 = "fake"
+
+    def __init__(self, kind: str, images_per_batch: int = 1, seconds_per_image: float = 0) -> None:
+        self.kind = kind
+        self.images_per_batch = images_per_batch
+        self.seconds_per_image = seconds_per_image
+        self.batches: list[int] = []
+
+    def generate(self, image: np.ndarray) -> np.ndarray:
+        return self.generate_batch([image])[0]
+
+    def generate_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        self.batches.append(len(images))
+        time.sleep(self.seconds_per_image * len(images))
+        return [self._map(image) for image in images]
+
+    def _map(self, image: np.ndarray) -> np.ndarray:
+        if (image[..., 2] == 255).all():
+            raise DataError("an image that cannot be mapped")
+        rng = np.random.default_rng(int(hashlib.sha256(image.tobytes()).hexdigest()[:8], 16))
+        if self.kind == "values":
+            return (rng.uniform(0.2, 5) * depth_of(image) + rng.uniform(-3e4, 3e4)).astype("f4")
+        numbers = np.unique(image[..., 2])
+        numbers = numbers[numbers > 0]
+        table = np.zeros(256, np.uint16)
+        table[numbers] = 1 + rng.permutation(len(numbers))
+        return table[image[..., 2]]
+
+
+def store_of(tile_set: TileSet, kind: str) -> Store:
+    folder = store_folder(tile_set.root, kind)
+    return Store(tile_set=tile_set, folder=folder, recipe=RECIPES[kind], join=True)
+
+
+def complete(
+    tile_set: TileSet, generator: FakeGenerator, dist: DistContext, shard: Shard | None = None
+) -> Path:
+    store = store_of(tile_set, generator.kind)
+    complete_store(store, generator, dist, shard)
+    return store.folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Everything in a folder, also what is hidden, and the names of folders."""
+    paths = sorted(folder.rglob("*"))
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in paths}
+
+
+def whole_map(tile_set: TileSet, folder: Path, source: str) -> np.ndarray:
+    """The maps of a source's tiles put together; they must agree where they overlap."""
+    tiles = [tile for tile in tile_set.tiles.values() if tile.source == source]
+    height = max(tile.top_px + tile.height_px for tile in tiles)
+    width = max(tile.left_px + tile.width_px for tile in tiles)
+    whole = np.full((height, width), -1)
+    for tile in tiles:
+        rows = slice(tile.top_px, tile.top_px + tile.height_px)
+        columns = slice(tile.left_px, tile.left_px + tile.width_px)
+        ids, before = read_map(map_path(folder, tile.id)), whole[rows, columns]
+        assert ((before == -1) | (before == ids)).all(), tile.id
+        whole[rows, columns] = ids
+    return whole
+
+
+def main() -> None:
+    root, seconds, *kinds = sys.argv[1:]
+    with distributed_session("cpu") as dist:
+        for kind in kinds:
+            complete(open_tile_set(Path(root)), FakeGenerator(kind, 2, float(seconds)), dist)
+
+
+if __name__ == "__main__":
+    main()
