@@ -19,14 +19,10 @@ of the tensors allocated in one step, forward and backward, above what was there
 """
 
 import argparse
-import json
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.bench import Bench, Step
 from benchmarks.peers import literal_stage, peer_networks, plain_stage
 from configs.schema import ModelConfig, VitConfig
 from models.build import build_network
@@ -41,66 +38,7 @@ from models.feature_recalibration import FeatureRecalibration
 from models.fusion_enhancement import FusionEnhancement
 from utils.host_memory import keep_freed_memory
 
-Step = Callable[[], None]
 IMAGE_PX, NUM_CLASSES = 512, 5
-
-
-class Bench:
-    """Where and how long is measured."""
-
-    def __init__(self, device: str, quick: bool) -> None:
-        self.device = torch.device(device)
-        self.quick = quick
-        self.rounds = 1 if quick else 9
-        self.batch_size = 16 if device == "cuda" else 2
-        name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
-        threads = "" if device == "cuda" else f", {torch.get_num_threads()} threads"
-        self.machine = f"{name}{threads}, torch {torch.__version__}"
-
-    def seconds(self, step: Step) -> float:
-        """One step, waited for."""
-        self._wait()
-        start = time.perf_counter()
-        step()
-        self._wait()
-        return time.perf_counter() - start
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def alternate(self, steps: list[Step]) -> list[list[float]]:
-        """Seconds of every step in every round; they take turns, the first round warms up."""
-        times: list[list[float]] = [[] for _ in steps]
-        for _ in range(self.rounds + 1):
-            for own, step in zip(times, steps, strict=True):
-                own.append(self.seconds(step))
-        return [own[1:] for own in times]
-
-    def peak_mib(self, step: Step) -> float:
-        """Most memory held by tensors at once during a step, above what was there before."""
-        if self.device.type == "cuda":
-            before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
-            self.seconds(step)
-            return (torch.cuda.max_memory_allocated() - before) / 2**20
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        with torch.profiler.profile(profile_memory=True, activities=activities) as profile:
-            step()
-        events = profile.profiler.kineto_results.events()
-        memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-        held = peak = 0
-        for _, num_bytes in memory:
-            held += num_bytes
-            peak = max(peak, held)
-        return peak / 2**20
-
-    def report(self, name: str, ours: float, peer: float | None, unit: str, **more: Any) -> None:
-        """Print one JSON line; ``ratio`` is ours over peer unless given."""
-        ratio = more.pop("ratio", None if peer is None else ours / peer)
-        line = {"name": name, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio, **more}
-        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
-        print(json.dumps({**rounded, "machine": self.machine}), flush=True)
 
 
 def stage(bench: Bench) -> None:

@@ -1,51 +1,36 @@
 """Segment maps by Segment Anything, prompted with a grid of points ("everything" mode).
 
-Source: Kirillov et al., "Segment Anything", ICCV 2023, section 5 and appendix B, through the
-authors' package. Its masks overlap and leave gaps; ``segment_map.paint`` says what becomes of them.
+Source: Kirillov et al., "Segment Anything", ICCV 2023, section 5 and appendix B. The masks are
+those of the authors' ``SamAutomaticMaskGenerator``, computed faster by ``sam_encoder``,
+``sam_decoder`` and ``sam_masks``. They overlap and leave gaps; ``sam_masks.paint`` says what
+becomes of them.
 """
 
-import pickle
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from segment_anything.modeling import Sam as SamNetwork
-from segment_anything.utils.amg import MaskData
+from segment_anything.utils.amg import build_all_layer_point_grids, generate_crop_boxes
+from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
-from models.generators.segment_map import canonical, paint
-from utils.errors import DataError, MissingDataError
-from utils.files import sha256_of
+from models.generators.sam_decoder import PromptDecoder
+from models.generators.sam_encoder import encode
+from models.generators.sam_masks import (
+    Frame,
+    Masks,
+    drop_cut_off,
+    measure,
+    paint,
+    resampling,
+    suppress,
+)
+from models.generators.segment_map import canonical
+from utils.errors import DataError
 
-Layout = dict[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Release:
-    """A weights file published by the authors (Apache-2.0)."""
-
-    file: str
-    sha256: str
-
-    @property
-    def url(self) -> str:
-        """Where it is published."""
-        return f"https://dl.fbaipublicfiles.com/segment_anything/{self.file}"
-
-
-RELEASES = {
-    "vit_b": Release(
-        "sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
-    ),
-    "vit_l": Release(
-        "sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
-    ),
-    "vit_h": Release(
-        "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
-    ),
-}
+T = TypeVar("T")
 
 
 class Sam:
@@ -55,8 +40,8 @@ class Sam:
         network: a SAM network in eval mode, on the device where it is to run.
         weights_sha256: SHA-256 of the file its weights came from; None for random weights.
         points_per_side: prompts along each side of the image.
-        points_per_batch: prompts computed together; decides the memory, and the masks only by
-            rounding.
+        points_per_batch: prompts computed together, at most; decides the memory, and the masks only
+            by rounding. Halved, for good, whenever the device has not enough memory.
         pred_iou_thresh: masks that the network itself rates lower are dropped.
         stability_score_thresh: masks that change more when the threshold moves are dropped.
         stability_score_offset: by how much it is moved.
@@ -65,7 +50,12 @@ class Sam:
         crop_nms_thresh: as ``box_nms_thresh``, between crops.
         crop_overlap_ratio: by how much crops overlap, as a share of the image side.
         crop_n_points_downscale_factor: divides ``points_per_side`` from layer to layer.
+        images_per_batch: pictures encoded together on a CUDA device; one on the CPU, where more is
+            no faster. Halved like ``points_per_batch``.
+        dtype: of the image encoder's products (autocast); the rest is float32.
     """
+
+    kind: Literal["segments"] = "segments"
 
     def __init__(
         self,
@@ -82,22 +72,27 @@ class Sam:
         crop_nms_thresh: float = 0.7,
         crop_overlap_ratio: float = 512 / 1500,
         crop_n_points_downscale_factor: int = 1,
+        images_per_batch: int = 1,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.weights_sha256 = weights_sha256
-        self._generator = _MaskGenerator(
-            network,
-            points_per_side=points_per_side,
-            points_per_batch=points_per_batch,
-            pred_iou_thresh=pred_iou_thresh,
-            stability_score_thresh=stability_score_thresh,
-            stability_score_offset=stability_score_offset,
-            box_nms_thresh=box_nms_thresh,
-            crop_n_layers=crop_n_layers,
-            crop_nms_thresh=crop_nms_thresh,
-            crop_overlap_ratio=crop_overlap_ratio,
-            crop_n_points_downscale_factor=crop_n_points_downscale_factor,
-            min_mask_region_area=0,  # anything else needs OpenCV
-            output_mode="binary_mask",
+        self.points_per_batch = points_per_batch
+        self.pred_iou_thresh = pred_iou_thresh
+        self.stability_score_thresh = stability_score_thresh
+        self.stability_score_offset = stability_score_offset
+        self.box_nms_thresh = box_nms_thresh
+        self.crop_n_layers = crop_n_layers
+        self.crop_nms_thresh = crop_nms_thresh
+        self.crop_overlap_ratio = crop_overlap_ratio
+        self.device = network.device
+        self.images_per_batch = images_per_batch if self.device.type == "cuda" else 1
+        self._encoded_together = self.images_per_batch
+        self.dtype = dtype
+        self._network = network
+        self._decoder = PromptDecoder(network)
+        self._resize = ResizeLongestSide(network.image_encoder.img_size)
+        self._grids = build_all_layer_point_grids(
+            points_per_side, crop_n_layers, crop_n_points_downscale_factor
         )
 
     def generate(self, image: np.ndarray) -> np.ndarray:
@@ -111,138 +106,124 @@ class Sam:
             is under no mask (everywhere, if no mask passes the thresholds).
 
         Raises:
-            DataError: more segments than a 16-bit map can hold.
+            DataError: more segments than a 16-bit map can hold, or no memory for a single prompt.
         """
-        records = self._generator.generate(image)
-        masks = [record["segmentation"] for record in records]
-        return canonical(paint(masks, image.shape[:2]))
+        return self.generate_batch([image])[0]
 
+    @torch.no_grad()
+    def generate_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Segment several images; each as ``generate`` would, but for rounding."""
+        maps = []
+        for image, (masks, frames) in zip(images, self._find(images), strict=True):
+            ids = paint(masks, frames, image.shape[:2], self._network.mask_threshold)
+            maps.append(canonical(ids.cpu().numpy()))
+        return maps
 
-class _MaskGenerator(SamAutomaticMaskGenerator):
-    """The package's generator, which stops with IndexError when no crop has any mask."""
+    @torch.no_grad()
+    def find_masks(self, image: np.ndarray) -> Masks:
+        """The masks that ``generate`` paints, best rated first; see ``generate`` for the image."""
+        return self._find([image])[0][0]
 
-    def _process_crop(
-        self,
-        image: np.ndarray,
-        crop_box: list[int],
-        crop_layer_idx: int,
-        orig_size: tuple[int, ...],
-    ) -> MaskData:
-        data = super()._process_crop(image, crop_box, crop_layer_idx, orig_size)
-        # An empty list of boxes became a tensor without the dimension of four.
-        data["crop_boxes"] = data["crop_boxes"].reshape(-1, 4)
-        return data
-
-
-def load_sam(
-    model_type: str, checkpoint: Path | None, device: torch.device
-) -> tuple[SamNetwork, str]:
-    """Build SAM with the weights of a local file; nothing is downloaded.
-
-    Args:
-        model_type: ``vit_b``, ``vit_l`` or ``vit_h``.
-        checkpoint: an official file, or one of the same layout under another name.
-        device: where the network is to run.
-
-    Returns:
-        The network in eval mode (float32), and the SHA-256 of the file.
-
-    Raises:
-        MissingDataError: no file is given, or there is none.
-        DataError: the file is not what its name or ``model_type`` says.
-    """
-    if checkpoint is None or not checkpoint.is_file():
-        raise MissingDataError(_how_to_get(model_type, checkpoint))
-    digest = sha256_of(checkpoint)
-    _check_official(model_type, checkpoint, digest)
-    weights = _read_weights(checkpoint)
-    _check_layout(model_type, checkpoint, weights)
-    network = _empty(model_type)
-    # The file's own tensors become the parameters: vit_h is never initialised at random first.
-    network.load_state_dict(weights, assign=True)
-    return network.float().to(device).eval().requires_grad_(False), digest
-
-
-def _how_to_get(model_type: str, checkpoint: Path | None) -> str:
-    """One sentence: what is missing, where it comes from, where it goes."""
-    release = RELEASES[model_type]
-    wrong = "structure.sam.checkpoint is not set" if checkpoint is None else f"no file {checkpoint}"
-    return (
-        f"{wrong}: SAM {model_type} needs its weights; download {release.url} (Apache-2.0), put it "
-        f"e.g. in weights/ and set structure.sam.checkpoint=weights/{release.file}"
-    )
-
-
-def _check_official(model_type: str, checkpoint: Path, digest: str) -> None:
-    """Refuse a file with the name of an official one that is another, or of another type."""
-    for name, release in RELEASES.items():
-        if checkpoint.name != release.file:
-            continue
-        if digest != release.sha256:
-            raise DataError(
-                f"{checkpoint} is not the official file of this name, or only part of it (SHA-256 "
-                f"{digest}, official {release.sha256}); download {release.url} again, or give "
-                "weights of your own another name"
+    def _find(self, images: Sequence[np.ndarray]) -> list[tuple[Masks, list[Frame]]]:
+        """Masks of each image, and the crops they belong to."""
+        crops = []  # of all images: index of the image, box, layer
+        for index, image in enumerate(images):
+            boxes = generate_crop_boxes(
+                image.shape[:2], self.crop_n_layers, self.crop_overlap_ratio
             )
-        if name != model_type:
-            raise DataError(_other_type(checkpoint, name, model_type))
+            crops += [(index, box, layer) for box, layer in zip(*boxes, strict=True)]
+        pictures = [images[i][y0:y1, x0:x1] for i, (x0, y0, x1, y1), _ in crops]
+        found: list[tuple[list[Masks], list[Frame]]] = [([], []) for _ in images]
+        for (index, box, layer), embedding in zip(crops, self._encode(pictures), strict=True):
+            masks, frames = found[index]
+            frames.append(self._frame(box))
+            size = images[index].shape[:2]
+            masks.append(self._search(embedding, frames[-1], len(frames) - 1, layer, size))
+        return [(self._merge(masks, frames), frames) for masks, frames in found]
 
+    def _encode(self, pictures: list[np.ndarray]) -> list[Tensor]:
+        """Image embeddings, ``(C, h, w)`` float32 each."""
+        embeddings: list[Tensor] = []
+        while len(embeddings) < len(pictures):
+            first = len(embeddings)
 
-def _read_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """Read a state dict, on the CPU."""
-    try:
-        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"{checkpoint} cannot be read as PyTorch weights ({reason}); it is damaged or of "
-            "another kind, download or save it again"
-        ) from error
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise DataError(
-            f"{checkpoint} holds something else than named tensors; save the network's state_dict()"
+            def compute(size: int, first: int = first) -> Tensor:
+                batch = [self._preprocess(p) for p in pictures[first : first + size]]
+                with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
+                    return encode(self._network.image_encoder, torch.cat(batch)).float()
+
+            self._encoded_together, batch = self._halving(self._encoded_together, compute)
+            embeddings += batch.unbind()
+        return embeddings
+
+    def _preprocess(self, picture: np.ndarray) -> Tensor:
+        """The package's own steps: Pillow's bilinear resize, normalise, pad."""
+        resized = torch.from_numpy(self._resize.apply_image(picture))
+        pixels = resized.to(self.device).permute(2, 0, 1).unsqueeze(0)
+        return self._network.preprocess(pixels)
+
+    def _frame(self, box: list[int]) -> Frame:
+        x0, y0, x1, y1 = box
+        height, width = y1 - y0, x1 - x0
+        side = self._network.image_encoder.img_size
+        used = self._resize.get_preprocess_shape(height, width, side)
+        coarse = [4 * length for length in self._network.prompt_encoder.image_embedding_size]
+        rows, columns = (
+            resampling(coarse[axis], side, used[axis], length, self.device)
+            for axis, length in enumerate((height, width))
         )
-    return weights
+        return Frame(y0, x0, height, width, rows, columns)
 
+    def _search(
+        self, embedding: Tensor, frame: Frame, number: int, layer: int, size: tuple[int, int]
+    ) -> Masks:
+        """Masks of one crop: of all prompts, less the unsure, the unstable and the double ones."""
+        crop_size = (frame.height, frame.width)
+        points = self._grids[layer] * np.array(crop_size)[None, ::-1]
+        prompts = torch.from_numpy(self._resize.apply_coords(points, crop_size)).to(self.device)
+        self.points_per_batch, found = self._halving(
+            self.points_per_batch,
+            lambda count: self._decoder.decode(embedding, prompts, self.pred_iou_thresh, count),
+        )
+        corner = torch.tensor([frame.left, frame.top], device=self.device)
+        masks = Masks(
+            coarse=found.logits,
+            frame=torch.full_like(found.prompt, number),
+            boxes=found.prompt.new_zeros(len(found.prompt), 4),
+            areas=torch.zeros_like(found.prompt),
+            iou=found.iou,
+            stability=torch.zeros_like(found.iou),
+            points=torch.from_numpy(points).to(self.device)[found.prompt] + corner,
+        )
+        masks = measure(
+            masks,
+            frame,
+            self._network.mask_threshold,
+            self.stability_score_offset,
+            self.stability_score_thresh,
+        )
+        masks = drop_cut_off(masks, frame, size)
+        return suppress(masks, masks.iou, self.box_nms_thresh)
 
-def _empty(model_type: str) -> SamNetwork:
-    """The network without memory for its parameters."""
-    with torch.device("meta"):
-        return sam_model_registry[model_type]()
+    def _merge(self, parts: list[Masks], frames: list[Frame]) -> Masks:
+        """The masks of all crops, without doubles; those of smaller crops are preferred."""
+        masks = Masks.join(parts)
+        if len(frames) == 1:
+            return masks
+        areas = torch.tensor([f.height * f.width for f in frames], device=self.device)
+        return suppress(masks, 1 / areas[masks.frame], self.crop_nms_thresh)
 
-
-def _layout(weights: dict[str, Tensor]) -> Layout:
-    """Name and shape of every tensor."""
-    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
-
-
-def _check_layout(model_type: str, checkpoint: Path, weights: dict[str, Tensor]) -> None:
-    """Refuse weights that do not fit ``model_type`` tensor for tensor."""
-    found, wanted = _layout(weights), _layout(_empty(model_type).state_dict())
-    if found == wanted:
-        return
-    for other in RELEASES:
-        if found == _layout(_empty(other).state_dict()):
-            raise DataError(_other_type(checkpoint, other, model_type))
-    missing = [name for name in wanted if name not in found]
-    unexpected = [name for name in found if name not in wanted]
-    misshapen = [
-        f"{name} {found[name]} for {wanted[name]}"
-        for name in wanted
-        if name in found and found[name] != wanted[name]
-    ]
-    parts = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    faults = [f"{len(n)} {what} (first: {n[0]})" for what, n in parts.items() if n]
-    raise DataError(
-        f"{checkpoint} does not hold SAM {model_type} weights: {', '.join(faults)}; give a "
-        "state_dict() of the package's network, or take the official file "
-        f"{RELEASES[model_type].url}"
-    )
-
-
-def _other_type(checkpoint: Path, found: str, wanted: str) -> str:
-    """One sentence about weights of another size of SAM."""
-    return (
-        f"{checkpoint} holds SAM {found} weights and the recipe says {wanted}: set "
-        f"structure.sam.model_type={found}, or give {RELEASES[wanted].file}"
-    )
+    def _halving(self, size: int, compute: Callable[[int], T]) -> tuple[int, T]:
+        """``compute(size)``, with half the size as long as the device has not enough memory."""
+        while True:
+            try:
+                return size, compute(size)
+            except torch.OutOfMemoryError as error:
+                if size == 1:
+                    raise DataError(
+                        "SAM does not fit the memory of the device even with one image and one "
+                        "prompt at a time; take a smaller structure.sam.model_type, or run.device="
+                        "cpu"
+                    ) from error
+            size //= 2
+            torch.cuda.empty_cache()
