@@ -1,10 +1,12 @@
-"""Where the weights of the frozen ViTs lie, and where they come from.
+"""Where official weights lie, of the frozen ViTs and of generators, and where they come from.
 
-Nothing is downloaded unless it is asked for in so many words (``train.py --download``).
+Nothing is downloaded unless it is asked for in so many words: ``train.py --download`` fetches what
+the network needs, ``generate.py --download`` what the generators need.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 from torch.hub import download_url_to_file
 
@@ -12,6 +14,7 @@ from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import sha256_of
 
 FOLDER = Path("weights")
+_ANSWER_S = 30.0  # longest wait for a server to say how large a file is
 
 # The authors of DINOv2 publish no hashes. Each of these is in at least two independent public
 # projects that pin the file; none of the files was ever loaded here.
@@ -67,6 +70,7 @@ class OfficialFile:
     licence: str
     url: str | None  # direct address, if there is one
     sha256: str | None  # its beginning at least, if known
+    num_bytes: int | None = None  # its size, if known
 
     @property
     def path(self) -> Path:
@@ -108,7 +112,7 @@ def find_weights(name: str, weights: str | None, official: OfficialFile) -> tupl
     """The weights file of a recipe and its SHA-256.
 
     Args:
-        name: of the ViT, for the error.
+        name: of the model, for the error.
         weights: path in the recipe; None: the official file in ``weights/``.
         official: what its authors publish.
 
@@ -119,10 +123,10 @@ def find_weights(name: str, weights: str | None, official: OfficialFile) -> tupl
     """
     path = official.path if weights is None else Path(weights).expanduser()
     if not path.is_file():
-        fetch = ", or run train.py with --download" if official.url else ""
+        fetch = ", or run train.py (frozen ViTs) or generate.py (generators) with --download"
         raise MissingDataError(
             f"the weights of {name} are not at {path}; get {official.file} from {official.source} "
-            f"(licence: {official.licence}) and put it there{fetch}"
+            f"(licence: {official.licence}) and put it there{fetch if official.url else ''}"
         )
     found = sha256_of(path)
     known = official.sha256 if path.name == official.file else None
@@ -149,9 +153,26 @@ def fetch_weights(name: str, official: OfficialFile) -> None:
             f"the weights of {name} have no direct address: get {official.file} from "
             f"{official.source} (licence: {official.licence}) and put it at {path}"
         )
-    print(f"downloading {official.file} from {official.url} (licence: {official.licence})")
+    size = _describe_size(official.num_bytes or _ask_size(official.url))
+    print(f"downloading {official.file} ({size}, licence: {official.licence}) from {official.url}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         download_url_to_file(official.url, str(path), hash_prefix=official.sha256)
     except (OSError, RuntimeError) as error:
         raise DataError(f"{official.url} could not be downloaded: {error}") from error
+
+
+def _ask_size(url: str) -> int | None:
+    """What the server says of the size, if anything; nothing of the file is fetched."""
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=_ANSWER_S) as answer:
+            length = answer.headers.get("Content-Length")
+    except OSError:
+        return None  # the download will tell what is wrong, if anything
+    return int(length) if length else None
+
+
+def _describe_size(num_bytes: int | None) -> str:
+    if num_bytes is None:
+        return "size unknown"
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"

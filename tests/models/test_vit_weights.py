@@ -100,12 +100,18 @@ def server(tmp_path):
         running.shutdown()
 
 
-def test_download_on_request_shows_address_and_licence_and_is_done_once(server, capsys):
-    file = official(url=server)
-    fetch_weights("N", file)
-    assert Path("weights/a.pth").read_bytes() == b"weights"
-    assert f"downloading a.pth from {server} (licence: L)" in capsys.readouterr().out
-    fetch_weights("N", file)
+def test_a_file_with_an_address_may_be_fetched_by_two_scripts():
+    scripts = r"train\.py \(frozen ViTs\) or generate\.py \(generators\)"
+    with pytest.raises(MissingDataError, match=f"it there, or run {scripts} with --download$"):
+        find_weights("N", None, official(url="U"))
+
+
+def test_download_on_request_shows_size_licence_and_address_and_is_done_once(server, capsys):
+    Path("served/a.pth").write_bytes(b"weights" * 30_000)
+    fetch_weights("N", official(url=server))
+    assert Path("weights/a.pth").read_bytes() == b"weights" * 30_000
+    assert capsys.readouterr().out == f"downloading a.pth (0.2 MB, licence: L) from {server}\n"
+    fetch_weights("N", official(url=server, num_bytes=2_564_550_879))
     assert capsys.readouterr().out == ""
 
 
