@@ -1,42 +1,41 @@
 """Generate structure maps: data/NAME/images -> data/NAME/modalities/STORE.
 
-An interrupted run goes on where it stopped when the same command is given again::
+An interrupted run goes on where it stopped when the same command is given again. Any number of
+processes share the work, started together or, as shards, one by one and at any time::
 
     python generate.py --config configs/synthetic.yaml [key.sub=value ...]
+    torchrun --nproc_per_node=4 generate.py --config configs/synthetic.yaml
+    python generate.py --config configs/synthetic.yaml --shard 3/8
 """
 
+import argparse
+from datetime import timedelta
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
 from configs.schema import Config
-from datasets.encodings import mean_color
-from datasets.modalities import (
-    MapRecipe,
-    begin_store,
-    is_done,
-    map_path,
-    map_settings,
-    read_map,
-    store_folder,
-    write_manifest,
-    write_map,
-)
+from datasets.generation import Shard, Store, complete_store
+from datasets.map_sheets import draw_common_sheet, draw_store_sheet
+from datasets.maps import MapRecipe, map_settings
+from datasets.modalities import store_folder
 from datasets.tiles import TileSet, open_tile_set
-from models.generators.build import StructureGenerator, build_generator
-from utils.config import load_config_from_command_line
-from utils.contact_sheet import Cell, contact_sheet
+from models.generators.build import build_generator, fetch_generator_weights
+from utils.config import load_config, recipe_parser
 from utils.distributed import DistContext, distributed_session
-from utils.errors import DataError, UserError, run_command
-from utils.files import sha256_of, write_png
-from utils.visualize import colorize_segments, draw_boundaries
+from utils.errors import run_command
 
-NUM_SHEET_ROWS = 4
+PATIENCE = timedelta(days=14)  # how long a rank that has finished waits for the slowest one
+_SHARD_HELP = (
+    "make only the I-th of N shares, without waiting for the others; when all are made, the same "
+    "command without --shard finishes the store"
+)
 
 
-def generate_store(config: Config, name: str, tile_set: TileSet, dist: DistContext) -> None:
-    """Complete the store of one modality. Call on all ranks; they share the tiles.
+def generate_store(
+    config: Config, name: str, tile_set: TileSet, dist: DistContext, shard: Shard | None = None
+) -> None:
+    """Complete the store of one modality, or a shard's share of it.
+
+    Call on all ranks; they share the tiles.
 
     Raises:
         DataError: the store was begun with other settings, or some images could not be used.
@@ -49,75 +48,44 @@ def generate_store(config: Config, name: str, tile_set: TileSet, dist: DistConte
         weights_sha256=generator.weights_sha256,
     )
     folder = store_folder(tile_set.root, settings.store)
-    if dist.is_main:
-        begin_store(folder, recipe)
-    dist.barrier()
-    sources: dict[str, str] = {}
-    failures: dict[str, str] = {}
-    tile_ids = list(tile_set.tiles)[dist.rank :: dist.world_size]
-    for tile_id in tqdm(tile_ids, desc=settings.store, unit="tile", disable=not dist.is_main):
-        try:
-            sources[tile_id] = generate_map(generator, recipe, folder, tile_set, tile_id)
-        except UserError as error:
-            failures[tile_id] = str(error)
-    gathered = dist.gather((sources, failures))
-    failures = {tile_id: text for _, part in gathered for tile_id, text in part.items()}
-    if failures:
-        lines = "".join(f"\n  {tile_id}: {text}" for tile_id, text in failures.items())
-        raise DataError(
-            f"{len(failures)} of {len(tile_set.tiles)} maps could not be made; the others are "
-            f"kept. Mend these and run the same command again:{lines}"
+    store = Store(tile_set=tile_set, folder=folder, recipe=recipe, join=settings.join_tiles)
+    num_made = complete_store(store, generator, dist, shard)
+    if dist.is_main and shard is not None:
+        print(
+            f"{folder}: shard {shard.index} of {shard.count} is done, {num_made} maps made; when "
+            "all shards are done, run the same command without --shard to finish the store"
         )
-    if dist.is_main:
-        sources = {tile_id: digest for part, _ in gathered for tile_id, digest in part.items()}
-        write_manifest(folder, recipe, dict(sorted(sources.items())))
-        draw_sheet(tile_set, folder)
-        print(f"{len(sources)} maps in {folder}, contact sheet in {folder}/contact_sheet.png")
-
-
-def generate_map(
-    generator: StructureGenerator,
-    recipe: MapRecipe,
-    folder: Path,
-    tile_set: TileSet,
-    tile_id: str,
-) -> str:
-    """Make the map of one tile unless it is done; return the SHA-256 of the tile's image."""
-    source = sha256_of(tile_set.image_path(tile_id))
-    if not is_done(folder, tile_id, source, recipe):
-        ids = generator.generate(tile_set.read_image(tile_id))
-        write_map(folder, tile_id, ids, source, recipe)
-    return source
-
-
-def draw_sheet(tile_set: TileSet, folder: Path) -> None:
-    """Draw a few images beside their maps to ``contact_sheet.png`` in the store."""
-    tile_ids = list(tile_set.tiles)
-    chosen = tile_ids[:: -(-len(tile_ids) // NUM_SHEET_ROWS)]
-    rows = []
-    for tile_id in chosen:
-        image, ids = tile_set.read_image(tile_id), read_map(map_path(folder, tile_id))
-        picture = torch.from_numpy(image).movedim(-1, 0).unsqueeze(0) / 255
-        means = mean_color(picture, torch.from_numpy(ids).unsqueeze(0))[0]
-        rows.append(
-            [
-                Cell(picture=image),
-                Cell(picture=colorize_segments(ids), smooth=False),
-                Cell(picture=draw_boundaries(image, ids)),
-                Cell(picture=(255 * means).byte().movedim(0, -1).numpy(), smooth=False),
-            ]
+    elif dist.is_main:
+        draw_store_sheet(tile_set, folder, values=generator.kind == "values")
+        print(
+            f"{len(tile_set.tiles)} maps in {folder}, contact sheet in {folder}/contact_sheet.png"
         )
-    titles = ["image", "segments", "borders", "mean colour"]
-    write_png(folder / "contact_sheet.png", contact_sheet(rows, titles, chosen))
+
+
+def parse_shard(text: str) -> Shard:
+    """The argument type of ``--shard 3/8``."""
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"must be I/N with 1 <= I <= N, e.g. 3/8, not '{text}'")
+    return Shard(index=int(index), count=int(count))
 
 
 def main() -> None:
     """Command line."""
-    config = load_config_from_command_line(__doc__.split("\n\n")[0])
-    with distributed_session(config.run.device) as dist:
+    parser = recipe_parser(__doc__.split("\n\n")[0], downloads=True)
+    parser.add_argument("--shard", type=parse_shard, metavar="I/N", help=_SHARD_HELP)
+    args = parser.parse_args()
+    config = load_config(args.config, args.overrides)
+    with distributed_session(config.run.device, PATIENCE) as dist:
+        if args.download and dist.local_rank == 0:
+            fetch_generator_weights(config.structure)
+        dist.barrier()
         tile_set = open_tile_set(Path(config.data.root))
         for name in config.structure.selected():
-            generate_store(config, name, tile_set, dist)
+            generate_store(config, name, tile_set, dist, args.shard)
+        if dist.is_main and args.shard is None:
+            if (sheet := draw_common_sheet(tile_set, config.structure)) is not None:
+                print(f"all modalities side by side in {sheet}")
 
 
 if __name__ == "__main__":

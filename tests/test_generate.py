@@ -1,15 +1,32 @@
 """generate.py: complete, repeatable, interruptible, never a mixture."""
 
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from argparse import ArgumentTypeError
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import generate
-from datasets.modalities import map_path, read_manifest, read_map, store_folder
+from datasets import generation
+from datasets.generation import Shard
+from datasets.map_sheets import draw_common_sheet
+from datasets.maps import map_path, read_map
+from datasets.modalities import read_manifest, store_folder
 from datasets.tiles import open_tile_set
 from tests.conftest import make_config, single_process
+from tests.datasets.fakes import picture, write_cut_set
 from utils.errors import DataError, MissingDataError
+
+ROOT = Path(__file__).resolve().parent.parent
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
 @pytest.fixture
@@ -21,9 +38,9 @@ def tiles(data_root, tmp_path):
     return open_tile_set(root)
 
 
-def run(tiles, *overrides):
+def run(tiles, *overrides, shard=None):
     config = make_config(tiles.root, tiles.root.parent, *overrides)
-    generate.generate_store(config, "superpixels", tiles, single_process())
+    generate.generate_store(config, "superpixels", tiles, single_process(), shard)
     return store_folder(tiles.root, "superpixels")
 
 
@@ -45,25 +62,25 @@ def test_a_store_holds_a_total_map_of_every_tile_and_its_manifest(tiles):
 def test_an_interrupted_run_goes_on_and_ends_byte_for_byte_the_same(tiles, monkeypatch):
     straight = contents(run(tiles))
     shutil.rmtree(tiles.root / "modalities")
-    calls = []
-    real = generate.write_map
+    written = []
+    real = generation.write_map
 
-    def interrupted(*arguments):
-        if len(calls) == 5:
+    def interrupted(folder, tile_id, *rest):
+        if len(written) >= 5:
             raise KeyboardInterrupt
-        calls.append(arguments[1])
-        real(*arguments)
+        real(folder, tile_id, *rest)
+        written.append(tile_id)
 
-    monkeypatch.setattr(generate, "write_map", interrupted)
+    monkeypatch.setattr(generation, "write_map", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tiles)
     folder = store_folder(tiles.root, "superpixels")
     with pytest.raises(MissingDataError, match="missing or not finished"):
         read_manifest(folder)
     again = []
-    monkeypatch.setattr(generate, "write_map", lambda *a: (again.append(a[1]), real(*a)))
+    monkeypatch.setattr(generation, "write_map", lambda *a: (again.append(a[1]), real(*a)))
     run(tiles)
-    assert not set(again) & set(calls) and len(again) + len(calls) == len(tiles.tiles)
+    assert not set(again) & set(written) and len(again) + len(written) == len(tiles.tiles)
     assert contents(folder) == straight
 
 
@@ -80,8 +97,8 @@ def test_a_changed_image_is_generated_again_and_only_that(tiles, monkeypatch):
     first, second, *_ = tiles.tiles
     shutil.copy(tiles.image_path(second), tiles.image_path(first))
     again = []
-    real = generate.write_map
-    monkeypatch.setattr(generate, "write_map", lambda *a: (again.append(a[1]), real(*a)))
+    real = generation.write_map
+    monkeypatch.setattr(generation, "write_map", lambda *a: (again.append(a[1]), real(*a)))
     run(tiles)
     assert again == [first]
     assert np.array_equal(read_map(map_path(folder, first)), read_map(map_path(folder, second)))
@@ -98,3 +115,96 @@ def test_a_broken_image_is_named_and_the_others_are_done(tiles):
     tiles.image_path(first).write_bytes(whole)
     run(tiles)
     assert read_manifest(folder)[1].keys() == tiles.tiles.keys()
+
+
+def test_shards_say_what_is_next_and_the_last_run_finishes(tiles, capsys):
+    straight = contents(run(tiles))
+    shutil.rmtree(tiles.root / "modalities")
+    capsys.readouterr()
+    for index in (1, 2):
+        folder = run(tiles, shard=Shard(index=index, count=2))
+        assert capsys.readouterr().out == (
+            f"{folder}: shard {index} of 2 is done, 6 maps made; when all shards are done, run the "
+            "same command without --shard to finish the store\n"
+        )
+        assert not (folder / "contact_sheet.png").exists()
+    run(tiles)
+    assert contents(folder) == straight
+
+
+def test_a_shard_is_one_of_several():
+    assert generate.parse_shard("3/8") == Shard(index=3, count=8)
+    for text in ("0/3", "4/3", "1", "/", "a/b", "1/2/3", "-1/2", "1.0/2"):
+        with pytest.raises(ArgumentTypeError, match=f"must be I/N .* 3/8, not '{text}'"):
+            generate.parse_shard(text)
+
+
+def test_a_sheet_shows_each_modality_in_a_column(tiles, data_root, tmp_path):
+    run(tiles)
+    one = make_config(tiles.root, tmp_path).structure
+    assert draw_common_sheet(tiles, one) is None
+    three = "structure.modalities=[superpixels,height,not_imported]"
+    several = make_config(tiles.root, tmp_path, three).structure
+    assert draw_common_sheet(tiles, several) is None  # no height yet
+    shutil.copytree(store_folder(data_root, "height"), store_folder(tiles.root, "height"))
+    sheet = draw_common_sheet(tiles, several)
+    assert sheet == tiles.root / "modalities" / "contact_sheet.png"
+    with Image.open(sheet) as image:
+        assert 3 * 256 < image.width < 4 * 256
+
+
+def test_download_is_asked_for_before_anything_else(tmp_path, recipe_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(generate, "fetch_generator_weights", asked.append)
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--config", str(recipe_path), "--download"])
+    monkeypatch.setattr(generate, "open_tile_set", lambda root: asked.append(root) or exit(0))
+    with pytest.raises(SystemExit):
+        generate.main()
+    assert [type(item).__name__ for item in asked] == ["StructureConfig", "PosixPath"]
+
+
+@pytest.fixture
+def forty(tmp_path):
+    """Forty tiles whose superpixels take a while."""
+    return write_cut_set(tmp_path / "forty", {"p": picture(5 * 192, 8 * 192)}, 192, 0)
+
+
+SLOW = ("structure.superpixels.num_iterations=60", "run.device=cpu")
+
+
+def start(recipe, tiles):
+    """generate.py on two ranks."""
+    command = ["generate.py", "--config", str(recipe), f"data.root={tiles.root}", *SLOW]
+    return subprocess.Popen(
+        [sys.executable, *TORCHRUN, *command],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def kill_with_children(process):
+    """SIGKILL to torchrun and to its ranks, which are in process groups of their own."""
+    lists = Path(f"/proc/{process.pid}/task").glob("*/children")
+    for number in [process.pid, *(int(n) for each in lists for n in each.read_text().split())]:
+        os.kill(number, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_ten_kills_at_random_moments_change_nothing(forty, recipe_path):
+    straight = contents(run(forty, *SLOW))
+    shutil.rmtree(forty.root / "modalities")
+    folder, kept, rng = store_folder(forty.root, "superpixels"), {}, random.Random(0)
+    for _ in range(10):
+        process, enough = start(recipe_path, forty), len(kept) + rng.randint(1, 3)
+        while len(list(folder.glob("[!.]*.png"))) < enough and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.1))
+        kill_with_children(process)
+        found = {path: path.stat().st_ino for path in folder.glob("[!.]*.png")}
+        assert found.items() >= kept.items()
+        kept = found
+    assert start(recipe_path, forty).wait() == 0
+    assert contents(folder) == straight
+    assert len(kept) < 40 and all(path.stat().st_ino == inode for path, inode in kept.items())

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -59,11 +60,17 @@ class DistContext:
 
 
 @contextmanager
-def distributed_session(device: str = "auto") -> Iterator[DistContext]:
+def distributed_session(
+    device: str = "auto", patience: timedelta | None = None
+) -> Iterator[DistContext]:
     """Join the processes that torchrun started, or be the only one.
 
     Args:
         device: auto, cpu or cuda. NCCL is used on CUDA devices, gloo on the CPU.
+        patience: how long a rank waits for another one, for work that ranks do at their own pace.
+            They then meet by gloo on CUDA devices as well, where NCCL would keep the device of the
+            waiting rank busy. None: what torch waits (10 minutes with NCCL, 30 with gloo). A rank
+            that dies ends the run at once either way: torchrun stops the others.
 
     Raises:
         ConfigError: cuda is asked for and there is none.
@@ -75,7 +82,8 @@ def distributed_session(device: str = "auto") -> Iterator[DistContext]:
     if chosen.type == "cpu":
         keep_freed_memory()
     if world_size > 1:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        gloo = chosen.type == "cpu" or patience is not None
+        dist.init_process_group("gloo" if gloo else "nccl", timeout=patience)
     try:
         yield DistContext(rank=rank, local_rank=local_rank, world_size=world_size, device=chosen)
     finally:

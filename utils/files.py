@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -24,7 +25,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     crash) sees the whole new file or the old one. If the block raises, the temporary file goes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Not by process number: in containers that share a disk all may have the same.
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")
     try:
         yield partial
         with partial.open("rb+") as file:
@@ -33,6 +35,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder.
+
+    Nobody may be writing there.
+    """
+    for path in folder.glob(".*.partial"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

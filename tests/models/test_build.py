@@ -89,7 +89,8 @@ def test_missing_weights_are_one_clear_sentence(tmp_path, monkeypatch):
         "the weights of vit_small_patch14_reg4_dinov2 are not at "
         "weights/dinov2_vits14_reg4_pretrain.pth; get dinov2_vits14_reg4_pretrain.pth from "
         "https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_reg4_pretrain.pth "
-        "(licence: apache-2.0) and put it there, or run train.py with --download"
+        "(licence: apache-2.0) and put it there, or run train.py (frozen ViTs) or generate.py "
+        "(generators) with --download"
     )
 
 

@@ -1,0 +1,90 @@
+"""Contact sheets: a few images of a data set beside pictures of their structure maps."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from configs.structure import StructureConfig
+from datasets.encodings import mean_color
+from datasets.maps import map_path, read_map
+from datasets.modalities import store_folder
+from datasets.tiles import TileSet
+from utils.contact_sheet import Cell, contact_sheet
+from utils.files import write_png
+from utils.visualize import colorize_segments, colorize_values, draw_boundaries
+
+NUM_ROWS = 4
+SHEET = "contact_sheet.png"
+
+Draw = Callable[[np.ndarray, np.ndarray], Cell]  # image (H, W, 3) uint8, ids or levels (H, W)
+
+
+def draw_store_sheet(tile_set: TileSet, folder: Path, *, values: bool) -> None:
+    """Draw ``contact_sheet.png`` of a store.
+
+    Args:
+        tile_set: the images.
+        folder: the store.
+        values: its maps hold levels, not segment ids.
+    """
+    draws: dict[str, Draw] = {"values": _values}
+    if not values:
+        draws = {"segments": _segments, "borders": _borders, "mean colour": _mean_color}
+    columns = [(title, folder, draw) for title, draw in draws.items()]
+    _draw_sheet(folder / SHEET, tile_set, columns)
+
+
+def draw_common_sheet(tile_set: TileSet, structure: StructureConfig) -> Path | None:
+    """Draw ``modalities/contact_sheet.png``: a column for each modality of a recipe.
+
+    A sensor that is not imported yet is left out.
+
+    Returns:
+        The file; None if there are fewer than two modalities.
+    """
+    columns: list[tuple[str, Path, Draw]] = []
+    for name in structure.present():
+        settings = structure.selected().get(name)
+        store = settings.store if settings is not None else name
+        folder = store_folder(tile_set.root, store)
+        if (folder / "manifest.json").is_file():
+            draw = _segments if store in structure.segment_stores() else _values
+            columns.append((name, folder, draw))
+    if len(columns) < 2:
+        return None
+    path = store_folder(tile_set.root, SHEET)
+    _draw_sheet(path, tile_set, columns)
+    return path
+
+
+def _draw_sheet(path: Path, tile_set: TileSet, columns: list[tuple[str, Path, Draw]]) -> None:
+    """Draw a few images and what each column makes of them and their maps."""
+    tile_ids = list(tile_set.tiles)
+    chosen = tile_ids[:: -(-len(tile_ids) // NUM_ROWS)]
+    rows = []
+    for tile_id in chosen:
+        image = tile_set.read_image(tile_id)
+        cells = [draw(image, read_map(map_path(folder, tile_id))) for _, folder, draw in columns]
+        rows.append([Cell(picture=image), *cells])
+    titles = ["image", *(title for title, _, _ in columns)]
+    write_png(path, contact_sheet(rows, titles, chosen))
+
+
+def _segments(image: np.ndarray, ids: np.ndarray) -> Cell:
+    return Cell(picture=colorize_segments(ids), smooth=False)
+
+
+def _borders(image: np.ndarray, ids: np.ndarray) -> Cell:
+    return Cell(picture=draw_boundaries(image, ids))
+
+
+def _mean_color(image: np.ndarray, ids: np.ndarray) -> Cell:
+    picture = torch.from_numpy(image).movedim(-1, 0).unsqueeze(0) / 255
+    means = mean_color(picture, torch.from_numpy(ids).unsqueeze(0))[0]
+    return Cell(picture=(255 * means).byte().movedim(0, -1).numpy(), smooth=False)
+
+
+def _values(image: np.ndarray, levels: np.ndarray) -> Cell:
+    return Cell(picture=colorize_values(levels))

@@ -1,0 +1,69 @@
+"""How ranks meet: how long they wait for a slow one, and that a dead one ends the run."""
+
+import os
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils import distributed
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import os, signal, time
+from datetime import timedelta
+from utils.distributed import distributed_session
+
+with distributed_session("cpu", timedelta(days=1)) as dist:
+    dist.barrier()
+    if dist.rank == 1:
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.gather("waiting")
+"""
+
+
+@pytest.mark.parametrize(
+    ("device", "patience", "backend"),
+    [
+        ("cpu", None, "gloo"),
+        ("cuda", None, "nccl"),
+        ("cpu", timedelta(days=14), "gloo"),
+        ("cuda", timedelta(days=14), "gloo"),
+    ],
+)
+def test_patient_ranks_meet_by_gloo_and_wait_as_long_as_told(
+    monkeypatch, device, patience, backend
+):
+    calls = []
+
+    def init(backend, timeout):
+        calls.append((backend, timeout))
+
+    monkeypatch.setattr(distributed.dist, "init_process_group", init)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(distributed, "_choose_device", lambda *_: torch.device(device))
+    monkeypatch.setattr(distributed, "keep_freed_memory", lambda: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with distributed.distributed_session(device, patience) as dist:
+        assert dist.world_size == 2
+    assert calls == [(backend, patience)]
+
+
+def test_a_dead_rank_ends_the_run_however_patient_the_others_are(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    start = time.monotonic()
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, str(program)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode != 0 and time.monotonic() - start < 60
