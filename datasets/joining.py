@@ -29,19 +29,17 @@ from datasets.maps import (
 )
 from datasets.modalities import holds_values
 from datasets.tiles import Tile
+from utils.alignment import Alignment, align, overlap_moments
 from utils.background import WriteBehind
 from utils.distributed import DistContext
 from utils.errors import DataError, MissingDataError
 from utils.mosaic import (
-    Alignment,
     Layout,
-    align,
     blend,
     connected_groups,
     join_segments,
     lay_out,
     match_segments,
-    overlap_moments,
     overlap_of,
     overlapping_pairs,
     paste,

@@ -8,8 +8,8 @@ from configs.schema import Config, ModelConfig, VitConfig
 from models.encoder import IMAGENET_MEAN, IMAGENET_STD, DualBranchEncoder, Embedding
 from models.frozen_vit import FrozenViT, load_frozen_vit, published_weights
 from models.mlp_head import MlpHead
-from models.vit_weights import fetch_weights
 from models.vsgnet import VSGNet
+from models.weights import fetch_weights
 from utils.checkpoint import Checkpoint, load_weights
 
 Pictures = tuple[tuple[int, int, int], ...]

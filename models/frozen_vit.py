@@ -18,7 +18,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from models.layers import Normalize
-from models.vit_weights import OfficialFile, find_weights, official_file
+from models.weights import OfficialFile, find_weights, official_file
 from utils.errors import ConfigError, DataError
 
 # In published files, and not needed for patch tokens.

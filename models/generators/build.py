@@ -17,7 +17,7 @@ from configs.structure import (
     StructureConfig,
     SuperpixelsConfig,
 )
-from models.vit_weights import fetch_weights
+from models.weights import fetch_weights
 from utils.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.vit_weights import OfficialFile, find_weights
+from models.weights import OfficialFile, find_weights
 from utils.errors import DataError
 
 Layout = dict[str, tuple[int, ...]]

@@ -75,7 +75,10 @@ class ToTokens:
     def __call__(
         self, key: Tensor, value: Tensor, queries: Tensor, fixed: Tensor, complete: bool
     ) -> Tensor:
-        """``(B, T, C)`` keys and values, ``(B or 1, N, C)`` image tokens -> ``(B, N, C)``."""
+        """``(B, T, C)`` keys and values, ``(B or 1, N, C)`` image tokens -> ``(B, N, C)``.
+
+        With several prompts' own image tokens the result is written over them.
+        """
         batch, num_tokens, _ = key.shape
         k = self._attention.k_proj(key) * self._scale
         k = k.view(batch, num_tokens, self._heads, -1).permute(2, 0, 1, 3)  # (h, B, T, c)
@@ -87,7 +90,9 @@ class ToTokens:
         weights = scores.softmax(2).flatten(1, 2)  # (B, h*T, N)
         v = self._attention.v_proj(value).view(batch, num_tokens, self._heads, -1).transpose(1, 2)
         out = (v @ self._to_out + self._out_bias).flatten(1, 2)  # (B, h*T, C)
-        return torch.baddbmm(queries.expand(batch, -1, -1), weights.transpose(1, 2), out)
+        if complete:  # the image's own tokens, which other prompts need too
+            return torch.baddbmm(queries.expand(batch, -1, -1), weights.mT, out)
+        return queries.baddbmm_(weights.mT, out)
 
 
 def _by_head(weight: Tensor, num_heads: int) -> Tensor:

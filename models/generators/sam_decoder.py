@@ -12,15 +12,10 @@ tokens (4096) have ``C`` channels (256):
 - The predicted IoU needs one token of the last attention. The other tokens, and the upscaling,
   which is the costlier half, are computed for prompts that have a mask above the threshold; masks
   are made only of these.
-- On the CPU every thread has prompts of its own, few enough for its cache, and computes them alone.
-  Threads that share each product wait for one another some hundred times a prompt, and on a
-  machine with other work they wait long.
+- On the CPU few prompts are computed together, so that their image tokens stay in the cache.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +25,7 @@ from torch import Tensor, nn
 
 from models.generators.sam_attention import ToImage, ToTokens
 
-T = TypeVar("T")
-
-_CPU_CHUNK = 2  # prompts that one thread computes together; the image tokens of one are 4 MB
+_CPU_CHUNK = 8  # prompts; the image tokens of one are 4 MB
 
 
 @dataclass(frozen=True)
@@ -82,15 +75,11 @@ class PromptDecoder:
         image = self._project(embedding)
         labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
         sparse, _ = self._prompts(points=(points[:, None], labels), boxes=None, masks=None)
-        on_cpu = embedding.device.type == "cpu"
-        chunk = min(points_per_batch, _CPU_CHUNK) if on_cpu else points_per_batch
-
-        def decode(first: int) -> tuple[Tensor, Tensor, Tensor]:
+        chunk = points_per_batch if embedding.is_cuda else min(points_per_batch, _CPU_CHUNK)
+        parts = []
+        for first in range(0, len(points), chunk):
             part = self._decode_chunk(image, sparse[first : first + chunk], iou_thresh)
-            return part[0], part[1], part[2] + first
-
-        starts = range(0, len(points), chunk)
-        parts = _in_threads(decode, starts) if on_cpu else [decode(first) for first in starts]
+            parts.append((*part[:2], part[2] + first))
         logits, iou, prompt = (torch.cat(column) for column in zip(*parts, strict=True))
         return Candidates(logits, iou, prompt)
 
@@ -135,8 +124,8 @@ class PromptDecoder:
         tokens = self._last(image, tokens[some, mask_tokens], start[some, mask_tokens], keys[some])
         networks = decoder.output_hypernetworks_mlps[1:]
         weights = torch.stack([mlp(tokens[:, i]) for i, mlp in enumerate(networks)], 1)
-        logits = self._upscaling(keys[some], weights, image.height, image.width)
-        return logits[which, mask], iou[keep], some[which]
+        logits = self._upscaling(keys[some], weights)[which, mask]
+        return _in_rows(logits, image.height, image.width), iou[keep], some[which]
 
     def _two_way(self, image: "_Image", start: Tensor) -> tuple[Tensor, Tensor]:
         """The transformer's layers: tokens ``(B, T, C)`` and image tokens ``(B, N, C)``."""
@@ -186,33 +175,26 @@ class _Upscaling:
     """Four times finer image tokens, and masks of them.
 
     A transposed convolution whose stride is its kernel size is a linear layer for each token; its
-    results stay where they are until the masks, which are a tenth of the size, are put in order.
+    results stay where they are until the masks, a tenth of the size, are put in order.
     """
 
     def __init__(self, decoder: MaskDecoder) -> None:
         first, self._norm, self._act1, second, self._act2 = decoder.output_upscaling
         self._linear = [_as_linear(first), _as_linear(second)]
 
-    def __call__(self, keys: Tensor, weights: Tensor, height: int, width: int) -> Tensor:
-        """``(B, N, C)`` image tokens, ``(B, M, C')`` weights -> ``(B, M, 4h, 4w)`` logits."""
+    def __call__(self, keys: Tensor, weights: Tensor) -> Tensor:
+        """``(B, N, C)`` image tokens, ``(B, M, C')`` weights -> ``(B, M, N * 16)`` logits."""
         norm = self._norm
         x = F.linear(keys, *self._linear[0]).unflatten(-1, (4, -1))
         x = F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
-        x = self._act2(F.linear(self._act1(x), *self._linear[1]))
-        x = x.unflatten(-1, (4, -1)).flatten(1, 3)  # (B, N * 4 * 4, C')
-        masks = weights @ x.transpose(1, 2)
-        masks = masks.view(*weights.shape[:2], height, width, 2, 2, 2, 2)
-        return masks.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(*weights.shape[:2], 4 * height, -1)
+        x = self._act2(F.linear(self._act1(x), *self._linear[1])).unflatten(-1, (4, -1))
+        return weights @ x.flatten(1, 3).mT
 
 
-def _in_threads(job: Callable[[int], T], arguments: Sequence[int]) -> list[T]:
-    """Results of a job in order, computed by as many single threads as torch would use in one."""
-    count = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(1)) as pool:
-            return list(pool.map(job, arguments))
-    finally:
-        torch.set_num_threads(count)  # threads that start later take the number set last
+def _in_rows(logits: Tensor, height: int, width: int) -> Tensor:
+    """Sixteen logits for each image token, ``(K, N * 16)``, as pictures ``(K, 4h, 4w)``."""
+    logits = logits.view(-1, height, width, 2, 2, 2, 2)
+    return logits.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * height, 4 * width)
 
 
 def _as_linear(convolution: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:

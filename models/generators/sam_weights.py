@@ -8,7 +8,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam as SamNetwork
 from torch import Tensor
 
-from models.vit_weights import OfficialFile, find_weights
+from models.weights import OfficialFile, find_weights
 from utils.errors import DataError
 
 Layout = dict[str, tuple[int, ...]]

@@ -5,15 +5,14 @@ import numpy as np
 import pytest
 
 from datasets.tiles import Tile
+from utils.alignment import align, overlap_moments
 from utils.mosaic import (
     Box,
-    align,
     blend,
     connected_groups,
     join_segments,
     lay_out,
     match_segments,
-    overlap_moments,
     overlap_of,
     owners,
     paste,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.frozen_vit import FrozenViT, load_frozen_vit, published_weights
-from models.vit_weights import OfficialFile, fetch_weights, find_weights
+from models.weights import OfficialFile, fetch_weights, find_weights
 from utils.errors import ConfigError, DataError, MissingDataError
 
 Weights = dict[str, Tensor]
