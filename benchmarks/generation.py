@@ -75,20 +75,6 @@ class Stopwatch:
         setattr(owner, method, timed)
 
 
-def settings(bench: Bench, network: Any, image: np.ndarray, passing: float) -> dict[str, Any]:
-    """Thresholds that this share of the masks pass, by predicted IoU."""
-    side = 8 if bench.quick else 32
-    every = Sam(network=network, weights_sha256=None, points_per_side=8, pred_iou_thresh=-1e9)
-    every.stability_score_thresh, every.box_nms_thresh = 0.0, 1.0
-    threshold = float(every.find_masks(image).iou.quantile(1 - passing))
-    return {
-        "points_per_side": side,
-        "pred_iou_thresh": threshold,
-        "stability_score_thresh": 0.1,
-        "box_nms_thresh": 0.99,
-    }
-
-
 def lively(model_type: str, image: np.ndarray, device: torch.device) -> Any:
     """The network, adjusted to the image."""
     torch.manual_seed(0)
@@ -132,13 +118,15 @@ def sam(bench: Bench, model_type: str, passing: float) -> None:
     """Our generator beside ``SamAutomaticMaskGenerator``."""
     image = draw_scene(0, SIZE_PX).image
     network = lively(model_type, image, bench.device)
-    options = settings(bench, network, image, passing)
+    side = 8 if bench.quick else 32
+    options: dict[str, Any] = {"points_per_side": side, "stability_score_thresh": 0.1}
+    options["box_nms_thresh"] = 0.99
     half = torch.bfloat16 if bench.device.type == "cuda" else torch.float32
     ours = Sam(network=network, weights_sha256=None, dtype=half, images_per_batch=4, **options)
-    package = SamAutomaticMaskGenerator(network, **options)
+    flops = {"ours": prepare(ours, image, passing)}
+    flops["package"] = package_operations(model_type, side**2)
+    package = SamAutomaticMaskGenerator(network, pred_iou_thresh=ours.pred_iou_thresh, **options)
     count = ours.images_per_batch
-    flops = {"ours": count_ours(ours, image)}
-    flops["package"] = package_operations(model_type, options["points_per_side"] ** 2)
     clocks = {"ours": Stopwatch(bench), "package": Stopwatch(bench)}
     clocks["ours"].watch(ours, "_encode", "encoder")
     clocks["ours"].watch(ours._decoder, "decode", "decoder")
@@ -169,10 +157,7 @@ def sam(bench: Bench, model_type: str, passing: float) -> None:
     for _ in range(1 if bench.device.type == "cpu" else 5):
         for name, make in sides.items():
             run(name, make)
-    what = (
-        f"SAM {model_type}, {options['points_per_side']}² points, {passing:.0%} pass, "
-        f"{survivors[0]} masks"
-    )
+    what = f"SAM {model_type}, {side}² points, {passing:.0%} pass, {survivors[0]} masks"
     report(bench, what, rows, flops, maps)
 
 
@@ -216,14 +201,17 @@ def depth(bench: Bench) -> None:
     bench.report("Depth Anything v2_small: peak memory", mine, peer, "MiB", ratio=peer / mine)
 
 
-def count_ours(generator: Sam, image: np.ndarray) -> dict[str, float]:
-    """Operations of our encoder and decoder for an image; this also warms up."""
+def prepare(generator: Sam, image: np.ndarray, passing: float) -> dict[str, float]:
+    """Set the threshold of the predicted IoU, and count operations; this also warms up."""
+    height, width = image.shape[:2]
     with torch.no_grad():
         kept: list[Any] = []
         encoder = operations(lambda: kept.extend(generator._encode([image])))
-        frame = generator._frame([0, 0, image.shape[1], image.shape[0]])
-        size = (image.shape[0], image.shape[1])
-        decoder = operations(lambda: generator._search(kept[0], frame, 0, 0, size))
+        points = torch.cartesian_prod(*[torch.arange(64.0, 1024, 128)] * 2).to(generator.device)
+        found = generator._decoder.decode(kept[0], points, -1.0, generator.points_per_batch)
+        generator.pred_iou_thresh = float(found.iou.quantile(1 - passing))
+        frame = generator._frame([0, 0, width, height])
+        decoder = operations(lambda: generator._search(kept[0], frame, 0, 0, (height, width)))
     return {"encoder": encoder, "decoder": decoder}
 
 
