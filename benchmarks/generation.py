@@ -49,8 +49,8 @@ from models.generators.depth_anything import DepthAnything, load_depth_anything,
 from models.generators.sam import Sam
 from models.generators.segment_map import canonical
 from tests.models.literal_paint import paint_literally
-from utils.files import write_png
 from utils.host_memory import keep_freed_memory
+from utils.raster import SUFFIX, write_raster
 
 SIZE_PX = 512
 
@@ -218,7 +218,7 @@ def prepare(generator: Sam, image: np.ndarray, passing: float) -> dict[str, floa
 def written(ids: np.ndarray) -> np.ndarray:
     """Write a map as the store does, without its record; give it back."""
     with tempfile.TemporaryDirectory() as folder:
-        write_png(Path(folder) / "map.png", ids)
+        write_raster(Path(folder) / f"map{SUFFIX}", ids)
     return ids
 
 

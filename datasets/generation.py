@@ -196,7 +196,7 @@ def _progress(
         return nullcontext()
     stale = [map_path(store.folder, tile_id) for tile_id in {*open_tiles, *to_join}]
     stale += [map_path(store.parts, tile_id) for tile_id in open_tiles]
-    names = [f"{tile_id}.png" for tile_id in store.tile_set.tiles]
+    names = [map_path(store.folder, tile_id).name for tile_id in store.tile_set.tiles]
     return file_progress([store.folder, store.parts], names, stale, store.folder.name)
 
 

@@ -117,7 +117,7 @@ class _Parts:
         """A part's ids, ``(H, W)`` int32, or its values, ``(H, W)`` float32."""
         levels = read_map(map_path(self._folder, tile.id))
         if not self._values:
-            return levels
+            return levels.astype(np.int32)
         return from_levels(levels, *self.facts(tile)["range"]).astype(np.float32)
 
 

@@ -82,7 +82,7 @@ def _borders(image: np.ndarray, ids: np.ndarray) -> Cell:
 
 def _mean_color(image: np.ndarray, ids: np.ndarray) -> Cell:
     picture = torch.from_numpy(image).movedim(-1, 0).unsqueeze(0) / 255
-    means = mean_color(picture, torch.from_numpy(ids).unsqueeze(0))[0]
+    means = mean_color(picture, torch.from_numpy(ids.astype(np.int32)).unsqueeze(0))[0]
     return Cell(picture=(255 * means).byte().movedim(0, -1).numpy(), smooth=False)
 
 

@@ -1,30 +1,27 @@
-"""One structure map on disk: a 16-bit PNG that says how it was made.
+"""One structure map on disk: a 16-bit raster that says how it was made.
 
 Segment maps hold ids, 0 = no segment. Values (a depth, or what a sensor measured) are kept as
 levels: 0 = no data, 1..65535 from the smallest to the largest value of a range.
 
-Every PNG carries the hash of its source image and the digest of its recipe in its text chunks, so
-an interrupted run can tell what is done. Further facts there: the ``range`` of a depth, and what
+Every file carries the hash of its source image and the digest of its recipe, so an interrupted run
+can tell what is done. Further facts there: the ``range`` of a depth, and what
 joining a map with its neighbours gave (see ``datasets.joining``).
 """
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from configs.structure import GeneratorConfig
-from utils.errors import DataError
-from utils.files import open_image, write_png
+from utils.errors import DataError, MissingDataError
+from utils.raster import SUFFIX, open_raster, read_text, write_raster
 
 LARGEST = 65535  # the largest level, and the largest segment id
 _SOURCE, _RECIPE, _FACTS = "vsgnet:source_sha256", "vsgnet:recipe_sha256", "vsgnet:facts"
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of every PNG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +48,7 @@ def map_settings(config: GeneratorConfig) -> dict[str, Any]:
 
 def map_path(folder: Path, tile_id: str) -> Path:
     """File of a tile's map."""
-    return folder / f"{tile_id}.png"
+    return folder / f"{tile_id}{SUFFIX}"
 
 
 def to_levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -106,23 +103,18 @@ def write_map(
     """
     if ids.dtype != np.uint16 or ids.ndim != 2:
         raise ValueError(f"a structure map is (H, W) uint16, not {ids.shape} {ids.dtype}")
-    text = {_SOURCE: source, _RECIPE: recipe.digest()}
-    if facts:
-        text[_FACTS] = json.dumps(facts)
-    write_png(map_path(folder, tile_id), ids, text)
+    text = {_SOURCE: source, _RECIPE: recipe.digest(), _FACTS: facts or {}}
+    write_raster(map_path(folder, tile_id), ids, text)
 
 
 def read_map(path: Path) -> np.ndarray:
-    """A tile's ids or levels, ``(H, W)`` int32 (torch has no arithmetic for uint16).
+    """A tile's ids or levels, ``(H, W)`` uint16, mapped (``open_raster``) and not writable.
 
     Raises:
         MissingDataError: there is no such map.
-        DataError: the file is truncated or not a 16-bit greyscale image.
+        DataError: the file is not whole, or not a 16-bit raster.
     """
-    image = open_image(path)
-    if image.mode not in ("I;16", "I"):
-        raise DataError(f"{path} is not a 16-bit map (mode {image.mode}); generate it again")
-    return np.array(image).astype(np.int32)
+    return open_raster(path, "16-bit")
 
 
 def is_done(
@@ -146,18 +138,10 @@ def read_facts(folder: Path, tile_id: str, source: str, recipe: MapRecipe) -> di
 
     Reads no pixel.
     """
-    path = map_path(folder, tile_id)
-    if not path.is_file():
-        return None
     try:
-        with path.open("rb") as file:
-            file.seek(-len(_PNG_END), os.SEEK_END)
-            if file.read() != _PNG_END:  # a copy that broke off
-                return None
-        with Image.open(path) as image:  # reads the header only
-            text = {str(key): value for key, value in image.info.items()}
-    except (OSError, SyntaxError):
+        text = read_text(map_path(folder, tile_id))
+    except (DataError, MissingDataError):  # also a copy that broke off
         return None
     if text.get(_SOURCE) != source or text.get(_RECIPE) != recipe.digest():
         return None
-    return json.loads(text.get(_FACTS, "{}"))
+    return text[_FACTS]

@@ -2,7 +2,7 @@
 
 ::
 
-    DATA/modalities/STORE/ID.png           one raw map a tile, see ``datasets.maps``
+    DATA/modalities/STORE/ID.tif           one raw map a tile, see ``datasets.maps``
     DATA/modalities/STORE/manifest.json    generator, settings, weights, and the tiles' hashes
 
 Maps are stored raw, once; ``datasets.encodings`` turns them into what the network sees. The
@@ -20,7 +20,7 @@ from utils.config import differences
 from utils.errors import DataError, MissingDataError
 from utils.files import read_json, sha256_of, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SENSOR = "sensor"  # what stands for the generator of an imported store
 
 

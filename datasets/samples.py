@@ -146,7 +146,7 @@ class TileDataset(Dataset[Batch]):
         source = self._partner(key.index, rng) if self.shuffled else tile_id
         for store in self.stores:
             folder = store_folder(self.tile_set.root, store)
-            members[store] = _fit(read_map(map_path(folder, source)), size)
+            members[store] = _fit(read_map(map_path(folder, source)).astype(np.int32), size)
         if self.shuffled:
             members["structure_image"] = _fit(self.tile_set.read_image(source), size)
         for name, array in members.items():

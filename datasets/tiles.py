@@ -5,8 +5,8 @@
     ROOT/dataset.json          name, classes, palette, ignore index, origin, how it was prepared
     ROOT/tiles.csv             id, source image, offset and size in it, of every tile
     ROOT/splits/SPLIT.txt      tile ids, one a line
-    ROOT/images/ID.png         (H, W, 3) 8-bit RGB
-    ROOT/labels/ID.png         (H, W) 8-bit class index, 255 = ignore
+    ROOT/images/ID.tif         (H, W, 3) 8-bit RGB
+    ROOT/labels/ID.tif         (H, W) 8-bit class index, 255 = ignore
 
 A tile comes from one source image, and a source image is in one split.
 """
@@ -24,10 +24,12 @@ import numpy as np
 from configs.schema import IGNORE_INDEX
 from utils.config import differences
 from utils.errors import DataError, MissingDataError
-from utils.files import open_image, read_json, read_rgb, write_json, write_png, write_text
+from utils.files import read_json, write_json, write_text
+from utils.raster import SUFFIX, read_raster, write_raster
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "val", "test")
+LABEL_FOLDERS = {"full": "labels", "eroded": "labels_eroded"}
 
 Color = tuple[int, int, int]
 
@@ -59,11 +61,11 @@ class TileSet:
 
     def image_path(self, tile_id: str) -> Path:
         """File of a tile's RGB image."""
-        return self.root / "images" / f"{tile_id}.png"
+        return self.root / "images" / f"{tile_id}{SUFFIX}"
 
-    def target_path(self, tile_id: str) -> Path:
-        """File of a tile's class indices."""
-        return self.root / "labels" / f"{tile_id}.png"
+    def target_path(self, tile_id: str, kind: str = "full") -> Path:
+        """File of a tile's class indices: ``full``, or ``eroded`` (ignore along borders)."""
+        return self.root / LABEL_FOLDERS[kind] / f"{tile_id}{SUFFIX}"
 
     def split(self, name: str) -> tuple[str, ...]:
         """Tile ids of a split.
@@ -77,27 +79,37 @@ class TileSet:
         return self.splits[name]
 
     def read_image(self, tile_id: str) -> np.ndarray:
-        """A tile's image, ``(H, W, 3)`` uint8 RGB."""
-        return read_rgb(self.image_path(tile_id))
+        """A tile's image, ``(H, W, 3)`` uint8 RGB; ``utils.raster.open_raster`` maps it."""
+        return read_raster(self.image_path(tile_id), "RGB")
 
-    def read_target(self, tile_id: str) -> np.ndarray:
+    def read_target(self, tile_id: str, kind: str = "full") -> np.ndarray:
         """A tile's class indices, ``(H, W)`` uint8 in ``0..num_classes-1`` or 255 = ignore.
 
         Raises:
-            DataError: the file is not an 8-bit index image, or holds an unknown index.
+            MissingDataError: there is no such file.
+            DataError: the file is not whole, not 8-bit, or holds an unknown index.
         """
-        path = self.target_path(tile_id)
-        image = open_image(path)
-        if image.mode != "L":
-            raise DataError(f"{path} must be 8-bit greyscale class indices, not '{image.mode}'")
-        target = np.array(image)
-        valid = target[target != IGNORE_INDEX]
-        if valid.size and valid.max() >= len(self.classes):
-            raise DataError(
-                f"{path} holds class index {valid.max()}, the data set has {len(self.classes)} "
-                f"classes (0..{len(self.classes) - 1}, {IGNORE_INDEX} = ignore)"
-            )
+        path = self.target_path(tile_id, kind)
+        target = read_raster(path, "8-bit")
+        check_target(path, target, len(self.classes))
         return target
+
+
+def check_target(path: Path, target: np.ndarray, num_classes: int) -> None:
+    """Refuse class indices that the data set does not have.
+
+    Args:
+        path: for the error.
+        target: uint8, the class indices or any part of them.
+        num_classes: how many the data set has.
+    """
+    # In uint8 the number after ignore (255) is 0, so the largest successor shows what is unknown.
+    largest = int((target + np.uint8(1)).max(initial=0)) - 1
+    if largest >= num_classes:
+        raise DataError(
+            f"{path} holds class index {largest}, the data set has {num_classes} classes "
+            f"(0..{num_classes - 1}, {IGNORE_INDEX} = ignore)"
+        )
 
 
 def is_prepared(root: Path, settings: dict[str, Any]) -> bool:
@@ -249,9 +261,9 @@ class TileSetWriter:
             )
         if tile.id in self._tiles:
             raise DataError(f"two tiles are called '{tile.id}'; rename one of the source images")
-        path = self._partial / "images" / f"{tile.id}.png"
-        write_png(path, image)
-        write_png(self._partial / "labels" / f"{tile.id}.png", target)
+        path = self._partial / "images" / f"{tile.id}{SUFFIX}"
+        write_raster(path, image)
+        write_raster(self._partial / "labels" / f"{tile.id}{SUFFIX}", target)
         self._tiles[tile.id] = tile
         self._splits[split].append(tile.id)
         return path

@@ -198,11 +198,11 @@ def test_ten_kills_at_random_moments_change_nothing(forty, recipe_path):
     folder, kept, rng = store_folder(forty.root, "superpixels"), {}, random.Random(0)
     for _ in range(10):
         process, enough = start(recipe_path, forty), len(kept) + rng.randint(1, 3)
-        while len(list(folder.glob("[!.]*.png"))) < enough and process.poll() is None:
+        while len(list(folder.glob("[!.]*.tif"))) < enough and process.poll() is None:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.1))
         kill_with_children(process)
-        found = {path: path.stat().st_ino for path in folder.glob("[!.]*.png")}
+        found = {path: path.stat().st_ino for path in folder.glob("[!.]*.tif")}
         assert found.items() >= kept.items()
         kept = found
     assert start(recipe_path, forty).wait() == 0

@@ -79,7 +79,7 @@ def test_infers_what_evaluation_predicts(segmenter, data_root):
     tile_set = open_tile_set(data_root)
     tile_id = tile_set.split("val")[0]
     image = tile_set.read_image(tile_id)
-    stored = np.array(Image.open(data_root / "modalities/superpixels" / f"{tile_id}.png"))
+    stored = np.array(Image.open(data_root / "modalities/superpixels" / f"{tile_id}.tif"))
     (generator,) = segmenter._generators.values()
     assert np.array_equal(generator.generate(image), stored)
     assert segmenter(image).shape == image.shape[:2]
@@ -104,10 +104,10 @@ def test_an_output_inside_the_input_is_not_read_again(segmenter, checkpoint, pho
 def test_a_full_disk_leaves_no_half_written_file(
     segmenter, checkpoint, photos, tmp_path, monkeypatch
 ):
-    def full(path, array, text=None):
+    def full(path, array):
         if "overlay" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write_png(path, array, text)
+        write_png(path, array)
 
     monkeypatch.setattr(infer, "write_png", full)
     with pytest.raises(OSError, match="No space left"):

@@ -107,7 +107,7 @@ def test_a_sensor_comes_with_the_images_or_later_and_is_cut_like_them(run, folde
     code, out, _ = run(*command, *sensor)
     assert code == 0 and "values 1 to 3949; use them with structure.modalities=[..., dsm]" in out
     for name, tile in open_tile_set(tmp_path / "set").tiles.items():
-        levels = np.array(Image.open(tmp_path / "set" / "modalities" / "dsm" / f"{name}.png"))
+        levels = np.array(Image.open(tmp_path / "set" / "modalities" / "dsm" / f"{name}.tif"))
         rows = slice(tile.top_px, tile.top_px + tile.height_px)
         part = ramp[rows, tile.left_px : tile.left_px + tile.width_px]
         found = 1 + (levels.astype(np.float64) - 1) / 65534 * 3948
@@ -141,7 +141,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, folder, tmp_path, m
     def full(path, array, text=None):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(tiles_module, "write_png", full)
+    monkeypatch.setattr(tiles_module, "write_raster", full)
     code, _, err = run(*folder, "--output", tmp_path / "set")
     assert code == 1 and "error: the system refused: No space left on device" in err
     assert not list(tmp_path.glob("*set*"))

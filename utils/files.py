@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from utils.errors import DataError, MissingDataError
 
@@ -72,19 +72,15 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is not valid JSON ({error}); restore or delete it") from error
 
 
-def write_png(path: Path, array: np.ndarray, text: dict[str, str] | None = None) -> None:
+def write_png(path: Path, array: np.ndarray) -> None:
     """Write an array as PNG, atomically.
 
     Args:
         path: file to write.
         array: ``(H, W, 3)`` uint8 RGB, ``(H, W)`` uint8 or ``(H, W)`` uint16.
-        text: key/value pairs kept in the file's tEXt chunks.
     """
-    info = PngImagePlugin.PngInfo()
-    for key, value in (text or {}).items():
-        info.add_text(key, value)
     with atomic_path(path) as partial:
-        Image.fromarray(array).save(partial, format="PNG", pnginfo=info)
+        Image.fromarray(array).save(partial, format="PNG")
 
 
 def open_image(path: Path) -> Image.Image:

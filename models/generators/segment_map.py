@@ -10,7 +10,7 @@ import numpy as np
 from utils.errors import DataError
 from utils.mosaic import connected_groups
 
-MAX_SEGMENTS = np.iinfo(np.uint16).max  # maps are stored as 16-bit PNG, and 0 is taken
+MAX_SEGMENTS = np.iinfo(np.uint16).max  # maps are stored in 16 bit, and 0 is taken
 
 
 def connected_components(ids: np.ndarray) -> np.ndarray:

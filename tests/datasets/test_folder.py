@@ -233,7 +233,7 @@ def test_a_full_disk_leaves_nothing(tree, tmp_path, monkeypatch):
         if len(written) == 4:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(tiles_module, "write_png", full)
+    monkeypatch.setattr(tiles_module, "write_raster", full)
     with pytest.raises(OSError, match="No space left"):
         prepare(tmp_path / "out", tree)
     assert nothing_is_left(tmp_path / "out")

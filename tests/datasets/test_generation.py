@@ -24,7 +24,8 @@ from tests.datasets.fakes import (
     write_cut_set,
 )
 from utils.errors import DataError, MissingDataError
-from utils.files import sha256_of, write_png
+from utils.files import sha256_of
+from utils.raster import write_raster
 
 
 @pytest.fixture
@@ -96,17 +97,17 @@ def test_a_broken_file_does_not_take_its_batch_along(tiles):
     )
     assert [line.split(":")[0].strip() for line in lines] == sorted(ids(tiles, 0, 5))
     assert generator.batches == [3, 3, 2]
-    assert len(list(store_of(tiles, "segments").folder.glob("*.png"))) == 8
+    assert len(list(store_of(tiles, "segments").folder.glob("*.tif"))) == 8
 
 
 def test_an_image_that_cannot_be_mapped_does_not_take_its_batch_along(tiles):
     bad = sorted(tiles.tiles)[1]
-    write_png(tiles.image_path(bad), np.full((32, 32, 3), 255, np.uint8))
+    write_raster(tiles.image_path(bad), np.full((32, 32, 3), 255, np.uint8))
     generator = FakeGenerator("segments", images_per_batch=4)
     with pytest.raises(DataError, match=f"1 of 10 .*\n  {bad}: an image that cannot be mapped$"):
         complete(tiles, generator, single_process())
     assert generator.batches == [4, 1, 1, 1, 1, 4, 2]
-    assert len(list(store_of(tiles, "segments").folder.glob("*.png"))) == 9
+    assert len(list(store_of(tiles, "segments").folder.glob("*.tif"))) == 9
 
 
 def test_depth_that_is_no_number_is_named(tiles):
@@ -118,7 +119,7 @@ def test_depth_that_is_no_number_is_named(tiles):
 
     image = np.zeros((32, 32, 3), np.uint8)
     bad = sorted(tiles.tiles)[0]
-    write_png(tiles.image_path(bad), image)
+    write_raster(tiles.image_path(bad), image)
     with pytest.raises(DataError, match=f"{bad}: its depth map is not finite everywhere; take st"):
         complete(tiles, Broken("values"), single_process())
 
@@ -139,8 +140,8 @@ def test_a_depth_map_keeps_its_range(tiles):
 def test_what_killed_processes_left_is_cleared(tiles):
     store = store_of(tiles, "segments")
     store.parts.mkdir(parents=True)
-    (store.folder / ".a.png.99.partial").touch()
-    (store.parts / ".b.png.99.partial").touch()
+    (store.folder / ".a.tif.99.partial").touch()
+    (store.parts / ".b.tif.99.partial").touch()
     complete(tiles, FakeGenerator("segments"), single_process())
     assert not [path for path in store.folder.rglob(".*")]
 
@@ -157,7 +158,7 @@ def test_ctrl_c_ends_the_run_and_nothing_half_written_stays(tiles):
         complete(tiles, Interrupted("segments", 2), single_process())
     folder = store_of(tiles, "segments").folder
     names = [path.name for path in folder.iterdir() if path.name != "manifest.json"]
-    assert 4 <= len(names) <= 6 and all(name.endswith(".png") for name in names)
+    assert 4 <= len(names) <= 6 and all(name.endswith(".tif") for name in names)
     for name in names:
         Image.open(folder / name).load()
     assert threading.active_count() == before

@@ -101,11 +101,11 @@ def ids_of(tiles: TileSet) -> np.ndarray:
 def test_a_finished_store_holds_no_parts_and_is_left_alone(tiles: TileSet, kind: str):
     generator = FakeGenerator(kind, images_per_batch=4)
     folder = complete(tiles, generator, single_process())
-    before = {path: path.stat().st_ino for path in folder.glob("*.png")}
+    before = {path: path.stat().st_ino for path in folder.glob("*.tif")}
     assert generator.batches == [4] * 8 + [3] and not (folder / ".parts").exists()
     complete(tiles, generator, single_process())
     assert len(generator.batches) == 9
-    assert before == {path: path.stat().st_ino for path in folder.glob("*.png")}
+    assert before == {path: path.stat().st_ino for path in folder.glob("*.tif")}
     assert read_manifest(folder)[1].keys() == tiles.tiles.keys()
 
 
@@ -128,11 +128,11 @@ def test_shards_and_a_finishing_run_give_what_one_run_gives(tiles: TileSet, kind
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_tile_changes_all_that_were_joined_with_it_and_no_other(tiles, kind):
     folder = complete(tiles, FakeGenerator(kind), single_process())
-    before = {path.stem: path.stat().st_ino for path in folder.glob("*.png")}
+    before = {path.stem: path.stat().st_ino for path in folder.glob("*.tif")}
     shutil.copy(tiles.image_path("b_y00000_x00000"), tiles.image_path("b_y00054_x00064"))
     generator = FakeGenerator(kind)
     complete(tiles, generator, single_process())
-    after = {path.stem: path.stat().st_ino for path in folder.glob("*.png")}
+    after = {path.stem: path.stat().st_ino for path in folder.glob("*.tif")}
     changed = {tile_id for tile_id in before if before[tile_id] != after[tile_id]}
     assert changed == {tile_id for tile_id in tiles.tiles if tiles.tiles[tile_id].source == "b"}
     assert len(generator.batches) == 4
@@ -146,7 +146,7 @@ def test_a_broken_tile_keeps_its_neighbours_parts_and_the_other_pictures(tiles, 
     with pytest.raises(DataError, match=r"1 of 35 maps could not be made.*\n  b_y00000_x00000: "):
         complete(tiles, FakeGenerator(kind, 4), single_process())
     folder = store_of(tiles, kind).folder
-    assert len(list(folder.glob("*.png"))) == 31 and len(list(folder.glob(".parts/b*.png"))) == 3
+    assert len(list(folder.glob("*.tif"))) == 31 and len(list(folder.glob(".parts/b*.tif"))) == 3
     broken.write_bytes(whole)
     generator = FakeGenerator(kind, 4)
     complete(tiles, generator, single_process())
@@ -196,12 +196,12 @@ def test_kills_between_parts_and_joined_maps_change_nothing(tiles: TileSet):
         KINDS[:1] * 4 + KINDS[1:] * 3, (3, 31, 36, 50, 5, 36, 50), strict=True
     ):
         process = start(tiles.root, 0.02)
-        while len(list((stores / kind).rglob("*.png"))) < num_files and process.poll() is None:
+        while len(list((stores / kind).rglob("*.tif"))) < num_files and process.poll() is None:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.02))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        found = {path: path.stat().st_ino for path in stores.rglob("[!.]*.png")}
+        found = {path: path.stat().st_ino for path in stores.rglob("[!.]*.tif")}
         assert all(found.get(path, inode) == inode for path, inode in kept.items())
         kept = found
     assert start(tiles.root, 0).wait() == 0

@@ -15,7 +15,8 @@ from datasets.modalities import (
     write_manifest,
 )
 from utils.errors import DataError, MissingDataError
-from utils.files import sha256_of, write_png
+from utils.files import sha256_of
+from utils.raster import write_raster
 
 RECIPE = MapRecipe(generator="sam", settings={"points": 32, "iou": 0.88}, weights_sha256="ab")
 OTHER = MapRecipe(generator="sam", settings={"points": 16, "iou": 0.88}, weights_sha256="ab")
@@ -26,10 +27,10 @@ WANTED = {"generator": "sam", "settings": {"points": 32, "iou": 0.88}}
 @pytest.fixture
 def images(tmp_path: Path) -> dict[str, Path]:
     """Two images, and a finished store 'maps' for them in tmp_path."""
-    images = {name: tmp_path / "images" / f"{name}.png" for name in "ab"}
+    images = {name: tmp_path / "images" / f"{name}.tif" for name in "ab"}
     folder = store_folder(tmp_path, "maps")
     for value, (name, path) in enumerate(images.items()):
-        write_png(path, np.full((40, 50, 3), value, np.uint8))
+        write_raster(path, np.full((40, 50, 3), value, np.uint8))
         write_map(folder, name, IDS, sha256_of(path), RECIPE)
     sources = {name: sha256_of(path) for name, path in images.items()}
     write_manifest(folder, RECIPE, sources)
@@ -39,7 +40,7 @@ def images(tmp_path: Path) -> dict[str, Path]:
 def test_a_map_is_read_back_with_every_id(tmp_path: Path):
     write_map(tmp_path, "a", IDS, "hash", RECIPE)
     ids = read_map(map_path(tmp_path, "a"))
-    assert (ids.dtype, ids.max()) == (np.int32, IDS.max())
+    assert (ids.dtype, ids.max()) == (np.uint16, IDS.max())
     np.testing.assert_array_equal(ids, IDS)
 
 
@@ -50,16 +51,16 @@ def test_only_a_16_bit_map_is_written(tmp_path: Path, ids: np.ndarray):
 
 
 def test_a_map_that_cannot_be_used_is_named(tmp_path: Path):
-    with pytest.raises(MissingDataError, match=r"a\.png does not exist"):
-        read_map(tmp_path / "a.png")
+    with pytest.raises(MissingDataError, match=r"a\.tif does not exist"):
+        read_map(tmp_path / "a.tif")
     write_map(tmp_path, "a", IDS, "hash", RECIPE)
-    content = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "a.png").write_bytes(content[:-30])
-    with pytest.raises(DataError, match=r"a\.png cannot be read as an image"):
-        read_map(tmp_path / "a.png")
-    Image.new("L", (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"is not a 16-bit map \(mode L\); generate it again"):
-        read_map(tmp_path / "a.png")
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(content[:-30])
+    with pytest.raises(DataError, match=r"a\.tif is not whole: .* generate it again"):
+        read_map(tmp_path / "a.tif")
+    Image.new("L", (4, 4)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"is 8-bit, not 16-bit; prepare or generate it again"):
+        read_map(tmp_path / "a.tif")
 
 
 def test_a_map_is_done_for_its_image_and_recipe_only(tmp_path: Path):
@@ -72,7 +73,7 @@ def test_a_map_is_done_for_its_image_and_recipe_only(tmp_path: Path):
 
 
 def test_a_map_without_its_record_is_not_done(tmp_path: Path):
-    write_png(map_path(tmp_path, "a"), IDS)
+    write_raster(map_path(tmp_path, "a"), IDS)
     assert not is_done(tmp_path, "a", "hash", RECIPE)
 
 
@@ -124,7 +125,7 @@ def test_another_manifest_format_is_refused(tmp_path: Path):
     write_manifest(tmp_path, RECIPE, {})
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
-    with pytest.raises(DataError, match=r"has format 99, this program reads 1; delete .* generate"):
+    with pytest.raises(DataError, match=r"has format 99, this program reads 2; delete .* generate"):
         read_manifest(tmp_path)
 
 
@@ -171,6 +172,6 @@ def test_a_store_that_a_second_run_has_reopened_is_refused(tmp_path: Path, image
 
 
 def test_an_image_that_changed_since_is_refused(tmp_path: Path, images: dict[str, Path]):
-    write_png(images["b"], np.full((40, 50, 3), 9, np.uint8))
+    write_raster(images["b"], np.full((40, 50, 3), 9, np.uint8))
     with pytest.raises(DataError, match=r"1 images changed .* \(first: 'b'\); run generate\.py"):
         check_store(tmp_path, "maps", WANTED, images)

@@ -150,7 +150,7 @@ def test_heights_are_a_sensor_of_the_prepared_set(prepared):
     images = {name: tiles.image_path(name) for name in tiles.tiles}
     check_store(prepared, "height", wanted, images)
     for name in tiles.tiles:
-        height_m = (read_map(map_path(folder, name)) - 1) / 65534 * 20
+        height_m = (read_map(map_path(folder, name)).astype(float) - 1) / 65534 * 20
         target = tiles.read_target(name)
         assert height_m.min() == 0 and (height_m[np.isin(target, (PAVED, GRASS))] == 0).all()
         assert height_m[target == BUILDING].min() > 2

@@ -74,7 +74,7 @@ def test_a_folder_that_is_not_prepared_says_what_makes_it(tmp_path: Path):
 def test_missing_parts_are_named(root: Path):
     tile_set = open_tile_set(root)
     tile_set.image_path("other").unlink()
-    with pytest.raises(MissingDataError, match=r"images.other\.png does not exist"):
+    with pytest.raises(MissingDataError, match=r"images.other\.tif does not exist"):
         tile_set.read_image("other")
     (root / "tiles.csv").unlink()
     with pytest.raises(MissingDataError, match=r"tiles\.csv does not exist; prepare .* again"):
@@ -84,7 +84,7 @@ def test_missing_parts_are_named(root: Path):
 def test_another_format_version_is_refused(root: Path):
     meta = json.loads((root / "dataset.json").read_text())
     (root / "dataset.json").write_text(json.dumps(meta | {"format_version": 99}))
-    with pytest.raises(DataError, match="has data set format 99, this program reads 1; prepare it"):
+    with pytest.raises(DataError, match="has data set format 99, this program reads 2; prepare it"):
         open_tile_set(root)
 
 
@@ -113,8 +113,8 @@ def test_a_source_in_two_splits_is_refused_on_writing(tmp_path: Path):
     ("target", "problem"),
     [
         (np.full((4, 6), 2, np.uint8), r"class index 2, the data set has 2 classes \(0\.\.1, 255"),
-        (np.zeros((4, 6, 3), np.uint8), "must be 8-bit greyscale class indices, not 'RGB'"),
-        (np.zeros((4, 6), np.uint16), "must be 8-bit greyscale class indices, not 'I"),
+        (np.zeros((4, 6, 3), np.uint8), r"labels.other\.tif is RGB, not 8-bit; prepare"),
+        (np.zeros((4, 6), np.uint16), r"labels.other\.tif is 16-bit, not 8-bit; prepare"),
     ],
 )
 def test_a_label_file_of_another_kind_is_refused(root: Path, target: np.ndarray, problem: str):
@@ -158,7 +158,7 @@ def test_what_a_killed_attempt_left_is_cleared(tmp_path: Path):
     with writer(tmp_path / "toy") as tiles:
         tiles.add("train", tile("a", "a"), IMAGE, TARGET)
     assert list(tmp_path.iterdir()) == [tmp_path / "toy"]
-    assert [path.name for path in (tmp_path / "toy" / "images").iterdir()] == ["a.png"]
+    assert [path.name for path in (tmp_path / "toy" / "images").iterdir()] == ["a.tif"]
 
 
 def test_an_existing_folder_is_never_overwritten(root: Path, monkeypatch):
