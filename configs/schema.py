@@ -30,6 +30,8 @@ class DataConfig:
     scale_range: tuple[float, float] = (0.5, 1.75)  # random zoom before cropping
     dihedral: bool = True  # the eight flips and quarter turns; nadir images have no up
     color_jitter: float = 0.2  # largest relative change of brightness, contrast, saturation
+    # Probability that a crop is drawn to show a class, all classes of the split alike.
+    rare_class_share: float = 0.0
     num_workers: int = 4  # loader processes per rank
 
     def problems(self) -> Problems:
@@ -40,6 +42,8 @@ class DataConfig:
             yield "scale_range", "must be two numbers above 0, the smaller first"
         if not 0 <= self.color_jitter < 1:
             yield "color_jitter", "must be between 0 and 1"
+        if not 0 <= self.rare_class_share <= 1:
+            yield "rare_class_share", "must be between 0 and 1"
         if self.num_workers < 0:
             yield "num_workers", "must be 0 or more"
 

@@ -123,6 +123,8 @@ class StructureConfig:
     modalities: tuple[str, ...] = ("superpixels",)
     # Training: probability that a modality of a sample is absent; one always stays.
     dropout: float = 0.0
+    # Training: other segment ids every time, which only color_by_id shows: as random colours.
+    shuffle_ids: bool = False
     absent: tuple[str, ...] = ()  # missing now, e.g. at test time: not read, shown as 0.5
     superpixels: SuperpixelsConfig = field(default_factory=SuperpixelsConfig)
     sam: SamConfig = field(default_factory=SamConfig)

@@ -8,15 +8,15 @@ paths than a straight one.
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from configs.schema import Config
 from configs.structure import GENERATORS, StructureConfig
 from datasets.encodings import StructureEncoder
 from datasets.maps import MapRecipe, map_settings
 from datasets.modalities import SENSOR, check_store, store_folder
-from datasets.samplers import EvalShard, TrainBatches
-from datasets.samples import Batch, TileDataset, collate
+from datasets.samplers import EvalShard, SampleKey, TrainBatches
+from datasets.samples import Batch, TileDataset
 from datasets.tiles import TileSet
 from datasets.transforms import Geometry
 from utils.distributed import DistContext
@@ -104,6 +104,8 @@ def build_train_loader(
         color_jitter=data.color_jitter,
         available=encoder.available,
         dropout=config.structure.dropout,
+        shuffle_ids=config.structure.shuffle_ids,
+        rare_class_share=data.rare_class_share,
     )
     batches = TrainBatches(
         num_samples=len(dataset),
@@ -112,16 +114,7 @@ def build_train_loader(
         rank=dist.rank,
         world_size=dist.world_size,
     )
-    loader: DataLoader[Batch] = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=collate,
-        generator=torch.Generator(),
-        num_workers=data.num_workers,
-        persistent_workers=data.num_workers > 0,
-        pin_memory=dist.device.type == "cuda",
-    )
-    return loader, batches
+    return _build_loader(dataset, batches, data.num_workers, dist), batches
 
 
 def build_eval_loader(
@@ -136,15 +129,30 @@ def build_eval_loader(
         shuffled=config.structure.control == "shuffled",
         available=encoder.available,
     )
-    shard: EvalShard = EvalShard(
-        num_samples=len(dataset), rank=dist.rank, world_size=dist.world_size
-    )
+    shard = EvalShard(num_samples=len(dataset), rank=dist.rank, world_size=dist.world_size)
+    # A tile may be a whole survey image: few are in memory at a time.
+    return _build_loader(dataset, shard, min(config.data.num_workers, 2), dist, prefetch=1)
+
+
+def _build_loader(
+    dataset: TileDataset,
+    batches: Sampler[list[SampleKey]],
+    num_workers: int,
+    dist: DistContext,
+    prefetch: int = 2,  # batches a worker is ahead
+) -> DataLoader[Batch]:
     return DataLoader(
         dataset,
-        sampler=shard,
-        batch_size=1,
-        collate_fn=collate,
+        batch_sampler=batches,
+        collate_fn=_as_it_is,
         generator=torch.Generator(),
-        num_workers=min(config.data.num_workers, 2),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=prefetch if num_workers > 0 else None,
         pin_memory=dist.device.type == "cuda",
     )
+
+
+def _as_it_is(batch: Any) -> Batch:
+    """The data set gives batches."""
+    return batch

@@ -96,6 +96,25 @@ def color_by_id(image: Tensor, ids: Tensor) -> Tensor:
     return (channels * (ids > 0).unsqueeze(1)).to(image.dtype) / 255
 
 
+def shuffle_ids(ids: Tensor, keys: Tensor) -> Tensor:
+    """Give the segments of every sample other ids: a bijection of 1..65535; 0 stays 0.
+
+    Only ``color_by_id`` shows it: it paints every segment in another colour each time.
+
+    Args:
+        ids: ``(B, H, W)`` int, 0..65535.
+        keys: ``(B, 3)`` int32 odd numbers below 2^15, which choose the bijection.
+
+    Returns:
+        ``(B, H, W)`` int32.
+    """
+    ids = ids.int()
+    for key in keys.view(len(ids), -1, 1, 1).unbind(1):
+        ids = ids * key & _NUM_IDS - 1  # an odd factor has an inverse; no product is over 2^31
+        ids = ids ^ ids >> 7  # high bits go where the next product spreads them
+    return ids
+
+
 def _slots(ids: Tensor) -> Tensor:
     """``(B, H, W)`` ids -> ``(B*H*W,)`` indices into a table of ``B * 65536`` segments."""
     offset = torch.arange(len(ids), device=ids.device).view(-1, 1, 1) * _NUM_IDS
@@ -159,9 +178,9 @@ class StructureEncoder:
         self.pictures = tuple(pictures)
 
     def segments(self, maps: dict[str, Tensor]) -> Tensor | None:
-        """Ids ``(B, H, W)`` of the first segment map; None if none belongs to the image."""
+        """Ids ``(B, H, W)`` int32 of the first segment map; None: none belongs to the image."""
         stores = [store for store in self.stores if store not in self.value_stores]
-        return maps[stores[0]] if self.control == "on" and stores else None
+        return maps[stores[0]].int() if self.control == "on" and stores else None
 
     def __call__(
         self,
@@ -184,6 +203,8 @@ class StructureEncoder:
         if self.control == "off":
             return image
         source = image if structure_image is None else structure_image
+        # torch has no arithmetic for uint16.
+        maps = {store: maps[store].int() for store in self.stores}
         layers = []
         for index, (store, names) in enumerate(self._modalities):
             for name in names:

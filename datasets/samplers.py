@@ -61,8 +61,8 @@ class TrainBatches(Sampler[list[SampleKey]]):
             ]
 
 
-class EvalShard(Sampler[SampleKey]):
-    """Every ``world_size``-th sample, none twice, none padded: shards may differ by one."""
+class EvalShard(Sampler[list[SampleKey]]):
+    """Every ``world_size``-th sample by itself, none twice or padded: shards may differ by one."""
 
     def __init__(self, *, num_samples: int, rank: int = 0, world_size: int = 1) -> None:
         self._indices = range(rank, num_samples, world_size)
@@ -70,5 +70,5 @@ class EvalShard(Sampler[SampleKey]):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __iter__(self) -> Iterator[SampleKey]:
-        return (SampleKey(index=index, seed=(0, 0, index)) for index in self._indices)
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return ([SampleKey(index=index, seed=(0, 0, index))] for index in self._indices)

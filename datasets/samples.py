@@ -1,26 +1,34 @@
 """A sample, a batch of samples, and the data set that reads them from a tile folder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from datasets.encodings import StructureEncoder
-from datasets.maps import map_path, read_map
+from datasets.encodings import StructureEncoder, shuffle_ids
+from datasets.histogram import FILE_NAME, RareClasses
+from datasets.maps import map_path
 from datasets.modalities import store_folder
 from datasets.samplers import SampleKey
-from datasets.tiles import TileSet
-from datasets.transforms import Geometry, draw_color_factors, jitter_colors
+from datasets.tiles import TileSet, check_target
+from datasets.transforms import (
+    Geometry,
+    draw_color_factors,
+    draw_id_key,
+    jitter_colors,
+    resize_nearest,
+)
 from utils.errors import DataError
+from utils.raster import Kind, open_raster
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Samples of one size, members aligned pixel by pixel.
+    """Samples of one size, members aligned pixel by pixel, in the types they have on disk.
 
     A whole tile for evaluation is a batch of one.
     """
@@ -28,56 +36,80 @@ class Batch:
     tile_ids: tuple[str, ...]
     image: Tensor  # (B, 3, H, W) uint8 RGB
     target: Tensor  # (B, H, W) uint8 class index, 255 = ignore
-    maps: dict[str, Tensor]  # store -> (B, H, W) int32 segment ids, or levels of values
+    maps: dict[str, Tensor]  # store -> (B, H, W) uint16 segment ids, or levels of values
     structure_image: Tensor | None  # (B, 3, H, W) uint8, if the maps belong to another image
     color_factors: Tensor  # (B, 3) brightness, contrast, saturation; 1 = unchanged
     present: Tensor  # (B, M) bool, which modalities the network is shown
+    id_keys: Tensor | None = None  # (B, 3) int32: how segment ids are shuffled, if they are
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; pinned memory is not waited for."""
-
-        def move(x: Tensor) -> Tensor:
-            return x.to(device, non_blocking=True)
-
-        return Batch(
-            tile_ids=self.tile_ids,
-            image=move(self.image),
-            target=move(self.target),
-            maps={store: move(ids) for store, ids in self.maps.items()},
-            structure_image=None if self.structure_image is None else move(self.structure_image),
-            color_factors=move(self.color_factors),
-            present=move(self.present),
-        )
+        return self._each(lambda x: x.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """Copy to page-locked memory (called by the loader when a CUDA device is used)."""
+        return self._each(lambda x: x.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return Batch(
             tile_ids=self.tile_ids,
-            image=self.image.pin_memory(),
-            target=self.target.pin_memory(),
-            maps={store: ids.pin_memory() for store, ids in self.maps.items()},
-            structure_image=self.structure_image.pin_memory()
-            if self.structure_image is not None
-            else None,
-            color_factors=self.color_factors.pin_memory(),
-            present=self.present.pin_memory(),
+            image=change(self.image),
+            target=change(self.target),
+            maps={store: change(levels) for store, levels in self.maps.items()},
+            structure_image=None if self.structure_image is None else change(self.structure_image),
+            color_factors=change(self.color_factors),
+            present=change(self.present),
+            id_keys=None if self.id_keys is None else change(self.id_keys),
         )
 
 
-def collate(samples: Sequence[Batch]) -> Batch:
-    """Join batches of one into one batch."""
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What one key stands for; the members may still be views of mapped files."""
+
+    tile_id: str
+    members: dict[str, np.ndarray]  # (H, W) or (H, W, 3), of one size, by name
+    color_factors: np.ndarray  # (3,) float32
+    present: np.ndarray  # (M,) bool
+    id_key: np.ndarray | None  # (3,) int32
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Copy samples of one size into a batch: the only time that all of their pixels move."""
     first = samples[0]
+    members = {name: _stack([s.members[name] for s in samples]) for name in first.members}
+    image, target = members.pop("image"), members.pop("target")
+    structure_image = members.pop("structure_image", None)
+    keys = [sample.id_key for sample in samples if sample.id_key is not None]
     return Batch(
-        tile_ids=tuple(tile_id for sample in samples for tile_id in sample.tile_ids),
-        image=torch.cat([sample.image for sample in samples]),
-        target=torch.cat([sample.target for sample in samples]),
-        maps={store: torch.cat([s.maps[store] for s in samples]) for store in first.maps},
-        structure_image=torch.cat([s.structure_image for s in samples])  # type: ignore[misc]
-        if first.structure_image is not None
-        else None,
-        color_factors=torch.cat([sample.color_factors for sample in samples]),
-        present=torch.cat([sample.present for sample in samples]),
+        tile_ids=tuple(sample.tile_id for sample in samples),
+        image=image.movedim(-1, 1),
+        target=target,
+        maps=members,
+        structure_image=None if structure_image is None else structure_image.movedim(-1, 1),
+        color_factors=_stack([sample.color_factors for sample in samples]),
+        present=_stack([sample.present for sample in samples]),
+        id_keys=_stack(keys) if keys else None,
     )
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> Tensor:
+    """Arrays of one shape copied into a tensor, ``(B, *shape)``."""
+    first = arrays[0]
+    shape, dtype = (len(arrays), *first.shape), torch.from_numpy(np.empty(0, first.dtype)).dtype
+    if get_worker_info() is None:
+        tensor = torch.empty(shape, dtype=dtype)
+    else:  # in memory that the main process sees: no second copy on the way to it
+        storage = torch.UntypedStorage._new_shared(len(arrays) * first.nbytes)
+        tensor = torch.empty(0, dtype=dtype).set_(storage).view(shape)
+    for place, array in zip(tensor.numpy(), arrays, strict=True):
+        np.copyto(_pixels(place), _pixels(array))
+    return tensor
+
+
+def _pixels(array: np.ndarray) -> np.ndarray:
+    """A photo ``(H, W, 3)`` as ``(H, W)`` of whole pixels, which are copied twice as fast."""
+    return array.view("V3")[..., 0] if array.ndim == 3 else array
 
 
 def prepare_inputs(batch: Batch, encoder: StructureEncoder) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,7 +121,11 @@ def prepare_inputs(batch: Batch, encoder: StructureEncoder) -> tuple[Tensor, Ten
     """
     image = jitter_colors(batch.image.float() / 255, batch.color_factors)
     other = None if batch.structure_image is None else batch.structure_image.float() / 255
-    structure = encoder(image, batch.maps, other, batch.present)
+    maps = batch.maps
+    if batch.id_keys is not None:
+        segments = [store for store in maps if store not in encoder.value_stores]
+        maps = maps | {store: shuffle_ids(maps[store], batch.id_keys) for store in segments}
+    structure = encoder(image, maps, other, batch.present)
     image, structure = (x.contiguous(memory_format=torch.channels_last) for x in (image, structure))
     return image, structure, batch.target.long()
 
@@ -106,6 +142,8 @@ class TileDataset(Dataset[Batch]):
         color_jitter: largest relative change of brightness, contrast and saturation.
         available: of each modality of the recipe, whether it is there at all.
         dropout: probability that an available modality of a sample is absent; one always stays.
+        shuffle_ids: draw for every sample how its segment ids are shuffled.
+        rare_class_share: probability that a crop is drawn to show a class, all classes alike.
     """
 
     def __init__(
@@ -119,6 +157,8 @@ class TileDataset(Dataset[Batch]):
         color_jitter: float = 0.0,
         available: Sequence[bool] = (True,),
         dropout: float = 0.0,
+        shuffle_ids: bool = False,
+        rare_class_share: float = 0.0,
     ) -> None:
         if shuffled and len(tile_ids) < 2:
             raise DataError("structure.control=shuffled needs at least two tiles in every split")
@@ -130,35 +170,82 @@ class TileDataset(Dataset[Batch]):
         self.color_jitter = color_jitter
         self.available = np.array(available)
         self.dropout = dropout
+        self.shuffle_ids = shuffle_ids
+        self.rare_class_share = rare_class_share
+        if rare_class_share > 0:
+            self._rare = RareClasses(tile_set.root, self.tile_ids, len(tile_set.classes))
 
     def __len__(self) -> int:
         return len(self.tile_ids)
 
     def __getitem__(self, key: SampleKey) -> Batch:
-        """Read one sample; the same key gives the same sample in any process at any time."""
+        """A batch of one; the same key gives the same sample in any process at any time."""
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[SampleKey]) -> Batch:
+        """The batch of these samples (the loader calls this, and so has nothing to collate)."""
+        return collate([self._read(key) for key in keys])
+
+    def _read(self, key: SampleKey) -> Sample:
         rng = np.random.default_rng(key.seed)
-        tile_id = self.tile_ids[key.index]
-        members = {
-            "image": self.tile_set.read_image(tile_id),
-            "target": self.tile_set.read_target(tile_id),
+        index, class_index = key.index, None
+        if self.rare_class_share > 0 and rng.random() < self.rare_class_share:
+            index, class_index = self._rare.draw(rng)
+        tile_id = self.tile_ids[index]
+        members = self._open(tile_id, self._partner(index, rng) if self.shuffled else tile_id)
+        if self.geometry is not None:
+            target = members["target"]
+            shown = (
+                None if class_index is None else self._draw_pixel(tile_id, target, class_index, rng)
+            )
+            window = self.geometry.draw((target.shape[0], target.shape[1]), rng, shown)
+            members = {n: self.geometry.cut(n, member, window) for n, member in members.items()}
+        target_path = self.tile_set.target_path(tile_id)
+        check_target(target_path, members["target"], len(self.tile_set.classes))
+        return Sample(
+            tile_id=tile_id,
+            members=members,
+            color_factors=draw_color_factors(self.color_jitter, rng),
+            present=self._draw_present(rng),
+            id_key=draw_id_key(rng) if self.shuffle_ids else None,
+        )
+
+    def _open(self, tile_id: str, source: str) -> dict[str, np.ndarray]:
+        """The members of a tile, mapped; its maps are those of ``source``."""
+        paths: dict[str, tuple[Path, Kind]] = {
+            "image": (self.tile_set.image_path(tile_id), "RGB"),
+            "target": (self.tile_set.target_path(tile_id), "8-bit"),
         }
-        size = members["image"].shape[:2]
-        source = self._partner(key.index, rng) if self.shuffled else tile_id
         for store in self.stores:
             folder = store_folder(self.tile_set.root, store)
-            members[store] = _fit(read_map(map_path(folder, source)).astype(np.int32), size)
+            paths[store] = (map_path(folder, source), "16-bit")
         if self.shuffled:
-            members["structure_image"] = _fit(self.tile_set.read_image(source), size)
-        for name, array in members.items():
-            if array.shape[:2] != size and not self.shuffled:
+            paths["structure_image"] = (self.tile_set.image_path(source), "RGB")
+        members = {name: open_raster(*path) for name, path in paths.items()}
+        size = members["image"].shape[:2]
+        for name, member in members.items():
+            if member.shape[:2] == size:
+                continue
+            if not self.shuffled or name == "target":
                 raise DataError(
                     f"tile '{tile_id}' of {self.tile_set.root}: image is {size} and {name} "
-                    f"{array.shape[:2]} (height, width); prepare or generate it again"
+                    f"{member.shape[:2]} (height, width); prepare or generate it again"
                 )
-        if self.geometry is not None:
-            members = self.geometry(members, rng)
-        colors = draw_color_factors(self.color_jitter, rng)
-        return self._as_batch(tile_id, members, colors, self._draw_present(rng))
+            members[name] = resize_nearest(member, (size[0], size[1]))
+        return members
+
+    def _draw_pixel(
+        self, tile_id: str, target: np.ndarray, class_index: int, rng: np.random.Generator
+    ) -> tuple[int, int]:
+        """Row and column of one of the pixels of a class."""
+        places = np.flatnonzero(target == class_index)
+        if not places.size:
+            raise DataError(
+                f"{self.tile_set.target_path(tile_id)} has no pixel of class {class_index}, which "
+                f"{FILE_NAME} says it has; prepare the data set again"
+            )
+        row, column = divmod(int(rng.choice(places)), target.shape[1])
+        return row, column
 
     def _draw_present(self, rng: np.random.Generator) -> np.ndarray:
         """Which modalities the sample keeps: each independently, and at least one."""
@@ -171,33 +258,3 @@ class TileDataset(Dataset[Batch]):
         """Another tile: any for training, the next one for evaluation, so that it is repeatable."""
         step = int(rng.integers(1, len(self))) if self.geometry is not None else 1
         return self.tile_ids[(index + step) % len(self)]
-
-    def _as_batch(
-        self,
-        tile_id: str,
-        members: dict[str, np.ndarray],
-        color_factors: np.ndarray,
-        present: np.ndarray,
-    ) -> Batch:
-        tensors = {
-            name: torch.from_numpy(np.ascontiguousarray(array)).unsqueeze(0)
-            for name, array in members.items()
-        }
-        structure_image = tensors.get("structure_image")
-        return Batch(
-            tile_ids=(tile_id,),
-            image=tensors["image"].movedim(-1, 1),
-            target=tensors["target"],
-            maps={store: tensors[store] for store in self.stores},
-            structure_image=None if structure_image is None else structure_image.movedim(-1, 1),
-            color_factors=torch.from_numpy(color_factors).unsqueeze(0),
-            present=torch.from_numpy(present).unsqueeze(0),
-        )
-
-
-def _fit(array: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Another tile's member brought to this tile's size, nearest pixel; only used if shuffled."""
-    if array.shape[:2] == size:
-        return array
-    height, width = size
-    return np.array(Image.fromarray(array).resize((width, height), Image.Resampling.NEAREST))

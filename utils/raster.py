@@ -5,7 +5,9 @@ here only the pages that hold the window are touched, and any viewer still opens
 """
 
 import json
+import mmap
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from utils.errors import DataError, MissingDataError
 from utils.files import atomic_path
 
 SUFFIX = ".tif"
+_NUM_HEADERS = 1 << 14  # kept in memory, about 1 KiB each: parsing one takes longer than a crop
 _DESCRIPTION = 270  # TIFF tag ImageDescription
 Kind = Literal["RGB", "8-bit", "16-bit"]  # what a pixel is: (3,) uint8, uint8, uint16
 _KINDS: dict[str, Kind] = {"RGB": "RGB", "L": "8-bit", "I;16": "16-bit"}  # by Pillow's mode
@@ -66,8 +69,10 @@ def open_raster(path: Path, kind: Kind) -> np.ndarray:
     header = _read_header(path)
     if header.kind != kind:
         raise DataError(f"{path} is {header.kind}, not {kind}; prepare or generate it again")
-    pixels = np.memmap(path, _PIXELS[kind][0], "r", header.offset, header.shape)
-    return pixels.view(np.ndarray)
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    count = int(np.prod(header.shape))
+    return np.frombuffer(mapped, _PIXELS[kind][0], count, header.offset).reshape(header.shape)
 
 
 def read_raster(path: Path, kind: Kind) -> np.ndarray:
@@ -91,8 +96,22 @@ def read_text(path: Path) -> dict[str, Any]:
 
 
 def _read_header(path: Path) -> _Header:
-    if not path.is_file():
-        raise MissingDataError(f"{path} does not exist")
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingDataError(f"{path} does not exist") from error
+    return _parse_header(path, found.st_size, (found.st_ino, found.st_mtime_ns))
+
+
+@lru_cache(_NUM_HEADERS)
+def _parse_header(path: Path, num_bytes: int, version: tuple[int, int]) -> _Header:
+    """The header of a file, and whether the file is as long as it says.
+
+    Args:
+        path: the file.
+        num_bytes: its length.
+        version: tells a file from another one that had its name before.
+    """
     try:
         with Image.open(path, formats=["TIFF"]) as image:
             mode, size, parts = image.mode, image.size, image.tile
@@ -106,11 +125,10 @@ def _read_header(path: Path) -> _Header:
     dtype, channels = _PIXELS[kind]
     shape = (size[1], size[0], *channels)
     expected = parts[0].offset + int(np.prod(shape)) * np.dtype(dtype).itemsize
-    found = path.stat().st_size
-    if found != expected:
+    if num_bytes != expected:
         raise DataError(
-            f"{path} is not whole: {found} bytes, its header says {expected}; prepare or generate "
-            "it again"
+            f"{path} is not whole: {num_bytes} bytes, its header says {expected}; prepare or "
+            "generate it again"
         )
     return _Header(kind=kind, shape=shape, offset=parts[0].offset, text=text)
 

@@ -75,10 +75,10 @@ def test_the_network_sees_depth_as_values_and_never_as_segments(with_depth, tmp_
     assert encoder.num_channels == 5 and encoder.pictures == ((0, 0, 0), (1, 2, 3))
     loader, _ = build_train_loader(config, open_tile_set(with_depth), single_process())
     sample = loader.dataset[SampleKey(index=0, seed=0)]
-    assert torch.equal(encoder.segments(sample.maps), sample.maps["superpixels"])
+    assert torch.equal(encoder.segments(sample.maps), sample.maps["superpixels"].int())
     structure = encoder(sample.image.float() / 255, sample.maps)
-    share = (sample.maps["depth_anything"].float() - 1) / 65534
-    expected = torch.where(sample.maps["depth_anything"] == 0, 0.5, share)
+    levels = sample.maps["depth_anything"].float()
+    expected = torch.where(levels == 0, 0.5, (levels - 1) / 65534)
     assert torch.equal(structure[:, 0], expected)
     assert StructureEncoder(DEPTH).segments(sample.maps) is None
 

@@ -42,6 +42,6 @@ def test_a_data_set_smaller_than_a_batch_is_repeated():
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 def test_evaluation_reads_every_sample_exactly_once_over_all_ranks(world_size):
     shards = [EvalShard(num_samples=7, rank=r, world_size=world_size) for r in range(world_size)]
-    indices = [key.index for shard in shards for key in shard]
+    indices = [key.index for shard in shards for (key,) in shard]
     assert sorted(indices) == list(range(7))
     assert sum(map(len, shards)) == 7

@@ -9,6 +9,7 @@ from datasets.samples import TileDataset, prepare_inputs
 from datasets.tiles import open_tile_set
 from tests.conftest import make_config
 from utils.errors import ConfigError, DataError, MissingDataError
+from utils.raster import write_raster
 
 
 @pytest.fixture
@@ -69,10 +70,9 @@ def test_evaluation_reads_whole_tiles_in_order(config, tile_set, dist):
     assert tuple(batch.tile_ids[0] for batch in loader) == tile_set.split("val")
 
 
-def test_sizes_that_differ_are_one_clear_sentence(tile_set, monkeypatch):
-    monkeypatch.setattr(
-        type(tile_set), "read_target", lambda self, tile_id: np.zeros((5, 7), np.uint8)
-    )
+def test_sizes_that_differ_are_one_clear_sentence(tile_set, tmp_path, monkeypatch):
+    write_raster(tmp_path / "small.tif", np.zeros((5, 7), np.uint8))
+    monkeypatch.setattr(type(tile_set), "target_path", lambda *_: tmp_path / "small.tif")
     dataset = TileDataset(tile_set=tile_set, tile_ids=tile_set.split("val"), stores=[])
     with pytest.raises(DataError, match=r"image is \(96, 96\) and target \(5, 7\) \(height, width"):
         dataset[key(0)]

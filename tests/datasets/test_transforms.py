@@ -1,83 +1,215 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from datasets.transforms import Geometry, draw_color_factors, jitter_colors
+from datasets.encodings import ENCODINGS, shuffle_ids
+from datasets.transforms import (
+    Geometry,
+    draw_color_factors,
+    draw_id_key,
+    jitter_colors,
+    nearest_pixels,
+    resize_nearest,
+)
+from tests.datasets.coordinates import check_aligned, cut_all, draw_members
 
 
-def coordinates(height, width):
-    """A picture in which every pixel tells its place, as image, target and segment ids alike."""
-    place = np.arange(height * width, dtype=np.int32).reshape(height, width)
-    image = np.stack([place // width, place % width, 0 * place], -1).astype(np.uint8)
-    return {"image": image, "target": (place % 200).astype(np.uint8), "superpixels": place}
-
-
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("size", [(40, 40), (40, 90), (7, 100), (1, 1)])
-def test_members_stay_aligned_without_zoom(seed, size):
+@pytest.mark.parametrize("size", [(40, 40), (40, 90), (7, 100), (1, 1), (1, 70), (33, 31)])
+def test_members_are_equal_without_zoom(size):
     geometry = Geometry(crop_size_px=32, scale_range=(1.0, 1.0), dihedral=True)
-    out = geometry(coordinates(*size), np.random.default_rng(seed))
-    image, target, ids = out["image"], out["target"], out["superpixels"]
-    assert image.shape == (32, 32, 3) and target.shape == ids.shape == (32, 32)
-    inside = target != 255
-    rows, columns = image[..., 0].astype(int), image[..., 1].astype(int)
-    assert np.array_equal(ids[inside], (rows * size[1] + columns)[inside])
-    assert np.array_equal(target[inside], (ids % 200)[inside])
-    assert (image[~inside] == 0).all() and (ids[~inside] == 0).all()
-    assert inside.sum() == min(32, size[0]) * min(32, size[1])
+    for seed in range(20):
+        out = cut_all(geometry, draw_members(*size), seed)
+        check_aligned(out, size, 1.0)
+        assert out["image"].shape == (32, 32, 3) and out["ids"].shape == (32, 32)
+        assert (out["target"] != 255).sum() == min(32, size[0]) * min(32, size[1])
 
 
-@pytest.mark.parametrize("zoom", [0.5, 0.8, 1.7])
-def test_members_stay_aligned_with_zoom(zoom):
-    """A vertical edge in image and ids stays at one column after resizing."""
-    image = np.zeros((80, 80, 3), np.uint8)
-    image[:, 40:] = 255
-    ids = (image[..., 0] > 0).astype(np.int32) + 1
-    members = {"image": image, "target": (ids - 1).astype(np.uint8), "superpixels": ids}
-    geometry = Geometry(crop_size_px=40, scale_range=(zoom, zoom), dihedral=True)
-    for seed in range(10):
-        out = geometry(members, np.random.default_rng(seed))
-        valid = out["target"] != 255
-        assert np.array_equal(out["superpixels"][valid] - 1, out["target"][valid])
-        bright = out["image"][..., 0].astype(int)
-        certain = valid & ((bright < 64) | (bright > 192))
-        assert certain.sum() > 0.8 * valid.sum()
-        assert np.array_equal(bright[certain] > 128, out["target"][certain] == 1)
+@pytest.mark.parametrize("zoom", [0.26, 0.5, 0.77, 0.97, 1.02, 1.75, 4.1])
+@pytest.mark.parametrize("size", [(160, 160), (75, 131), (9, 140), (1, 1), (1, 70), (50, 1)])
+def test_members_stay_aligned_with_zoom(zoom, size):
+    geometry = Geometry(
+        crop_size_px=41, scale_range=(zoom, zoom), dihedral=True, value_stores=("levels",)
+    )
+    for seed in range(12):
+        check_aligned(cut_all(geometry, draw_members(*size), seed), size, round(41 / zoom) / 41)
+
+
+@pytest.mark.parametrize("zoom", [0.57, 0.83, 1.31, 1.9])
+def test_photos_values_and_ids_have_one_convention(zoom):
+    """Not even a small part of a pixel off on the average: half-pixel centres in all of them."""
+    geometry = Geometry(
+        crop_size_px=64, scale_range=(zoom, zoom), dihedral=False, value_stores=("levels",)
+    )
+    out = cut_all(geometry, draw_members(200, 200), 0)
+    rows, columns = np.divmod(out["ids"].astype(int) - 1, 200)
+    inner = np.s_[4:-4, 4:-4]
+    for channel, places in enumerate((rows, columns)):
+        assert abs((out["image"][..., channel].astype(int) - places)[inner].mean()) < 0.1
+    levels = (out["levels"].astype(float) - 1 - 50 * columns) / 100
+    assert abs((levels - rows)[inner].mean()) < 0.1
+
+
+@pytest.mark.parametrize("side", [7, 20, 33, 64])
+def test_a_photo_is_resized_as_pillow_does_it(side):
+    """Both average when it gets smaller; they may round apart by one."""
+    photo = np.random.default_rng(side).integers(0, 256, (side, side, 3)).astype(np.uint8)
+    geometry = Geometry(crop_size_px=32, scale_range=(32 / side, 32 / side), dihedral=False)
+    out = cut_all(geometry, {"image": photo}, 0)["image"]
+    theirs = np.array(Image.fromarray(photo).resize((32, 32), Image.Resampling.BILINEAR))
+    assert np.abs(out.astype(int) - theirs).max() <= 1
+
+
+@pytest.mark.parametrize(("length", "new"), [(5, 5), (5, 3), (3, 5), (1, 4), (4, 1), (10, 7)])
+def test_the_nearest_pixel_is_the_one_with_the_nearest_centre(length, new):
+    centres = (np.arange(new) + 0.5) * length / new
+    distance = np.abs(centres[:, None] - (np.arange(length) + 0.5))
+    chosen = distance[np.arange(new), nearest_pixels(length, new)]
+    np.testing.assert_allclose(chosen, distance.min(1))
+
+
+@pytest.mark.parametrize("size", [(3, 9), (9, 3), (20, 21), (1, 1)])
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_nearest_takes_rows_and_columns(size, channels):
+    array = np.random.default_rng(0).integers(0, 65536, (6, 7, *channels)).astype(np.uint16)
+    expected = array[np.ix_(nearest_pixels(6, size[0]), nearest_pixels(7, size[1]))]
+    np.testing.assert_array_equal(resize_nearest(array, size), expected)
 
 
 def test_ids_and_classes_are_never_blended():
     rng = np.random.default_rng(0)
-    ids = rng.choice(np.array([3, 50_000], np.int32), (64, 64))
     members = {
         "image": np.zeros((64, 64, 3), np.uint8),
         "target": rng.choice(np.array([0, 4, 255], np.uint8), (64, 64)),
-        "superpixels": ids,
+        "superpixels": rng.choice(np.array([3, 50_000], np.uint16), (64, 64)),
     }
     geometry = Geometry(crop_size_px=48, scale_range=(0.6, 1.6), dihedral=False)
     for seed in range(10):
-        out = geometry(members, np.random.default_rng(seed))
+        out = cut_all(geometry, members, seed)
         assert set(np.unique(out["superpixels"])) <= {0, 3, 50_000}
         assert set(np.unique(out["target"])) <= {0, 4, 255}
 
 
+@pytest.mark.parametrize("zoom", [0.6, 1.4])
+def test_a_gap_in_the_levels_changes_nothing_far_from_it(zoom):
+    """Without gaps there is a shorter way, which must lead to the same numbers."""
+    levels = np.random.default_rng(0).integers(1, 65536, (60, 60)).astype(np.uint16)
+    gap = levels.copy()
+    gap[30:, :] = 0
+    geometry = Geometry(
+        crop_size_px=30, scale_range=(zoom, zoom), dihedral=False, value_stores=("a", "b")
+    )
+    members = {"image": np.zeros((60, 60, 3), np.uint8), "a": levels, "b": gap}
+    out = cut_all(geometry, members, 3)
+    far = np.flatnonzero(out["b"].any(1))[:-3]
+    assert len(far) > 5
+    assert np.abs(out["a"].astype(int) - out["b"])[far].max() <= 1
+    assert out["a"].min() > 0 and out["a"].max() <= 65535
+
+
+def test_the_largest_level_stays_and_so_does_the_smallest():
+    geometry = Geometry(
+        crop_size_px=32, scale_range=(0.7, 1.6), dihedral=True, value_stores=("a", "b")
+    )
+    for seed in range(10):
+        members = {
+            "image": np.zeros((50, 50, 3), np.uint8),
+            "a": np.full((50, 50), 65535, np.uint16),
+            "b": np.ones((50, 50), np.uint16),
+        }
+        out = cut_all(geometry, members, seed)
+        inside = out["a"] > 0
+        assert (out["a"][inside] == 65535).all() and np.array_equal(out["b"], inside)
+
+
 def test_all_eight_turns_occur_and_only_one_without_dihedral():
-    members = coordinates(32, 32)
+    members = draw_members(32, 32)
 
     def corners(dihedral):
         geometry = Geometry(crop_size_px=32, scale_range=(1.0, 1.0), dihedral=dihedral)
-        outs = [geometry(members, np.random.default_rng(i))["superpixels"] for i in range(100)]
+        outs = [cut_all(geometry, members, seed)["ids"] for seed in range(100)]
         return {(int(out[0, 0]), int(out[0, -1])) for out in outs}
 
     assert len(corners(True)) == 8
-    assert corners(False) == {(0, 31)}
+    assert corners(False) == {(1, 32)}
 
 
 def test_every_position_can_be_drawn_and_none_beyond_the_edge():
     """Fault 31: the released crop may start one pixel too far."""
     geometry = Geometry(crop_size_px=4, scale_range=(1.0, 1.0), dihedral=False)
-    outs = [geometry(coordinates(4, 7), np.random.default_rng(i)) for i in range(200)]
-    assert {int(out["superpixels"][0, 0]) for out in outs} == {0, 1, 2, 3}
+    outs = [cut_all(geometry, draw_members(4, 7), seed) for seed in range(200)]
+    assert {int(out["ids"][0, 0]) for out in outs} == {1, 2, 3, 4}
     assert all((out["target"] != 255).all() for out in outs)
+
+
+def test_what_needs_no_resizing_is_not_copied():
+    members = draw_members(64, 64)
+    geometry = Geometry(crop_size_px=32, scale_range=(1.0, 1.0), dihedral=True)
+    for seed in range(16):
+        out = cut_all(geometry, members, seed)
+        assert all(np.shares_memory(out[name], members[name]) for name in members)
+
+
+@pytest.mark.parametrize("zoom", [0.45, 0.8, 1.0, 1.6])
+@pytest.mark.parametrize("size", [(70, 90), (90, 41)])
+def test_a_crop_shows_the_pixel_it_is_to_show_and_any_crop_that_does_is_drawn(zoom, size):
+    geometry = Geometry(crop_size_px=16, scale_range=(zoom, zoom), dihedral=True)
+    members, rng = draw_members(*size), np.random.default_rng(0)
+    starts = set()
+    for shown in [(2, 2), (size[0] - 3, size[1] - 3), (31, 17)]:
+        for _ in range(100):
+            window = geometry.draw(size, rng, shown)
+            assert 0 <= window.top_px <= size[0] - window.side_px
+            assert 0 <= window.left_px <= size[1] - window.side_px
+            ids = geometry.cut("ids", members["ids"], window)
+            assert (ids == members["ids"][shown]).any()
+            starts.add((shown, window.top_px))
+    inner = sorted(top for shown, top in starts if shown[0] == 31)
+    kept = set(nearest_pixels(window.side_px, 16))
+    possible = {31 - place for place in kept} & set(range(size[0] - window.side_px + 1))
+    assert set(inner) == possible
+
+
+def test_a_tile_smaller_than_the_window_shows_the_pixel_wherever_it_lies():
+    geometry = Geometry(crop_size_px=32, scale_range=(1.0, 1.2), dihedral=True)
+    members, rng = draw_members(5, 9), np.random.default_rng(0)
+    for _ in range(50):
+        window = geometry.draw((5, 9), rng, (4, 8))
+        assert (geometry.cut("ids", members["ids"], window) == 45).any()
+
+
+def test_shuffled_ids_are_a_bijection_that_keeps_no_segment_apart():
+    ids = torch.arange(65536).view(1, 256, 256)
+    seen = set()
+    for seed in range(50):
+        key = draw_id_key(np.random.default_rng(seed))
+        assert key.dtype == np.int32 and (key % 2 == 1).all() and 0 < key.min() <= key.max() < 32768
+        shuffled = shuffle_ids(ids, torch.from_numpy(key)[None])
+        assert shuffled[0, 0, 0] == 0
+        assert torch.equal(shuffled.flatten().sort().values, torch.arange(65536, dtype=torch.int32))
+        seen.add(tuple(shuffled.flatten()[1:9].tolist()))
+    assert len(seen) == 50
+
+
+def test_shuffled_ids_spread_evenly():
+    """The new id of a segment is any of the 65535: every sixteenth of them as often as others."""
+    keys = np.stack([draw_id_key(np.random.default_rng(seed)) for seed in range(4000)])
+    for old in (1, 2, 77, 32768, 65535):
+        ids = torch.full((4000, 1, 1), old, dtype=torch.uint16)
+        new = shuffle_ids(ids, torch.from_numpy(keys)).flatten()
+        shares = torch.bincount(new // 4096, minlength=16) / 4000
+        assert (shares - 1 / 16).abs().max() < 0.03, old
+
+
+def test_shuffled_ids_change_the_colours_and_nothing_else():
+    rng = np.random.default_rng(0)
+    ids = torch.from_numpy(rng.integers(0, 9, (2, 8, 8)).repeat(4, 1).repeat(4, 2) * 7000)
+    image = torch.rand(2, 3, 32, 32)
+    shuffled = shuffle_ids(ids, torch.from_numpy(np.stack([draw_id_key(rng) for _ in range(2)])))
+    assert not torch.equal(shuffled[0], shuffled[1])
+    for name, (_, encode) in ENCODINGS.items():
+        before, after = encode(image, ids), encode(image, shuffled)
+        assert torch.allclose(before, after) == (name != "color_by_id"), name
 
 
 def test_jitter_by_hand():

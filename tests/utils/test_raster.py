@@ -25,7 +25,14 @@ def test_every_value_comes_back_mapped_or_in_memory(tmp_path: Path, kind: str):
         assert type(found) is np.ndarray and found.dtype == array.dtype
         np.testing.assert_array_equal(found, array)
     assert not mapped.flags.writeable and copied.flags.writeable
-    assert isinstance(mapped.base, np.memmap)
+    assert not mapped.flags.owndata and copied.flags.owndata
+
+
+def test_a_file_that_takes_a_name_over_is_read_by_its_own_header(tmp_path: Path):
+    for length in (1, 3, 1):
+        write_raster(tmp_path / "a.tif", np.full((4, length), length, np.uint8), {"n": length})
+        assert open_raster(tmp_path / "a.tif", "8-bit").shape == (4, length)
+        assert read_text(tmp_path / "a.tif") == {"n": length}
 
 
 @pytest.mark.parametrize("kind", KINDS)
