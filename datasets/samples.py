@@ -25,6 +25,8 @@ from datasets.transforms import (
 from utils.errors import DataError
 from utils.raster import Kind, open_raster
 
+_STRIP_PX = 32  # columns of a turned array that are copied at a time
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -103,13 +105,20 @@ def _stack(arrays: Sequence[np.ndarray]) -> Tensor:
         storage = torch.UntypedStorage._new_shared(len(arrays) * first.nbytes)
         tensor = torch.empty(0, dtype=dtype).set_(storage).view(shape)
     for place, array in zip(tensor.numpy(), arrays, strict=True):
-        np.copyto(_pixels(place), _pixels(array))
+        _copy(array, place)
     return tensor
 
 
-def _pixels(array: np.ndarray) -> np.ndarray:
-    """A photo ``(H, W, 3)`` as ``(H, W)`` of whole pixels, which are copied twice as fast."""
-    return array.view("V3")[..., 0] if array.ndim == 3 else array
+def _copy(array: np.ndarray, place: np.ndarray) -> None:
+    """Copy; a turned array in strips and by channel: twice as fast, its rows stay in the cache."""
+    if array.ndim == 1 or array.strides[1:] == place.strides[1:]:
+        place[...] = array
+        return
+    channels = [np.s_[..., i] for i in range(3)] if array.ndim == 3 else [np.s_[...]]
+    for left in range(0, array.shape[1], _STRIP_PX):
+        strip = np.s_[:, left : left + _STRIP_PX]
+        for channel in channels:
+            place[strip][channel] = array[strip][channel]
 
 
 def prepare_inputs(batch: Batch, encoder: StructureEncoder) -> tuple[Tensor, Tensor, Tensor]:

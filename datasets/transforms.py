@@ -123,16 +123,18 @@ def _resize_photo(photo: np.ndarray, size: int) -> np.ndarray:
 
 def _resize_levels(levels: np.ndarray, size: int) -> np.ndarray:
     """``(H, W)`` levels averaged where there is data; none where less than half is data."""
-    has_data = levels > 0
-    planes = [levels] if has_data.all() else [levels, has_data]
-    stack = torch.from_numpy(np.stack(planes).astype(np.float32)).unsqueeze(0)
-    resized = F.interpolate(stack, (size, size), mode="bilinear", antialias=size < levels.shape[0])[
-        0
-    ].numpy()
-    mean = resized[0]
-    if len(planes) == 2:
-        mean = np.where(resized[1] >= 0.5, mean / np.maximum(resized[1], 1e-6), 0)
+    mean = _resize_plane(levels, size)
+    if not levels.all():
+        has_data = _resize_plane(levels > 0, size)
+        mean = np.where(has_data >= 0.5, mean / np.maximum(has_data, 1e-6), 0)
     return np.rint(mean).astype(levels.dtype)
+
+
+def _resize_plane(plane: np.ndarray, size: int) -> np.ndarray:
+    """``(H, W)`` -> ``(size, size)`` float32, bilinear, averaged when it gets smaller."""
+    picture = torch.from_numpy(plane.astype(np.float32)).unsqueeze(0).unsqueeze(0)
+    smaller = size < len(plane)
+    return F.interpolate(picture, (size, size), mode="bilinear", antialias=smaller)[0, 0].numpy()
 
 
 def _cut(array: np.ndarray, window: Window, fill: int) -> np.ndarray:

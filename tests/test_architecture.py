@@ -29,7 +29,7 @@ THIRD_PARTY = {"torch", "torchvision", "segment_anything", "timm", "numpy", "PIL
 THIRD_PARTY |= {"tensorboard", "yaml"}
 REFERENCE = "tests.models.literal"
 # Peers to measure against, required by nothing else.
-BENCHMARK_EXTRAS = {"skimage", "segmentation_models_pytorch", "transformers"}
+BENCHMARK_EXTRAS = {"skimage", "segmentation_models_pytorch", "transformers", "cv2"}
 HOMES = {
     "timm": {"models/frozen_vit.py", "models/generators/depth_anything.py"},
     "segment_anything": {
