@@ -5,7 +5,7 @@ import torch
 from datasets.build import build_eval_loader, build_train_loader, check_structure
 from datasets.encodings import StructureEncoder
 from datasets.samplers import SampleKey
-from datasets.samples import TileDataset, prepare_inputs
+from datasets.samples import TileDataset, _stack, prepare_inputs
 from datasets.tiles import open_tile_set
 from tests.conftest import make_config
 from utils.errors import ConfigError, DataError, MissingDataError
@@ -95,3 +95,12 @@ def test_a_batch_that_the_ranks_do_not_divide_is_refused(config, tile_set, dist)
 
     with pytest.raises(ConfigError, match="batch_size is 2, which 3 processes do not divide"):
         build_train_loader(config, tile_set, replace(dist, world_size=3))
+
+
+@pytest.mark.parametrize("shape", [(70, 70), (70, 70, 3), (33, 33), (1, 1, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_turned_member_is_copied_as_it_is(shape, dtype):
+    array = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+    turns = [np.rot90(array, k) for k in range(4)]
+    turns += [turned[:, ::-1] for turned in turns]
+    np.testing.assert_array_equal(_stack(turns).numpy(), np.stack(turns))
