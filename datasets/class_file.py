@@ -18,14 +18,11 @@ import numpy as np
 
 from configs.schema import IGNORE_INDEX
 from datasets.tiles import Color
-from utils.errors import ConfigError, DataError
-from utils.files import open_image, read_json
+from utils.errors import ConfigError
+from utils.files import read_json
 
-_UNKNOWN = 254  # class index of a colour or value that the class file does not name
-_MAX_VALUE = 65535
-_INDEX_MODES = ("1", "L", "I", "I;16", "I;16B")  # Pillow's names: one channel, 1 to 32 bits
-_COLOR_MODES = ("P", "RGB", "RGBA")
-Counts = dict[str, int]
+UNKNOWN = 254  # class index of a colour or value that the class file does not name
+MAX_VALUE = 65535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,82 +37,19 @@ class ClassFile:
 
     def color_table(self) -> np.ndarray:
         """Class index of every 24-bit RGB colour, ``(2**24,)`` uint8."""
-        table = np.full(1 << 24, _UNKNOWN, np.uint8)
+        table = np.full(1 << 24, UNKNOWN, np.uint8)
         for color in self.ignore_colors:
-            table[_pack(color)] = IGNORE_INDEX
+            table[pack(color)] = IGNORE_INDEX
         for index, color in enumerate(self.colors):
-            table[_pack(color)] = index
+            table[pack(color)] = index
         return table
 
     def value_table(self) -> np.ndarray:
         """Class index of every value in 0..65535, ``(65537,)`` uint8; the last entry is unknown."""
-        table = np.full(_MAX_VALUE + 2, _UNKNOWN, np.uint8)
+        table = np.full(MAX_VALUE + 2, UNKNOWN, np.uint8)
         table[list(self.ignore_values)] = IGNORE_INDEX
         table[list(self.values)] = np.arange(len(self.values))
         return table
-
-
-class MaskDecoder:
-    """Mask files -> class indices; whatever is unknown is counted, not guessed.
-
-    Args:
-        classes: the class file.
-        kind: ``color``, ``index``, or ``auto``: files with one channel are indices, all others
-            (also palette files) are colours.
-    """
-
-    def __init__(self, classes: ClassFile, kind: str = "auto") -> None:
-        self._kind = kind
-        self._colors, self._values = classes.color_table(), classes.value_table()
-
-    def read(self, path: Path) -> tuple[np.ndarray, Counts]:
-        """Read a mask.
-
-        Returns:
-            ``(H, W)`` uint8 class indices, 255 = ignore or unknown; pixels of each unknown colour
-            (as ``#RRGGBB``) or value.
-
-        Raises:
-            DataError: it is not of the kind asked for, or neither; or pixels are transparent.
-        """
-        image = open_image(path)
-        if image.mode not in (*_INDEX_MODES, *_COLOR_MODES):
-            raise DataError(
-                f"{path} has mode {image.mode}; masks must be RGB or palette files, or one channel "
-                "of whole numbers"
-            )
-        if self._kind == "index" or (self._kind == "auto" and image.mode in _INDEX_MODES):
-            if image.mode in ("RGB", "RGBA"):
-                raise DataError(
-                    f"{path} has mode {image.mode}, not class values; use --label-kind color"
-                )
-            return self._decode_values(np.array(image))
-        if image.mode.startswith("I"):
-            raise DataError(f"{path} has mode {image.mode}, not colours; use --label-kind index")
-        if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
-            raise DataError(
-                f"{path} has transparent pixels, and what they mean is not known; save it without "
-                "transparency"
-            )
-        return self._decode_colors(np.array(image.convert("RGB")))
-
-    def _decode_values(self, raw: np.ndarray) -> tuple[np.ndarray, Counts]:
-        # What no class can have, below or above, is looked up in the last entry: unknown.
-        inside = np.clip(raw.astype(np.int64), -1, _MAX_VALUE + 1)
-        target = self._values[inside]
-        strange = target == _UNKNOWN
-        values, counts = np.unique(raw[strange], return_counts=True)
-        target[strange] = IGNORE_INDEX
-        return target, {str(int(value)): int(n) for value, n in zip(values, counts, strict=True)}
-
-    def _decode_colors(self, rgb: np.ndarray) -> tuple[np.ndarray, Counts]:
-        wide = rgb.astype(np.int32)
-        packed = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-        target = self._colors[packed]
-        strange = target == _UNKNOWN
-        colors, counts = np.unique(packed[strange], return_counts=True)
-        target[strange] = IGNORE_INDEX
-        return target, {f"#{color:06X}": int(n) for color, n in zip(colors, counts, strict=True)}
 
 
 def read_class_file(path: Path) -> ClassFile:
@@ -127,8 +61,8 @@ def read_class_file(path: Path) -> ClassFile:
     """
     content = _section(read_json(path), ("classes", "ignore"), f"{path}")
     entries = content.get("classes")
-    if not isinstance(entries, list) or not 1 <= len(entries) <= _UNKNOWN:
-        raise ConfigError(f"{path} must have a list 'classes' of 1 to {_UNKNOWN} entries")
+    if not isinstance(entries, list) or not 1 <= len(entries) <= UNKNOWN:
+        raise ConfigError(f"{path} must have a list 'classes' of 1 to {UNKNOWN} entries")
     for number, entry in enumerate(entries):
         name = _section(entry, ("name", "color", "value"), f"{path}: classes[{number}]").get("name")
         if not isinstance(name, str) or not name.strip():
@@ -173,7 +107,8 @@ def _check_unique(classes: ClassFile, path: Path) -> None:
             )
 
 
-def _pack(color: Color) -> int:
+def pack(color: Color) -> int:
+    """The 24-bit number of a colour."""
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
@@ -188,8 +123,8 @@ def _color(value: Any, where: str) -> Color:
 
 
 def _value(value: Any, path: Path) -> int:
-    if type(value) is not int or not 0 <= value <= _MAX_VALUE:
+    if type(value) is not int or not 0 <= value <= MAX_VALUE:
         raise ConfigError(
-            f"{path}: a value must be a whole number in 0..{_MAX_VALUE}, not {value!r}"
+            f"{path}: a value must be a whole number in 0..{MAX_VALUE}, not {value!r}"
         )
     return value

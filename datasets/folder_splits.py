@@ -18,8 +18,8 @@ _NUM_NAMED = 3  # names in an error; the rest is counted
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """A source image and its mask."""
+class Pair:
+    """A source image and its mask, as files."""
 
     id: str  # path below the image folder without suffix, '/' replaced by '__'
     image_path: Path
@@ -34,7 +34,7 @@ def find_splits(
     lists: dict[str, Path | None],
     shares: list[float] | None,
     seed: int,
-) -> dict[str, list[Source]]:
+) -> dict[str, list[Pair]]:
     """The source images of every split, from what the command line gives.
 
     Either ``tree`` or both ``images`` and ``masks``; and either ``lists`` (by split; None where not
@@ -63,7 +63,7 @@ def find_splits(
     return split_by_lists(sources, given)
 
 
-def find_pairs(images: Path, masks: Path) -> list[Source]:
+def find_pairs(images: Path, masks: Path) -> list[Pair]:
     """Every image below one folder with the mask of the same name below another.
 
     Raises:
@@ -83,7 +83,7 @@ def find_pairs(images: Path, masks: Path) -> list[Source]:
             f"{', and '.join(problems)}; add the missing files or remove the others"
         )
     sources = [
-        Source(id=_id(name), image_path=image_of[name], mask_path=mask_of[name])
+        Pair(id=_id(name), image_path=image_of[name], mask_path=mask_of[name])
         for name in sorted(image_of)
     ]
     _check_ids(sources)
@@ -132,7 +132,7 @@ def has_split_folders(tree: Path) -> bool:
     return not is_flat
 
 
-def find_split_folders(tree: Path) -> dict[str, list[Source]]:
+def find_split_folders(tree: Path) -> dict[str, list[Pair]]:
     """Pairs in ``TREE/SPLIT/images`` and ``TREE/SPLIT/labels`` (or ``masks``), by split.
 
     Raises:
@@ -148,7 +148,7 @@ def find_split_folders(tree: Path) -> dict[str, list[Source]]:
     return found
 
 
-def split_by_lists(sources: list[Source], lists: dict[str, Path]) -> dict[str, list[Source]]:
+def split_by_lists(sources: list[Pair], lists: dict[str, Path]) -> dict[str, list[Pair]]:
     """Splits from text files with one image a line: its path without suffix.
 
     Raises:
@@ -156,7 +156,7 @@ def split_by_lists(sources: list[Source], lists: dict[str, Path]) -> dict[str, l
         DataError: an image is listed twice, or not at all.
     """
     left = {source.id: source for source in sources}
-    found: dict[str, list[Source]] = {}
+    found: dict[str, list[Pair]] = {}
     split_of: dict[str, str] = {}
     for split, path in lists.items():
         names = _read_names(path)
@@ -182,8 +182,8 @@ def split_by_lists(sources: list[Source], lists: dict[str, Path]) -> dict[str, l
 
 
 def split_by_shares(
-    sources: list[Source], shares: tuple[float, ...], seed: int
-) -> dict[str, list[Source]]:
+    sources: list[Pair], shares: tuple[float, ...], seed: int
+) -> dict[str, list[Pair]]:
     """Random train, val and test splits of the source images.
 
     Args:
@@ -230,7 +230,7 @@ def _id(name: str) -> str:
     return name.replace("/", "__")
 
 
-def _check_ids(sources: Iterable[Source]) -> None:
+def _check_ids(sources: Iterable[Pair]) -> None:
     found: dict[str, Path] = {}
     for source in sources:
         if source.id in found:

@@ -5,20 +5,29 @@ from the smallest to the largest value of the whole data set, which the manifest
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from configs.structure import GENERATORS
 from datasets.maps import MapRecipe, to_levels, write_map
+from datasets.members import Member, file_member
 from datasets.modalities import SENSOR, begin_store, store_folder, write_manifest
-from datasets.tiles import Tile, TileSet, open_tile_set
+from datasets.tiles import Tile, TileSet, image_path, open_tile_set
+from utils.arguments import default_workers
+from utils.background import read_ahead
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.files import open_image, sha256_of
+from utils.files import open_image, remembered, sha256_of
 
+_GDAL_NODATA = 42113  # TIFF tag
+_STRIP_ROWS = 256
+T = TypeVar("T")
 SUFFIXES = (".tif", ".tiff", ".png")
 _RANGE_HELP = (
     "range to store instead of the values' own: that of the set a checkpoint was trained on"
@@ -112,51 +121,160 @@ def import_sensor(
     by_source: dict[str, list[Tile]] = {}
     for tile in tile_set.tiles.values():
         by_source.setdefault(tile.source, []).append(tile)
-    paths = {source: _find(rasters, source) for source in by_source}
-    low, high = np.inf, -np.inf
-    for source, path in tqdm(paths.items(), desc=f"{name}: range", unit="image"):
-        raster = read_raster(path, no_data)
-        _check_size(path, raster, by_source[source])
-        if np.isfinite(raster).any():
-            low, high = min(low, np.nanmin(raster)), max(high, np.nanmax(raster))
-    if low > high:
-        raise DataError(f"no raster in {rasters} holds a pixel with data; check --no-data")
-    low, high = value_range or (low, high)
-    recipe = MapRecipe(
-        generator=SENSOR,
-        settings={"minimum": float(low), "maximum": float(high)},
-        weights_sha256=None,
+    found = [
+        SourceRaster(id=source, file=file_member(_find(rasters, source)), tiles=tiles)
+        for source, tiles in by_source.items()
+    ]
+    where = f"no raster in {rasters} holds a pixel with data; check --no-data"
+    return store_rasters(
+        tile_set.root, name, found, no_data, value_range, num_workers=default_workers(), none=where
     )
-    folder = store_folder(tile_set.root, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRaster:
+    """What a sensor measured where a source image is."""
+
+    id: str  # of the image
+    file: Member
+    tiles: list[Tile]
+    lacks_columns_px: int = 0  # at its right at most: no data there
+
+    def read(self, no_data: float | None) -> np.ndarray:
+        """``decode_raster`` of it, as large as the image."""
+        raster = decode_raster(self.file.open_image(), self.file.name, no_data)
+        height = max(tile.top_px + tile.height_px for tile in self.tiles)
+        width = max(tile.left_px + tile.width_px for tile in self.tiles)
+        lacks_px = width - raster.shape[1]
+        if 0 < lacks_px <= self.lacks_columns_px:
+            raster = np.pad(raster, ((0, 0), (0, lacks_px)), constant_values=np.nan)
+        if raster.shape != (height, width):
+            raise DataError(
+                f"{self.file.name} is {raster.shape[0]} x {raster.shape[1]} and its image {height} "
+                f"x {width} (height x width); give them one size"
+            )
+        return raster
+
+
+def store_rasters(
+    root: Path,
+    name: str,
+    rasters: list[SourceRaster],
+    no_data: float | None,
+    value_range: tuple[float, float] | None,
+    *,
+    num_workers: int,
+    none: str,
+    records: Path | None = None,
+) -> tuple[float, float]:
+    """Write the rasters of a set, whose images are written, as the store ``name``.
+
+    Args:
+        root: the set, or what will be it.
+        name: see ``import_sensor``, as ``no_data`` and ``value_range``.
+        rasters: of every source image.
+        no_data: beside NaN.
+        value_range: instead of the values' own.
+        num_workers: rasters read at a time.
+        none: the error if no raster holds data.
+        records: folder for what is done, so that a killed run goes on; None: it begins anew.
+
+    Returns:
+        Smallest and largest value, or ``value_range``.
+    """
+
+    def find_range(raster: SourceRaster) -> list[float]:
+        path = records / f"{raster.id}.range.json" if records is not None else None
+        return remembered(path, lambda: _range_of(raster.read(no_data)))
+
+    ranges = _each(find_range, rasters, f"{name}: range", num_workers)
+    if not any(ranges):
+        raise DataError(none)
+    low, high = value_range or (
+        min(own[0] for own in ranges if own),
+        max(own[1] for own in ranges if own),
+    )
+    recipe = MapRecipe(
+        generator=SENSOR, settings={"minimum": low, "maximum": high}, weights_sha256=None
+    )
+    folder = store_folder(root, name)
     begin_store(folder, recipe)
-    sources = {}
-    for tile, raster in tqdm(_tiles(paths, by_source, no_data), desc=name, unit="tile"):
+
+    def write(raster: SourceRaster) -> dict[str, str]:
+        path = records / f"{raster.id}.json" if records is not None else None
+        return remembered(path, lambda: _write_maps(root, folder, raster, no_data, recipe))
+
+    hashes: dict[str, str] = {}
+    for own in _each(write, rasters, name, num_workers):
+        hashes |= own
+    write_manifest(folder, recipe, dict(sorted(hashes.items())))
+    return low, high
+
+
+def _each(
+    function: Callable[[SourceRaster], T], rasters: list[SourceRaster], text: str, num_workers: int
+) -> list[T]:
+    results = read_ahead(function, rasters, num_threads=num_workers, ahead=2 * num_workers)
+    with closing(results):
+        return list(tqdm(results, desc=text, total=len(rasters), unit="image"))
+
+
+def _range_of(raster: np.ndarray) -> list[float]:
+    """Smallest and largest value; nothing if it has no data."""
+    if not np.isfinite(raster).any():
+        return []
+    return [float(np.nanmin(raster)), float(np.nanmax(raster))]
+
+
+def _write_maps(
+    root: Path, folder: Path, raster: SourceRaster, no_data: float | None, recipe: MapRecipe
+) -> dict[str, str]:
+    """Cut a raster like its image; the hash of the image of every tile."""
+    low, high = recipe.settings["minimum"], recipe.settings["maximum"]
+    values, hashes = raster.read(no_data), {}
+    for tile in raster.tiles:
         rows = slice(tile.top_px, tile.top_px + tile.height_px)
-        columns = slice(tile.left_px, tile.left_px + tile.width_px)
-        sources[tile.id] = sha256_of(tile_set.image_path(tile.id))
-        levels = to_levels(raster[rows, columns], float(low), float(high))
-        write_map(folder, tile.id, levels, sources[tile.id], recipe)
-    write_manifest(folder, recipe, dict(sorted(sources.items())))
-    return float(low), float(high)
+        part = values[rows, tile.left_px : tile.left_px + tile.width_px]
+        levels = np.empty(part.shape, np.uint16)
+        for top in range(0, len(part), _STRIP_ROWS):  # the arithmetic is in 64 bits
+            strip = slice(top, top + _STRIP_ROWS)
+            levels[strip] = to_levels(part[strip], low, high)
+        hashes[tile.id] = sha256_of(image_path(root, tile.id))
+        write_map(folder, tile.id, levels, hashes[tile.id], recipe)
+    return hashes
 
 
 def read_raster(path: Path, no_data: float | None) -> np.ndarray:
-    """A single band, ``(H, W)`` float64, NaN where there is no data.
+    """``decode_raster`` of a file."""
+    return decode_raster(open_image(path), str(path), no_data)
+
+
+def decode_raster(image: Image.Image, name: str, no_data: float | None) -> np.ndarray:
+    """A single band, ``(H, W)`` float, NaN where there is no data: also what GDAL calls so.
 
     Raises:
-        DataError: it cannot be read, or has several bands.
+        DataError: it has several bands.
     """
-    image = open_image(path)
     if image.mode not in ("L", "I", "F") and not image.mode.startswith("I;16"):
-        raise DataError(f"{path} must have one band of numbers, not '{image.mode}'")
+        raise DataError(f"{name} must have one band of numbers, not '{image.mode}'")
     raster = np.array(image)
-    values = raster.astype(np.float64)
+    values = raster.astype(np.float64 if image.mode == "I" else np.float32)  # the rest fits
     values[~np.isfinite(values)] = np.nan
-    if no_data is not None:
-        # -9999.9 is another number in a float file than on the command line.
-        stored = raster.dtype.type(no_data) if raster.dtype.kind == "f" else no_data
-        values[values == float(stored)] = np.nan
+    for number in (no_data, _gdal_no_data(image)):
+        if number is not None:
+            # -9999.9 is another number in a float file than on the command line.
+            stored = raster.dtype.type(number) if raster.dtype.kind == "f" else number
+            values[raster == stored] = np.nan
     return values
+
+
+def _gdal_no_data(image: Image.Image) -> float | None:
+    """The number that a GeoTIFF declares to mean no data."""
+    text = getattr(image, "tag_v2", {}).get(_GDAL_NODATA, "")
+    try:
+        return float(str(text).strip("\0 "))
+    except ValueError:
+        return None
 
 
 def _find(rasters: Path, source: str) -> Path:
@@ -169,24 +287,3 @@ def _find(rasters: Path, source: str) -> Path:
     raise MissingDataError(
         f"the image '{source}' has no raster {rasters / source}{{{','.join(SUFFIXES)}}}; add it"
     )
-
-
-def _check_size(path: Path, raster: np.ndarray, tiles: list[Tile]) -> None:
-    size = (
-        max(tile.top_px + tile.height_px for tile in tiles),
-        max(tile.left_px + tile.width_px for tile in tiles),
-    )
-    if raster.shape != size:
-        raise DataError(
-            f"{path} is {raster.shape[0]} x {raster.shape[1]} and its image {size[0]} x {size[1]} "
-            "(height x width); give them one size"
-        )
-
-
-def _tiles(
-    paths: dict[str, Path], by_source: dict[str, list[Tile]], no_data: float | None
-) -> Iterator[tuple[Tile, np.ndarray]]:
-    for source, path in paths.items():
-        raster = read_raster(path, no_data)
-        for tile in by_source[source]:
-            yield tile, raster

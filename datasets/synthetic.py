@@ -5,10 +5,12 @@ What a scene shows is in ``datasets.synthetic_town``, how it is lit and photogra
 with roads and lawns, shrubs with trees, cars with asphalt, and shadows darken all of them.
 """
 
+import argparse
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,7 +20,9 @@ from datasets.modalities import SENSOR, store_folder, write_manifest
 from datasets.sensor import to_levels
 from datasets.synthetic_canvas import Canvas
 from datasets.synthetic_town import draw_town
-from datasets.tiles import SPLITS, Color, Tile, TileSetWriter
+from datasets.tile_writer import TileSetWriter
+from datasets.tiles import SPLITS, Color, Tile, is_prepared
+from utils.arguments import non_negative_int
 from utils.errors import ConfigError, DataError
 from utils.files import sha256_of, write_png
 
@@ -34,6 +38,32 @@ PALETTE: tuple[Color, ...] = (
 MIN_SIZE_PX = 64
 MAX_HEIGHT_M = 20.0  # of the sensor's range, the same for all sets; nothing drawn is as high
 HELD_BACK = len(SPLITS)  # random stream of write_images; the splits have those before it
+
+
+def add_arguments(add: Callable[..., Any]) -> None:
+    """Arguments of ``prepare.py synthetic``."""
+    add("--output", type=Path, required=True, help="data/NAME")
+    add("--seed", type=non_negative_int, default=0, help="decides every scene")
+    for split, number in (("train", 24), ("val", 8), ("test", 8)):
+        add(f"--{split}", type=non_negative_int, default=number, help=f"number of {split} scenes")
+    add("--size", type=non_negative_int, default=512, help="side of the scenes in pixels")
+    add("--images", type=Path, help="also write images that are in no split to this folder")
+    add("--num-images", type=non_negative_int, default=4, help="how many of these")
+
+
+def run(args: argparse.Namespace) -> None:
+    """``prepare.py synthetic``."""
+    counts = {"num_train": args.train, "num_val": args.val, "num_test": args.test}
+    if not is_prepared(args.output, _settings(args.seed, counts, args.size)):
+        prepare_synthetic(args.output, seed=args.seed, size_px=args.size, **counts)
+    if args.images is not None and args.images.exists():
+        print(f"{args.images} exists and is left as it is")
+    elif args.images is not None:
+        write_images(args.images, seed=args.seed, num_images=args.num_images, size_px=args.size)
+
+
+def _settings(seed: int, counts: dict[str, int], size_px: int) -> dict[str, Any]:
+    return {"command": "synthetic", "seed": seed, **counts, "size_px": size_px}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,7 +120,8 @@ def prepare_synthetic(
         classes=CLASSES,
         palette=PALETTE,
         origin="drawn by datasets/synthetic.py",
-        prepared_with={"command": "synthetic", "seed": seed, **counts, "size_px": size_px},
+        prepared_with=_settings(seed, counts, size_px),
+        split_name="synthetic",
     )
     box = {"top_px": 0, "left_px": 0, "height_px": size_px, "width_px": size_px}
     heights = MapRecipe(

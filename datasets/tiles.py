@@ -2,30 +2,31 @@
 
 ::
 
-    ROOT/dataset.json          name, classes, palette, ignore index, origin, how it was prepared
+    ROOT/dataset.json          name, classes, palette, ignore index, origin, split, how it was made
     ROOT/tiles.csv             id, source image, offset and size in it, of every tile
+    ROOT/histogram.csv         pixels of every class, and ignored ones, of every labelled tile
     ROOT/splits/SPLIT.txt      tile ids, one a line
     ROOT/images/ID.tif         (H, W, 3) 8-bit RGB
     ROOT/labels/ID.tif         (H, W) 8-bit class index, 255 = ignore
+    ROOT/labels_eroded/ID.tif  the same, ignored along the borders of objects, where published
 
-A tile comes from one source image, and a source image is in one split.
+A tile comes from one source image, and a source image is in one split. Splits whose labels are
+hidden (``unlabelled``) have no labels.
 """
 
 import csv
-import io
-import shutil
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
+from datasets.splits import check_disjoint, split_sha256
 from utils.config import differences
 from utils.errors import DataError, MissingDataError
-from utils.files import read_json, write_json, write_text
-from utils.raster import SUFFIX, read_raster, write_raster
+from utils.files import read_json
+from utils.raster import SUFFIX, read_raster
 
 FORMAT_VERSION = 2
 SPLITS = ("train", "val", "test")
@@ -56,16 +57,21 @@ class TileSet:
     palette: tuple[Color, ...]  # RGB of each class
     origin: str  # where the images come from
     prepared_with: dict[str, Any]  # the settings of prepare.py
+    split_name: str
+    split_sha256: str  # of the lists as they are, see datasets.splits
+    unlabelled: tuple[str, ...]  # splits whose labels are hidden
+    label_kinds: tuple[str, ...]  # of LABEL_FOLDERS
+    bands: str  # what the three channels hold: rgb or irrg
     tiles: dict[str, Tile] = field(repr=False)
     splits: dict[str, tuple[str, ...]] = field(repr=False)
 
     def image_path(self, tile_id: str) -> Path:
         """File of a tile's RGB image."""
-        return self.root / "images" / f"{tile_id}{SUFFIX}"
+        return image_path(self.root, tile_id)
 
     def target_path(self, tile_id: str, kind: str = "full") -> Path:
         """File of a tile's class indices: ``full``, or ``eroded`` (ignore along borders)."""
-        return self.root / LABEL_FOLDERS[kind] / f"{tile_id}{SUFFIX}"
+        return target_path(self.root, tile_id, kind)
 
     def split(self, name: str) -> tuple[str, ...]:
         """Tile ids of a split.
@@ -86,13 +92,39 @@ class TileSet:
         """A tile's class indices, ``(H, W)`` uint8 in ``0..num_classes-1`` or 255 = ignore.
 
         Raises:
-            MissingDataError: there is no such file.
+            MissingDataError: the labels are hidden, or there is no such file.
             DataError: the file is not whole, not 8-bit, or holds an unknown index.
         """
         path = self.target_path(tile_id, kind)
+        if not path.is_file():
+            self._explain_missing(tile_id, kind)
         target = read_raster(path, "8-bit")
         check_target(path, target, len(self.classes))
         return target
+
+    def _explain_missing(self, tile_id: str, kind: str) -> None:
+        """Say why a label is not there, unless it just is lost."""
+        for split in self.unlabelled:
+            if tile_id in self.splits.get(split, ()):
+                raise MissingDataError(
+                    f"tile '{tile_id}' is in the split {split} of {self.root}, whose labels are "
+                    "hidden: infer.py predicts it, nothing here can score it"
+                )
+        if kind not in self.label_kinds:
+            raise MissingDataError(
+                f"{self.root} has no {kind} labels, only {', '.join(self.label_kinds)}; prepare it "
+                "again with the archive that holds them"
+            )
+
+
+def image_path(root: Path, tile_id: str) -> Path:
+    """File of a tile's RGB image in a set, or in what will be one."""
+    return root / "images" / f"{tile_id}{SUFFIX}"
+
+
+def target_path(root: Path, tile_id: str, kind: str) -> Path:
+    """File of a tile's class indices, likewise."""
+    return root / LABEL_FOLDERS[kind] / f"{tile_id}{SUFFIX}"
 
 
 def check_target(path: Path, target: np.ndarray, num_classes: int) -> None:
@@ -137,7 +169,8 @@ def open_tile_set(root: Path) -> TileSet:
 
     Raises:
         MissingDataError: the folder, or one of its lists, is not there.
-        DataError: another format version, a tile that no list describes, a source in two splits.
+        DataError: another format version, a tile that no list describes, a source in two splits,
+            lists that are not those of the split they are said to be.
     """
     if not (root / "dataset.json").is_file():
         raise MissingDataError(
@@ -151,7 +184,14 @@ def open_tile_set(root: Path) -> TileSet:
         )
     tiles = _read_tiles(root / "tiles.csv")
     splits = {path.stem: _read_ids(path) for path in sorted((root / "splits").glob("*.txt"))}
-    _check_splits(root, tiles, splits)
+    hashed = check_splits(root, tiles, splits)
+    split = meta["split"]
+    if split.get("sha256") not in (None, hashed):
+        raise DataError(
+            f"the lists in {root}/splits are not those of the split '{split['name']}' any more "
+            f"(SHA-256 {hashed}, recorded is {split['sha256']}); restore the lists, or give the "
+            "split a name of its own (split.name in dataset.json) and delete split.sha256"
+        )
     return TileSet(
         root=root,
         name=meta["name"],
@@ -159,6 +199,11 @@ def open_tile_set(root: Path) -> TileSet:
         palette=tuple(_color(rgb) for rgb in meta["palette"]),
         origin=meta["origin"],
         prepared_with=meta["prepared_with"],
+        split_name=split["name"],
+        split_sha256=hashed,
+        unlabelled=tuple(split["unlabelled"]),
+        label_kinds=tuple(meta["labels"]),
+        bands=meta["bands"],
         tiles=tiles,
         splits=splits,
     )
@@ -185,111 +230,20 @@ def _read_tiles(path: Path) -> dict[str, Tile]:
     return tiles
 
 
-def _check_splits(root: Path, tiles: dict[str, Tile], splits: dict[str, tuple[str, ...]]) -> None:
-    split_of: dict[str, str] = {}
+def check_splits(root: Path, tiles: dict[str, Tile], splits: dict[str, tuple[str, ...]]) -> str:
+    """Check that the lists of tiles agree with their table.
+
+    Returns:
+        The hash of the split, see ``datasets.splits``.
+
+    Raises:
+        DataError: a tile is not in the table, or a source image is in two splits.
+    """
+    sources: dict[str, list[str]] = {}
     for split, ids in splits.items():
         for tile_id in ids:
             if tile_id not in tiles:
                 raise DataError(f"{root}/splits/{split}.txt names '{tile_id}', tiles.csv does not")
-            source = tiles[tile_id].source
-            if split_of.setdefault(source, split) != split:
-                raise DataError(
-                    f"{root}: source image '{source}' is in the splits {split_of[source]} and "
-                    f"{split}; a source image may be in one split only"
-                )
-
-
-class TileSetWriter:
-    """Write a data set under a temporary name; it appears as a whole, or not at all.
-
-    Use as a context manager: ``add`` every tile, and leave the block. An error or a kill leaves
-    nothing at ``root``; the next attempt clears what a killed one left beside it.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        *,
-        name: str,
-        classes: tuple[str, ...],
-        palette: tuple[Color, ...],
-        origin: str,
-        prepared_with: dict[str, Any],
-    ) -> None:
-        self._root = root
-        self._partial = root.parent / f".{root.name}.partial"
-        self._tiles: dict[str, Tile] = {}
-        self._splits: dict[str, list[str]] = {split: [] for split in SPLITS}
-        self._meta = {
-            "format_version": FORMAT_VERSION,
-            "name": name,
-            "classes": list(classes),
-            "palette": [list(color) for color in palette],
-            "ignore_index": IGNORE_INDEX,
-            "origin": origin,
-            "prepared_with": prepared_with,
-        }
-
-    def __enter__(self) -> "TileSetWriter":
-        if self._root.exists():
-            raise DataError(f"{self._root} exists already; delete it or choose another --output")
-        shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir(parents=True)
-        return self
-
-    @property
-    def folder(self) -> Path:
-        """Where the set lies until it is whole, for what is written beside its tiles."""
-        return self._partial
-
-    def add(self, split: str, tile: Tile, image: np.ndarray, target: np.ndarray) -> Path:
-        """Write one tile.
-
-        Args:
-            split: train, val or test.
-            tile: its id, source and place.
-            image: ``(H, W, 3)`` uint8 RGB.
-            target: ``(H, W)`` uint8 class index, 255 = ignore.
-
-        Returns:
-            The image file, under its temporary name.
-        """
-        if image.shape[:2] != target.shape:
-            raise DataError(
-                f"tile '{tile.id}': image is {image.shape[:2]} and label {target.shape} "
-                "(height, width); they must have one size"
-            )
-        if tile.id in self._tiles:
-            raise DataError(f"two tiles are called '{tile.id}'; rename one of the source images")
-        path = self._partial / "images" / f"{tile.id}{SUFFIX}"
-        write_raster(path, image)
-        write_raster(self._partial / "labels" / f"{tile.id}{SUFFIX}", target)
-        self._tiles[tile.id] = tile
-        self._splits[split].append(tile.id)
-        return path
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if error is None:
-                self._finish()
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)  # gone already if all went well
-
-    def _finish(self) -> None:
-        _check_splits(self._root, self._tiles, {k: tuple(v) for k, v in self._splits.items()})
-        for split, ids in self._splits.items():
-            if ids:
-                write_text(self._partial / "splits" / f"{split}.txt", "\n".join(sorted(ids)) + "\n")
-        table = io.StringIO()
-        columns = [f.name for f in fields(Tile)]
-        rows = csv.DictWriter(table, columns, lineterminator="\n")
-        rows.writeheader()
-        rows.writerows(asdict(self._tiles[tile_id]) for tile_id in sorted(self._tiles))
-        write_text(self._partial / "tiles.csv", table.getvalue())
-        write_json(self._partial / "dataset.json", self._meta)
-        self._partial.rename(self._root)
+        sources[split] = [tiles[tile_id].source for tile_id in ids]
+    check_disjoint(str(root), sources)
+    return split_sha256(sources)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import eval as eval_script
-from datasets.tiles import TileSetWriter, open_tile_set
+from datasets.tile_writer import TileSetWriter
+from datasets.tiles import open_tile_set
 from tests.conftest import make_config, single_process
 from train import build_run, train
 from utils.checkpoint import load_checkpoint

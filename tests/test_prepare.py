@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 import prepare
-from datasets import tiles as tiles_module
-from datasets.class_file import MaskDecoder, read_class_file
-from datasets.tiles import open_tile_set
+from datasets import tile_writer
+from datasets.class_file import read_class_file
+from datasets.mask_decoder import MaskDecoder
+from datasets.tiles import is_prepared, open_tile_set
 from utils.errors import DataError, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,14 +135,14 @@ def test_a_folder_that_is_something_else_is_left_alone(run, tmp_path):
 def test_a_set_without_its_settings_is_not_taken_for_ours(tmp_path):
     (tmp_path / "dataset.json").write_text("{}")
     with pytest.raises(DataError, match=r"other settings \(wanted \| found\): seed: 1 \| None"):
-        prepare.is_prepared(tmp_path, {"seed": 1})
+        is_prepared(tmp_path, {"seed": 1})
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, folder, tmp_path, monkeypatch):
     def full(path, array, text=None):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(tiles_module, "write_raster", full)
+    monkeypatch.setattr(tile_writer, "write_raster", full)
     code, _, err = run(*folder, "--output", tmp_path / "set")
     assert code == 1 and "error: the system refused: No space left on device" in err
     assert not list(tmp_path.glob("*set*"))

@@ -3,10 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image
 
 from utils.errors import DataError, MissingDataError
 
+T = TypeVar("T")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 
@@ -70,6 +71,19 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not valid JSON ({error}); restore or delete it") from error
+
+
+def remembered(path: Path | None, compute: Callable[[], T]) -> T:
+    """A plain value from a JSON file; if that is not there, computed and written to it.
+
+    Without ``path``, nothing is remembered.
+    """
+    if path is not None and path.is_file():
+        return read_json(path)
+    value = compute()
+    if path is not None:
+        write_json(path, value)
+    return value
 
 
 def write_png(path: Path, array: np.ndarray) -> None:

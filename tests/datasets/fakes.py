@@ -16,7 +16,8 @@ import numpy as np
 from datasets.generation import Shard, Store, complete_store
 from datasets.maps import MapRecipe, map_path, read_map
 from datasets.modalities import store_folder
-from datasets.tiles import Tile, TileSet, TileSetWriter, open_tile_set
+from datasets.tile_writer import TileSetWriter
+from datasets.tiles import Tile, TileSet, open_tile_set
 from utils.distributed import DistContext, distributed_session
 from utils.errors import DataError
 from utils.sliding_window import window_starts

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.class_file import MaskDecoder, read_class_file
+from datasets.class_file import read_class_file
+from datasets.mask_decoder import MaskDecoder
 from utils.errors import ConfigError, DataError, MissingDataError
 
 CLASSES = {

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import folder as folder_module
-from datasets import tiles as tiles_module
+from datasets import tile_writer
 from datasets.class_file import ClassFile
-from datasets.folder import Summary, Tiling, prepare_folder
+from datasets.folder import prepare_folder
 from datasets.folder_splits import find_split_folders
+from datasets.members import Member
+from datasets.summary import Summary
 from datasets.tiles import open_tile_set
+from datasets.tiling import Tiling
 from utils.errors import ConfigError, DataError
 
 CLASSES = ClassFile(
@@ -203,7 +205,7 @@ def test_lossy_masks_are_recognised_and_their_colours_not_all_listed(tree, tmp_p
 
 
 def test_sizes_are_compared_before_anything_is_read(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_module, "read_rgb", None)  # a call would fail
+    monkeypatch.setattr(Member, "open_image", None)  # a call would fail
     save(tree / "train" / "images" / "c d.png", np.zeros((64, 63, 3)))
     save(tree / "val" / "images" / "d.png", np.zeros((50, 90, 3)))
     sentence = r"2 of 4 images .*c d\.png is 64 x 63 and .*masks/c d\.png is 64 x 64\); give them"
@@ -233,7 +235,7 @@ def test_a_full_disk_leaves_nothing(tree, tmp_path, monkeypatch):
         if len(written) == 4:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(tiles_module, "write_raster", full)
+    monkeypatch.setattr(tile_writer, "write_raster", full)
     with pytest.raises(OSError, match="No space left"):
         prepare(tmp_path / "out", tree)
     assert nothing_is_left(tmp_path / "out")

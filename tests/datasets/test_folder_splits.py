@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datasets.folder_splits import (
-    Source,
+    Pair,
     find_pairs,
     find_split_folders,
     find_splits,
@@ -173,7 +173,7 @@ def test_a_list_that_is_no_text(sources, tmp_path):
 
 
 def test_shares_are_of_source_images_repeatable_and_complete(tmp_path):
-    many = [Source(id=f"{i}", image_path=tmp_path, mask_path=tmp_path) for i in range(30)]
+    many = [Pair(id=f"{i}", image_path=tmp_path, mask_path=tmp_path) for i in range(30)]
     found = ids(split_by_shares(many, (0.8, 0.1, 0.1), seed=0))
     assert {name: len(group) for name, group in found.items()} == {"train": 24, "val": 3, "test": 3}
     assert sorted(chain(*found.values())) == sorted(source.id for source in many)

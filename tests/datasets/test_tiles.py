@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.tiles import Tile, TileSetWriter, open_tile_set
+from datasets.tile_writer import TileSetWriter
+from datasets.tiles import Tile, open_tile_set
 from utils.errors import DataError, MissingDataError
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
