@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from PIL import Image
 
@@ -62,11 +62,10 @@ class Member:
         """
         if self.zipped is None:
             return self._size_in(self.path)
-        try:
-            with closing(self.blocks()) as blocks:
-                return self._size_in(io.BytesIO(next(blocks, b"")))
-        except DataError:  # some TIFF files have their header behind their pixels
-            return self._size_in(self._content())
+        with closing(self.blocks()) as blocks:
+            head = next(blocks, b"")
+        # Some TIFF files have their header behind their pixels.
+        return self._size_in(io.BytesIO(head) if _has_header(head) else self._content())
 
     def _size_in(self, file: Path | io.BytesIO) -> tuple[int, int]:
         try:
@@ -158,6 +157,12 @@ class _Part(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+def _has_header(head: bytes) -> bool:
+    """Whether the header of an image file is in its first bytes, as far as these tell."""
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+    return head[:2] not in (b"II", b"MM") or int.from_bytes(head[4:8], order) < len(head) // 2
 
 
 def _start_of_data(file: BinaryIO, info: zipfile.ZipInfo, offset: int) -> int:

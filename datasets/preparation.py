@@ -38,6 +38,7 @@ _UNKNOWN_TEXT = (
     "no class of this data set has",
     "get the archives again, or give --unknown-to-ignore",
 )
+_EXTRA_SAMPLES = 338  # TIFF tag: what a fourth band is
 _MASK_NAMES = {"full": "mask", "eroded": "eroded mask"}
 
 
@@ -240,7 +241,8 @@ def _pixels(image: Image.Image, source: Source) -> np.ndarray:
     """``(H, W, 3)`` uint8: the chosen channels, or what Pillow makes RGB of."""
     if source.channels is None:
         return np.asarray(image.convert("RGB"))
-    if max(source.channels) >= len(image.getbands()):
+    blended = getattr(image, "tag_v2", {}).get(_EXTRA_SAMPLES) == (1,)  # Pillow divides by it
+    if blended or max(source.channels) >= len(image.getbands()):
         raise DataError(
             f"{source.image.name} has not four bands that can be told apart (mode {image.mode}); "
             "add the archive of the images with three"

@@ -12,7 +12,7 @@ from typing import Any
 from datasets.tiles import SPLITS, Tile
 from utils.arguments import non_negative_int
 from utils.errors import ConfigError
-from utils.sliding_window import window_starts
+from utils.windows import window_starts
 
 _MIN_TILE_PX = 32  # the coarsest scale of the network is 1/32
 _SIZE_HELP = "cut images to at most this side in pixels"

@@ -21,7 +21,7 @@ from utils.mosaic import (
     overlap_of,
     paste,
 )
-from utils.sliding_window import window_starts
+from utils.windows import window_starts
 
 if TYPE_CHECKING:  # it builds the generators, this one too
     from models.generators.build import StructureGenerator

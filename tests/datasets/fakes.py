@@ -20,7 +20,7 @@ from datasets.tile_writer import TileSetWriter
 from datasets.tiles import Tile, TileSet, open_tile_set
 from utils.distributed import DistContext, distributed_session
 from utils.errors import DataError
-from utils.sliding_window import window_starts
+from utils.windows import window_starts
 
 RECIPES = {
     "segments": MapRecipe(generator="sam", settings={}, weights_sha256="s"),

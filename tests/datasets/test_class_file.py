@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from datasets.class_file import read_class_file
-from datasets.mask_decoder import MaskDecoder
+from datasets.mask_decoder import LabelRepair, MaskDecoder
 from utils.errors import ConfigError, DataError, MissingDataError
 
 CLASSES = {
@@ -104,6 +104,20 @@ def test_values_above_8_bits_can_be_classes(tmp_path):
     mask = save(tmp_path / "deep.png", [[65535, 255]], np.uint16)
     target, unknown = MaskDecoder(read_class_file(path)).read(mask)
     assert target.tolist() == [[0, 255]] and unknown == {"255": 1}
+
+
+def test_a_repair_touches_unknown_colours_only(classes):
+    row = [[0, 0, 255], [0, 254, 0], [1, 0, 250], [9, 9, 9], [0, 255, 255]]
+    image = Image.fromarray(np.array([row], np.uint8))
+    swap = LabelRepair(why="", colors=(((0, 254, 0), (0, 255, 0)), ((0, 0, 255), (0, 0, 0))))
+    decoded = MaskDecoder(classes).decode(image, "mask", swap)
+    assert decoded.target.tolist() == [[0, 1, 255, 255, 255]] and decoded.num_repaired == 1
+    assert decoded.unknown == {"#0100FA": 1, "#090909": 1, "#00FFFF": 1}
+    decoded = MaskDecoder(classes).decode(image, "mask", LabelRepair(why="", threshold=128))
+    # Almost black is black, which this class file ignores.
+    assert decoded.target.tolist() == [[0, 1, 0, 255, 255]] and decoded.num_repaired == 3
+    assert decoded.unknown == {"#00FFFF": 1}
+    assert [decoded.pixels[i] for i in (0, 1, 255)] == [2, 1, 2]
 
 
 def test_masks_that_cannot_be_meant(classes, tmp_path):

@@ -125,6 +125,16 @@ def test_no_data_means_what_the_file_can_hold(tmp_path: Path):
     assert np.isnan(read_raster(tmp_path / "a.tif", no_data=-9999.9)).tolist() == [[True, False]]
 
 
+@pytest.mark.parametrize("declared", ["-32767", "-32767 ", "nan"])
+def test_no_data_that_a_geotiff_declares(tmp_path: Path, declared: str):
+    array = np.array([[-32767, 1, 2]], np.float32)
+    Image.fromarray(array).save(tmp_path / "a.tif", tiffinfo={42113: declared})
+    expected = [[declared != "nan", False, True]]
+    assert np.isnan(read_raster(tmp_path / "a.tif", no_data=2)).tolist() == expected
+    Image.fromarray(array).save(tmp_path / "a.tif", tiffinfo={42113: "none"})
+    assert not np.isnan(read_raster(tmp_path / "a.tif", no_data=None)).any()
+
+
 def test_import_errors_are_one_sentence(data_root: Path, tmp_path: Path):
     tile_set = open_tile_set(data_root)
     first = tmp_path / next(iter(tile_set.tiles))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.splits import split_sha256
 from datasets.tile_writer import TileSetWriter
 from datasets.tiles import Tile, open_tile_set
 from utils.errors import DataError, MissingDataError
@@ -60,6 +61,51 @@ def test_nothing_lies_beside_a_finished_data_set(root: Path):
 def test_hand_edited_split_lists_are_read(root: Path):
     (root / "splits" / "train.txt").write_bytes(b"big photo b \r\n\r\nbig photo a")
     assert open_tile_set(root).split("train") == ("big photo b", "big photo a")
+
+
+def test_the_split_and_its_hash_are_recorded_and_compared(root: Path):
+    tiles, meta = open_tile_set(root), json.loads((root / "dataset.json").read_text())
+    assert (tiles.split_name, tiles.unlabelled, tiles.label_kinds) == ("own", (), ("full",))
+    assert tiles.split_sha256 == split_sha256({"train": ["big photo"], "val": ["other"]})
+    assert meta["split"]["sha256"] == tiles.split_sha256 and tiles.bands == "rgb"
+    (root / "splits" / "val.txt").rename(root / "splits" / "test.txt")
+    with pytest.raises(DataError) as error:
+        open_tile_set(root)
+    changed = split_sha256({"train": ["big photo"], "test": ["other"]})
+    assert str(error.value) == (
+        f"the lists in {root}/splits are not those of the split 'own' any more (SHA-256 {changed}, "
+        f"recorded is {tiles.split_sha256}); restore the lists, or give the split a name of its "
+        "own (split.name in dataset.json) and delete split.sha256"
+    )
+    meta["split"]["sha256"] = None
+    (root / "dataset.json").write_text(json.dumps(meta))
+    assert open_tile_set(root).split_sha256 == changed
+    del meta["split"]["sha256"]
+    (root / "dataset.json").write_text(json.dumps(meta))
+    assert open_tile_set(root).split_sha256 == changed
+
+
+def test_a_split_is_the_same_however_its_images_are_cut(root: Path):
+    (root / "splits" / "train.txt").write_text("big photo a\n")  # one tile less of this source
+    assert open_tile_set(root).split("train") == ("big photo a",)
+
+
+def test_the_histogram_counts_classes_and_ignored_pixels(root: Path):
+    assert (root / "histogram.csv").read_text().splitlines() == [
+        "id,0,1,ignored",
+        "big photo a,8,8,8",
+        "big photo b,8,8,8",
+        "other,8,8,8",
+    ]
+
+
+def test_labels_that_were_never_there_and_lost_ones_are_told_apart(root: Path):
+    tiles = open_tile_set(root)
+    with pytest.raises(MissingDataError, match="toy has no eroded labels, only full; prepare it"):
+        tiles.read_target("other", "eroded")
+    tiles.target_path("other").unlink()
+    with pytest.raises(MissingDataError, match=r"labels.other\.tif does not exist"):
+        tiles.read_target("other")
 
 
 def test_an_unknown_split_names_the_known_ones(root: Path):

@@ -13,6 +13,7 @@ from utils.files import (
     open_image,
     read_json,
     read_rgb,
+    remembered,
     sha256_of,
     write_json,
     write_png,
@@ -162,3 +163,15 @@ def test_hash_takes_in_files_larger_than_a_block(tmp_path: Path):
     for name, last in (("a", b"0"), ("b", b"1")):
         (tmp_path / name).write_bytes(bytes(1 << 20) + last)
     assert sha256_of(tmp_path / "a") != sha256_of(tmp_path / "b")
+
+
+def test_a_value_is_remembered_where_a_path_says_so(tmp_path: Path):
+    computed = []
+
+    def compute():
+        computed.append(1)
+        return {"number": len(computed)}
+
+    for _ in range(2):
+        assert remembered(tmp_path / "value.json", compute) == {"number": 1}
+    assert [remembered(None, compute)["number"] for _ in range(2)] == [2, 3]

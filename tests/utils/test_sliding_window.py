@@ -3,7 +3,8 @@ import itertools
 import pytest
 import torch
 
-from utils.sliding_window import predict_windows, window_starts, window_weights
+from utils.sliding_window import predict_windows, window_weights
+from utils.windows import window_starts
 
 
 @pytest.mark.parametrize(
