@@ -1,7 +1,6 @@
 """Mask files -> class indices; whatever is unknown is counted, not guessed."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +11,10 @@ from configs.schema import IGNORE_INDEX
 from datasets.class_file import MAX_VALUE, UNKNOWN, ClassFile, pack
 from datasets.tiles import Color
 from utils.errors import DataError
-from utils.files import open_image
+from utils.files import open_image, strips
 
 _INDEX_MODES = ("1", "L", "I", "I;16", "I;16B")  # Pillow's names: one channel, 1 to 32 bits
 _COLOR_MODES = ("P", "RGB", "RGBA")
-_STRIP_ROWS = 256  # decoded at a time: a whole mask of 32-bit numbers is 4 times the mask
 Counts = dict[str, int]
 
 
@@ -90,7 +88,8 @@ class MaskDecoder:
         target = np.empty((image.height, image.width), np.uint8)
         pixels, num_repaired = np.zeros(256, np.int64), 0
         unknown: Counter[int] = Counter()
-        for top, part in _strips(image, by_value):
+        for top, strip in strips(image):
+            part = np.asarray(strip if by_value else strip.convert("RGB"))
             raw, found = self._values_of(part) if by_value else self._colors_of(part)
             strange = found == UNKNOWN
             if strange.any():
@@ -142,16 +141,3 @@ class MaskDecoder:
         wide = part.astype(np.int32)
         packed = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
         return packed, self._colors[packed]
-
-
-def _strips(image: Image.Image, by_value: bool) -> Iterator[tuple[int, np.ndarray]]:
-    """First row and pixels of every strip: ``(h, W)`` values or ``(h, W, 3)`` uint8 RGB."""
-    # Pillow converts strips of the common modes cheaply; of the others it gives the whole.
-    whole = np.asarray(image) if image.mode.startswith("I") else None
-    for top in range(0, image.height, _STRIP_ROWS):
-        bottom = min(top + _STRIP_ROWS, image.height)
-        if whole is not None:
-            yield top, whole[top:bottom]
-        else:
-            part = image.crop((0, top, image.width, bottom))
-            yield top, np.asarray(part if by_value else part.convert("RGB"))

@@ -46,12 +46,12 @@ class Member:
         """
         if self.zipped is None:
             return open_image(self.path)
-        content = self._content()
-        try:
-            image = Image.open(content)
-            image.load()
-        except _UNREADABLE as error:
-            raise self._unreadable(error) from error
+        with self._content() as content:  # closed, or the image would hold on to its file
+            try:
+                image = Image.open(content)
+                image.load()
+            except _UNREADABLE as error:
+                raise self._unreadable(error) from error
         return image
 
     def image_size(self) -> tuple[int, int]:

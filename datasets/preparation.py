@@ -32,7 +32,7 @@ from datasets.tiles import LABEL_FOLDERS, Tile
 from datasets.tiling import Tiling
 from utils.background import read_ahead
 from utils.errors import DataError
-from utils.files import read_json, write_json
+from utils.files import read_json, strips, write_json
 
 _UNKNOWN_TEXT = (
     "no class of this data set has",
@@ -218,36 +218,37 @@ def _write_source(
     folder: Path, plan: Plan, split: str, source: Source, decoded: dict[str, Decoded]
 ) -> Record:
     """Cut one source; its tiles and their class histograms."""
-    image = source.image.open_image()
-    if image.mode.startswith(("I", "F")):
-        raise DataError(
-            f"{source.image.name} has more than 8 bits a channel (mode {image.mode}); convert it "
-            "to 8-bit RGB"
-        )
+    image = _pixels(source.image.open_image(), source)
     num_classes = len(next(iter(plan.classes.values())).names)
     entries = []
-    for tile in plan.tiling.tiles(source.id, split, (image.height, image.width)):
-        bottom, right = tile.top_px + tile.height_px, tile.left_px + tile.width_px
-        part = image.crop((tile.left_px, tile.top_px, right, bottom))
-        rows, columns = slice(tile.top_px, bottom), slice(tile.left_px, right)
+    for tile in plan.tiling.tiles(source.id, split, image.shape[:2]):
+        rows = slice(tile.top_px, tile.top_px + tile.height_px)
+        columns = slice(tile.left_px, tile.left_px + tile.width_px)
         targets = {kind: result.target[rows, columns] for kind, result in decoded.items()}
-        write_tile(folder, tile, _pixels(part, source), targets)
+        write_tile(folder, tile, image[rows, columns], targets)
         pixels = count_classes(targets["full"], num_classes) if "full" in targets else None
         entries.append({"tile": asdict(tile), "pixels": pixels})
-    return {"tiles": entries, "num_pixels": image.height * image.width}
+    return {"tiles": entries, "num_pixels": image.shape[0] * image.shape[1]}
 
 
 def _pixels(image: Image.Image, source: Source) -> np.ndarray:
     """``(H, W, 3)`` uint8: the chosen channels, or what Pillow makes RGB of."""
-    if source.channels is None:
-        return np.asarray(image.convert("RGB"))
-    blended = getattr(image, "tag_v2", {}).get(_EXTRA_SAMPLES) == (1,)  # Pillow divides by it
-    if blended or max(source.channels) >= len(image.getbands()):
+    name, channels = source.image.name, source.channels
+    if image.mode.startswith(("I", "F")):
         raise DataError(
-            f"{source.image.name} has not four bands that can be told apart (mode {image.mode}); "
-            "add the archive of the images with three"
+            f"{name} has more than 8 bits a channel (mode {image.mode}); convert it to 8-bit RGB"
         )
-    return np.ascontiguousarray(np.asarray(image)[..., source.channels])
+    blended = getattr(image, "tag_v2", {}).get(_EXTRA_SAMPLES) == (1,)  # Pillow divides by it
+    if channels and (blended or max(channels) >= len(image.getbands())):
+        raise DataError(
+            f"{name} has not four bands that can be told apart (mode {image.mode}); add the "
+            "archive of the images with three"
+        )
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top, strip in strips(image):
+        part = np.asarray(strip if channels else strip.convert("RGB"))
+        pixels[top : top + len(part)] = part[..., channels] if channels else part
+    return pixels
 
 
 def _prepare_sensors(folder: Path, plan: Plan, records: list[Record], num_workers: int) -> None:

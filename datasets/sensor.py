@@ -23,7 +23,7 @@ from datasets.tiles import Tile, TileSet, image_path, open_tile_set
 from utils.arguments import default_workers
 from utils.background import read_ahead
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.files import open_image, remembered, sha256_of
+from utils.files import open_image, remembered, sha256_of, strips
 
 _GDAL_NODATA = 42113  # TIFF tag
 _STRIP_ROWS = 256
@@ -257,14 +257,18 @@ def decode_raster(image: Image.Image, name: str, no_data: float | None) -> np.nd
     """
     if image.mode not in ("L", "I", "F") and not image.mode.startswith("I;16"):
         raise DataError(f"{name} must have one band of numbers, not '{image.mode}'")
-    raster = np.array(image)
-    values = raster.astype(np.float64 if image.mode == "I" else np.float32)  # the rest fits
-    values[~np.isfinite(values)] = np.nan
-    for number in (no_data, _gdal_no_data(image)):
-        if number is not None:
+    kind = np.float64 if image.mode == "I" else np.float32  # holds what the others can
+    values = np.empty((image.height, image.width), kind)
+    absent = [number for number in (no_data, _gdal_no_data(image)) if number is not None]
+    for top, strip in strips(image):
+        raster = np.asarray(strip)
+        part = values[top : top + len(raster)]
+        part[:] = raster
+        part[~np.isfinite(part)] = np.nan
+        for number in absent:
             # -9999.9 is another number in a float file than on the command line.
             stored = raster.dtype.type(number) if raster.dtype.kind == "f" else number
-            values[raster == stored] = np.nan
+            part[raster == stored] = np.nan
     return values
 
 

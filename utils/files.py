@@ -15,6 +15,7 @@ from PIL import Image
 from utils.errors import DataError, MissingDataError
 
 T = TypeVar("T")
+_STRIP_ROWS = 256
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 
@@ -112,6 +113,16 @@ def open_image(path: Path) -> Image.Image:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}); replace the file") from error
     return image
+
+
+def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Parts of some hundred rows, and the row each begins with.
+
+    numpy copies a part cheaply; of a whole image it would make several copies on the way.
+    """
+    for top in range(0, image.height, _STRIP_ROWS):
+        bottom = min(top + _STRIP_ROWS, image.height)
+        yield top, image.crop((0, top, image.width, bottom))
 
 
 def read_rgb(path: Path) -> np.ndarray:

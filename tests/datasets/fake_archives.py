@@ -48,7 +48,8 @@ LOVEDA_IMAGES = {
 
 def encode(array: Any, format: str = "TIFF", **options: Any) -> bytes:
     """An image file of an array (lists are taken as 8-bit)."""
-    array = np.asarray(array, None if isinstance(array, np.ndarray) else np.uint8)
+    if not isinstance(array, np.ndarray):
+        array = np.array(array, np.uint8)
     content = io.BytesIO()
     Image.fromarray(array).save(content, format=format, **options)
     return content.getvalue()
@@ -107,11 +108,11 @@ def potsdam(size: tuple[int, int] = (10, 12)) -> Files:
         files["2_Ortho_RGB"][f"2_Ortho_RGB/{top}_RGB.tif"] = encode(image)
         irrg = encode(np.ascontiguousarray(255 - image))
         files["3_Ortho_IRRG"][f"3_Ortho_IRRG/{top}_IRRG.tif"] = irrg
-        label, border = encode(full), encode(eroded)
-        files["5_Labels_all"][f"{top}_label.tif"] = label
+        plain, border = encode(full), encode(eroded)
+        files["5_Labels_all"][f"{top}_label.tif"] = plain
         files["5_Labels_all_noBoundary"][f"{top}_label_noBoundary.tif"] = border
         if tile in train:
-            files["5_Labels_for_participants"][f"5_Labels_for_participants/{top}_label.tif"] = label
+            files["5_Labels_for_participants"][f"5_Labels_for_participants/{top}_label.tif"] = plain
             name = f"5_Labels_for_participants_no_Boundary/{top}_label_noBoundary.tif"
             files["5_Labels_for_participants_no_Boundary"][name] = border
         files["1_DSM"][f"1_DSM/dsm_potsdam_{row}_{column}.tif"] = encode(height)
@@ -123,7 +124,7 @@ def potsdam(size: tuple[int, int] = (10, 12)) -> Files:
 
 def potsdam_rgbir(size: tuple[int, int] = (10, 12)) -> Files:
     """The archive of the images with four bands: red, green, blue, infrared."""
-    files = {}
+    files: dict[str, bytes] = {}
     for index, tile in enumerate(POTSDAM_TILES):
         image = image_of(index, *size)
         four = np.concatenate([image, image[..., :1] // 2], -1)
@@ -194,11 +195,11 @@ def pack(files: Files, folder: Path, how: str, method: int = zipfile.ZIP_DEFLATE
         for archive, members in files.items():
             write_zip(folder / f"{archive}.zip", members, method)
         return folder
-    inner = {}
+    inner: dict[str, bytes] = {}
     for archive, members in files.items():
-        content = io.BytesIO()
-        write_zip(content, members, zipfile.ZIP_DEFLATED)
-        inner[f"All/{archive}.zip"] = content.getvalue()
+        packed = io.BytesIO()
+        write_zip(packed, members, zipfile.ZIP_DEFLATED)
+        inner[f"All/{archive}.zip"] = packed.getvalue()
     write_zip(folder / "All.zip", inner, method)
     return folder / "All.zip"
 
@@ -206,5 +207,5 @@ def pack(files: Files, folder: Path, how: str, method: int = zipfile.ZIP_DEFLATE
 def write_zip(file: Path | io.BytesIO, members: dict[str, bytes], method: int) -> None:
     """Write one archive."""
     with zipfile.ZipFile(file, "w", method, compresslevel=1) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
+        for name, data in members.items():
+            archive.writestr(name, data)
