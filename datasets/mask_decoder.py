@@ -88,8 +88,7 @@ class MaskDecoder:
         target = np.empty((image.height, image.width), np.uint8)
         pixels, num_repaired = np.zeros(256, np.int64), 0
         unknown: Counter[int] = Counter()
-        for top, strip in strips(image):
-            part = np.asarray(strip if by_value else strip.convert("RGB"))
+        for top, part in strips(image, None if by_value else "RGB"):
             raw, found = self._values_of(part) if by_value else self._colors_of(part)
             strange = found == UNKNOWN
             if strange.any():

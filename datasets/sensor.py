@@ -260,8 +260,7 @@ def decode_raster(image: Image.Image, name: str, no_data: float | None) -> np.nd
     kind = np.float64 if image.mode == "I" else np.float32  # holds what the others can
     values = np.empty((image.height, image.width), kind)
     absent = [number for number in (no_data, _gdal_no_data(image)) if number is not None]
-    for top, strip in strips(image):
-        raster = np.asarray(strip)
+    for top, raster in strips(image):
         part = values[top : top + len(raster)]
         part[:] = raster
         part[~np.isfinite(part)] = np.nan

@@ -115,14 +115,19 @@ def open_image(path: Path) -> Image.Image:
     return image
 
 
-def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+def strips(image: Image.Image, mode: str | None = None) -> Iterator[tuple[int, np.ndarray]]:
     """Parts of some hundred rows, and the row each begins with.
 
     numpy copies a part cheaply; of a whole image it would make several copies on the way.
+
+    Args:
+        image: any.
+        mode: Pillow's name of what the pixels are turned to; None: they stay as they are.
     """
     for top in range(0, image.height, _STRIP_ROWS):
         bottom = min(top + _STRIP_ROWS, image.height)
-        yield top, image.crop((0, top, image.width, bottom))
+        strip = image.crop((0, top, image.width, bottom))
+        yield top, np.asarray(strip if mode in (None, strip.mode) else strip.convert(mode))
 
 
 def read_rgb(path: Path) -> np.ndarray:
