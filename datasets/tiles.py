@@ -154,11 +154,16 @@ def is_prepared(root: Path, settings: dict[str, Any]) -> bool:
         return False
     if not (root / "dataset.json").is_file():
         raise DataError(f"{root} exists and is not a prepared data set; choose another --output")
-    found = read_json(root / "dataset.json").get("prepared_with", {})
-    if lines := differences(settings, found):
+    meta = read_json(root / "dataset.json")
+    if lines := differences(settings, meta.get("prepared_with", {})):
         raise DataError(
             f"{root} was prepared with other settings (wanted | found): {'; '.join(lines)}. Delete "
             "it or choose another --output"
+        )
+    if (version := meta.get("format_version")) != FORMAT_VERSION:
+        raise DataError(
+            f"{root} has data set format {version}, this program writes {FORMAT_VERSION}. Delete it "
+            "or choose another --output"
         )
     print(f"{root} is already prepared with these settings")
     return True

@@ -1,17 +1,21 @@
-"""Shared fixtures: a small synthetic data set with its maps, and recipes for it."""
+"""Shared fixtures: a small synthetic data set with its maps, recipes for it, prepare.py."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+import prepare
 from configs.schema import Config
 from datasets.synthetic import prepare_synthetic
 from datasets.tiles import open_tile_set
 from generate import generate_store
 from utils.config import config_from_dict
 from utils.distributed import DistContext
+from utils.errors import run_command
 
 torch.set_num_threads(1)  # the tests' tensors are too small to share
 
@@ -67,3 +71,19 @@ def recipe_path(data_root: Path, tmp_path: Path) -> Path:
     recipe["run"] = {**RECIPE["run"], "output": str(tmp_path / "runs")}
     path.write_text(yaml.safe_dump(recipe))
     return path
+
+
+@pytest.fixture
+def run_prepare(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run prepare.py in this process; its exit code, output and errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["prepare.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            run_command(prepare.main)
+        output = capsys.readouterr()
+        return int(end.value.code or 0), output.out, output.err
+
+    return run

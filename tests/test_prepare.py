@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import prepare
 from datasets import tile_writer
 from datasets.class_file import read_class_file
 from datasets.mask_decoder import MaskDecoder
+from datasets.splits import split_sha256
 from datasets.tiles import is_prepared, open_tile_set
-from utils.errors import DataError, run_command
+from utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -24,16 +24,8 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command in this process; its exit code, output and errors."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["prepare.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            run_command(prepare.main)
-        return (end.value.code, *capsys.readouterr())
-
-    return run
+def run(run_prepare):
+    return run_prepare
 
 
 @pytest.fixture
@@ -121,7 +113,36 @@ def test_the_settings_are_recorded_as_given(run, folder, tmp_path):
     settings = open_tile_set(tmp_path / "set").prepared_with
     assert settings["shares"] == [0.6, 0.2, 0.2] and settings["seed"] == 0
     assert settings["classes"]["colors"] == [[0, 0, 0], [0, 0, 1]]
+    assert "workers" not in settings
     assert str(tmp_path / "set") not in json.dumps(settings)
+
+
+def test_the_split_is_named_after_what_made_it(run, folder, tmp_path):
+    lists = []
+    for split, names in (("train", "ab"), ("val", "c")):
+        (tmp_path / f"{split}.txt").write_text("\n".join(names))
+        lists += [f"--{split}-list", tmp_path / f"{split}.txt"]
+        for name in names:
+            for what in ("images", "labels"):
+                path = tmp_path / "tree" / split / what / f"{name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes((tmp_path / "in" / what / f"{name}.png").read_bytes())
+    without_shares = folder[:-4]
+    tree = ("folder", "--tree", tmp_path / "tree", *without_shares[3:])
+    commands = {"shares": folder, "folders": tree, "lists": (*without_shares, *lists)}
+    hashes = {}
+    for name, command in commands.items():
+        code, out, err = run(*command, "--output", tmp_path / name)
+        assert code == 0, err
+        tiles = open_tile_set(tmp_path / name)
+        hashes[name] = tiles.split_sha256
+        assert tiles.split_name == name
+        assert f"split '{name}', SHA-256 {hashes[name][:8]}..." in out
+    assert hashes["folders"] == hashes["lists"] == split_sha256({"train": "ab", "val": "c"})
+    assert (
+        "random shares 0.6 0.2 0.2 of the images, seed 0"
+        in (json.loads((tmp_path / "shares" / "dataset.json").read_text())["split"]["source"])
+    )
 
 
 def test_a_folder_that_is_something_else_is_left_alone(run, tmp_path):
@@ -135,6 +156,11 @@ def test_a_folder_that_is_something_else_is_left_alone(run, tmp_path):
 def test_a_set_without_its_settings_is_not_taken_for_ours(tmp_path):
     (tmp_path / "dataset.json").write_text("{}")
     with pytest.raises(DataError, match=r"other settings \(wanted \| found\): seed: 1 \| None"):
+        is_prepared(tmp_path, {"seed": 1})
+    (tmp_path / "dataset.json").write_text('{"prepared_with": {"seed": 1}, "format_version": 1}')
+    with pytest.raises(
+        DataError, match=r"has data set format 1, this program writes 2\. Delete it"
+    ):
         is_prepared(tmp_path, {"seed": 1})
 
 

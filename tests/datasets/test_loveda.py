@@ -113,6 +113,22 @@ def test_missing_archives_and_masks_and_unknown_values(prepare, tmp_path):
     assert not root.exists() and not list(tmp_path.glob(".*"))
 
 
+def test_an_image_in_two_splits_is_refused(prepare, tmp_path):
+    files = loveda(SIZE)
+    for what in ("images_png", "masks_png"):
+        files["Val"][f"Val/Urban/{what}/1366.png"] = files["Train"][f"Train/Urban/{what}/1366.png"]
+    root, code, _, err = prepare(pack(files, tmp_path / "in", "zips"))
+    assert (
+        code == 2
+        and not root.exists()
+        and err
+        == (
+            "error: split 'official': source image '1366' is in the splits train and val; a source "
+            "image may be in one split only\n"
+        )
+    )
+
+
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="../shared/data/loveda-samples is not at hand")
 def test_real_tiles(prepare, tmp_path):
     real = {name: (SAMPLES / "images" / f"{name}.png").read_bytes() for name in "012"}
