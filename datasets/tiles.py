@@ -162,8 +162,8 @@ def is_prepared(root: Path, settings: dict[str, Any]) -> bool:
         )
     if (version := meta.get("format_version")) != FORMAT_VERSION:
         raise DataError(
-            f"{root} has data set format {version}, this program writes {FORMAT_VERSION}. Delete it "
-            "or choose another --output"
+            f"{root} has data set format {version}, this program writes {FORMAT_VERSION}. Delete "
+            "it or choose another --output"
         )
     print(f"{root} is already prepared with these settings")
     return True

@@ -158,9 +158,7 @@ def test_a_set_without_its_settings_is_not_taken_for_ours(tmp_path):
     with pytest.raises(DataError, match=r"other settings \(wanted \| found\): seed: 1 \| None"):
         is_prepared(tmp_path, {"seed": 1})
     (tmp_path / "dataset.json").write_text('{"prepared_with": {"seed": 1}, "format_version": 1}')
-    with pytest.raises(
-        DataError, match=r"has data set format 1, this program writes 2\. Delete it"
-    ):
+    with pytest.raises(DataError, match=r"data set format 1, this program writes 2\. Delete it"):
         is_prepared(tmp_path, {"seed": 1})
 
 
