@@ -195,7 +195,9 @@ def store_rasters(
         max(own[1] for own in ranges if own),
     )
     recipe = MapRecipe(
-        generator=SENSOR, settings={"minimum": low, "maximum": high}, weights_sha256=None
+        generator=SENSOR,
+        settings={"minimum": float(low), "maximum": float(high)},
+        weights_sha256=None,
     )
     folder = store_folder(root, name)
     begin_store(folder, recipe)
@@ -208,7 +210,7 @@ def store_rasters(
     for own in _each(write, rasters, name, num_workers):
         hashes |= own
     write_manifest(folder, recipe, dict(sorted(hashes.items())))
-    return low, high
+    return float(low), float(high)
 
 
 def _each(
