@@ -6,10 +6,10 @@ checkpoint::
     python infer.py --checkpoint runs/synthetic/best.pth --input photos --output results
 
 ``OUTPUT/index``, ``OUTPUT/color`` and ``OUTPUT/overlay`` repeat the folders of the input.
+``--submission`` packs the indices for the LoveDA server as well.
 """
 
 import argparse
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from configs.schema import Config
 from datasets.build import absence_note
 from datasets.encodings import StructureEncoder
+from datasets.inputs import Input, find_inputs, submission_names
 from datasets.maps import depth_levels, map_settings
 from models.build import load_network
 from models.generators.build import StructureGenerator, build_generator, check_generated
@@ -28,8 +29,9 @@ from utils.config import config_from_dict, differences
 from utils.distributed import distributed_session
 from utils.errors import DataError, UserError, run_command
 from utils.evaluation import Predictor
-from utils.files import list_images, read_rgb, write_png
+from utils.files import read_rgb, write_png
 from utils.precision import Precision
+from utils.submission import submit
 from utils.visualize import colorize, overlay
 
 
@@ -87,44 +89,36 @@ def _build_generators(
     return generators
 
 
-def name_outputs(paths: list[Path], root: Path) -> dict[Path, Path]:
-    """Output name of each input, relative to the output folder: same folders, ``.png``.
+def infer_images(
+    segmenter: Segmenter, checkpoint: Checkpoint, inputs: list[Input], output: Path
+) -> dict[Path, tuple[int, int]]:
+    """Segment every image; go on after broken ones and name them at the end.
 
-    Images of one folder that differ only in their suffix keep it (``a.jpg.png``, ``a.tif.png``).
-    """
-    plain = {path: path.relative_to(root).with_suffix(".png") for path in paths}
-    count = Counter(plain.values())
-    return {
-        path: name if count[name] == 1 else Path(f"{path.relative_to(root)}.png")
-        for path, name in plain.items()
-    }
-
-
-def infer_folder(segmenter: Segmenter, checkpoint: Checkpoint, source: Path, output: Path) -> None:
-    """Segment every image below ``source``; go on after broken ones and name them at the end.
+    Returns:
+        Height and width of the images, by the name of their results.
 
     Raises:
-        MissingDataError: there is no image.
         DataError: some images could not be segmented.
     """
-    paths = [p for p in list_images(source) if output.resolve() not in p.resolve().parents]
     palette = [(red, green, blue) for red, green, blue in checkpoint.identity.palette]
-    failures: dict[Path, str] = {}
-    for path, name in tqdm(name_outputs(paths, source).items(), desc="infer", unit="image"):
+    sizes, failures = {}, []
+    for item in tqdm(inputs, desc="infer", unit="image"):
         try:
-            image = read_rgb(path)
+            image = read_rgb(item.path)
         except UserError as error:
-            failures[path] = str(error)
+            failures.append(str(error))
             continue
         labels = segmenter(image)
-        write_png(output / "index" / name, labels)
-        write_png(output / "color" / name, colorize(labels, palette))
-        write_png(output / "overlay" / name, overlay(image, labels, palette))
+        write_png(output / "index" / item.result, labels)
+        write_png(output / "color" / item.result, colorize(labels, palette))
+        write_png(output / "overlay" / item.result, overlay(image, labels, palette))
+        sizes[item.result] = image.shape[:2]
     write_png(output / "legend.png", legend(checkpoint.identity.classes, palette, 400))
-    print(f"{len(paths) - len(failures)} of {len(paths)} images segmented; results in {output}")
+    print(f"{len(sizes)} of {len(inputs)} images segmented; results in {output}")
     if failures:
-        lines = "".join(f"\n  {text}" for text in failures.values())
-        raise DataError(f"{len(failures)} of {len(paths)} images could not be segmented:{lines}")
+        head = f"{len(failures)} of {len(inputs)} images could not be segmented:"
+        raise DataError("\n  ".join([head, *failures]))
+    return sizes
 
 
 def main() -> None:
@@ -132,18 +126,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="best.pth or last.pth")
     parser.add_argument("--input", type=Path, required=True, help="folder of RGB images")
+    parser.add_argument("--split", help="of --input, which then is a prepared data set")
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--submission", action="store_true", help="also OUTPUT/submission.zip")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change the recipe")
     args = parser.parse_args()
+    inputs = find_inputs(args.input, args.output, args.split)
+    names = submission_names(inputs) if args.submission else {}
     checkpoint = load_checkpoint(args.checkpoint)
-    config = config_from_dict(
-        checkpoint.identity.recipe, f"the recipe in {args.checkpoint}", args.overrides
-    )
-    if note := absence_note(config.structure, checkpoint.identity.recipe["structure"]):
+    recipe = checkpoint.identity.recipe
+    config = config_from_dict(recipe, f"the recipe in {args.checkpoint}", args.overrides)
+    if note := absence_note(config.structure, recipe["structure"]):
         print(note)
     with distributed_session(config.run.device) as dist:
         segmenter = Segmenter(checkpoint, config, dist.device)
-        infer_folder(segmenter, checkpoint, args.input, args.output)
+        sizes = infer_images(segmenter, checkpoint, inputs, args.output)
+    if names:
+        submit(args.output, names, sizes, len(checkpoint.identity.classes))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from PIL import Image
 
 import infer
+from datasets.inputs import find_inputs
+from datasets.tiles import open_tile_set
 from tests.conftest import make_config, single_process
 from train import build_run, train
 from utils.checkpoint import load_checkpoint
@@ -54,6 +57,11 @@ def photos(tmp_path):
     return folder
 
 
+def infer_folder(segmenter, checkpoint, source, output):
+    inputs = find_inputs(source, output, None)
+    return infer.infer_images(segmenter, checkpoint, inputs, output)
+
+
 def files(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
@@ -62,7 +70,7 @@ def test_every_image_gets_three_files_of_its_size_in_its_folder(
     segmenter, checkpoint, photos, tmp_path
 ):
     output = tmp_path / "out"
-    infer.infer_folder(segmenter, checkpoint, photos, output)
+    infer_folder(segmenter, checkpoint, photos, output)
     names = {"a.png.png", "a.jpg.png", "north/b.png", "north/far/c.png", "grey.png"}
     expected = {f"{kind}/{name}" for kind in ("index", "color", "overlay") for name in names}
     assert files(output) == expected | {"legend.png"}
@@ -74,8 +82,6 @@ def test_every_image_gets_three_files_of_its_size_in_its_folder(
 
 def test_infers_what_evaluation_predicts(segmenter, data_root):
     """The map made on the way equals the stored one, so the prediction does, too."""
-    from datasets.tiles import open_tile_set
-
     tile_set = open_tile_set(data_root)
     tile_id = tile_set.split("val")[0]
     image = tile_set.read_image(tile_id)
@@ -90,14 +96,14 @@ def test_broken_images_are_named_and_the_others_done(segmenter, checkpoint, phot
     (photos / "broken.png").write_bytes(whole[: len(whole) // 2])
     (photos / "empty.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"2 of 7 images could not be segmented:\n.*broken\.png"):
-        infer.infer_folder(segmenter, checkpoint, photos, tmp_path / "out")
+        infer_folder(segmenter, checkpoint, photos, tmp_path / "out")
     assert len(files(tmp_path / "out")) == 3 * 5 + 1
 
 
 def test_an_output_inside_the_input_is_not_read_again(segmenter, checkpoint, photos):
     output = photos / "results"
     for _ in range(2):
-        infer.infer_folder(segmenter, checkpoint, photos, output)
+        infer_folder(segmenter, checkpoint, photos, output)
     assert len(files(output)) == 3 * 5 + 1
 
 
@@ -111,7 +117,7 @@ def test_a_full_disk_leaves_no_half_written_file(
 
     monkeypatch.setattr(infer, "write_png", full)
     with pytest.raises(OSError, match="No space left"):
-        infer.infer_folder(segmenter, checkpoint, photos, tmp_path / "out")
+        infer_folder(segmenter, checkpoint, photos, tmp_path / "out")
     for name in files(tmp_path / "out"):
         Image.open(tmp_path / "out" / name).load()
 
@@ -148,3 +154,51 @@ def test_the_command_exits_non_zero_without_a_traceback(checkpoint, photos, tmp_
     assert "5 of 6 images segmented" in done.stdout
     assert "broken.png cannot be read as an image" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def run_infer(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["infer.py", *map(str, arguments)])
+    infer.main()
+
+
+def test_a_submission_of_a_split_is_written_and_passes_the_check(
+    checkpoint, data_root, tmp_path, monkeypatch, capsys
+):
+    """From a prepared data set to a zip, twice the same bytes."""
+    arguments = ["--checkpoint", checkpoint.path, "--input", data_root, "--split", "test"]
+    outputs = [tmp_path / "one", tmp_path / "two"]
+    for output in outputs:
+        run_infer(monkeypatch, *arguments, "--submission", "--output", output)
+    path = outputs[0] / "submission.zip"
+    assert f"{path} holds 2 images as the server takes them" in capsys.readouterr().out
+    assert path.read_bytes() == (outputs[1] / "submission.zip").read_bytes()
+    tile_set = open_tile_set(data_root)
+    with zipfile.ZipFile(path) as packed:
+        names = {f"{tile_set.tiles[tile_id].source}.png" for tile_id in tile_set.split("test")}
+        assert set(packed.namelist()) == names
+        for name in names:
+            assert packed.read(name) == (outputs[0] / "index" / name).read_bytes()
+
+
+def test_names_that_clash_in_a_submission_are_refused_before_anything_is_computed(
+    checkpoint, photos, tmp_path, monkeypatch
+):
+    arguments = ["--checkpoint", checkpoint.path, "--input", photos, "--output", tmp_path / "out"]
+    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png would both be a\.png in the sub"):
+        run_infer(monkeypatch, *arguments, "--submission")
+    assert not (tmp_path / "out").exists()
+    (photos / "a.jpg").unlink()
+    run_infer(monkeypatch, *arguments, "--submission")
+    with zipfile.ZipFile(tmp_path / "out/submission.zip") as packed:
+        assert packed.namelist() == ["a.png", "b.png", "c.png", "grey.png"]
+
+
+def test_no_submission_is_written_of_a_part_of_the_images(
+    checkpoint, photos, tmp_path, monkeypatch
+):
+    (photos / "a.jpg").write_bytes(b"")
+    (photos / "a.jpg").rename(photos / "broken.jpg")
+    arguments = ["--checkpoint", checkpoint.path, "--input", photos, "--output", tmp_path / "out"]
+    with pytest.raises(DataError, match="1 of 5 images could not be segmented"):
+        run_infer(monkeypatch, *arguments, "--submission")
+    assert not (tmp_path / "out/submission.zip").exists()
