@@ -8,11 +8,12 @@
     python prepare.py folder --images DIR --labels DIR --shares 0.8 0.1 0.1 --classes FILE ...
     python prepare.py sensor --data data/NAME --name dsm --rasters DIR
     python prepare.py synthetic --output data/synthetic
+    python prepare.py check --data data/NAME
 """
 
 import argparse
 
-from datasets import folder, loveda, potsdam, sensor, synthetic, tree_mapping, vaihingen
+from datasets import check, folder, loveda, potsdam, sensor, synthetic, tree_mapping, vaihingen
 from utils.errors import run_command
 
 COMMANDS = {
@@ -23,6 +24,7 @@ COMMANDS = {
     "folder": ("any folder of images and masks", folder),
     "synthetic": ("procedurally drawn scenes, for the demo", synthetic),
     "sensor": ("rasters of a real sensor, as a modality", sensor),
+    "check": ("is a prepared data set sound?", check),
 }
 
 

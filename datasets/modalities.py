@@ -34,6 +34,11 @@ def holds_values(generator: str) -> bool:
     return generator == SENSOR or generator in VALUE_GENERATORS
 
 
+def maker(generator: str | None) -> str:
+    """The command that writes a store of this generator."""
+    return "prepare.py sensor" if generator == SENSOR else "generate.py"
+
+
 def write_manifest(
     folder: Path,
     recipe: MapRecipe,
@@ -87,16 +92,11 @@ def read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str]]:
     path = folder / "manifest.json"
     recipe, sources = _read_manifest(folder) if path.is_file() else (None, None)
     if recipe is None or sources is None:
-        maker = _maker(recipe.generator if recipe is not None else None)
+        command = maker(recipe.generator if recipe is not None else None)
         raise MissingDataError(
-            f"the structure maps {folder} are missing or not finished; make them with {maker}"
+            f"the structure maps {folder} are missing or not finished; make them with {command}"
         )
     return recipe, sources
-
-
-def _maker(generator: str | None) -> str:
-    """The command that writes a store of this generator."""
-    return "prepare.py sensor" if generator == SENSOR else "generate.py"
 
 
 def _read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str] | None]:
@@ -105,7 +105,7 @@ def _read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str] | None]:
     if manifest.get("format_version") != FORMAT_VERSION:
         raise DataError(
             f"{path} has format {manifest.get('format_version')}, this program reads "
-            f"{FORMAT_VERSION}; delete the folder and run {_maker(manifest.get('generator'))}"
+            f"{FORMAT_VERSION}; delete the folder and run {maker(manifest.get('generator'))}"
         )
     recipe = MapRecipe(
         generator=manifest["generator"],
@@ -164,7 +164,7 @@ def check_store(
     if missing:
         raise MissingDataError(
             f"{folder} lacks {len(missing)} of {len(images)} maps (first: '{missing[0]}'); "
-            f"complete it with {_maker(recipe.generator)}"
+            f"complete it with {maker(recipe.generator)}"
         )
     with ThreadPoolExecutor() as pool:
         hashes = dict(zip(images, pool.map(sha256_of, images.values()), strict=True))
@@ -172,6 +172,6 @@ def check_store(
     if stale:
         raise DataError(
             f"{folder}: {len(stale)} images changed after their maps were made (first: "
-            f"'{stale[0]}'); run {_maker(recipe.generator)} again"
+            f"'{stale[0]}'); run {maker(recipe.generator)} again"
         )
     return recipe

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import infer
+import prepare
 from datasets.inputs import find_inputs
 from datasets.tiles import open_tile_set
 from tests.conftest import make_config, single_process
@@ -164,7 +165,7 @@ def run_infer(monkeypatch, *arguments):
 def test_a_submission_of_a_split_is_written_and_passes_the_check(
     checkpoint, data_root, tmp_path, monkeypatch, capsys
 ):
-    """From a prepared data set to a zip, twice the same bytes."""
+    """From a prepared data set to a zip that prepare.py check takes, twice the same bytes."""
     arguments = ["--checkpoint", checkpoint.path, "--input", data_root, "--split", "test"]
     outputs = [tmp_path / "one", tmp_path / "two"]
     for output in outputs:
@@ -178,6 +179,11 @@ def test_a_submission_of_a_split_is_written_and_passes_the_check(
         assert set(packed.namelist()) == names
         for name in names:
             assert packed.read(name) == (outputs[0] / "index" / name).read_bytes()
+    monkeypatch.setattr(
+        sys, "argv", ["prepare.py", "check", "--data", str(data_root), "--submission", str(path)]
+    )
+    prepare.main()
+    assert f"{path} holds 2 images" in capsys.readouterr().out
 
 
 def test_names_that_clash_in_a_submission_are_refused_before_anything_is_computed(

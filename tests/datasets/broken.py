@@ -1,0 +1,130 @@
+"""A sound little data set with three stores, for tests that break it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from datasets.check import check_tile_set
+from datasets.maps import MapRecipe, write_map
+from datasets.modalities import SENSOR, store_folder, write_manifest
+from datasets.tile_writer import TileSetWriter
+from datasets.tiles import Tile, TileSet, open_tile_set
+from utils.files import sha256_of
+from utils.raster import write_raster
+
+SIZE_PX = 8
+CLASSES, PALETTE = ("ground", "roof", "water"), ((90, 90, 90), (200, 0, 0), (0, 0, 200))
+SPLIT_OF = {"a": "train", "b": "train", "c": "val", "d": "test"}
+RECIPES = {
+    "depth": MapRecipe(generator="depth_anything", settings={}, weights_sha256="d"),
+    "dsm": MapRecipe(generator=SENSOR, settings={"minimum": 0, "maximum": 9}, weights_sha256=None),
+    "superpixels": MapRecipe(generator="superpixels", settings={}, weights_sha256=None),
+}
+
+
+def image_of(name: str) -> np.ndarray:
+    rng = np.random.default_rng(ord(name))
+    return rng.integers(0, 256, (SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+
+
+def target_of(name: str) -> np.ndarray:
+    """Of ``a`` half ground, half roof; of ``b`` 3/4 ground and 1/4 ignored; of the others all."""
+    target = np.zeros((SIZE_PX, SIZE_PX), np.uint8)
+    if name == "b":
+        target[:2] = 255
+    else:
+        target[: SIZE_PX // 2] = 1
+    if name in "cd":
+        target[0] = 2
+    return target
+
+
+def map_of(name: str) -> np.ndarray:
+    return (1 + ord(name) + np.arange(SIZE_PX * SIZE_PX).reshape(SIZE_PX, SIZE_PX)).astype("u2")
+
+
+def write_set(root: Path) -> TileSet:
+    """Four whole images of 8 px: a and b in train, c in val, d in test."""
+    writer = TileSetWriter(
+        root, name="toy", classes=CLASSES, palette=PALETTE, origin="", prepared_with={}
+    )
+    with writer:
+        for name, split in SPLIT_OF.items():
+            tile = Tile(
+                id=name, source=name, top_px=0, left_px=0, height_px=SIZE_PX, width_px=SIZE_PX
+            )
+            writer.add(split, tile, image_of(name), target_of(name))
+    tile_set = open_tile_set(root)
+    for store, recipe in RECIPES.items():
+        write_store(tile_set, store, recipe)
+    return tile_set
+
+
+def write_store(tile_set: TileSet, store: str, recipe: MapRecipe) -> None:
+    folder = store_folder(tile_set.root, store)
+    sources = {tile_id: sha256_of(tile_set.image_path(tile_id)) for tile_id in tile_set.tiles}
+    for tile_id, source in sources.items():
+        write_map(folder, tile_id, map_of(tile_id), source, recipe)
+    write_manifest(folder, recipe, sources)
+
+
+def rewrite_map(tile_set: TileSet, store: str, tile_id: str, levels: np.ndarray) -> None:
+    """Another map, which says the same of itself."""
+    source = sha256_of(tile_set.image_path(tile_id))
+    folder = store_folder(tile_set.root, store)
+    write_map(folder, tile_id, levels.astype("u2"), source, RECIPES[store])
+
+
+def write_eroded(tile_set: TileSet) -> TileSet:
+    """Labels whose first column is ignored."""
+    edit_json(tile_set.root / "dataset.json", labels=["full", "eroded"])
+    for tile_id in tile_set.tiles:
+        target = target_of(tile_id)
+        target[:, 0] = 255
+        write_raster(tile_set.target_path(tile_id, "eroded"), target)
+    return open_tile_set(tile_set.root)
+
+
+def rewrite(path: Path, array: np.ndarray) -> None:
+    write_raster(path, array)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def store(toy: TileSet, name: str) -> Path:
+    return store_folder(toy.root, name)
+
+
+def texts(findings) -> list[str]:
+    return [finding.text for finding in findings]
+
+
+def fault(toy: TileSet) -> str:
+    """The only fault of a data set, its lists read again."""
+    (found,) = check_tile_set(open_tile_set(toy.root)).faults
+    assert "\n" not in found.text
+    return found.text
+
+
+def warning(toy: TileSet) -> str:
+    """The only warning of a data set without a fault."""
+    findings = check_tile_set(open_tile_set(toy.root))
+    assert not findings.faults
+    # Water is on no training tile of the sound set.
+    others = [found.text for found in findings.warnings if "class 'water'" not in found.text]
+    (text,) = others
+    return text
+
+
+def edit_json(path: Path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def rewrite_list(toy: TileSet, split: str, text: str) -> None:
+    """Another list, under no other hash than its own."""
+    (toy.root / f"splits/{split}.txt").write_text(text)
+    path = toy.root / "dataset.json"
+    edit_json(path, split={**json.loads(path.read_text())["split"], "sha256": None})
