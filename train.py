@@ -4,12 +4,16 @@ The same command starts a run and goes on with one that was stopped::
 
     python train.py --config configs/synthetic.yaml [key.sub=value ...]
     torchrun --nproc_per_node=4 train.py --config configs/synthetic.yaml
+
+``run.dry=true`` builds everything, tries it, and says what the run would take.
 """
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from configs.schema import Config
@@ -20,7 +24,7 @@ from datasets.samples import Batch, prepare_inputs
 from datasets.tiles import open_tile_set
 from models.build import build_network, fetch_frozen_weights, frozen_identities
 from models.losses import SegmentationLoss, build_loss
-from utils.checkpoint import Identity
+from utils.checkpoint import Identity, begin_with
 from utils.config import config_to_dict, load_config_from_command_line
 from utils.distributed import DistContext, distributed_session
 from utils.ema import Ema
@@ -29,9 +33,12 @@ from utils.evaluation import Predictor, evaluate
 from utils.metrics import scores
 from utils.optim import build_optimizer, build_schedule, set_learning_rate
 from utils.precision import Precision
-from utils.run_folder import draw_curves, open_run_folder
+from utils.rehearsal import describe, measure
+from utils.rhythm import Rhythm
+from utils.run_folder import draw_curves, open_run_folder, scratch_output
 from utils.run_log import RunLog
 from utils.seed import seed_torch
+from utils.stopping import StopRequest
 from utils.train_state import TrainState
 
 
@@ -49,43 +56,77 @@ class Run:
     loss: SegmentationLoss
     lr_at: Callable[[int], float]
     predictor: Predictor
+    rhythm: Rhythm
     log: RunLog
+    notes: list[str]  # what to say when it begins
+    stop: StopRequest
 
 
 def train(run: Run) -> None:
     """All epochs, from wherever the run stands. Call on all ranks."""
-    state, num_epochs = run.state, run.config.optim.num_epochs
-    while state.epoch < num_epochs:
+    state, rhythm = run.state, run.rhythm
+    while not rhythm.is_over(state.epoch, state.num_stale):
         train_one_epoch(run)
-        if state.epoch % run.config.eval.every_epochs and state.epoch < num_epochs:
-            continue
-        with state.evaluation_weights():
-            result = scores(evaluate(run.predictor, run.val_loader, state.num_classes, state.dist))
-        is_best = state.is_best(result.miou)
-        run.log.evaluation(state, result, is_best)
-        state.save(run.folder, best=is_best)
+        copies = rhythm.kept_copies(state.epoch)
+        if rhythm.is_validated(state.epoch):
+            with state.evaluation_weights():
+                confusion = evaluate(run.predictor, run.val_loader, state.num_classes, state.dist)
+            result = scores(confusion)
+            is_best = state.is_best(getattr(result, run.config.eval.metric))
+            run.log.evaluation(state, result, is_best)
+            copies += ["best.pth"] * is_best
+        if copies or rhythm.is_validated(state.epoch):
+            state.save(run.folder, *copies)
 
 
 def train_one_epoch(run: Run) -> None:
     """The rest of the current epoch. Call on all ranks."""
-    state = run.state
+    state, num_parts = run.state, run.config.optim.accumulate
     state.network.train()
     run.batches.set_position(state.epoch, state.step_in_epoch)
-    for batch in (loaded.to(state.dist.device) for loaded in run.loader):
-        image, structure, target = prepare_inputs(batch, run.encoder)
+    for batch in (loaded.to(state.dist.device) for loaded in run.log.timed(run.loader)):
         set_learning_rate(state.optimizer, lr := run.lr_at(state.step))
-        with state.precision.autocast():
-            logits = state.ddp_network(image, structure)
-        segments = run.encoder.segments(batch.maps) if run.loss.needs_segments else None
-        losses = run.loss(logits, target, run.loss.measure_batch(target, state.dist), segments)
-        state.take_step(losses["loss"], run.config.optim.clip_norm)
+        size = run.loss.measure_batch(batch.target.long(), state.dist)
+        losses: dict[str, Tensor] = {}
+        for number, part in enumerate(batch.split(num_parts), 1):
+            image, structure, target = prepare_inputs(part, run.encoder)
+            segments = run.encoder.segments(part.maps) if run.loss.needs_segments else None
+            with state.micro_batch(is_last=number == num_parts):
+                with state.precision.autocast():
+                    logits = state.ddp_network(image, structure)
+                terms = run.loss(logits, target, size, segments)
+                state.precision.backward(terms["loss"])
+            losses = {name: losses.get(name, 0) + term.detach() for name, term in terms.items()}
+        state.take_step(run.config.optim.clip_norm)
         run.log.step(state.step, losses, lr, batch.tile_ids)
         if state.step % run.config.run.save_every_steps == 0:
             state.save(run.folder)
+        if run.stop.came(state.step):
+            state.save(run.folder)
+            run.stop.leave()
+    if run.rhythm.is_validated(state.epoch + 1):
+        state.save(run.folder)  # a kill while validating then repeats the validation alone
     state.count_epoch()
 
 
-def build_run(config: Config, dist: DistContext) -> Run:
+def rehearse(run: Run) -> None:
+    """The last steps of two epochs and one validation image, timed. Call on all ranks."""
+    state = run.state
+
+    def step() -> None:
+        state.step_in_epoch = run.batches.num_batches - 1
+        train_one_epoch(run)
+
+    def validate() -> None:
+        evaluate(run.predictor, islice(run.val_loader, 1), state.num_classes, state.dist)
+
+    times = measure(step, validate, run.log, state.dist)
+    run.log.close()
+    if state.dist.is_main:
+        print(describe(times, run.rhythm, run.batches.num_batches, len(run.val_loader)))
+
+
+def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None) -> Run:
     """Check the data, build everything, and restore last.pth if the run folder has one."""
     data, optim = config.data, config.optim
     tile_set = open_tile_set(Path(data.root))
@@ -102,9 +143,10 @@ def build_run(config: Config, dist: DistContext) -> Run:
         frozen_dtype=precision.dtype,
     ).to(dist.device)
     folder, checkpoint = open_run_folder(config, dist)
+    notes = [] if checkpoint is not None else begin_with(config.run.fine_tune, network)
     state = TrainState(
         network=network,
-        optimizer=build_optimizer(network, lr=optim.lr, weight_decay=optim.weight_decay),
+        optimizer=build_optimizer(network, optim),
         precision=precision,
         ema=Ema(network, optim.ema_decay) if optim.ema_decay > 0 else None,
         identity=Identity(
@@ -115,8 +157,10 @@ def build_run(config: Config, dist: DistContext) -> Run:
             maps={store: asdict(recipe) for store, recipe in maps.items()},
             frozen=frozen_identities(network),
             selected_on=data.val_split,
+            selected_by=config.eval.metric,
         ),
         dist=dist,
+        compiled=config.run.compile,
     )
     seed_torch(config.run.seed, 1 + dist.rank)  # the ranks drop different paths
     state.restore(checkpoint, config.run.seed)
@@ -131,16 +175,25 @@ def build_run(config: Config, dist: DistContext) -> Run:
         loss=build_loss(optim, len(tile_set.classes)).to(dist.device),
         lr_at=build_schedule(optim, batches.num_batches),
         predictor=Predictor(network, encoder, precision, config.eval, dist.device),
+        rhythm=Rhythm(config),
         log=RunLog(folder, state, config, batches.num_batches),
+        notes=notes,
+        stop=stop or StopRequest(dist, config.run.log_every_steps),
     )
 
 
 def main() -> None:
     """Command line."""
     config = load_config_from_command_line(__doc__.split("\n\n")[0], fetch_frozen_weights)
-    with distributed_session(config.run.device) as dist:
-        run = build_run(config, dist)
-        run.log.begin(run.state, run.folder)
+    with (
+        distributed_session(config.run.device, deterministic=config.run.deterministic) as dist,
+        StopRequest(dist, config.run.log_every_steps) as stop,
+        scratch_output(config) as config,
+    ):
+        run = build_run(config, dist, stop)
+        if config.run.dry:
+            return rehearse(run)
+        run.log.begin(run.state, run.folder, run.notes)
         train(run)
         draw_curves(run.folder, dist)
         run.log.end(run.state, run.folder)

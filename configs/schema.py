@@ -97,13 +97,22 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW, warm-up and polynomial decay, loss."""
+    """Optimiser, learning rate, length of the run, loss."""
 
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9  # of sgd
     lr: float = 8e-5  # peak, for the whole batch
+    # Factors on lr for parts of the network, by the beginning of their names: {head: 10}
+    lr_factors: dict[str, float] = field(default_factory=dict)
     weight_decay: float = 0.01  # not on norms, biases and layer scales
-    batch_size: int = 16  # samples a step, over all ranks together
+    batch_size: int = 16  # samples a step, over all ranks and micro-batches together
+    accumulate: int = 1  # micro-batches a rank makes of its part of a batch: less memory
     num_epochs: int = 300
+    # Steps that are called an epoch; null: one pass over the data. A run of 160,000 iterations is
+    # num_epochs=160 steps_per_epoch=1000.
+    steps_per_epoch: int | None = None
     warmup_epochs: int = 10  # linear, from lr / number of warm-up steps
+    schedule: Literal["poly", "cosine"] = "poly"  # after the warm-up, to 0 at the end
     poly_power: float = 0.9
     clip_norm: float = 1.0  # largest norm of the gradient; 0: no clipping
     ema_decay: float = 0.0  # of the averaged weights that are evaluated; 0: no averaging
@@ -116,9 +125,15 @@ class OptimConfig:
 
     def problems(self) -> Problems:
         """Values out of range."""
-        for key in ("lr", "batch_size", "num_epochs"):
+        for key in ("lr", "batch_size", "accumulate", "num_epochs"):
             if getattr(self, key) <= 0:
                 yield key, "must be above 0"
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            yield "steps_per_epoch", "must be 1 or more (null: one pass over the data)"
+        if any(factor < 0 for factor in self.lr_factors.values()):
+            yield "lr_factors", "must all be 0 or more"
+        if not 0 <= self.momentum < 1:
+            yield "momentum", "must be at least 0 and below 1"
         for key in ("weight_decay", "warmup_epochs", "poly_power", "clip_norm"):
             if getattr(self, key) < 0:
                 yield key, "must be 0 or more"
@@ -149,9 +164,13 @@ class EvalConfig:
     overlap_px: int = 128  # shared by neighbouring windows
     batch_size: int = 4  # windows computed together
     every_epochs: int = 10  # validation; the last epoch is always validated
+    metric: Literal["miou", "mf1", "oa"] = "miou"  # selects the best checkpoint
+    patience: int = 0  # validations in a row without a better score that end a run; 0: no end
 
     def problems(self) -> Problems:
         """Values out of range."""
+        if self.patience < 0:
+            yield "patience", "must be 0 or more"
         if self.window_px < 32:
             yield "window_px", "must be 32 or more"
         if not 0 <= self.overlap_px < self.window_px:
@@ -168,12 +187,22 @@ class RunConfig:
     output: str = "runs"  # the run folder is OUTPUT/NAME
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on CUDA, else fp32
+    # auto: bf16 on CUDA, else fp32; tf32: fp32 whose products a CUDA device rounds to 10 bits
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    compile: bool = False  # torch.compile the network for training
+    deterministic: bool = False  # refuse operations that differ from run to run on CUDA; slower
+    fine_tune: str | None = None  # a checkpoint to begin with, of any classes; null: from scratch
+    dry: bool = False  # build everything, try two steps and a validation, write nothing
     log_every_steps: int = 10
     save_every_steps: int = 500  # last.pth, beside the end of every epoch that is validated
+    keep_every_epochs: int = 0  # epoch_0012.pth, kept for good; 0: none
 
     def problems(self) -> Problems:
         """Values out of range."""
+        if self.keep_every_epochs < 0:
+            yield "keep_every_epochs", "must be 0 or more"
+        if self.device == "cpu" and self.precision == "tf32":
+            yield "precision", "tf32 is for CUDA devices; take fp32 on the CPU"
         for key in ("log_every_steps", "save_every_steps"):
             if getattr(self, key) < 1:
                 yield key, "must be 1 or more"

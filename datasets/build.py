@@ -84,10 +84,11 @@ def build_train_loader(
     config: Config, tile_set: TileSet, dist: DistContext
 ) -> tuple[DataLoader[Batch], TrainBatches]:
     """The training loader of one rank, and the sampler that holds its position."""
-    if config.optim.batch_size % dist.world_size:
+    num_parts = dist.world_size * config.optim.accumulate
+    if config.optim.batch_size % num_parts:
         raise ConfigError(
-            f"optim.batch_size is {config.optim.batch_size}, which {dist.world_size} processes do "
-            "not divide; change one of them"
+            f"optim.batch_size is {config.optim.batch_size}, which {dist.world_size} processes "
+            f"with optim.accumulate={config.optim.accumulate} do not divide; change one of them"
         )
     data, encoder = config.data, StructureEncoder(config.structure)
     dataset = TileDataset(
@@ -111,6 +112,7 @@ def build_train_loader(
         num_samples=len(dataset),
         batch_size=config.optim.batch_size,
         seed=config.run.seed,
+        num_batches=config.optim.steps_per_epoch,
         rank=dist.rank,
         world_size=dist.world_size,
     )

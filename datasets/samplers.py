@@ -26,18 +26,27 @@ class TrainBatches(Sampler[list[SampleKey]]):
         num_samples: size of the data set. The last, incomplete batch of an epoch is left out; a
             data set smaller than a batch is repeated to fill one.
         batch_size: samples a step, over all ranks; a multiple of ``world_size``.
+        num_batches: batches of an epoch; None: one pass over the data. More than a pass are
+            several, each in another order, the last one cut off.
         seed: seed of the run.
         rank, world_size: this process and how many there are.
     """
 
     def __init__(
-        self, *, num_samples: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        *,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        num_batches: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self._num_samples = num_samples
         self._batch_size = batch_size
         self._seed = seed
         self._rank, self._world_size = rank, world_size
-        self.num_batches = max(1, num_samples // batch_size)
+        self.num_batches = num_batches or max(1, num_samples // batch_size)
         self.epoch, self.start = 0, 0
 
     def set_position(self, epoch: int, start: int) -> None:

@@ -48,6 +48,24 @@ class Batch:
         """Copy to a device; pinned memory is not waited for."""
         return self._each(lambda x: x.to(device, non_blocking=True))
 
+    def split(self, num_parts: int) -> list["Batch"]:
+        """Parts of equal size, one after the other; views, nothing is copied."""
+        size = len(self.tile_ids) // num_parts
+        spans = [slice(first, first + size) for first in range(0, size * num_parts, size)]
+        other = self.structure_image
+        return [
+            Batch(
+                tile_ids=self.tile_ids[span],
+                image=self.image[span],
+                target=self.target[span],
+                maps={store: ids[span] for store, ids in self.maps.items()},
+                structure_image=None if other is None else other[span],
+                color_factors=self.color_factors[span],
+                present=self.present[span],
+            )
+            for span in spans
+        ]
+
     def pin_memory(self) -> "Batch":
         """Copy to page-locked memory (called by the loader when a CUDA device is used)."""
         return self._each(lambda x: x.pin_memory())

@@ -51,7 +51,7 @@ HOMES = {
     "os.environ": {"utils/distributed.py"},
     "os.getenv": {"utils/distributed.py"},
 }
-MAX_LINES, MAX_SCRIPT_LINES = 300, 150
+MAX_LINES, MAX_SCRIPT_LINES = 300, 200
 REMINDER = re.compile(r"\b(?:TO[D]O|FIX[M]E|X[X]X)\b")  # brackets: this line is none itself
 SIDE_EFFECTS = {"print", "mkdir", "makedirs", "write_text", "basicConfig", "manual_seed"}
 
@@ -187,7 +187,7 @@ def test_top_level_holds_only_what_the_design_lists():
         ("train.py", "import os\nos.environ['A']", "os.environ outside"),
         ("train.py", "from os import getenv", "os.getenv outside"),
         ("utils/a.py", "x = 1\n" * 301, "301 lines"),
-        ("train.py", "x = 1\n" * 151, "151 lines"),
+        ("train.py", "x = 1\n" * 201, "201 lines"),
         ("utils/a.py", "# TO" + "DO: later", "reminder"),
         ("utils/a.py", "print('hello')", "calls print at import"),
         ("utils/a.py", "from pathlib import Path\nPath('a').mkdir()", "calls mkdir at import"),

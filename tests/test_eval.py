@@ -40,7 +40,7 @@ def evaluate(checkpoint, output, *overrides, split="val"):
 
 def test_repeats_the_score_of_the_validation_during_training(checkpoint, tmp_path):
     report = evaluate(checkpoint, tmp_path)
-    assert report["miou"] == load_checkpoint(checkpoint).progress["best_miou"]
+    assert report["miou"] == load_checkpoint(checkpoint).progress["best_score"]
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"report.json", "report.txt", "confusion.png", "predictions.png"}
 

@@ -42,7 +42,7 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
         assert same, key
 
     def rows(folder):
-        dropped = {"images_per_s"}
+        dropped = {"images_per_s", "data_wait_share", "memory_gib"}
         found = read_rows(folder / "metrics.jsonl")
         return [{k: v for k, v in row.items() if k not in dropped} for row in found]
 
@@ -72,7 +72,7 @@ def test_a_run_learns_and_leaves_what_it_should(data_root, tmp_path):
     best = load_checkpoint(run.folder / "best.pth")
     assert best.training is None and best.identity.selected_on == "val"
     assert best.identity.maps["superpixels"]["settings"]["segment_size_px"] == 8
-    assert best.progress["best_miou"] == run.state.best_miou > 0
+    assert best.progress["best_score"] == run.state.best_score > 0
 
 
 def test_frozen_weights_are_not_in_the_checkpoint_but_named(config):
@@ -126,59 +126,6 @@ def test_kill_minus_nine_and_the_same_command_again(recipe_path, tmp_path):
     names = [load_checkpoint(tmp_path / "runs" / n / "last.pth").identity.recipe for n in "ab"]
     assert names[0]["name"] == "a" and names[1]["name"] == "b"
     assert_same_run(tmp_path / "runs" / "a", tmp_path / "runs" / "b")
-
-
-def test_two_gloo_processes_train_like_one(recipe_path, tmp_path):
-    """Batch norm sees half the batch on each rank, so it is fixed by eval mode in both."""
-    script = tmp_path / "steps.py"
-    script.write_text(STEPS)
-    results = []
-    for launcher in ([sys.executable], [*TORCHRUN, "--nproc_per_node=2"]):
-        out = tmp_path / f"{len(results)}.pth"
-        done = subprocess.run(
-            [*launcher, str(script), str(recipe_path), str(tmp_path / str(len(results))), str(out)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-        )
-        assert done.returncode == 0, done.stderr.decode()[-2000:]
-        results.append(torch.load(out))
-    one, two = results
-    for key, value in one["start"].items():
-        assert torch.equal(value, two["start"][key])
-    moved = [key for key in one["end"] if not torch.equal(one["start"][key], one["end"][key])]
-    assert len(moved) > 100
-    for key, value in one["end"].items():
-        torch.testing.assert_close(two["end"][key], value, rtol=1e-4, atol=1e-6)
-
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-STEPS = """
-import sys
-import torch
-from pathlib import Path
-from train import build_run, train_one_epoch
-from utils.config import load_config
-from utils.distributed import distributed_session
-
-recipe, output, out = sys.argv[1:]
-overrides = [f"run.output={output}", "optim.batch_size=6", "model.drop_path=0", "optim.lr=0.1"]
-overrides += ["model.head_dropout=0", "optim.ema_decay=0", "optim.warmup_epochs=0"]
-config = load_config(Path(recipe), overrides)
-with distributed_session("cpu") as dist:
-    run = build_run(config, dist)
-    for module in run.state.network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.train = lambda mode=True: None
-            module.training = False
-    # SGD: Adam divides by tiny second moments, and so turns rounding into whole steps.
-    run.state.optimizer = torch.optim.SGD(run.state.network.parameters(), lr=0.1)
-    start = {k: v.clone() for k, v in run.state.network.state_dict().items()}
-    train_one_epoch(run)
-    if dist.is_main:
-        torch.save({"start": start, "end": run.state.network.state_dict()}, out)
-    run.log.close()
-"""
 
 
 def test_another_recipe_in_the_same_folder_is_refused_with_both_sides(data_root, tmp_path):

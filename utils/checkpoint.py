@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from utils.errors import DataError, MissingDataError
 from utils.files import atomic_path
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,7 @@ class Identity:
     maps: dict[str, dict[str, Any]]  # store -> generator, settings, weights_sha256
     frozen: dict[str, dict[str, str]]  # branch -> name and sha256 of the frozen ViT
     selected_on: str  # the split that chooses the best checkpoint
+    selected_by: str  # ... and the score: miou, mf1 or oa
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,45 @@ def load_weights(
             )
     check_weights(network, checkpoint.weights, str(checkpoint.path))
     network.load_state_dict(checkpoint.weights, strict=False)
+
+
+def begin_with(path: str | None, network: nn.Module) -> list[str]:
+    """Begin with the weights of another run, as far as names and shapes are the same.
+
+    Args:
+        path: its checkpoint; None changes nothing.
+        network: keeps its own weights where the checkpoint has none, or of another shape.
+
+    Returns:
+        Lines that say how much was loaded, and name what was not.
+
+    Raises:
+        MissingDataError, DataError: no such checkpoint, or nothing in it fits.
+    """
+    if path is None:
+        return []
+    checkpoint, own = load_checkpoint(Path(path)), network.state_dict()
+    fitting, left = {}, []
+    for name, value in own.items():
+        other = checkpoint.weights.get(name)
+        if other is not None and other.shape == value.shape:
+            fitting[name] = other
+        else:
+            found = "missing there" if other is None else f"{_size(other)} there"
+            left.append(f"  not loaded: {name}, {_size(value)} here, {found}")
+    if not fitting:
+        raise DataError(
+            f"no weight of {path} fits the network of this recipe; fine-tune from a "
+            "checkpoint of the same model.size"
+        )
+    network.load_state_dict(fitting, strict=False)
+    unused = len(checkpoint.weights.keys() - own.keys())
+    head = f"fine-tuning {path}: {len(fitting)} of {len(own)} weights loaded, {unused} not used"
+    return [head, *left]
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def check_weights(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:

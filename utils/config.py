@@ -247,6 +247,11 @@ def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
             return value
         pairs = zip(value, inner, strict=True)
         return tuple(_convert(v, t, f"{key}[{i}]", problems) for i, (v, t) in enumerate(pairs))
+    if origin is dict:  # of text to something
+        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+            problems.append(f"{key}: must be a mapping like {{name: value}}, not {value!r}")
+            return value
+        return {n: _convert(v, options[1], f"{key}.{n}", problems) for n, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -52,16 +52,28 @@ class DistContext:
             dist.barrier()
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network to train with: its gradients are averaged over the ranks."""
+        """The network to train with: its gradients are averaged over the ranks.
+
+        On CUDA devices batch norm then takes its statistics from the batches of all ranks, so
+        ``network`` has the same parameters in other modules afterwards.
+        """
         if self.world_size == 1:
             return network
-        devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=devices)
+        if self.device.type == "cpu":
+            return DistributedDataParallel(network)
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return DistributedDataParallel(network, device_ids=[self.device])
+
+    def without_sync(self, ddp_network: nn.Module) -> AbstractContextManager[None]:
+        """Inside the block, backward passes add gradients on this rank only."""
+        if isinstance(ddp_network, DistributedDataParallel):
+            return ddp_network.no_sync()
+        return nullcontext()
 
 
 @contextmanager
 def distributed_session(
-    device: str = "auto", patience: timedelta | None = None
+    device: str = "auto", patience: timedelta | None = None, *, deterministic: bool = False
 ) -> Iterator[DistContext]:
     """Join the processes that torchrun started, or be the only one.
 
@@ -71,6 +83,7 @@ def distributed_session(
             They then meet by gloo on CUDA devices as well, where NCCL would keep the device of the
             waiting rank busy. None: what torch waits (10 minutes with NCCL, 30 with gloo). A rank
             that dies ends the run at once either way: torchrun stops the others.
+        deterministic: refuse operations whose result differs from run to run on CUDA devices.
 
     Raises:
         ConfigError: cuda is asked for and there is none.
@@ -79,6 +92,9 @@ def distributed_session(
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = _choose_device(device, local_rank)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        torch.use_deterministic_algorithms(True)
     if chosen.type == "cpu":
         keep_freed_memory()
     if world_size > 1:

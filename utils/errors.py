@@ -16,6 +16,14 @@ class MissingDataError(UserError):
     """A file or folder that should be there and is not."""
 
 
+class Interrupted(Exception):
+    """A run that was told to end, and was saved. Holds the number of the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class DataError(UserError):
     """A file that is there and cannot be used: truncated, of another size, of another format."""
 
@@ -24,7 +32,8 @@ def run_command(main: Callable[[], int | None]) -> None:
     """Run ``main`` as a command line: user errors become one sentence and exit code 2.
 
     Operating-system errors (full disk, no permission) are reported the same way with exit code 1,
-    Ctrl-C with 130. Everything else is a fault of the program and keeps its traceback.
+    signals with 128 and their number (Ctrl-C: 130, SIGTERM: 143). Everything else is a fault of the
+    program and keeps its traceback.
     """
     try:
         code = main() or 0
@@ -39,6 +48,9 @@ def run_command(main: Callable[[], int | None]) -> None:
             file=sys.stderr,
         )
         code = 1
+    except Interrupted as interruption:
+        print("stopped and saved; run the same command again to go on", file=sys.stderr)
+        code = 128 + interruption.number
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         code = 130

@@ -1,4 +1,4 @@
-"""fp32, bf16 and fp16 in one path: autocast for the forward pass, scaling for the backward pass."""
+"""All precisions in one path: autocast for the forward pass, scaling for the backward pass."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -6,14 +6,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 class Precision:
     """How a network is computed.
 
+    TF32, which rounds the factors of fp32 products to 10 bits on CUDA devices, is on for ``tf32``
+    and off otherwise, for convolutions too (where PyTorch has it on), so that fp32 means fp32.
+
     Args:
-        name: fp32, bf16, fp16, or auto (bf16 on CUDA, fp32 on the CPU).
+        name: fp32, tf32, bf16, fp16, or auto (bf16 on CUDA, fp32 on the CPU).
         device: where it is computed.
     """
 
@@ -23,6 +31,9 @@ class Precision:
         self.name = name
         self.dtype = DTYPES[name]
         self._device = device
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+            torch.backends.cudnn.allow_tf32 = name == "tf32"
         # Gradients of fp16 underflow without scaling; the others have the exponent range of fp32.
         self._scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
@@ -31,15 +42,12 @@ class Precision:
         enabled = self.dtype != torch.float32
         return torch.autocast(self._device.type, dtype=self.dtype, enabled=enabled)
 
-    def step(
-        self,
-        loss: Tensor,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        max_norm: float,
-    ) -> None:
-        """Backward pass, clipping to ``max_norm`` (0: none), optimiser step, gradients cleared."""
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss, scaled where the precision needs it."""
         self._scaler.scale(loss).backward()
+
+    def step(self, network: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+        """Clipping to ``max_norm`` (0: none), optimiser step, gradients cleared."""
         if max_norm > 0:
             self._scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(network.parameters(), max_norm)

@@ -1,6 +1,10 @@
 """The folder of a training run: opened new, or gone on with; the picture of its curves."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from configs.schema import Config
 from utils.checkpoint import Checkpoint, load_checkpoint
@@ -12,7 +16,23 @@ from utils.files import write_json, write_png, write_text
 from utils.run_log import describe_environment, read_rows
 
 # Settings that may change when a run goes on: they do not change what is computed.
-_FREE = ("data.num_workers", "run.log_every_steps", "run.save_every_steps", "run.output")
+_FREE = (
+    "data.num_workers",
+    "run.log_every_steps",
+    "run.save_every_steps",
+    "run.keep_every_epochs",
+    "run.output",
+)
+
+
+@contextmanager
+def scratch_output(config: Config) -> Iterator[Config]:
+    """For a dry run, the recipe with a temporary output folder; else the recipe as it is."""
+    if not config.run.dry:
+        yield config
+        return
+    with TemporaryDirectory() as folder:
+        yield replace(config, run=replace(config.run, output=folder))
 
 
 def open_run_folder(config: Config, dist: DistContext) -> tuple[Path, Checkpoint | None]:

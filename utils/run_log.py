@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,7 +22,11 @@ from utils.distributed import DistContext
 from utils.errors import DataError
 from utils.files import write_text
 from utils.metrics import Scores
+from utils.rehearsal import peak_memory_gib
 from utils.train_state import TrainState
+
+T = TypeVar("T")
+SCORE_NAMES = {"miou": "mIoU", "mf1": "mF1", "oa": "OA"}
 
 
 class RunLog:
@@ -59,27 +64,44 @@ class RunLog:
         self._since = time.perf_counter()
         self._num_images = 0
         self._started = self._since
+        self.waited_s = 0.0  # for the next batch, since the beginning
+        self._waited_before_s = 0.0  # ... until the last row
         if dist.is_main:
             _keep_rows(self._metrics, first_step)
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
-    def begin(self, state: TrainState, folder: Path) -> None:
-        """Say what is about to be trained."""
+    def begin(self, state: TrainState, folder: Path, notes: list[str]) -> None:
+        """Say what is about to be trained, and the notes."""
         num_trained = sum(p.numel() for p in state.network.parameters() if p.requires_grad)
         self.say(
             f"{folder}: {num_trained:,} trained parameters, {state.precision.name} on "
             f"{self._dist.world_size} x {self._dist.device.type}, "
             f"{'goes on after' if state.step else 'from'} step {state.step} of {self._bar.total}"
         )
+        for note in notes:
+            self.say(note)
 
     def end(self, state: TrainState, folder: Path) -> None:
         """Say what came out, and close the files."""
         minutes = (time.perf_counter() - self._started) / 60
+        identity = state.identity
         self.say(
-            f"done after {minutes:.1f} minutes: best mIoU {100 * state.best_miou:.2f} on "
-            f"{state.identity.selected_on} in epoch {state.best_epoch}; {folder}/best.pth"
+            f"done after {minutes:.1f} minutes: best {SCORE_NAMES[identity.selected_by]} "
+            f"{100 * state.best_score:.2f} on {identity.selected_on} in epoch {state.best_epoch}; "
+            f"{folder}/best.pth"
         )
         self.close()
+
+    def timed(self, loader: Iterable[T]) -> Iterator[T]:
+        """The batches of a loader; the time until each is there counts as waiting for data."""
+        batches = iter(loader)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.waited_s += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
 
     def step(
         self, step: int, losses: dict[str, Tensor], lr: float, tile_ids: tuple[str, ...]
@@ -105,7 +127,10 @@ class RunLog:
             **dict(zip(losses, values, strict=True)),
             "lr": lr,
             "images_per_s": self._num_images / seconds,
+            "data_wait_share": (self.waited_s - self._waited_before_s) / seconds,
+            "memory_gib": peak_memory_gib(self._dist.device),
         }
+        self._waited_before_s = self.waited_s
         self._since, self._num_images = time.perf_counter(), 0
         self._bar.set_postfix(loss=f"{row['loss']:.3f}", lr=f"{lr:.1e}", refresh=False)
         self._write("train", step, row)
@@ -121,6 +146,7 @@ class RunLog:
             + ("  (best so far)" if is_best else "")
         )
         self._since, self._num_images = time.perf_counter(), 0
+        self._waited_before_s = self.waited_s
 
     def say(self, message: str) -> None:
         """A line on the console and in train.log, above the progress bar."""

@@ -1,12 +1,12 @@
 """Everything that changes while training, in one object, saved and restored whole."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from utils.checkpoint import Checkpoint, Identity, check_weights, save_checkpoint
 from utils.distributed import DistContext
@@ -25,6 +25,7 @@ class TrainState:
         ema: averaged weights, or None.
         identity: what goes into every checkpoint beside the weights.
         dist: this process.
+        compiled: whether the network that is trained is compiled.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class TrainState:
         ema: Ema | None,
         identity: Identity,
         dist: DistContext,
+        compiled: bool = False,
     ) -> None:
         self.network = network
-        self.ddp_network = dist.wrap(network)
+        self._synced_network = dist.wrap(network)
+        self.ddp_network = torch.compile(self._synced_network) if compiled else self._synced_network
         self.optimizer = optimizer
         self.precision = precision
         self.ema = ema
@@ -47,17 +50,22 @@ class TrainState:
         self.epoch = 0  # epochs completed
         self.step_in_epoch = 0  # steps completed in the current epoch
         self.step = 0  # steps completed
-        self.best_miou = -1.0  # below every possible score
+        self.best_score = -1.0  # below every possible score
         self.best_epoch = 0
+        self.num_stale = 0  # validations since the best one
 
     @property
     def num_classes(self) -> int:
         """Number of classes that are trained and scored."""
         return len(self.identity.classes)
 
-    def take_step(self, loss: Tensor, max_norm: float) -> None:
-        """Backward pass, clipping to ``max_norm`` (0: none), optimiser, average, counters."""
-        self.precision.step(loss, self.network, self.optimizer, max_norm)
+    def micro_batch(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Context of a forward and backward pass; the ranks meet in the last one of a step."""
+        return nullcontext() if is_last else self.dist.without_sync(self._synced_network)
+
+    def take_step(self, max_norm: float) -> None:
+        """Clipping to ``max_norm`` (0: none), optimiser, average, counters."""
+        self.precision.step(self.network, self.optimizer, max_norm)
         self.step += 1
         self.step_in_epoch += 1
         if self.ema is not None:
@@ -79,11 +87,12 @@ class TrainState:
                 yield
         self.network.train()
 
-    def is_best(self, miou: float) -> bool:
+    def is_best(self, score: float) -> bool:
         """Remember a validation score; True if it is the highest so far (nan never is)."""
-        if not miou > self.best_miou:
+        self.num_stale += 1
+        if not score > self.best_score:
             return False
-        self.best_miou, self.best_epoch = miou, self.epoch
+        self.best_score, self.best_epoch, self.num_stale = score, self.epoch, 0
         return True
 
     def progress(self) -> dict[str, Any]:
@@ -92,20 +101,26 @@ class TrainState:
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
             "step": self.step,
-            "best_miou": self.best_miou,
+            "best_score": self.best_score,
             "best_epoch": self.best_epoch,
+            "num_stale": self.num_stale,
         }
 
-    def save(self, folder: Path, *, best: bool = False) -> None:
-        """Write ``last.pth``, from which training goes on, and ``best.pth``. Call on all ranks."""
+    def save(self, folder: Path, *copies: str) -> None:
+        """Write ``last.pth``, from which training goes on. Call on all ranks.
+
+        Args:
+            folder: the run folder.
+            copies: names of further checkpoints to write, for evaluation only: ``best.pth``.
+        """
         random_states = self.dist.gather(random_state())
         if not self.dist.is_main:
             return
         weights = self.network.state_dict()
         average = weights if self.ema is None else self.ema.average
         common: dict[str, Any] = {"identity": self.identity, "progress": self.progress()}
-        if best:
-            save_checkpoint(folder / "best.pth", weights=average, **common)
+        for name in copies:
+            save_checkpoint(folder / name, weights=average, **common)
         training = {
             "weights": weights,
             "optimizer": self.optimizer.state_dict(),

@@ -93,7 +93,10 @@ def test_structure_is_checked_before_anything_is_built(config, tile_set, data_ro
 def test_a_batch_that_the_ranks_do_not_divide_is_refused(config, tile_set, dist):
     from dataclasses import replace
 
-    with pytest.raises(ConfigError, match="batch_size is 2, which 3 processes do not divide"):
+    with pytest.raises(
+        ConfigError,
+        match="batch_size is 2, which 3 processes with optim.accumulate=1 do not divide",
+    ):
         build_train_loader(config, tile_set, replace(dist, world_size=3))
 
 

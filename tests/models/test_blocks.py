@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from configs.schema import OptimConfig
 from models.conv_stem import ConvStem
 from models.feature_recalibration import ChannelGate, FeatureRecalibration, SpatialGate
 from models.fusion_enhancement import FusionEnhancement, FusionEnhancementBlock
@@ -84,7 +85,7 @@ def test_fault_19_recalibrated_features_do_not_grow():
 def test_fault_20_layer_scale_starts_at_a_tenth_and_moves_under_training():
     module = ScaledConv1x1(3, 4)
     assert torch.equal(module.gamma, torch.full((4,), 0.1))
-    optimizer = build_optimizer(module, lr=0.1, weight_decay=0.0)
+    optimizer = build_optimizer(module, OptimConfig(lr=0.1, weight_decay=0.0))
     module(torch.ones(1, 3, 2, 2)).square().sum().backward()
     before = module.gamma.detach().clone()
     optimizer.step()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from configs.schema import ModelConfig, VitConfig
+from configs.schema import ModelConfig, OptimConfig, VitConfig
 from models.build import SIZES, build_network, frozen_identities
 from models.vit_join import JOINS
 from utils.errors import MissingDataError
@@ -31,7 +31,7 @@ def test_every_trainable_parameter_gets_a_gradient_and_is_optimised_once(size, v
     logits = net(torch.rand(2, 3, 64, 64), torch.rand(2, 4, 64, 64))
     weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
     (logits * weight).sum().backward()
-    optimizer = build_optimizer(net, lr=1.0, weight_decay=0.1)
+    optimizer = build_optimizer(net, OptimConfig(lr=1.0, weight_decay=0.1))
     optimised = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert len(optimised) == len(set(optimised))
     for name, parameter in net.named_parameters():
@@ -59,7 +59,7 @@ def test_frozen_weights_stay_and_others_move():
     net = network()
     frozen = {n: p.clone() for n, p in net.named_parameters() if not p.requires_grad}
     moving = {n: p.clone() for n, p in net.named_parameters() if p.requires_grad}
-    optimizer = build_optimizer(net, lr=0.1, weight_decay=0.1)
+    optimizer = build_optimizer(net, OptimConfig(lr=0.1, weight_decay=0.1))
     net(torch.rand(2, 3, 64, 64), torch.rand(2, 4, 64, 64)).square().mean().backward()
     optimizer.step()
     now = dict(net.named_parameters())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from configs.schema import ModelConfig, VitConfig
+from configs.schema import ModelConfig, OptimConfig, VitConfig
 from models.build import build_network
 from models.feature_recalibration import ChannelGate, FeatureRecalibration, SpatialGate
 from models.fusion_enhancement import FusionEnhancement, FusionEnhancementBlock
@@ -100,7 +100,7 @@ def test_fault_21_frozen_parameters_are_in_no_group_no_checkpoint_and_take_no_gr
     frozen = {
         id(p) for vit in (net.encoder.rgb.vit, net.encoder.structure.vit) for p in vit.parameters()
     }
-    groups = build_optimizer(net, lr=1.0, weight_decay=0.1).param_groups
+    groups = build_optimizer(net, OptimConfig(lr=1.0, weight_decay=0.1)).param_groups
     assert frozen and not frozen & {id(p) for group in groups for p in group["params"]}
     assert {id(p) for p in net.parameters()} - frozen == {
         id(p) for group in groups for p in group["params"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from configs.schema import ModelConfig, VitConfig
+from configs.schema import ModelConfig, OptimConfig, VitConfig
 from models.build import build_network
 from utils.optim import build_optimizer
 
@@ -20,7 +20,7 @@ def test_large_with_a_smaller_vit_trains_within_24_gib(dtype):
     network = build_network(config, num_classes=5, structure_channels=4, pictures=((0, 1, 2),))
     network.cuda()
     frozen = {n: p.clone() for n, p in network.named_parameters() if not p.requires_grad}
-    optimizer = build_optimizer(network, lr=1e-4, weight_decay=0.01)
+    optimizer = build_optimizer(network, OptimConfig(lr=1e-4, weight_decay=0.01))
     scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16, init_scale=1024)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):

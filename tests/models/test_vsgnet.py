@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from configs.schema import ModelConfig, VitConfig
+from configs.schema import ModelConfig, OptimConfig, VitConfig
 from models.build import build_network
 from models.vsgnet import VSGNet
 from utils.optim import build_optimizer
@@ -130,7 +130,7 @@ def test_every_switch_trains_every_parameter(settings):
     logits = net(*inputs(64, 64))
     weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
     (logits * weight).sum().backward()
-    groups = build_optimizer(net, lr=1.0, weight_decay=0.1).param_groups
+    groups = build_optimizer(net, OptimConfig(lr=1.0, weight_decay=0.1)).param_groups
     optimised = {id(p) for group in groups for p in group["params"]}
     for name, parameter in net.named_parameters():
         assert id(parameter) in optimised, name

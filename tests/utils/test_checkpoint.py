@@ -15,6 +15,7 @@ IDENTITY = Identity(
     maps={},
     frozen={"rgb_vit": {"name": "v", "sha256": "1"}},
     selected_on="val",
+    selected_by="miou",
 )
 
 
@@ -49,10 +50,10 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     with pytest.raises(DataError, match="cannot be read as a checkpoint; it is damaged or foreign"):
         load_checkpoint(tmp_path / "text.pth")
     torch.save({"format_version": 99}, tmp_path / "new.pth")
-    with pytest.raises(DataError, match="has format 99, this program reads 1"):
+    with pytest.raises(DataError, match="has format 99, this program reads 2"):
         load_checkpoint(tmp_path / "new.pth")
     torch.save({"state_dict": {}}, tmp_path / "foreign.pth")
-    with pytest.raises(DataError, match="has no format version, this program reads 1"):
+    with pytest.raises(DataError, match="has no format version, this program reads 2"):
         load_checkpoint(tmp_path / "foreign.pth")
 
 

@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from configs.schema import OptimConfig
 from models.layers import ChannelNorm, ScaledConv1x1
 from utils.optim import build_optimizer, learning_rate, set_learning_rate
 
 
 def rate(step, warmup=4):
-    return learning_rate(step, peak=1.0, num_steps=12, num_warmup_steps=warmup, power=0.9)
+    return learning_rate(
+        step, peak=1.0, num_steps=12, num_warmup_steps=warmup, schedule="poly", power=0.9
+    )
 
 
 def test_learning_rate_by_hand():
@@ -30,7 +33,7 @@ def test_no_warm_up_starts_at_the_peak():
 
 def test_norms_biases_and_layer_scales_do_not_decay():
     net = nn.Sequential(ScaledConv1x1(3, 4), nn.BatchNorm2d(4), ChannelNorm(4))
-    decay, no_decay = build_optimizer(net, lr=0.1, weight_decay=0.5).param_groups
+    decay, no_decay = build_optimizer(net, OptimConfig(lr=0.1, weight_decay=0.5)).param_groups
     assert [id(p) for p in decay["params"]] == [id(net[0].weight)]
     assert (decay["weight_decay"], no_decay["weight_decay"]) == (0.5, 0.0)
     assert len(no_decay["params"]) == 2 + 2 + 2
@@ -38,7 +41,7 @@ def test_norms_biases_and_layer_scales_do_not_decay():
 
 
 def test_the_rate_is_set_in_every_group():
-    optimizer = build_optimizer(nn.Linear(2, 2), lr=0.1, weight_decay=0.5)
+    optimizer = build_optimizer(nn.Linear(2, 2), OptimConfig(lr=0.1, weight_decay=0.5))
     set_learning_rate(optimizer, 0.03)
     assert [group["lr"] for group in optimizer.param_groups] == [0.03, 0.03]
     assert isinstance(optimizer, torch.optim.AdamW)

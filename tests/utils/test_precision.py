@@ -18,13 +18,16 @@ def test_autocast_computes_in_the_precision_asked_for(name, dtype):
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == dtype
 
 
-def test_step_clips_to_the_norm_and_clears_the_gradients():
+def test_step_clips_the_sum_to_the_norm_and_clears_the_gradients():
     net = nn.Linear(2, 1, bias=False)
     net.weight.data.zero_()
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
     precision = Precision("fp32", CPU)
-    precision.step(100 * net(torch.tensor([[3.0, 4.0]])).sum(), net, optimizer, max_norm=1.0)
+    precision.backward(60 * net(torch.tensor([[3.0, 4.0]])).sum())
+    precision.backward(40 * net(torch.tensor([[3.0, 4.0]])).sum())
+    precision.step(net, optimizer, max_norm=1.0)
     torch.testing.assert_close(net.weight.data, torch.tensor([[-0.6, -0.8]]))
     assert net.weight.grad is None
-    precision.step(net(torch.tensor([[3.0, 4.0]])).sum(), net, optimizer, max_norm=0.0)
+    precision.backward(net(torch.tensor([[3.0, 4.0]])).sum())
+    precision.step(net, optimizer, max_norm=0.0)
     torch.testing.assert_close(net.weight.data, torch.tensor([[-3.6, -4.8]]))

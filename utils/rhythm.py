@@ -1,0 +1,38 @@
+"""When a run validates, keeps a checkpoint, and ends: functions of the recipe and the epoch."""
+
+from dataclasses import dataclass
+
+from configs.schema import Config
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """The rhythm of a recipe. Epochs are counted when they are completed, from 1."""
+
+    config: Config
+
+    @property
+    def num_validations(self) -> int:
+        """Validations of a run that is not ended early."""
+        num_epochs = self.config.optim.num_epochs
+        return sum(self.is_validated(epoch) for epoch in range(1, num_epochs + 1))
+
+    def is_validated(self, epoch: int) -> bool:
+        """Whether the network is validated after an epoch; always after the last one."""
+        is_last = epoch == self.config.optim.num_epochs
+        return is_last or epoch % self.config.eval.every_epochs == 0
+
+    def kept_copies(self, epoch: int) -> list[str]:
+        """Name of the checkpoint to keep for good after an epoch, or none."""
+        every = self.config.run.keep_every_epochs
+        return [f"epoch_{epoch:04d}.pth"] if every and epoch % every == 0 else []
+
+    def is_over(self, epoch: int, num_stale: int) -> bool:
+        """Whether the run ends after an epoch.
+
+        Args:
+            epoch: epochs completed.
+            num_stale: validations since the best one.
+        """
+        patience = self.config.eval.patience
+        return epoch >= self.config.optim.num_epochs or 0 < patience <= num_stale
