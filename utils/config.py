@@ -193,7 +193,11 @@ def _plain(value: Any) -> Any:
 
 
 def _build(cls: type[T], values: Any, prefix: str, problems: list[str]) -> T:
-    """Build dataclass ``cls``; append to ``problems`` and return a stand-in where it cannot be."""
+    """Build dataclass ``cls``; append to ``problems`` what cannot be.
+
+    Defaults stand in for what cannot be, so that its neighbours are judged as well; if there is no
+    default either, nothing is built.
+    """
     if not isinstance(values, dict):
         problems.append(f"{prefix.rstrip('.')}: must be a section of 'key: value' lines")
         values = {}
@@ -203,16 +207,21 @@ def _build(cls: type[T], values: Any, prefix: str, problems: list[str]) -> T:
         if key not in known:
             problems.append(f"{prefix}{key}: unknown key{_nearest(str(key), list(known))}")
     arguments: dict[str, Any] = {}
-    before = len(problems)
+    complete = True
     for name, spec in known.items():
-        dotted = prefix + name
+        dotted, before = prefix + name, len(problems)
+        has_default = spec.default is not MISSING or spec.default_factory is not MISSING
         if name in values:
             arguments[name] = _convert(values[name], hints[name], dotted, problems)
-        elif is_dataclass(hints[name]) and spec.default_factory is MISSING:
+        elif is_dataclass(hints[name]) and not has_default:
             arguments[name] = _build(hints[name], {}, dotted + ".", problems)
-        elif spec.default is MISSING and spec.default_factory is MISSING:
+        elif not has_default:
             problems.append(f"{dotted}: missing, it has no default")
-    if len(problems) > before:
+        is_wrong = len(problems) > before
+        if is_wrong and (not is_dataclass(hints[name]) or arguments.get(name) is None):
+            arguments.pop(name, None)
+            complete &= has_default
+    if not complete:
         return None  # type: ignore[return-value]
     built = cls(**arguments)
     find_problems = getattr(cls, "problems", None)

@@ -12,7 +12,7 @@ from utils.config import config_to_dict, config_to_yaml, differences
 from utils.curves import curves
 from utils.distributed import DistContext
 from utils.errors import ConfigError
-from utils.files import write_json, write_png, write_text
+from utils.files import remove_partial, write_json, write_png, write_text
 from utils.run_log import describe_environment, read_rows
 
 # Settings that may change when a run goes on: they do not change what is computed.
@@ -57,6 +57,7 @@ def open_run_folder(config: Config, dist: DistContext) -> tuple[Path, Checkpoint
             )
     dist.barrier()  # nobody writes before everybody has looked
     if dist.is_main:
+        remove_partial(folder)
         write_text(folder / "config.yaml", config_to_yaml(config))
         write_json(folder / "environment.json", describe_environment(dist))
     return folder, checkpoint

@@ -67,7 +67,7 @@ class RunLog:
         self.waited_s = 0.0  # for the next batch, since the beginning
         self._waited_before_s = 0.0  # ... until the last row
         if dist.is_main:
-            _keep_rows(self._metrics, first_step)
+            _keep_rows(self._metrics, state)
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def begin(self, state: TrainState, folder: Path, notes: list[str]) -> None:
@@ -184,8 +184,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _keep_rows(path: Path, last_step: int) -> None:
-    rows = [row for row in read_rows(path) if row["step"] <= last_step]
+def _keep_rows(path: Path, state: TrainState) -> None:
+    rows = [row for row in read_rows(path) if row["step"] <= state.step]
+    if state.step_in_epoch:  # the validation after this step is still to come, or comes again
+        rows = [row for row in rows if row["kind"] == "train" or row["step"] < state.step]
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 

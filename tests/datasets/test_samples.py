@@ -95,7 +95,7 @@ def test_a_batch_that_the_ranks_do_not_divide_is_refused(config, tile_set, dist)
 
     with pytest.raises(
         ConfigError,
-        match="batch_size is 2, which 3 processes with optim.accumulate=1 do not divide",
+        match=r"batch_size is 2, which 3 processes with optim\.accumulate=1 do not divide",
     ):
         build_train_loader(config, tile_set, replace(dist, world_size=3))
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from configs.schema import OptimConfig
 from models.layers import ChannelNorm, ScaledConv1x1
+from utils.errors import ConfigError
 from utils.optim import build_optimizer, learning_rate, set_learning_rate
 
 
@@ -45,3 +46,56 @@ def test_the_rate_is_set_in_every_group():
     set_learning_rate(optimizer, 0.03)
     assert [group["lr"] for group in optimizer.param_groups] == [0.03, 0.03]
     assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def test_cosine_by_hand():
+    rates = [
+        learning_rate(s, peak=2.0, num_steps=12, num_warmup_steps=4, schedule="cosine", power=0.9)
+        for s in (4, 6, 8, 12)
+    ]
+    assert rates == pytest.approx([2.0, 1 + 0.5**0.5, 1.0, 0.0])
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.ModuleDict({"stem": nn.Linear(2, 2), "stem2": nn.Linear(2, 2)})
+        self.head = nn.Linear(2, 2)
+
+
+def test_parts_have_their_factor_and_the_longest_name_wins():
+    net = Net()
+    config = OptimConfig(
+        lr=0.1, weight_decay=0.5, lr_factors={"body": 0.5, "body.stem": 0.1, "head": 2}
+    )
+    optimizer = build_optimizer(net, config)
+    set_learning_rate(optimizer, 0.01)
+    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    assert len(rates) == sum(len(g["params"]) for g in optimizer.param_groups) == 6
+    assert (
+        rates[id(net.body["stem"].weight)]
+        == rates[id(net.body["stem"].bias)]
+        == pytest.approx(1e-3)
+    )
+    assert rates[id(net.body["stem2"].bias)] == pytest.approx(5e-3)
+    assert rates[id(net.head.weight)] == pytest.approx(0.02)
+
+
+def test_a_factor_for_no_part_is_one_sentence():
+    with pytest.raises(
+        ConfigError,
+        match=r"lr_factors names 'tail', which .* begin with body\.stem, body\.stem2, head\.",
+    ):
+        build_optimizer(Net(), OptimConfig(lr_factors={"tail": 2.0}))
+
+
+def test_sgd_by_hand():
+    net = nn.Linear(1, 1, bias=False)
+    net.weight.data.fill_(1.0)
+    optimizer = build_optimizer(net, OptimConfig(optimizer="sgd", momentum=0.5, weight_decay=0.0))
+    for expected in (0.9, 0.75):  # the second step goes 0.1 and half the first one
+        set_learning_rate(optimizer, 0.1)
+        optimizer.zero_grad()
+        net(torch.ones(1, 1)).sum().backward()
+        optimizer.step()
+        assert net.weight.item() == pytest.approx(expected)

@@ -11,7 +11,7 @@ from utils.run_log import RunLog, describe_environment, read_rows
 
 def open_log(folder, dist, first_step=0):
     config = make_config(folder, folder, "run.log_every_steps=2")
-    return RunLog(folder, SimpleNamespace(dist=dist, step=first_step), config, 5)
+    return RunLog(folder, SimpleNamespace(dist=dist, step=first_step, step_in_epoch=0), config, 5)
 
 
 def losses(value):

@@ -1,0 +1,107 @@
+"""Random recipes: each trains two steps, or is refused before anything is built, by its key."""
+
+import random
+
+import pytest
+import torch
+
+from tests.conftest import make_config, single_process
+from train import build_run, train_one_epoch
+from utils.errors import ConfigError, UserError
+
+NUM_RECIPES = 200
+FIXED = ["optim.steps_per_epoch=2", "optim.num_epochs=4", "data.crop_size_px=32"]
+FIXED += ["model.rgb_vit.name=none", "model.structure_vit.name=none"]
+
+# Key -> values that work, and values that do not. What goes wrong only together with other keys
+# counts as working.
+CHOICES = {
+    "data.crop_size_px": (["32", "48", "65"], ["31", "0", "-64", "big", "33.5"]),
+    "data.scale_range": (["[1.0, 1.0]", "[0.3, 3.0]"], ["[2, 1]", "[0, 1]", "[1]", "1.0"]),
+    "data.dihedral": (["true", "false"], ["maybe", "1"]),
+    "data.color_jitter": (["0", "0.5"], ["1", "-0.1", "none"]),
+    "structure.control": (["on", "off", "shuffled"], ["none", "1"]),
+    "structure.modalities": (["[superpixels]", "[superpixels, height]"], ["[]", "[a, a]", "5"]),
+    "structure.dropout": (["0", "0.5"], ["1", "-1"]),
+    "structure.superpixels.encodings": (
+        ["[boundary]", "[mean_color, log_area, boundary_distance]", "[color_by_id]"],
+        ["[]", "[colour]", "boundary"],
+    ),
+    "model.size": (["tiny"], ["huge", "3"]),
+    "model.fe_branches": (
+        ["[global_context]", "[structure_gate]", "[global_context, structure_gate, large_kernel]"],
+        ["[]", "[other]", "[global_context, global_context]"],
+    ),
+    "model.fr_gates": (["off", "channel", "channel_spatial"], ["both", "true"]),
+    "model.drop_path": (["0", "0.4"], ["1", "-0.1"]),
+    "model.recompute": (["true", "false"], ["2"]),
+    "optim.optimizer": (["adamw", "sgd"], ["adam", "null"]),
+    "optim.momentum": (["0", "0.9"], ["1", "-0.5"]),
+    "optim.lr": (["1e-4", "0.01", "1"], ["0", "-1", "fast"]),
+    "optim.lr_factors": (["{head: 3}", "{}", "{encoder: 0}"], ["{head: -1}", "3", "{1: 2}"]),
+    "optim.weight_decay": (["0", "0.5"], ["-0.1", "much"]),
+    "optim.batch_size": (["1", "2", "6"], ["0", "-2", "2.5"]),
+    "optim.accumulate": (["1", "2"], ["0", "1.5"]),
+    "optim.warmup_epochs": (["0", "1"], ["-1", "4"]),
+    "optim.schedule": (["poly", "cosine"], ["step"]),
+    "optim.clip_norm": (["0", "0.1"], ["-1"]),
+    "optim.ema_decay": (["0", "0.9"], ["1"]),
+    "optim.dice_weight": (["0", "1"], ["-1"]),
+    "optim.label_smoothing": (["0", "0.2"], ["1"]),
+    "optim.class_weights": (["null", "[1, 2, 1, 1, 5, 0]"], ["[1, -1]", "[0, 0, 0]", "2"]),
+    "optim.object_weight": (["0", "0.5"], ["-1"]),
+    "optim.boundary_weight": (["0", "0.5"], ["-1"]),
+    "eval.metric": (["miou", "mf1", "oa"], ["iou"]),
+    "eval.patience": (["0", "2"], ["-1"]),
+    "eval.overlap_px": (["0", "16"], ["64", "-1"]),
+    "run.precision": (["auto", "fp32", "bf16"], ["fp16", "tf32", "half"]),
+    "run.keep_every_epochs": (["0", "1"], ["-1"]),
+    "run.log_every_steps": (["1", "5"], ["0"]),
+    "run.deterministic": (["true", "false"], ["0"]),
+    "run.sed": ([], ["1"]),
+    "optimiser": ([], ["{lr: 1}"]),
+}
+
+
+def draw(number):
+    """Overrides, and the keys among them that are broken."""
+    rng = random.Random(number)
+    overrides, broken = [], set()
+    for key in rng.sample(sorted(CHOICES), rng.randint(1, 6)):
+        good, bad = CHOICES[key]
+        if bad and (not good or rng.random() < 0.12):
+            broken.add(key)
+            overrides.append(f"{key}={rng.choice(bad)}")
+        else:
+            overrides.append(f"{key}={rng.choice(good)}")
+    return overrides, broken
+
+
+@pytest.fixture(autouse=True)
+def nondeterminism_allowed_again():
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_random_recipes_train_or_are_refused_by_key(data_root, tmp_path):
+    outcomes = {"trained": 0, "refused": 0, "refused together": 0}
+    for number in range(NUM_RECIPES):
+        overrides, broken = draw(number)
+        folder = tmp_path / str(number)
+        try:
+            run = build_run(make_config(data_root, folder, *FIXED, *overrides), single_process())
+        except UserError as error:
+            assert isinstance(error, ConfigError), (overrides, error)
+            assert not folder.exists(), overrides
+            keys = broken or {text.partition("=")[0] for text in overrides}
+            named = [key for key in keys if key in str(error)]
+            assert named == list(keys) if broken else named, (overrides, str(error))
+            outcomes["refused" if broken else "refused together"] += 1
+            continue
+        assert not broken, (overrides, broken)
+        train_one_epoch(run)
+        run.log.close()
+        assert run.state.step == 2
+        assert all(torch.isfinite(p).all() for p in run.state.network.parameters()), overrides
+        outcomes["trained"] += 1
+    assert min(outcomes["trained"], outcomes["refused"]) >= 80, outcomes

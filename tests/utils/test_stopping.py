@@ -1,0 +1,36 @@
+import os
+import signal
+
+import pytest
+
+from utils.errors import Interrupted, run_command
+from utils.stopping import StopRequest
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_remembered_until_it_is_asked_for(dist, number):
+    before = signal.getsignal(number)
+    with StopRequest(dist, every_steps=10) as stop:
+        assert not stop.came(1)
+        os.kill(os.getpid(), number)
+        assert stop.came(2)
+        with pytest.raises(Interrupted) as caught:
+            stop.leave()
+    assert caught.value.number == number
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_ctrl_c_ends_at_once(dist):
+    with StopRequest(dist, every_steps=1), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_exit_code_names_the_signal(capsys):
+    def main():
+        raise Interrupted(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as left:
+        run_command(main)
+    assert left.value.code == 143
+    assert capsys.readouterr().err == ("stopped and saved; run the same command again to go on\n")
