@@ -41,7 +41,8 @@ from datasets.modalities import store_folder
 from datasets.samplers import SampleKey
 from datasets.samples import TileDataset, prepare_inputs
 from datasets.synthetic import CLASSES, PALETTE, draw_scene
-from datasets.tiles import Tile, TileSet, TileSetWriter, open_tile_set
+from datasets.tile_writer import TileSetWriter
+from datasets.tiles import Tile, TileSet, open_tile_set
 from datasets.transforms import Geometry
 from models.build import build_network
 from models.losses import build_loss

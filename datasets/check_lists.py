@@ -3,13 +3,14 @@
 import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
 from datasets.check_tiles import Finding, TileFacts
+from datasets.histogram import FILE_NAME, read_histogram
 from datasets.tiles import SPLITS, Tile, TileSet
+from utils.errors import UserError
 
 _HISTOGRAM = "wrong histogram.csv"
 
@@ -82,11 +83,11 @@ def _cover(tiles: list[Tile]) -> tuple[int, int, int]:
 
 def compare_histogram(tile_set: TileSet, facts: Mapping[str, TileFacts]) -> Iterator[Finding]:
     """Compare ``histogram.csv``, from which training chooses crops, with the labels."""
-    path = tile_set.root / "histogram.csv"
-    rows = _read_histogram(path, len(tile_set.classes))
-    if rows is None:
-        text = f"{path} does not exist or is damaged; prepare the data set again"
-        yield Finding(_HISTOGRAM, text)
+    path = tile_set.root / FILE_NAME
+    try:
+        rows = read_histogram(tile_set.root, len(tile_set.classes))
+    except UserError as error:
+        yield Finding(_HISTOGRAM, str(error))
         return
     kept = [*range(len(tile_set.classes)), IGNORE_INDEX]
     hidden = {t for split in tile_set.unlabelled for t in tile_set.splits.get(split, ())}
@@ -96,16 +97,6 @@ def compare_histogram(tile_set: TileSet, facts: Mapping[str, TileFacts]) -> Iter
             yield Finding(_HISTOGRAM, f"{path} {what} '{tile_id}'; prepare the data set again")
         elif tile_id in rows and not facts[tile_id].faults:  # said already
             counts = facts[tile_id].counts
-            if counts is not None and rows[tile_id] != counts[kept].tolist():
+            if counts is not None and rows[tile_id].tolist() != counts[kept].tolist():
                 text = f"{path} counts other pixels than the label of '{tile_id}' holds; prepare "
                 yield Finding(_HISTOGRAM, f"{text}the data set again")
-
-
-def _read_histogram(path: Path, num_classes: int) -> dict[str, list[int]] | None:
-    """Pixels of every class, and ignored ones, of every tile; None if that is not in the file."""
-    columns = [*map(str, range(num_classes)), "ignored"]
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return {r["id"]: [int(r[name]) for name in columns] for r in csv.DictReader(file)}
-    except (FileNotFoundError, KeyError, TypeError, ValueError):
-        return None

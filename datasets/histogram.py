@@ -19,24 +19,28 @@ from utils.errors import DataError, MissingDataError
 from utils.files import write_text
 
 FILE_NAME = "histogram.csv"
+_COUNTED_ROWS = 512  # at a time: counting turns pixels into 64-bit numbers
 
 
-def count_classes(target: np.ndarray, num_classes: int) -> np.ndarray:
-    """Pixels of every class and, last, of ignore in uint8 class indices, ``(K + 1,)`` int64."""
-    counts = np.bincount(target.ravel(), minlength=IGNORE_INDEX + 1)
-    return counts[[*range(num_classes), IGNORE_INDEX]]
+def count_classes(target: np.ndarray, num_classes: int) -> list[int]:
+    """Pixels of every class and, last, of ignore, of ``(H, W)`` uint8 class indices."""
+    counts = np.zeros(IGNORE_INDEX + 1, np.int64)
+    for top in range(0, len(target), _COUNTED_ROWS):
+        part = target[top : top + _COUNTED_ROWS]
+        counts += np.bincount(part.ravel(), minlength=IGNORE_INDEX + 1)
+    return [*counts[:num_classes].tolist(), int(counts[IGNORE_INDEX])]
 
 
-def write_histogram(root: Path, counts: Mapping[str, np.ndarray]) -> None:
+def write_histogram(root: Path, num_classes: int, counts: Mapping[str, Sequence[int]]) -> None:
     """Write the table of a data set, atomically.
 
     Args:
         root: its folder.
+        num_classes: of the data set.
         counts: what ``count_classes`` gives, by tile.
     """
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
-    num_classes = len(next(iter(counts.values()))) - 1
     rows.writerow(["id", *range(num_classes), "ignored"])
     rows.writerows([tile_id, *counts[tile_id]] for tile_id in sorted(counts))
     write_text(root / FILE_NAME, table.getvalue())
@@ -51,9 +55,7 @@ def read_histogram(root: Path, num_classes: int) -> dict[str, np.ndarray]:
     """
     path = root / FILE_NAME
     if not path.is_file():
-        raise MissingDataError(
-            f"{path} does not exist, and data.rare_class_share needs it; prepare the data set again"
-        )
+        raise MissingDataError(f"{path} does not exist; prepare the data set again")
     with path.open(encoding="utf-8", newline="") as file:
         head, *rows = list(csv.reader(file)) or [[]]
     expected = ["id", *map(str, range(num_classes)), "ignored"]

@@ -23,12 +23,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets.class_file import ClassFile
+from datasets.histogram import count_classes
 from datasets.mask_decoder import Decoded, LabelRepair, MaskDecoder
 from datasets.members import Member
 from datasets.sensor import SourceRaster, store_rasters
 from datasets.splits import NamedSplit
 from datasets.summary import Record, Summary, describe_unknown, summarize
-from datasets.tile_writer import RECORDS, TileSetWriter, count_classes, write_tile
+from datasets.tile_writer import RECORDS, TileSetWriter, write_tile
 from datasets.tiles import LABEL_FOLDERS, Tile
 from datasets.tiling import Tiling
 from utils.background import read_ahead

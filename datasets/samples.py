@@ -62,6 +62,7 @@ class Batch:
                 structure_image=None if other is None else other[span],
                 color_factors=self.color_factors[span],
                 present=self.present[span],
+                id_keys=None if self.id_keys is None else self.id_keys[span],
             )
             for span in spans
         ]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
+from datasets.histogram import count_classes, write_histogram
 from datasets.tiles import (
     FORMAT_VERSION,
     SPLITS,
@@ -27,7 +28,6 @@ from utils.raster import write_raster
 
 RECORDS = "records"  # folder of what a run that breaks off has done; not in the finished set
 _BEGUN_WITH = "begun_with.txt"
-_COUNTED_ROWS = 512  # at a time: counting turns pixels into 64-bit numbers
 
 
 def write_tile(
@@ -55,15 +55,6 @@ def write_tile(
     for kind, target in targets.items():
         write_raster(target_path(folder, tile.id, kind), target)
     return path
-
-
-def count_classes(target: np.ndarray, num_classes: int) -> list[int]:
-    """Pixels of every class of a target, and of ignored ones at the end."""
-    pixels = np.zeros(IGNORE_INDEX + 1, np.int64)
-    for top in range(0, len(target), _COUNTED_ROWS):
-        part = target[top : top + _COUNTED_ROWS]
-        pixels += np.bincount(part.ravel(), minlength=IGNORE_INDEX + 1)
-    return [*pixels[:num_classes].tolist(), int(pixels[IGNORE_INDEX])]
 
 
 class TileSetWriter:
@@ -193,14 +184,12 @@ class TileSetWriter:
         for split, ids in self._splits.items():
             if ids:
                 write_text(self._partial / "splits" / f"{split}.txt", "\n".join(sorted(ids)) + "\n")
-        rows = [asdict(self._tiles[tile_id]) for tile_id in sorted(self._tiles)]
-        _write_table(self._partial / "tiles.csv", [f.name for f in fields(Tile)], rows)
-        columns = ["id", *map(str, range(self._num_classes)), "ignored"]
-        rows = [
-            dict(zip(columns, [tile_id, *pixels], strict=True))
-            for tile_id, pixels in sorted(self._pixels.items())
-        ]
-        _write_table(self._partial / "histogram.csv", columns, rows)
+        table = io.StringIO()
+        rows = csv.DictWriter(table, [f.name for f in fields(Tile)], lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(asdict(self._tiles[tile_id]) for tile_id in sorted(self._tiles))
+        write_text(self._partial / "tiles.csv", table.getvalue())
+        write_histogram(self._partial, self._num_classes, self._pixels)
         write_json(self._partial / "dataset.json", self._meta)
         shutil.rmtree(self._partial / RECORDS, ignore_errors=True)
         self._partial.rename(self._root)
@@ -213,11 +202,3 @@ def partial_folder(root: Path) -> Path:
 
 def _read(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def _write_table(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, table.getvalue())

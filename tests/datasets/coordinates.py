@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from datasets.histogram import count_classes, write_histogram
 from datasets.maps import MapRecipe, write_map
 from datasets.modalities import store_folder
-from datasets.tiles import Tile, TileSet, TileSetWriter, open_tile_set
+from datasets.tile_writer import TileSetWriter
+from datasets.tiles import Tile, TileSet, open_tile_set
 from datasets.transforms import Geometry
 
 NUM_CLASSES = 50
@@ -45,7 +45,6 @@ def write_set(root: Path, sizes: list[tuple[int, int]]) -> TileSet:
         origin="",
         prepared_with={},
     )
-    counts = {}
     with writer:
         for number, (height, width) in enumerate(sizes):
             tile_id = f"t{number:03d}"
@@ -53,11 +52,9 @@ def write_set(root: Path, sizes: list[tuple[int, int]]) -> TileSet:
             members = draw_members(height, width)
             tile = Tile(id=tile_id, source=tile_id, **box)
             writer.add("train", tile, members["image"], members["target"])
-            counts[tile_id] = count_classes(members["target"], NUM_CLASSES)
             for store in STORES:
                 folder = store_folder(writer.folder, store)
                 write_map(folder, tile_id, members[store], "", RECIPE)
-    write_histogram(root, counts)
     return open_tile_set(root)
 
 

@@ -31,7 +31,7 @@ def tile_set(tmp_path_factory: pytest.TempPathFactory) -> TileSet:
         target[80:, :] = 255
         write_raster(tile_set.target_path(tile_id), target)
         counts[tile_id] = count_classes(target, 50)
-    write_histogram(tile_set.root, counts)
+    write_histogram(tile_set.root, 50, counts)
     return tile_set
 
 
@@ -47,12 +47,12 @@ def dataset_of(tile_set: TileSet, share: float, zooms: tuple[float, float]) -> T
 
 def test_classes_are_counted_by_hand():
     target = np.array([[0, 2, 2], [255, 2, 0]], np.uint8)
-    assert count_classes(target, 4).tolist() == [2, 0, 3, 0, 1]
+    assert count_classes(target, 4) == [2, 0, 3, 0, 1]
 
 
 def test_the_table_is_as_it_is_written(tmp_path: Path):
     counts = {"b, c": np.array([1, 2, 3]), "a": np.array([0, 10**12, 0])}
-    write_histogram(tmp_path, counts)
+    write_histogram(tmp_path, 2, counts)
     text = (tmp_path / "histogram.csv").read_text()
     assert text == 'id,0,1,ignored\na,0,1000000000000,0\n"b, c",1,2,3\n'
     found = read_histogram(tmp_path, 2)
@@ -71,9 +71,7 @@ def test_a_set_without_the_table_is_one_sentence(config, data_root, dist, tmp_pa
     finally:
         if kept is not None:
             kept.rename(path)
-    assert str(error.value) == (
-        f"{path} does not exist, and data.rare_class_share needs it; prepare the data set again"
-    )
+    assert str(error.value) == (f"{path} does not exist; prepare the data set again")
     build_train_loader(config, open_tile_set(data_root), dist)  # nothing else needs it
 
 
@@ -97,12 +95,12 @@ def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path: Path, text: str, 
 def test_a_table_of_other_labels_is_one_sentence(tile_set):
     rows = read_histogram(tile_set.root, 50)
     try:
-        write_histogram(tile_set.root, {t: np.eye(51, dtype=int)[9] for t in rows})
+        write_histogram(tile_set.root, 50, {t: np.eye(51, dtype=int)[9] for t in rows})
         dataset = dataset_of(tile_set, 1.0, (1.0, 1.0))
         with pytest.raises(DataError, match=r"t00\d\.tif has no pixel of class 9, which histogram"):
             dataset[SampleKey(index=0, seed=(0, 0, 0))]
     finally:
-        write_histogram(tile_set.root, rows)
+        write_histogram(tile_set.root, 50, rows)
 
 
 @pytest.mark.parametrize("zooms", [(1.0, 1.0), (0.5, 1.75), (2.0, 3.0)])
