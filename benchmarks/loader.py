@@ -236,7 +236,7 @@ def main() -> None:
     bench = Bench("cpu", args.quick)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tile_set = write_tiles(folder, *((4, 4) if args.quick else (16, 30)))
+        tile_set = write_tiles(folder, *((4, 4) if args.quick else (16, 12)))
         if args.part != "training":
             core(bench, folder, tile_set)
         if args.part != "core":
