@@ -30,7 +30,7 @@ demo: .venv/.installed
 	$(BIN)/python eval.py --checkpoint $(DEMO_RUN)/best.pth --split test
 	@echo
 	@echo "pictures: data/synthetic/modalities/superpixels/contact_sheet.png"
-	@echo "          $(DEMO_RUN)/pictures/loss.png and scores.png"
+	@echo "          $(DEMO_RUN)/pictures/run.png"
 	@echo "          $(DEMO_RUN)/eval_test/predictions.png and confusion.png"
 	@echo "          $(DEMO_RUN)/inference/overlay/"
 

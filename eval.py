@@ -18,13 +18,13 @@ from datasets.tiles import TileSet, open_tile_set
 from models.build import load_network
 from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.config import config_from_dict
-from utils.contact_sheet import Cell
 from utils.distributed import DistContext, distributed_session
 from utils.errors import DataError, run_command
 from utils.evaluation import Predictor, evaluate
 from utils.files import write_png
 from utils.precision import Precision
 from utils.report import score_table, write_report
+from utils.validation_view import panel_row
 from utils.visualize import PanelRow, prediction_panel
 
 NUM_PANEL_ROWS = 6
@@ -37,20 +37,6 @@ def check_classes(checkpoint: Checkpoint, tile_set: TileSet) -> None:
             f"{checkpoint.path} knows the classes {', '.join(checkpoint.identity.classes)}; "
             f"{tile_set.root} has {', '.join(tile_set.classes)}"
         )
-
-
-def panel_row(batch: Batch, prediction: Tensor, encoder: StructureEncoder) -> PanelRow:
-    """A row of the panel: image, what the structure branch saw, target, prediction."""
-    image = batch.image.float() / 255
-    other = None if batch.structure_image is None else batch.structure_image.float() / 255
-    structure = encoder(image, batch.maps, other)[0, list(encoder.pictures[0])]
-    return PanelRow(
-        image=batch.image[0].movedim(0, -1).numpy(),
-        structure=Cell(picture=(255 * structure).byte().movedim(0, -1).numpy(), smooth=False),
-        target=batch.target[0].numpy(),
-        prediction=prediction.numpy(),
-        title=batch.tile_ids[0],
-    )
 
 
 def evaluate_split(
@@ -74,7 +60,7 @@ def evaluate_split(
     loader = build_eval_loader(config, tile_set, split, dist)
     rows: list[PanelRow] = []
 
-    def keep_row(batch: Batch, prediction: Tensor) -> None:
+    def keep_row(batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
         if len(rows) < NUM_PANEL_ROWS and dist.is_main:
             rows.append(panel_row(batch, prediction, encoder))
 

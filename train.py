@@ -10,7 +10,6 @@ The same command starts a run and goes on with one that was stopped::
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
@@ -28,18 +27,21 @@ from utils.checkpoint import Identity, begin_with
 from utils.config import config_to_dict, load_config_from_command_line
 from utils.distributed import DistContext, distributed_session
 from utils.ema import Ema
+from utils.environment import record_environment
 from utils.errors import run_command
-from utils.evaluation import Predictor, evaluate
-from utils.metrics import scores
+from utils.evaluation import Predictor
 from utils.optim import build_optimizer, build_schedule, set_learning_rate
 from utils.precision import Precision
 from utils.rehearsal import describe, measure
 from utils.rhythm import Rhythm
-from utils.run_folder import draw_curves, open_run_folder, scratch_output
+from utils.run_folder import open_run_folder, scratch_output
 from utils.run_log import RunLog
+from utils.run_page import draw_run_page
 from utils.seed import seed_torch
 from utils.stopping import StopRequest
 from utils.train_state import TrainState
+from utils.validation import Validation
+from utils.validation_view import ValidationView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +53,10 @@ class Run:
     state: TrainState
     loader: DataLoader[Batch]
     batches: TrainBatches
-    val_loader: DataLoader[Batch]
     encoder: StructureEncoder
     loss: SegmentationLoss
     lr_at: Callable[[int], float]
-    predictor: Predictor
+    validation: Validation
     rhythm: Rhythm
     log: RunLog
     notes: list[str]  # what to say when it begins
@@ -69,12 +70,7 @@ def train(run: Run) -> None:
         train_one_epoch(run)
         copies = rhythm.kept_copies(state.epoch)
         if rhythm.is_validated(state.epoch):
-            with state.evaluation_weights():
-                confusion = evaluate(run.predictor, run.val_loader, state.num_classes, state.dist)
-            result = scores(confusion)
-            is_best = state.is_best(getattr(result, run.config.eval.metric))
-            run.log.evaluation(state, result, is_best)
-            copies += ["best.pth"] * is_best
+            copies += ["best.pth"] * run.validation()
         if copies or rhythm.is_validated(state.epoch):
             state.save(run.folder, *copies)
 
@@ -97,12 +93,11 @@ def train_one_epoch(run: Run) -> None:
                 terms = run.loss(logits, target, size, segments)
                 state.precision.backward(terms["loss"])
             losses = {name: losses.get(name, 0) + term.detach() for name, term in terms.items()}
-        state.take_step(run.config.optim.clip_norm)
+        state.take_step(run.config.optim.clip_norm, losses["loss"], batch.tile_ids)
         run.log.step(state.step, losses, lr, batch.tile_ids)
-        if state.step % run.config.run.save_every_steps == 0:
+        if (stop := run.stop.came(state.step)) or state.step % run.config.run.save_every_steps == 0:
             state.save(run.folder)
-        if run.stop.came(state.step):
-            state.save(run.folder)
+        if stop:
             run.stop.leave()
     if run.rhythm.is_validated(state.epoch + 1):
         state.save(run.folder)  # a kill while validating then repeats the validation alone
@@ -111,19 +106,14 @@ def train_one_epoch(run: Run) -> None:
 
 def rehearse(run: Run) -> None:
     """The last steps of two epochs and one validation image, timed. Call on all ranks."""
-    state = run.state
 
     def step() -> None:
-        state.step_in_epoch = run.batches.num_batches - 1
+        run.state.step_in_epoch = run.batches.num_batches - 1
         train_one_epoch(run)
 
-    def validate() -> None:
-        evaluate(run.predictor, islice(run.val_loader, 1), state.num_classes, state.dist)
-
-    times = measure(step, validate, run.log, state.dist)
+    times = measure(step, run.validation.try_one, run.log, run.state.dist)
+    run.log.say(describe(times, run.rhythm, run.batches.num_batches, run.validation.num_tiles))
     run.log.close()
-    if state.dist.is_main:
-        print(describe(times, run.rhythm, run.batches.num_batches, len(run.val_loader)))
 
 
 def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None) -> Run:
@@ -143,7 +133,7 @@ def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None
         frozen_dtype=precision.dtype,
     ).to(dist.device)
     folder, checkpoint = open_run_folder(config, dist)
-    notes = [] if checkpoint is not None else begin_with(config.run.fine_tune, network)
+    notes = begin_with(config.run.fine_tune, network) if checkpoint is None else []
     state = TrainState(
         network=network,
         optimizer=build_optimizer(network, optim),
@@ -164,19 +154,23 @@ def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None
     )
     seed_torch(config.run.seed, 1 + dist.rank)  # the ranks drop different paths
     state.restore(checkpoint, config.run.seed)
+    record_environment(folder, state, optim)
+    log = RunLog(folder, state, config, batches.num_batches)
+    predictor = Predictor(network, encoder, precision, config.eval, dist.device)
+    val_loader = build_eval_loader(config, tile_set, data.val_split, dist)
+    view = ValidationView(encoder, state, len(val_loader))
     return Run(
         config=config,
         folder=folder,
         state=state,
         loader=loader,
         batches=batches,
-        val_loader=build_eval_loader(config, tile_set, data.val_split, dist),
         encoder=encoder,
         loss=build_loss(optim, len(tile_set.classes)).to(dist.device),
         lr_at=build_schedule(optim, batches.num_batches),
-        predictor=Predictor(network, encoder, precision, config.eval, dist.device),
+        validation=Validation(state, predictor, val_loader, view, log, folder),
         rhythm=Rhythm(config),
-        log=RunLog(folder, state, config, batches.num_batches),
+        log=log,
         notes=notes,
         stop=stop or StopRequest(dist, config.run.log_every_steps),
     )
@@ -184,18 +178,19 @@ def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None
 
 def main() -> None:
     """Command line."""
-    config = load_config_from_command_line(__doc__.split("\n\n")[0], fetch_frozen_weights)
+    notes: list[str] = []
+    config = load_config_from_command_line(__doc__.split("\n\n")[0], fetch_frozen_weights, notes)
     with (
         distributed_session(config.run.device, deterministic=config.run.deterministic) as dist,
         StopRequest(dist, config.run.log_every_steps) as stop,
         scratch_output(config) as config,
     ):
         run = build_run(config, dist, stop)
+        run.log.begin(run.state, run.folder, [*notes, *run.notes])
         if config.run.dry:
             return rehearse(run)
-        run.log.begin(run.state, run.folder, run.notes)
         train(run)
-        draw_curves(run.folder, dist)
+        draw_run_page(run.folder, run.state)
         run.log.end(run.state, run.folder)
 
 

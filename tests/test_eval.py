@@ -45,13 +45,14 @@ def test_repeats_the_score_of_the_validation_during_training(checkpoint, tmp_pat
     assert names == {"report.json", "report.txt", "confusion.png", "predictions.png"}
 
 
-def test_two_processes_count_what_one_counts_with_an_odd_number_of_images(checkpoint, tmp_path):
-    """Three images on two ranks; threads are left as each launcher sets them."""
-    command = ["eval.py", "--checkpoint", str(checkpoint)]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    confusions = []
+@pytest.mark.parametrize(("split", "num_images", "ranks"), [("val", 3, 2), ("train", 7, 3)])
+def test_many_processes_count_what_one_counts(checkpoint, tmp_path, split, num_images, ranks):
+    """Images that the ranks do not divide; threads are left as each launcher sets them."""
+    command = ["eval.py", "--checkpoint", str(checkpoint), "--split", split]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    reports = []
     for launcher in ([], torchrun):
-        output = tmp_path / str(len(confusions))
+        output = tmp_path / str(len(reports))
         done = subprocess.run(
             [sys.executable, *launcher, *command, "--output", str(output)],
             cwd=ROOT,
@@ -60,9 +61,10 @@ def test_two_processes_count_what_one_counts_with_an_odd_number_of_images(checkp
             text=True,
         )
         assert done.returncode == 0, done.stderr[-2000:]
-        confusions.append(json.loads((output / "report.json").read_text())["confusion"])
-    assert confusions[0] == confusions[1]
-    assert sum(map(sum, confusions[0])) > 3 * 90 * 90
+        reports.append(json.loads((output / "report.json").read_text()))
+    assert reports[0]["confusion"] == reports[1]["confusion"]
+    assert reports[0]["header"]["images"] == num_images
+    assert num_images * 90 * 90 < sum(map(sum, reports[0]["confusion"])) <= num_images * 96 * 96
 
 
 def test_structure_can_be_taken_away_for_an_evaluation(checkpoint, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import make_config, single_process
 from train import Run, build_run, train, train_one_epoch
@@ -67,6 +68,9 @@ def test_a_run_learns_and_leaves_what_it_should(data_root, tmp_path):
     assert len(losses) == 12 * 3
     assert sum(losses[-6:]) < 0.85 * sum(losses[:6])
     assert [row["step"] for row in rows if row["kind"] == "val"] == [18, 36]
+    events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    assert [event.step for event in events.Images("val/predictions")] == [18, 36]
+    assert [event.step for event in events.Scalars("val/iou/building")] == [18, 36]
     names = {path.name for path in run.folder.iterdir()}
     assert names >= {"config.yaml", "environment.json", "best.pth", "last.pth", "train.log"}
     best = load_checkpoint(run.folder / "best.pth")
@@ -123,6 +127,9 @@ def test_kill_minus_nine_and_the_same_command_again(recipe_path, tmp_path):
     assert load_checkpoint(last).progress["step"] < 12
     again = subprocess.run([*command, "name=b"], cwd=ROOT, env=environment, capture_output=True)
     assert again.returncode == 0, again.stderr.decode()
+    for name in "ab":
+        pictures = (tmp_path / "runs" / name / "pictures").iterdir()
+        assert sorted(path.name for path in pictures) == ["run.png", "worst.png"]
     names = [load_checkpoint(tmp_path / "runs" / n / "last.pth").identity.recipe for n in "ab"]
     assert names[0]["name"] == "a" and names[1]["name"] == "b"
     assert_same_run(tmp_path / "runs" / "a", tmp_path / "runs" / "b")
@@ -161,7 +168,8 @@ def test_environment_is_recorded(config):
     run = build_run(config, replace(single_process()))
     run.log.close()
     environment = json.loads((run.folder / "environment.json").read_text())
-    assert environment["world_size"] == 1
+    assert environment["world_size"] == 1 and environment["batch"]["samples"] == 2
+    assert environment["data"]["maps"]["superpixels"]["settings"]["segment_size_px"] == 8
 
 
 def test_the_training_loop_fits_one_screen():

@@ -1,5 +1,6 @@
 """Training on several ranks: the same as on one, and what happens when their number changes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from utils.checkpoint import load_checkpoint
+from utils.files import read_rgb
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -142,3 +144,41 @@ def test_a_rank_that_fails_ends_all_and_shows_its_own_traceback(recipe_path, tmp
     assert done.returncode != 0
     assert b"ArithmeticError: the second rank cannot count" in done.stderr
     assert time.monotonic() - start < 60
+
+
+VALIDATE = """
+import sys
+from pathlib import Path
+from train import build_run
+from utils.config import load_config
+from utils.distributed import distributed_session
+from utils.run_page import draw_run_page
+
+def main(recipe, *overrides):
+    with distributed_session("cpu") as dist:
+        run = build_run(load_config(Path(recipe), overrides), dist)
+        assert run.validation()
+        draw_run_page(run.folder, run.state)
+        run.log.close()
+
+main(*sys.argv[1:])
+"""
+
+
+def test_the_worst_tiles_of_three_ranks_are_those_of_one(recipe_path, tmp_path):
+    """Four of seven, by a network that has learnt nothing."""
+    script, folders = tmp_path / "validate.py", []
+    script.write_text(VALIDATE)
+    for ranks in (1, 3):
+        launcher = [sys.executable] if ranks == 1 else [*TORCHRUN, f"--nproc_per_node={ranks}"]
+        overrides = ["data.val_split=train", "optim.batch_size=6", f"name=on_{ranks}", *NO_VIT]
+        command = [*launcher, str(script), str(recipe_path), *overrides]
+        done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+        folders.append(tmp_path / "runs" / f"on_{ranks}")
+    one, three = (read_rgb(folder / "pictures" / "worst.png") for folder in folders)
+    assert (one == three).all() and one.shape[0] > 4 * 216
+    assert all((folder / "pictures" / "run.png").is_file() for folder in folders)
+    environment = json.loads((folders[1] / "environment.json").read_text())
+    assert len(environment["devices"]) == environment["world_size"] == 3
+    assert environment["batch"]["per_rank"] == 2

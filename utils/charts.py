@@ -1,5 +1,6 @@
-"""Confusion matrix and colour legend as pictures, drawn with Pillow."""
+"""Confusion matrix, bars of classes and colour legend as pictures, drawn with Pillow."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,9 @@ from utils.typesetting import (
     INK,
     MARGIN_PX,
     PAPER,
+    RULE,
     TEXT_PX,
+    TITLE_PX,
     Color,
     blank,
     draw_swatch,
@@ -70,6 +73,50 @@ def _flow(widths_px: Sequence[int], width_px: int) -> tuple[list[tuple[int, int]
         places.append((left_px, top_px))
         left_px += box_px + 2 * GAP_PX
     return places, top_px + line_height_px() if places else 0
+
+
+def bars(
+    shares: Sequence[float],
+    names: Sequence[str],
+    palette: Sequence[Color],
+    title: str,
+    *,
+    width_px: int,
+) -> np.ndarray:
+    """Draw a bar for each share of 1, with its percentage.
+
+    Args:
+        shares: 0..1; nan is shown as ``-``, without a bar.
+        names: of the bars; long ones are cut, so that the bars keep a third of the width.
+        palette: RGB in 0..255 of each bar.
+        title: heading; cut to the width.
+        width_px: width of the picture.
+
+    Returns:
+        ``(H, width_px, 3)`` uint8; its height grows with the number of bars.
+    """
+    inner_px = width_px - 2 * MARGIN_PX
+    number_px = text_width_px("100.00")
+    names_px = min(max(map(text_width_px, names)), inner_px * 2 // 3 - number_px - 2 * GAP_PX)
+    left_px = MARGIN_PX + names_px + GAP_PX
+    full_px = width_px - MARGIN_PX - number_px - GAP_PX - left_px
+    pitch_px = line_height_px() + GAP_PX
+    top_px = MARGIN_PX + line_height_px(TITLE_PX) + 2 * GAP_PX
+    page = blank(top_px + pitch_px * len(names) + MARGIN_PX, width_px)
+    draw = ImageDraw.Draw(page)
+    draw_text(page, MARGIN_PX, MARGIN_PX, shorten(title, inner_px, TITLE_PX), size_px=TITLE_PX)
+    for index, (share, name, color) in enumerate(zip(shares, names, palette, strict=True)):
+        middle_px = top_px + index * pitch_px + pitch_px // 2
+        edges_px = (middle_px - line_height_px() // 2, middle_px + line_height_px() // 2)
+        draw_text(page, left_px - GAP_PX, middle_px, shorten(name, names_px), anchor="rm")
+        draw.rectangle((left_px, edges_px[0], left_px + full_px, edges_px[1]), fill=RULE)
+        text = "-" if math.isnan(share) else f"{100 * share:.2f}"
+        draw_text(page, width_px - MARGIN_PX, middle_px, text, anchor="rm")
+        if share > 0:
+            end_px = left_px + round(share * full_px)
+            outline = tuple(c * 3 // 4 for c in color)
+            draw.rectangle((left_px, edges_px[0], end_px, edges_px[1]), fill=color, outline=outline)
+    return np.array(page)
 
 
 def confusion_picture(

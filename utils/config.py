@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from configs.schema import Config
+from configs.schema import Config, OptimConfig
 from utils.errors import ConfigError
 
 T = TypeVar("T")
@@ -73,6 +73,11 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     Raises:
         ConfigError: listing every problem found in the file and the overrides together.
     """
+    return config_from_dict(_read_recipe(path), str(path), overrides)
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    """The nested plain values of a recipe file."""
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; recipes are in configs/")
     try:
@@ -82,17 +87,20 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     recipe = _parse_yaml(text, str(path))
     if not isinstance(recipe, dict):
         raise ConfigError(f"{path} must hold 'key: value' lines at its top level")
-    return config_from_dict(recipe, str(path), overrides)
+    return recipe
 
 
 def load_config_from_command_line(
-    description: str, download: Callable[[Config], None] | None = None
+    description: str,
+    download: Callable[[Config], None] | None = None,
+    notes: list[str] | None = None,
 ) -> Config:
     """The recipe that ``--config FILE [key.sub=value ...]`` asks for.
 
     Args:
         description: of the script, for ``--help``.
         download: what ``--download`` does with the recipe; None: there is no such option.
+        notes: gets a line for each override that another setting of the file does not fit.
 
     Raises:
         ConfigError: as ``load_config``.
@@ -101,7 +109,23 @@ def load_config_from_command_line(
     config = load_config(args.config, args.overrides)
     if download is not None and args.download:
         download(config)
+    if notes is not None:
+        notes += _batch_notes(args.config, config.optim, args.overrides)
     return config
+
+
+def _batch_notes(path: Path, optim: OptimConfig, overrides: list[str]) -> list[str]:
+    """A line if the batch is not the file's and the learning rate still is: they go together."""
+    keys = {override.partition("=")[0].strip() for override in overrides}
+    if "optim.batch_size" not in keys or "optim.lr" in keys:
+        return []
+    chosen_for = _read_recipe(path).get("optim", {}).get("batch_size", OptimConfig.batch_size)
+    if chosen_for == optim.batch_size:
+        return []
+    return [
+        f"note: optim.batch_size is {optim.batch_size}, and optim.lr={optim.lr:g} of {path} was "
+        f"chosen for {chosen_for}; another batch may need another rate"
+    ]
 
 
 def recipe_parser(description: str, *, downloads: bool) -> argparse.ArgumentParser:

@@ -87,7 +87,7 @@ def evaluate(
     loader: Iterable[Any],
     num_classes: int,
     dist: DistContext,
-    on_prediction: Callable[[Any, Tensor], None] | None = None,
+    on_prediction: Callable[[Any, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Confusion matrix of a split, counted once over all ranks. Call on all ranks.
 
@@ -96,7 +96,8 @@ def evaluate(
         loader: this rank's images, one a batch (``datasets.samples.Batch``).
         num_classes: number of classes.
         dist: this process.
-        on_prediction: called with each batch and its class indices ``(H, W)`` uint8.
+        on_prediction: called with each batch, its class indices ``(H, W)`` uint8, and its own
+            confusion matrix.
 
     Returns:
         ``(C, C)`` int64, rows = target, columns = prediction, the same on all ranks.
@@ -106,7 +107,8 @@ def evaluate(
     for batch in bar:
         logits = predictor(batch.image, batch.maps, batch.structure_image)
         prediction = logits.argmax(0).to(torch.uint8)
-        confusion += confusion_matrix(batch.target[0], prediction, num_classes)
+        counts = confusion_matrix(batch.target[0], prediction, num_classes)
+        confusion += counts
         if on_prediction is not None:
-            on_prediction(batch, prediction)
+            on_prediction(batch, prediction, counts)
     return dist.sum(confusion.to(dist.device)).cpu()

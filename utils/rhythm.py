@@ -14,8 +14,12 @@ class Rhythm:
     @property
     def num_validations(self) -> int:
         """Validations of a run that is not ended early."""
+        return self.num_validations_after(0)
+
+    def num_validations_after(self, epoch: int) -> int:
+        """Validations that are still to come when ``epoch`` epochs are completed and validated."""
         num_epochs = self.config.optim.num_epochs
-        return sum(self.is_validated(epoch) for epoch in range(1, num_epochs + 1))
+        return sum(self.is_validated(later) for later in range(epoch + 1, num_epochs + 1))
 
     def is_validated(self, epoch: int) -> bool:
         """Whether the network is validated after an epoch; always after the last one."""

@@ -1,4 +1,4 @@
-"""The folder of a training run: opened new, or gone on with; the picture of its curves."""
+"""The folder of a training run: opened new, or gone on with."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +9,9 @@ from tempfile import TemporaryDirectory
 from configs.schema import Config
 from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.config import config_to_dict, config_to_yaml, differences
-from utils.curves import curves
 from utils.distributed import DistContext
 from utils.errors import ConfigError
-from utils.files import remove_partial, write_json, write_png, write_text
-from utils.run_log import describe_environment, read_rows
+from utils.files import remove_partial, write_text
 
 # Settings that may change when a run goes on: they do not change what is computed.
 _FREE = (
@@ -59,26 +57,4 @@ def open_run_folder(config: Config, dist: DistContext) -> tuple[Path, Checkpoint
     if dist.is_main:
         remove_partial(folder)
         write_text(folder / "config.yaml", config_to_yaml(config))
-        write_json(folder / "environment.json", describe_environment(dist))
     return folder, checkpoint
-
-
-def draw_curves(folder: Path, dist: DistContext) -> None:
-    """Draw loss and validation scores of a run to ``pictures/``, on the main rank."""
-    if not dist.is_main:
-        return
-    rows = read_rows(folder / "metrics.jsonl")
-    train = [row for row in rows if row["kind"] == "train"]
-    val = [row for row in rows if row["kind"] == "val"]
-    pictures = {
-        "loss": (train, ("loss", "dice", "cross_entropy"), 1.0, "loss"),
-        "scores": (val, ("miou", "mf1", "oa"), 100.0, "percent"),
-    }
-    for name, (source, keys, factor, label) in pictures.items():
-        series = {
-            key: [(float(r["step"]), factor * r[key]) for r in source if r[key] is not None]
-            for key in keys
-        }
-        if any(series.values()):
-            picture = curves(series, f"{folder.name}: {name}", "step", label)
-            write_png(folder / "pictures" / f"{name}.png", picture)

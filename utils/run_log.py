@@ -2,31 +2,29 @@
 
 import json
 import math
-import platform
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from configs.schema import Config
-from utils.distributed import DistContext
-from utils.errors import DataError
 from utils.files import write_text
 from utils.metrics import Scores
-from utils.rehearsal import peak_memory_gib
+from utils.rehearsal import hours, peak_memory_gib
+from utils.rhythm import Rhythm
 from utils.train_state import TrainState
 
 T = TypeVar("T")
 SCORE_NAMES = {"miou": "mIoU", "mf1": "mF1", "oa": "OA"}
+MEASURES = ("lr", "images_per_s", "data_wait_share", "memory_gib")  # in a row, beside the losses
+_BAR = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} steps{postfix}"
 
 
 class RunLog:
@@ -46,27 +44,31 @@ class RunLog:
     def __init__(
         self, folder: Path, state: TrainState, config: Config, steps_per_epoch: int
     ) -> None:
-        dist, first_step = state.dist, state.step
-        self._dist = dist
+        self._dist, first_step = state.dist, state.step
+        self._loss_watch = state.loss_watch
         self._every_steps = config.run.log_every_steps
+        self._rhythm = Rhythm(config)
+        self._steps_per_epoch = steps_per_epoch
         self._metrics = folder / "metrics.jsonl"
         self._text = folder / "train.log"
         self._bar = tqdm(
             total=config.optim.num_epochs * steps_per_epoch,
             initial=first_step,
-            desc="train",
-            unit="step",
-            disable=not dist.is_main,
+            bar_format=_BAR,
+            disable=not self._dist.is_main,
             dynamic_ncols=True,
-            mininterval=1.0,
+            mininterval=1.0 if sys.stderr.isatty() else 60.0,  # files keep every state of a bar
         )
         self._writer: SummaryWriter | None = None
-        self._since = time.perf_counter()
-        self._num_images = 0
-        self._started = self._since
+        self._started = time.perf_counter()
+        self._since = self._started  # the last row or validation
+        self._step, self._num_images = first_step, 0  # the step then, and images since
         self.waited_s = 0.0  # for the next batch, since the beginning
         self._waited_before_s = 0.0  # ... until the last row
-        if dist.is_main:
+        self._epoch_ended = self._started
+        self._step_s = 0.0  # of the last steps; 0: not known yet
+        self._validation_s = 0.0  # of the last validation; 0: not known yet
+        if self._dist.is_main:
             _keep_rows(self._metrics, state)
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
@@ -74,7 +76,7 @@ class RunLog:
         """Say what is about to be trained, and the notes."""
         num_trained = sum(p.numel() for p in state.network.parameters() if p.requires_grad)
         self.say(
-            f"{folder}: {num_trained:,} trained parameters, {state.precision.name} on "
+            f"{folder.name}: {num_trained:,} trained parameters, {state.precision.name} on "
             f"{self._dist.world_size} x {self._dist.device.type}, "
             f"{'goes on after' if state.step else 'from'} step {state.step} of {self._bar.total}"
         )
@@ -100,6 +102,7 @@ class RunLog:
             batch = next(batches, None)
             self.waited_s += time.perf_counter() - start
             if batch is None:
+                self._epoch_ended = time.perf_counter()
                 return
             yield batch
 
@@ -109,19 +112,15 @@ class RunLog:
         """Report one optimiser step (numbered from 1). Call on all ranks.
 
         Raises:
-            DataError: a loss is not finite; names the step and this rank's tiles.
+            DataError: a loss since the last report is not finite.
         """
         self._bar.update()
         self._num_images += len(tile_ids) * self._dist.world_size
         if step % self._every_steps:
             return
+        self._loss_watch.check()
         stacked = self._dist.sum(torch.stack([loss.detach() for loss in losses.values()]))
         values = (stacked / self._dist.world_size).tolist()
-        if not all(map(math.isfinite, values)):
-            raise DataError(
-                f"the loss is not finite at step {step} (tiles here: {', '.join(tile_ids)}); lower "
-                "optim.lr, set run.precision=fp32, or check these tiles"
-            )
         seconds = time.perf_counter() - self._since
         row = {
             **dict(zip(losses, values, strict=True)),
@@ -130,10 +129,24 @@ class RunLog:
             "data_wait_share": (self.waited_s - self._waited_before_s) / seconds,
             "memory_gib": peak_memory_gib(self._dist.device),
         }
-        self._waited_before_s = self.waited_s
-        self._since, self._num_images = time.perf_counter(), 0
-        self._bar.set_postfix(loss=f"{row['loss']:.3f}", lr=f"{lr:.1e}", refresh=False)
+        self._step_s = seconds / (step - self._step)
+        self._begin_interval(step)
+        line = step_line(row, self._left_s(step))
+        self._bar.set_postfix_str(line, refresh=False)
+        width = len(f"{self._bar.total:,}")
+        self._record(f"step {step:>{width},} of {self._bar.total:,}  {line}")
         self._write("train", step, row)
+
+    def _begin_interval(self, step: int) -> None:
+        """What is measured of steps begins after this one."""
+        self._since, self._step, self._num_images = time.perf_counter(), step, 0
+        self._waited_before_s = self.waited_s
+
+    def _left_s(self, step: int) -> float:
+        """Time from a step to the end of the run, validations included if one was timed."""
+        completed = (step - 1) // self._steps_per_epoch  # the epoch that ends here is open
+        validations_s = self._rhythm.num_validations_after(completed) * self._validation_s
+        return (self._bar.total - step) * self._step_s + validations_s
 
     def evaluation(self, state: TrainState, result: Scores, is_best: bool) -> None:
         """Report a validation: numbers to the files, one line to the console."""
@@ -145,16 +158,25 @@ class RunLog:
             f"OA {100 * result.oa:.2f} on {state.identity.selected_on}"
             + ("  (best so far)" if is_best else "")
         )
-        self._since, self._num_images = time.perf_counter(), 0
-        self._waited_before_s = self.waited_s
+        self._validation_s = time.perf_counter() - self._epoch_ended
+        self._begin_interval(state.step)
+
+    def picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Show a picture ``(H, W, 3)`` uint8 in TensorBoard; on the main rank."""
+        if self._writer is not None:
+            self._writer.add_image(name, picture, step, dataformats="HWC")
 
     def say(self, message: str) -> None:
         """A line on the console and in train.log, above the progress bar."""
-        if not self._dist.is_main:
-            return
-        self._bar.write(message)
-        with self._text.open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")
+        if self._dist.is_main:
+            self._bar.write(message)
+            self._record(message)
+
+    def _record(self, message: str) -> None:
+        """A line in train.log."""
+        if self._dist.is_main:
+            with self._text.open("a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")
 
     def close(self) -> None:
         """Finish the bar and the files."""
@@ -170,6 +192,26 @@ class RunLog:
         plain = {key: value if math.isfinite(value) else None for key, value in row.items()}
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **plain}) + "\n")
+
+
+def step_line(row: dict[str, float], left_s: float) -> str:
+    """A row of steps in words of fixed width, the first ones first where a console cuts it.
+
+    Args:
+        row: losses by name, the sum first, then the ``MEASURES``.
+        left_s: time to the end of the run.
+    """
+    losses = [f"{name} {value:.4f}" for name, value in row.items() if name not in MEASURES]
+    return "  ".join(
+        [
+            f"{hours(left_s)} left",
+            *losses,
+            f"lr {row['lr']:.2e}",
+            f"{row['images_per_s']:7.2f} images/s",
+            f"data wait {100 * row['data_wait_share']:3.0f} %",
+            f"{row['memory_gib']:6.2f} GiB",
+        ]
+    )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -189,28 +231,3 @@ def _keep_rows(path: Path, state: TrainState) -> None:
     if state.step_in_epoch:  # the validation after this step is still to come, or comes again
         rows = [row for row in rows if row["kind"] == "train" or row["step"] < state.step]
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def describe_environment(dist: DistContext) -> dict[str, Any]:
-    """Versions, device, git state and command line: what a result depends on besides the recipe."""
-    packages = ("torch", "torchvision", "timm", "segment-anything", "numpy", "pillow")
-    is_cuda = dist.device.type == "cuda"
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "device": torch.cuda.get_device_name(dist.device) if is_cuda else platform.processor(),
-        "num_threads": torch.get_num_threads(),
-        "world_size": dist.world_size,
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_changes": _git("status", "--porcelain"),
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    """What git prints about this code, or None where there is no git or no repository."""
-    if shutil.which("git") is None:
-        return None
-    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None

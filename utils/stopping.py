@@ -42,11 +42,14 @@ class StopRequest:
         return bool(asked)
 
     def leave(self) -> None:
-        """End the program: the run is saved.
+        """End the program: the run is saved. Call on all ranks.
+
+        No rank leaves before the main one has saved: launchers kill the others when one is gone.
 
         Raises:
             Interrupted: always.
         """
+        self._dist.barrier()
         raise Interrupted(self._signal or signal.SIGTERM)
 
     def __exit__(

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.checkpoint import Checkpoint, Identity, check_weights, save_checkpoint
 from utils.distributed import DistContext
 from utils.ema import Ema
+from utils.loss_watch import LossWatch, check_weights_are_finite
 from utils.precision import Precision
 from utils.seed import random_state, restore_random_state, seed_torch
 
@@ -47,6 +48,7 @@ class TrainState:
         self.ema = ema
         self.identity = identity
         self.dist = dist
+        self.loss_watch = LossWatch(dist)
         self.epoch = 0  # epochs completed
         self.step_in_epoch = 0  # steps completed in the current epoch
         self.step = 0  # steps completed
@@ -63,11 +65,18 @@ class TrainState:
         """Context of a forward and backward pass; the ranks meet in the last one of a step."""
         return nullcontext() if is_last else self.dist.without_sync(self._synced_network)
 
-    def take_step(self, max_norm: float) -> None:
-        """Clipping to ``max_norm`` (0: none), optimiser, average, counters."""
+    def take_step(self, max_norm: float, loss: Tensor, tile_ids: tuple[str, ...]) -> None:
+        """Clipping to ``max_norm`` (0: none), optimiser, average, counters.
+
+        Args:
+            max_norm: of the gradient.
+            loss: this rank's, to be looked at before the next save.
+            tile_ids: what it was computed on.
+        """
         self.precision.step(self.network, self.optimizer, max_norm)
         self.step += 1
         self.step_in_epoch += 1
+        self.loss_watch.note(self.step, loss, tile_ids)
         if self.ema is not None:
             self.ema.update(self.network, self.step)
 
@@ -112,11 +121,16 @@ class TrainState:
         Args:
             folder: the run folder.
             copies: names of further checkpoints to write, for evaluation only: ``best.pth``.
+
+        Raises:
+            DataError: a loss or a weight is not finite; what was saved before stays.
         """
+        weights = self.network.state_dict()
+        self.loss_watch.check()
+        check_weights_are_finite(weights, self.step, self.dist)
         random_states = self.dist.gather(random_state())
         if not self.dist.is_main:
             return
-        weights = self.network.state_dict()
         average = weights if self.ema is None else self.ema.average
         common: dict[str, Any] = {"identity": self.identity, "progress": self.progress()}
         for name in copies:

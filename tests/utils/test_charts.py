@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from utils.charts import confusion_picture, legend
+from utils.charts import bars, confusion_picture, legend
 from utils.typesetting import printable, shorten, text_width_px
 
 HOTTEST = (10, 48, 104)
@@ -94,3 +94,28 @@ def test_shortened_text_fits_and_ends_in_an_ellipsis():
 
 def test_printable_text_is_one_line_without_accents():
     assert printable("Gebäude\n und  Straßen") == "Gebaude und Straßen"
+
+
+def bar_px(picture, color):
+    """Width and height of a bar without its outline."""
+    rows, columns = np.nonzero((picture == color).all(axis=2))
+    return (np.ptp(columns) + 1, np.ptp(rows) + 1) if len(rows) else (0, 0)
+
+
+def test_bars_are_as_long_as_their_shares():
+    palette = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (9, 9, 9)]
+    shares = [1.0, 0.25, 0.0, float("nan")]
+    picture = bars(shares, ["one", "two", "three", "none"], palette, "title", width_px=440)
+    assert picture.shape[1] == 440 and picture.dtype == np.uint8
+    full, quarter, nothing, absent = (bar_px(picture, color) for color in palette)
+    assert abs(quarter[0] + 2 - (full[0] + 2) / 4) <= 1 and full[0] > 200
+    assert quarter[1] == full[1] and nothing == absent == (0, 0)
+    assert_white_edges(picture)
+
+
+def test_bars_of_many_classes_with_long_names_stay_on_the_page():
+    names = [f"a class with a name that is far too long to be shown, {i}" for i in range(30)]
+    palette = [(255 - i, i, 100) for i in range(30)]
+    picture = bars([0.5] * 30, names, palette, "a title " * 20, width_px=440)
+    assert all(bar_px(picture, color)[0] > 400 / 3 / 2 - 3 for color in palette)
+    assert_white_edges(picture)

@@ -3,7 +3,14 @@ from pathlib import Path
 import pytest
 
 from configs.schema import Config, DataConfig
-from utils.config import config_from_dict, config_to_dict, config_to_yaml, differences, load_config
+from utils.config import (
+    config_from_dict,
+    config_to_dict,
+    config_to_yaml,
+    differences,
+    load_config,
+    load_config_from_command_line,
+)
 from utils.errors import ConfigError
 
 RECIPE = "name: demo\ndata: {root: data/demo}\n"
@@ -245,3 +252,30 @@ def test_differences_list_dotted_keys_with_both_sides():
         "only_theirs: None | {'e': 6}",
     ]
     assert differences(ours, ours) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "overrides", "note"),
+    [
+        ("optim: {batch_size: 8, lr: 0.002}", ["optim.batch_size=4"], (4, "0.002", 8)),
+        ("optim: {lr: 0.002}", ["optim.batch_size=4"], (4, "0.002", 16)),  # 16: the default
+        ("", ["optim.batch_size=64"], (64, "8e-05", 16)),
+        ("", ["optim.batch_size=16"], None),
+        ("optim: {batch_size: 8}", ["optim.batch_size=4", "optim.batch_size=8"], None),
+        ("optim: {batch_size: 8}", ["optim.batch_size=4", "optim.lr=0.001"], None),
+        ("optim: {batch_size: 8}", ["optim.num_epochs=20"], None),
+    ],
+)
+def test_a_batch_that_the_rate_was_not_chosen_for_is_noted(
+    tmp_path, monkeypatch, lines, overrides, note
+):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE + lines, encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["train.py", "--config", str(path), *overrides])
+    notes: list[str] = []
+    load_config_from_command_line("", notes=notes)
+    expected = note and (
+        f"note: optim.batch_size is {note[0]}, and optim.lr={note[1]} of {path} was chosen for "
+        f"{note[2]}; another batch may need another rate"
+    )
+    assert notes == ([expected] if note else [])

@@ -34,11 +34,13 @@ def test_confusion_counts_every_valid_pixel_once(config, data_root, dist):
     tile_set = open_tile_set(data_root)
     loader = build_eval_loader(config, tile_set, "val", dist)
     seen = []
-    confusion = evaluate(predictor(), loader, 6, dist, lambda b, p: seen.append((b, p)))
+    confusion = evaluate(predictor(), loader, 6, dist, lambda *given: seen.append(given))
     targets = [tile_set.read_target(tile_id) for tile_id in tile_set.split("val")]
     assert confusion.dtype == torch.int64
     assert confusion.sum() == sum((target != 255).sum() for target in targets)
-    batch, prediction = seen[0]
+    batch, prediction, _ = seen[0]
     assert prediction.shape == batch.target.shape[1:]
-    wrong = sum(((b.target[0] != p) & (b.target[0] != 255)).sum() for b, p in seen)
+    wrong = sum(((b.target[0] != p) & (b.target[0] != 255)).sum() for b, p, _ in seen)
     assert confusion.sum() - confusion.diagonal().sum() == wrong
+    own = [counts.sum() for _, _, counts in seen]
+    assert own == [(target != 255).sum() for target in targets]

@@ -36,3 +36,8 @@ def test_a_run_ends_with_its_epochs_or_its_patience(epoch, num_stale, over):
 
 def test_without_patience_it_never_ends_early():
     assert not rhythm("optim.num_epochs=9").is_over(8, 1000)
+
+
+def test_validations_that_are_still_to_come():
+    seven = rhythm("optim.num_epochs=7", "eval.every_epochs=3")
+    assert [seven.num_validations_after(epoch) for epoch in range(8)] == [3, 3, 3, 2, 2, 2, 1, 0]

@@ -1,5 +1,6 @@
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +19,14 @@ def test_a_signal_is_remembered_until_it_is_asked_for(dist, number):
             stop.leave()
     assert caught.value.number == number
     assert signal.getsignal(number) == before
+
+
+def test_nobody_leaves_before_all_are_there():
+    met = []
+    several = SimpleNamespace(world_size=3, barrier=lambda: met.append(True))
+    with pytest.raises(Interrupted) as caught:
+        StopRequest(several, every_steps=10).leave()
+    assert met == [True] and caught.value.number == signal.SIGTERM  # another rank was told
 
 
 def test_a_second_ctrl_c_ends_at_once(dist):

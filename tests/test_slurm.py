@@ -1,0 +1,89 @@
+"""docs/train.slurm with stand-ins for Slurm's commands: two processes, stopped, queued, gone on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_train import NO_VIT
+from utils.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Starts two tasks, sends both SIGTERM once a file is there, and gives back the largest exit code.
+SRUN = """#!{python}
+import os, pathlib, signal, subprocess, sys, time
+command = [argument for argument in sys.argv[1:] if not argument.startswith("--kill")]
+tasks = []
+for rank in "01":
+    task = {{"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NTASKS": "2"}}
+    tasks.append(subprocess.Popen(command, env={{**os.environ, **task}}))
+metrics = pathlib.Path(os.environ["TEST_METRICS"])
+while os.environ.get("TEST_STOP") and any(task.poll() is None for task in tasks):
+    if metrics.is_file() and metrics.stat().st_size:
+        for task in tasks:
+            task.send_signal(signal.SIGTERM)
+        break
+    time.sleep(0.02)
+sys.exit(max(task.wait() for task in tasks))
+"""
+SCONTROL = """#!/bin/sh
+echo "$@" >> "$TEST_CALLS"
+if [ "$1" = show ]; then echo 127.0.0.1; echo elsewhere; fi
+"""
+
+
+@pytest.fixture
+def submit(recipe_path, tmp_path):
+    """Run the job; exit code, output, and what it asked Slurm for."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    for name, text in (("srun", SRUN.format(python=sys.executable)), ("scontrol", SCONTROL)):
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+
+    def submit(*overrides, stop):
+        calls = tmp_path / "calls.txt"
+        calls.write_text("")
+        environment = {
+            **os.environ,
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "PYTHON": sys.executable,
+            "SLURM_JOB_ID": str(os.getpid()),
+            "SLURM_JOB_NODELIST": "node[1-2]",
+            "TEST_CALLS": str(calls),
+            "TEST_METRICS": str(tmp_path / "runs" / "run" / "metrics.jsonl"),
+            "TEST_STOP": "yes" if stop else "",
+        }
+        command = ["bash", "docs/train.slurm", str(recipe_path), *NO_VIT, *overrides]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        )
+        return done.returncode, done.stderr, calls.read_text().splitlines()
+
+    return submit
+
+
+def test_a_job_that_is_stopped_is_queued_again_and_goes_on(submit, tmp_path):
+    overrides = ["optim.num_epochs=60", "eval.every_epochs=60"]
+    code, said, calls = submit(*overrides, stop=True)
+    assert code == 143, said
+    assert said.count("stopped and saved") == 2 and "Traceback" not in said
+    assert calls == ["show hostnames node[1-2]", f"requeue {os.getpid()}"]
+    last = tmp_path / "runs" / "run" / "last.pth"
+    step = load_checkpoint(last).progress["step"]
+    assert 0 < step < 180
+    code, said, calls = submit(*overrides, stop=False)
+    assert code == 0, said
+    assert calls == ["show hostnames node[1-2]"]  # a run that is finished is not queued again
+    assert load_checkpoint(last).progress["step"] == 180
+    log = (tmp_path / "runs" / "run" / "train.log").read_text()
+    assert f"goes on after step {step} of 180" in log and "fp32 on 2 x cpu" in log
+
+
+def test_a_job_that_fails_is_not_queued_again(submit):
+    code, said, calls = submit("optim.batch_size=3", stop=False)
+    assert code == 2 and "which 2 processes" in said
+    assert calls == ["show hostnames node[1-2]"]

@@ -1,0 +1,63 @@
+"""A validation while training: the weights that would be used are scored, the result is told."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from utils.evaluation import Predictor, evaluate
+from utils.metrics import scores
+from utils.run_log import RunLog
+from utils.train_state import TrainState
+from utils.validation_view import ValidationView
+
+
+class Validation:
+    """The validations of a run. Every method must be called by all ranks.
+
+    Args:
+        state: of the run; has the weights that are evaluated, and remembers the best score.
+        predictor: of its network.
+        loader: this rank's tiles, one a batch.
+        view: looks at every tile.
+        log: is told the scores, and shown pictures.
+        folder: of the run.
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        predictor: Predictor,
+        loader: DataLoader[Any],
+        view: ValidationView,
+        log: RunLog,
+        folder: Path,
+    ) -> None:
+        self._state, self._predictor, self._loader = state, predictor, loader
+        self._view, self._log, self._folder = view, log, folder
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles of this rank."""
+        return len(self._loader)
+
+    def __call__(self) -> bool:
+        """Validate; whether no validation was better, by the score of the recipe."""
+        result = scores(self._confusion(None))
+        is_best = self._state.is_best(getattr(result, self._state.identity.selected_by))
+        self._log.evaluation(self._state, result, is_best)
+        self._view.publish(self._log, self._folder, is_best=is_best)
+        return is_best
+
+    def try_one(self) -> None:
+        """Predict and look at the first tile; nothing is told."""
+        self._confusion(1)
+
+    def _confusion(self, num_tiles: int | None) -> Tensor:
+        """Over the first tiles of all ranks; None: over all of them."""
+        state, look = self._state, self._view.look
+        tiles = self._loader if num_tiles is None else islice(self._loader, num_tiles)
+        with state.evaluation_weights():
+            return evaluate(self._predictor, tiles, state.num_classes, state.dist, look)
