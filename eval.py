@@ -16,7 +16,7 @@ from datasets.encodings import StructureEncoder
 from datasets.samples import Batch
 from datasets.tiles import TileSet, open_tile_set
 from models.build import load_network
-from utils.checkpoint import Checkpoint, load_checkpoint
+from utils.checkpoint import Checkpoint, check_split, load_checkpoint
 from utils.config import config_from_dict
 from utils.distributed import DistContext, distributed_session
 from utils.errors import DataError, run_command
@@ -46,6 +46,7 @@ def evaluate_split(
     identity = checkpoint.identity
     tile_set = open_tile_set(Path(config.data.root))
     check_classes(checkpoint, tile_set)
+    check_split(checkpoint, tile_set.identity(), str(tile_set.root))
     check_structure(tile_set, config.structure, [split], identity.maps)
     encoder = StructureEncoder(config.structure)
     precision = Precision(config.run.precision, dist.device)
@@ -77,6 +78,8 @@ def evaluate_split(
         "selected on": identity.selected_on,
         "data": str(tile_set.root),
         "split": split,
+        "lists": f"{tile_set.split_name}, SHA-256 {tile_set.split_sha256}",
+        "labels": config.eval.labels,
         "images": len(tile_set.split(split)),
         "structure": f"{config.structure.control}: {seen}",
         "window": f"{config.eval.window_px} px, overlap {config.eval.overlap_px} px",

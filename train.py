@@ -23,7 +23,7 @@ from datasets.samples import Batch, prepare_inputs
 from datasets.tiles import open_tile_set
 from models.build import build_network, fetch_frozen_weights, frozen_identities
 from models.losses import SegmentationLoss, build_loss
-from utils.checkpoint import Identity, begin_with
+from utils.checkpoint import Identity, begin_with, check_split
 from utils.config import config_to_dict, load_config_from_command_line
 from utils.distributed import DistContext, distributed_session
 from utils.ema import Ema
@@ -122,6 +122,7 @@ def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None
     tile_set = open_tile_set(Path(data.root))
     maps = check_structure(tile_set, config.structure, [data.train_split, data.val_split])
     loader, batches = build_train_loader(config, tile_set, dist)
+    val_loader = build_eval_loader(config, tile_set, data.val_split, dist)
     encoder = StructureEncoder(config.structure)
     precision = Precision(config.run.precision, dist.device)
     seed_torch(config.run.seed)
@@ -133,6 +134,8 @@ def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None
         frozen_dtype=precision.dtype,
     ).to(dist.device)
     folder, checkpoint = open_run_folder(config, dist)
+    if checkpoint is not None:
+        check_split(checkpoint, tile_set.identity(), data.root)
     notes = begin_with(config.run.fine_tune, network) if checkpoint is None else []
     state = TrainState(
         network=network,
@@ -141,9 +144,7 @@ def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None
         ema=Ema(network, optim.ema_decay) if optim.ema_decay > 0 else None,
         identity=Identity(
             recipe=config_to_dict(config),
-            dataset=tile_set.name,
-            classes=list(tile_set.classes),
-            palette=[list(color) for color in tile_set.palette],
+            **tile_set.identity(),
             maps={store: asdict(recipe) for store, recipe in maps.items()},
             frozen=frozen_identities(network),
             selected_on=data.val_split,
@@ -157,7 +158,6 @@ def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None
     record_environment(folder, state, optim)
     log = RunLog(folder, state, config, batches.num_batches)
     predictor = Predictor(network, encoder, precision, config.eval, dist.device)
-    val_loader = build_eval_loader(config, tile_set, data.val_split, dist)
     view = ValidationView(encoder, state, len(val_loader))
     return Run(
         config=config,

@@ -17,6 +17,7 @@ from configs.structure import Problems, StructureConfig
 IGNORE_INDEX = 255  # class index of pixels that nobody labelled: in no loss and no score
 
 Split = Literal["train", "val", "test"]
+Labels = Literal["full", "eroded"]  # eroded: borders of objects are ignored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class DataConfig:
     root: str  # folder written by prepare.py
     train_split: Split = "train"
     val_split: Split = "val"  # selects the best checkpoint
+    labels: Labels = "full"  # to train on
     crop_size_px: int = 640  # side of the square training crops
     scale_range: tuple[float, float] = (0.5, 1.75)  # random zoom before cropping
     dihedral: bool = True  # the eight flips and quarter turns; nadir images have no up
@@ -44,6 +46,8 @@ class DataConfig:
             yield "color_jitter", "must be between 0 and 1"
         if not 0 <= self.rare_class_share <= 1:
             yield "rare_class_share", "must be between 0 and 1"
+        if self.rare_class_share > 0 and self.labels != "full":
+            yield "rare_class_share", "needs labels=full, of which histogram.csv counts the classes"
         if self.num_workers < 0:
             yield "num_workers", "must be 0 or more"
 
@@ -163,6 +167,7 @@ class EvalConfig:
     window_px: int = 640  # side of the windows an image is predicted in
     overlap_px: int = 128  # shared by neighbouring windows
     batch_size: int = 4  # windows computed together
+    labels: Labels = "full"  # to score against
     every_epochs: int = 10  # validation; the last epoch is always validated
     metric: Literal["miou", "mf1", "oa"] = "miou"  # selects the best checkpoint
     patience: int = 0  # validations in a row without a better score that end a run; 0: no end

@@ -21,6 +21,7 @@ from datasets.tiles import TileSet
 from datasets.transforms import Geometry
 from utils.distributed import DistContext
 from utils.errors import ConfigError, MissingDataError
+from utils.stopping import leave_signals_to_the_main_process
 
 
 def check_structure(
@@ -91,10 +92,12 @@ def build_train_loader(
             f"with optim.accumulate={config.optim.accumulate} do not divide; change one of them"
         )
     data, encoder = config.data, StructureEncoder(config.structure)
+    tile_set.require_labels(data.train_split, data.labels)
     dataset = TileDataset(
         tile_set=tile_set,
         tile_ids=tile_set.split(data.train_split),
         stores=encoder.stores,
+        labels=data.labels,
         shuffled=config.structure.control == "shuffled",
         geometry=Geometry(
             crop_size_px=data.crop_size_px,
@@ -124,10 +127,12 @@ def build_eval_loader(
 ) -> DataLoader[Batch]:
     """Whole tiles of a split, one at a time; each is read by exactly one rank."""
     encoder = StructureEncoder(config.structure)
+    tile_set.require_labels(split, config.eval.labels)
     dataset = TileDataset(
         tile_set=tile_set,
         tile_ids=tile_set.split(split),
         stores=encoder.stores,
+        labels=config.eval.labels,
         shuffled=config.structure.control == "shuffled",
         available=encoder.available,
     )
@@ -152,6 +157,7 @@ def _build_loader(
         persistent_workers=num_workers > 0,
         prefetch_factor=prefetch if num_workers > 0 else None,
         pin_memory=dist.device.type == "cuda",
+        worker_init_fn=leave_signals_to_the_main_process,
     )
 
 

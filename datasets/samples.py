@@ -164,6 +164,7 @@ class TileDataset(Dataset[Batch]):
     Args:
         tile_set: the prepared data set.
         tile_ids: which tiles, in order.
+        labels: kind of the targets, ``full`` or ``eroded``.
         stores: modality stores to read; empty for ``control: off``.
         shuffled: give every tile the maps of another one (control experiment).
         geometry: random zoom, crop and flips for training; None returns whole tiles.
@@ -180,6 +181,7 @@ class TileDataset(Dataset[Batch]):
         tile_set: TileSet,
         tile_ids: Sequence[str],
         stores: Sequence[str],
+        labels: str = "full",
         shuffled: bool = False,
         geometry: Geometry | None = None,
         color_jitter: float = 0.0,
@@ -193,6 +195,7 @@ class TileDataset(Dataset[Batch]):
         self.tile_set = tile_set
         self.tile_ids = list(tile_ids)
         self.stores = list(stores)
+        self.labels = labels
         self.shuffled = shuffled
         self.geometry = geometry
         self.color_jitter = color_jitter
@@ -228,7 +231,7 @@ class TileDataset(Dataset[Batch]):
             )
             window = self.geometry.draw((target.shape[0], target.shape[1]), rng, shown)
             members = {n: self.geometry.cut(n, member, window) for n, member in members.items()}
-        target_path = self.tile_set.target_path(tile_id)
+        target_path = self.tile_set.target_path(tile_id, self.labels)
         check_target(target_path, members["target"], len(self.tile_set.classes))
         return Sample(
             tile_id=tile_id,
@@ -242,7 +245,7 @@ class TileDataset(Dataset[Batch]):
         """The members of a tile, mapped; its maps are those of ``source``."""
         paths: dict[str, tuple[Path, Kind]] = {
             "image": (self.tile_set.image_path(tile_id), "RGB"),
-            "target": (self.tile_set.target_path(tile_id), "8-bit"),
+            "target": (self.tile_set.target_path(tile_id, self.labels), "8-bit"),
         }
         for store in self.stores:
             folder = store_folder(self.tile_set.root, store)
@@ -269,8 +272,8 @@ class TileDataset(Dataset[Batch]):
         places = np.flatnonzero(target == class_index)
         if not places.size:
             raise DataError(
-                f"{self.tile_set.target_path(tile_id)} has no pixel of class {class_index}, which "
-                f"{FILE_NAME} says it has; prepare the data set again"
+                f"{self.tile_set.target_path(tile_id, self.labels)} has no pixel of class "
+                f"{class_index}, which {FILE_NAME} says it has; prepare the data set again"
             )
         row, column = divmod(int(rng.choice(places)), target.shape[1])
         return row, column

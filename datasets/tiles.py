@@ -65,6 +65,15 @@ class TileSet:
     tiles: dict[str, Tile] = field(repr=False)
     splits: dict[str, tuple[str, ...]] = field(repr=False)
 
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the set: name, classes, colours and split."""
+        return {
+            "dataset": self.name,
+            "classes": list(self.classes),
+            "palette": [list(color) for color in self.palette],
+            "split": {"name": self.split_name, "sha256": self.split_sha256},
+        }
+
     def image_path(self, tile_id: str) -> Path:
         """File of a tile's RGB image."""
         return image_path(self.root, tile_id)
@@ -97,19 +106,25 @@ class TileSet:
         """
         path = self.target_path(tile_id, kind)
         if not path.is_file():
-            self._explain_missing(tile_id, kind)
+            for split in self.unlabelled:
+                if tile_id in self.splits.get(split, ()):
+                    self.require_labels(split, kind)
+            self.require_labels("", kind)
         target = read_raster(path, "8-bit")
         check_target(path, target, len(self.classes))
         return target
 
-    def _explain_missing(self, tile_id: str, kind: str) -> None:
-        """Say why a label is not there, unless it just is lost."""
-        for split in self.unlabelled:
-            if tile_id in self.splits.get(split, ()):
-                raise MissingDataError(
-                    f"tile '{tile_id}' is in the split {split} of {self.root}, whose labels are "
-                    "hidden: infer.py predicts it, nothing here can score it"
-                )
+    def require_labels(self, split: str, kind: str) -> None:
+        """Refuse to train on, or to score, what has no labels of a kind.
+
+        Raises:
+            MissingDataError: the labels of the split are hidden, or the set has none of this kind.
+        """
+        if split in self.unlabelled:
+            raise MissingDataError(
+                f"the labels of the split {split} of {self.root} are hidden: infer.py predicts its "
+                "images, nothing here can score them"
+            )
         if kind not in self.label_kinds:
             raise MissingDataError(
                 f"{self.root} has no {kind} labels, only {', '.join(self.label_kinds)}; prepare it "

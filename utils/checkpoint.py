@@ -26,6 +26,7 @@ class Identity:
     dataset: str
     classes: list[str]
     palette: list[list[int]]  # RGB of each class
+    split: dict[str, str]  # name and sha256 of the lists of source images
     maps: dict[str, dict[str, Any]]  # store -> generator, settings, weights_sha256
     frozen: dict[str, dict[str, str]]  # branch -> name and sha256 of the frozen ViT
     selected_on: str  # the split that chooses the best checkpoint
@@ -154,6 +155,29 @@ def begin_with(path: str | None, network: nn.Module) -> list[str]:
 
 def _size(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def check_split(checkpoint: Checkpoint, data: dict[str, Any], where: str) -> None:
+    """Refuse to go on, or to score, on other lists of images than those of the training.
+
+    Another data set of the same classes is not refused.
+
+    Args:
+        checkpoint: what was trained.
+        data: ``TileSet.identity()`` of the data set in use.
+        where: it lies.
+
+    Raises:
+        DataError: the same data set, split otherwise: test images may have been trained on.
+    """
+    then, now = checkpoint.identity.split, data["split"]
+    if checkpoint.identity.dataset == data["dataset"] and then["sha256"] != now["sha256"]:
+        raise DataError(
+            f"{checkpoint.path} was trained with the split '{then['name']}' "
+            f"({then['sha256'][:8]}) of {data['dataset']}, {where} has '{now['name']}' "
+            f"({now['sha256'][:8]}), so images may be in other splits; prepare the split of the "
+            "training"
+        )
 
 
 def check_weights(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:

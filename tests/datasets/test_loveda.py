@@ -62,8 +62,8 @@ def test_reading_a_hidden_label_is_one_sentence(prepare, tmp_path):
     with pytest.raises(MissingDataError) as caught:
         open_tile_set(root).read_target("4191")
     assert str(caught.value) == (
-        f"tile '4191' is in the split test of {root}, whose labels are hidden: infer.py predicts "
-        "it, nothing here can score it"
+        f"the labels of the split test of {root} are hidden: infer.py predicts its images, "
+        "nothing here can score them"
     )
 
 

@@ -27,6 +27,7 @@ def describe(world_size=1, **optim):
         palette=[[1, 2, 3], [4, 5, 6]],
         maps={"mine": RECIPE},
         frozen={"rgb_vit": {"name": "test_vit", "sha256": "0"}},
+        split={"name": "own", "sha256": "ab" * 32},
         selected_on="val",
         selected_by="oa",
     )

@@ -1,0 +1,117 @@
+"""Which labels are trained on and scored, and of which split: full or eroded, hidden, another."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from datasets.build import build_eval_loader, build_train_loader
+from datasets.tiles import open_tile_set
+from eval import evaluate_split
+from tests.conftest import make_config, single_process
+from tests.test_train import NO_VIT, run_to_the_end
+from train import build_run
+from utils.checkpoint import load_checkpoint
+from utils.errors import ConfigError, DataError, MissingDataError
+from utils.raster import write_raster
+
+
+def change(root, **values):
+    """Entries of dataset.json."""
+    path = root / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.fixture
+def eroded(data_root, tmp_path):
+    """A copy with eroded labels: the left half of every tile is ignored."""
+    root = tmp_path / "scenes"
+    shutil.copytree(data_root, root)
+    tile_set = open_tile_set(root)
+    for tile_id in tile_set.tiles:
+        target = tile_set.read_target(tile_id)
+        target[:, : target.shape[1] // 2] = 255
+        write_raster(tile_set.target_path(tile_id, "eroded"), target)
+    change(root, labels=["full", "eroded"])
+    return root
+
+
+def shares_ignored(loader):
+    return [float((batch.target == 255).float().mean()) for batch in loader]
+
+
+def test_training_and_scoring_take_the_labels_asked_for(eroded, tmp_path):
+    tile_set = open_tile_set(eroded)
+    whole = ["data.scale_range=[1,1]", "data.crop_size_px=96", "data.dihedral=false"]
+    for train, score in (("full", "eroded"), ("eroded", "full")):
+        kinds = [f"data.labels={train}", f"eval.labels={score}"]
+        config = make_config(eroded, tmp_path, *whole, *kinds)
+        half = {"full": 0.0, "eroded": 0.5}
+        loader, _ = build_train_loader(config, tile_set, single_process())
+        assert shares_ignored(loader) == [half[train]] * 3
+        loader = build_eval_loader(config, tile_set, "val", single_process())
+        assert shares_ignored(loader) == [half[score]] * 3
+
+
+def test_the_report_names_labels_and_split_and_counts_what_is_scored(eroded, tmp_path):
+    run = run_to_the_end(make_config(eroded, tmp_path, "eval.labels=eroded", *NO_VIT))
+    checkpoint, tile_set = load_checkpoint(run.folder / "best.pth"), open_tile_set(eroded)
+    pixels = {}
+    for kind in ("full", "eroded"):
+        config = make_config(eroded, tmp_path, f"eval.labels={kind}", *NO_VIT)
+        evaluate_split(checkpoint, config, "test", tmp_path / kind, single_process())
+        report = json.loads((tmp_path / kind / "report.json").read_text())
+        assert report["header"]["labels"] == kind
+        assert report["header"]["lists"] == f"synthetic, SHA-256 {tile_set.split_sha256}"
+        pixels[kind] = np.sum(report["confusion"])
+    assert pixels["full"] == 2 * pixels["eroded"] == 2 * 96 * 96
+    assert checkpoint.identity.split == {"name": "synthetic", "sha256": tile_set.split_sha256}
+
+
+def test_labels_that_are_not_there_are_one_sentence_before_anything_is_written(data_root, tmp_path):
+    for key in ("data", "eval"):
+        config = make_config(data_root, tmp_path / "runs", f"{key}.labels=eroded", *NO_VIT)
+        with pytest.raises(MissingDataError, match="has no eroded labels, only full; prepare it"):
+            build_run(config, single_process())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_crops_of_rare_classes_need_the_labels_that_were_counted(data_root, tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.rare_class_share: needs labels=full"):
+        make_config(data_root, tmp_path, "data.labels=eroded", "data.rare_class_share=0.5")
+
+
+def test_hidden_labels_are_not_scored(data_root, tmp_path):
+    root = tmp_path / "scenes"
+    shutil.copytree(data_root, root)
+    split = json.loads((root / "dataset.json").read_text())["split"]
+    change(root, split={**split, "unlabelled": ["test"]})
+    config = make_config(root, tmp_path)
+    with pytest.raises(MissingDataError, match=r"labels of the split test of .* are hidden: infer"):
+        build_eval_loader(config, open_tile_set(root), "test", single_process())
+
+
+def test_another_split_of_the_same_set_is_refused_with_both_sides(data_root, tmp_path):
+    run = run_to_the_end(make_config(data_root, tmp_path, *NO_VIT))
+    root = tmp_path / "scenes"
+    shutil.copytree(data_root, root)
+    train, val = root / "splits" / "train.txt", root / "splits" / "val.txt"
+    first, *others = train.read_text().splitlines()
+    train.write_text("\n".join(others))
+    val.write_text(val.read_text() + first)
+    change(root, split={"name": "mine", "source": "here", "unlabelled": []})
+    then, now = (open_tile_set(each).split_sha256[:8] for each in (data_root, root))
+    both = rf"'synthetic' \({then}\) of synthetic, {root} has 'mine' \({now}\), so images may"
+    checkpoint = load_checkpoint(run.folder / "best.pth")
+    config = make_config(root, tmp_path / "other", *NO_VIT)
+    with pytest.raises(DataError, match=both):
+        evaluate_split(checkpoint, config, "val", tmp_path / "out", single_process())
+    shutil.move(data_root, tmp_path / "away")
+    try:
+        shutil.copytree(root, data_root)
+        with pytest.raises(DataError, match=both.replace(str(root), str(data_root))):
+            build_run(make_config(data_root, tmp_path, *NO_VIT), single_process())
+    finally:
+        shutil.rmtree(data_root)
+        shutil.move(tmp_path / "away", data_root)
