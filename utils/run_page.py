@@ -87,7 +87,7 @@ def run_page(
     lower = []
     if val and progress["best_epoch"]:
         drawn = _class_bars(_best(val, identity.selected_by), identity, f"IoU on {where} in {best}")
-        lower.append(_below([Image.fromarray(drawn), _facts(identity.recipe)]))
+        lower.append(_below([Image.fromarray(drawn), _facts(identity)]))
     if worst is not None:
         lower.append(_headed(worst, f"worst tiles of {where} in {best}"))
     summary = f"{progress['step']:,} steps, {progress['epoch']} epochs"
@@ -126,13 +126,17 @@ def _class_bars(row: dict[str, Any], identity: Identity, title: str) -> np.ndarr
     )
 
 
-def _facts(recipe: dict[str, Any]) -> Image.Image:
+def _facts(identity: Identity) -> Image.Image:
     """What the run was made with, below the bars, in words."""
+    recipe, split = identity.recipe, identity.split
     model, structure, optim = recipe["model"], recipe["structure"], recipe["optim"]
+    vits = [model[branch]["name"] for branch in ("rgb_vit", "structure_vit")]
     modalities = ", ".join(structure["modalities"])
     facts = {
-        "network": f"{model['size']}, frozen ViTs {model['rgb_vit']['name']} (RGB), "
-        f"{model['structure_vit']['name']} (structure)",
+        "split": f"{split['name']} ({split['sha256'][:8]})",
+        "labels": f"{recipe['data']['labels']}, scored on {recipe['eval']['labels']}",
+        "network": model["size"],
+        "frozen ViTs": ", ".join(vits),
         "structure": structure["control"] + f": {modalities}" * (structure["control"] != "off"),
         "batch": f"{optim['batch_size']} crops of {recipe['data']['crop_size_px']} px",
         "optimiser": f"{optim['optimizer']}, lr {optim['lr']:g}, {optim['schedule']}",
