@@ -66,7 +66,7 @@ class RunLog:
         self.waited_s = 0.0  # for the next batch, since the beginning
         self._waited_before_s = 0.0  # ... until the last row
         self._epoch_ended = self._started
-        self._step_s = 0.0  # of the last steps; 0: not known yet
+        self._step_s = 0.0  # of the last steps, smoothed; 0: not known yet
         self._validation_s = 0.0  # of the last validation; 0: not known yet
         if self._dist.is_main:
             _keep_rows(self._metrics, state)
@@ -129,7 +129,8 @@ class RunLog:
             "data_wait_share": (self.waited_s - self._waited_before_s) / seconds,
             "memory_gib": peak_memory_gib(self._dist.device),
         }
-        self._step_s = seconds / (step - self._step)
+        step_s = seconds / (step - self._step)
+        self._step_s = 0.7 * self._step_s + 0.3 * step_s if self._step_s else step_s
         self._begin_interval(step)
         line = step_line(row, self._left_s(step))
         self._bar.set_postfix_str(line, refresh=False)

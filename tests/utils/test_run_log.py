@@ -118,6 +118,19 @@ def test_the_time_left_counts_steps_and_validations(tmp_path, dist, monkeypatch)
     assert {row["images_per_s"] for row in rows} == {0.5}
 
 
+def test_the_time_left_follows_the_speed_slowly(tmp_path, dist, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("utils.run_log.time", clock)
+    log = open_log(tmp_path, dist, 0, "optim.num_epochs=4")
+    for step in range(1, 7):
+        clock.now += 1 if step <= 2 else 11
+        log.step(step, losses(1.0), 0.1, ("a",))
+    log.close()
+    left = [line.split()[5] for line in (tmp_path / "train.log").read_text().splitlines()]
+    # 18 x 1 s; 16 x (0.7 x 1 + 0.3 x 11) s; 14 x (0.7 x 4 + 0.3 x 11) s
+    assert left == ["00:00:18", "00:01:04", "00:01:25"]
+
+
 def test_pictures_go_to_tensorboard(tmp_path, dist):
     log = open_log(tmp_path, dist)
     picture = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
