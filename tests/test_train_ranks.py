@@ -41,7 +41,8 @@ train.prepare_inputs = in_double
 build = train.build_network
 train.build_network = lambda *given, **named: build(*given, **named).double()
 config = load_config(Path(recipe), overrides)
-with distributed_session("cpu") as dist:
+
+def steps(dist):  # a function: what lives until the interpreter ends may outlive its process group
     run = build_run(config, dist)
     for module in run.state.network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -52,6 +53,9 @@ with distributed_session("cpu") as dist:
     if dist.is_main:
         torch.save({"start": start, "end": run.state.network.state_dict()}, out)
     run.log.close()
+
+with distributed_session("cpu") as dist:
+    steps(dist)
 """
 
 

@@ -87,11 +87,10 @@ class RunLog:
         """Say what came out, and close the files."""
         minutes = (time.perf_counter() - self._started) / 60
         identity = state.identity
-        self.say(
-            f"done after {minutes:.1f} minutes: best {SCORE_NAMES[identity.selected_by]} "
-            f"{100 * state.best_score:.2f} on {identity.selected_on} in epoch {state.best_epoch}; "
-            f"{folder}/best.pth"
-        )
+        best = f"best {SCORE_NAMES[identity.selected_by]} {100 * state.best_score:.2f} on "
+        best += f"{identity.selected_on} in epoch {state.best_epoch}; {folder}/best.pth"
+        never = f"no validation on {identity.selected_on} had a score; {folder}/last.pth"
+        self.say(f"done after {minutes:.1f} minutes: {best if state.best_epoch else never}")
         self.close()
 
     def timed(self, loader: Iterable[T]) -> Iterator[T]:

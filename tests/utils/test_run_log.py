@@ -147,3 +147,18 @@ def test_messages_go_to_the_file_as_well(tmp_path, dist):
     log.say("hello")
     log.close()
     assert (tmp_path / "train.log").read_text().endswith("  hello\n")
+
+
+@pytest.mark.parametrize(
+    ("score", "epoch", "said"),
+    [
+        (0.5, 3, "best mIoU 50.00 on val in epoch 3; {}/best.pth"),
+        (-1.0, 0, "no validation on val had a score; {}/last.pth"),
+    ],
+)
+def test_the_last_line_says_what_came_out(tmp_path, dist, score, epoch, said):
+    state = make_state(dist)
+    state.best_score, state.best_epoch = score, epoch
+    state.identity = SimpleNamespace(selected_by="miou", selected_on="val")
+    open_log(tmp_path, dist, state=state).end(state, tmp_path)
+    assert (tmp_path / "train.log").read_text().endswith(f"minutes: {said.format(tmp_path)}\n")

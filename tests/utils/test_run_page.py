@@ -18,6 +18,7 @@ def identity(tmp_path):
         dataset="scenes",
         classes=CLASSES,
         palette=PALETTE,
+        split={"name": "own", "sha256": "0" * 64},
         selected_on="val",
         selected_by="miou",
     )
