@@ -21,7 +21,7 @@ from datasets.tiles import TileSet
 from datasets.transforms import Geometry
 from utils.distributed import DistContext
 from utils.errors import ConfigError, MissingDataError
-from utils.stopping import leave_signals_to_the_main_process
+from utils.stopping import end_workers_at_exit, leave_signals_to_the_main_process
 
 
 def check_structure(
@@ -148,6 +148,7 @@ def _build_loader(
     dist: DistContext,
     prefetch: int = 2,  # batches a worker is ahead
 ) -> DataLoader[Batch]:
+    end_workers_at_exit()
     return DataLoader(
         dataset,
         batch_sampler=batches,

@@ -143,6 +143,7 @@ def test_a_rank_that_fails_ends_all_and_shows_its_own_traceback(recipe_path, tmp
         "run_command(train.main)\n"
     )
     command = [*TORCHRUN, "--nproc_per_node=2", str(script), "--config", str(recipe_path), *NO_VIT]
+    command.append("data.num_workers=2")
     start = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, timeout=120)
     assert done.returncode != 0
