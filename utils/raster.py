@@ -118,19 +118,21 @@ def _parse_header(path: Path, num_bytes: int, version: tuple[int, int]) -> _Head
             text = image.tag_v2.get(_DESCRIPTION, "")  # type: ignore[attr-defined]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _strange(path, str(error)) from error
-    if mode not in _KINDS or len(parts) != 1 or parts[0].codec_name != "raw":
-        strips = f"{mode}, {len(parts)} strips or tiles, {parts[0].codec_name if parts else '-'}"
-        raise _strange(path, strips)
+    codecs = {codec for codec, *_ in parts}
+    if mode not in _KINDS or len(parts) != 1 or codecs != {"raw"}:
+        found = f"{mode}, {len(parts)} strips or tiles, {', '.join(sorted(codecs)) or '-'}"
+        raise _strange(path, found)
+    _, _, first_byte, _ = parts[0]  # Pillow before 11 has no names for them
     kind = _KINDS[mode]
     dtype, channels = _PIXELS[kind]
     shape = (size[1], size[0], *channels)
-    expected = parts[0].offset + int(np.prod(shape)) * np.dtype(dtype).itemsize
+    expected = first_byte + int(np.prod(shape)) * np.dtype(dtype).itemsize
     if num_bytes != expected:
         raise DataError(
             f"{path} is not whole: {num_bytes} bytes, its header says {expected}; prepare or "
             "generate it again"
         )
-    return _Header(kind=kind, shape=shape, offset=parts[0].offset, text=text)
+    return _Header(kind=kind, shape=shape, offset=first_byte, text=text)
 
 
 def _strange(path: Path, what: str) -> DataError:
