@@ -102,6 +102,8 @@ def distributed_session(
         dist.init_process_group("gloo" if gloo else "nccl", timeout=patience)
     try:
         yield DistContext(rank=rank, local_rank=local_rank, world_size=world_size, device=chosen)
+        if world_size > 1:
+            dist.barrier()  # gloo may wait for ever below for a rank that is gone already
     finally:
         if world_size > 1:
             dist.destroy_process_group()
