@@ -122,7 +122,7 @@ def _parse_header(path: Path, num_bytes: int, version: tuple[int, int]) -> _Head
     if mode not in _KINDS or len(parts) != 1 or codecs != {"raw"}:
         found = f"{mode}, {len(parts)} strips or tiles, {', '.join(sorted(codecs)) or '-'}"
         raise _strange(path, found)
-    _, _, first_byte, _ = parts[0]  # Pillow before 11 has no names for them
+    first_byte = parts[0].offset
     kind = _KINDS[mode]
     dtype, channels = _PIXELS[kind]
     shape = (size[1], size[0], *channels)
