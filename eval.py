@@ -72,6 +72,7 @@ def evaluate_split(
     seen = ", ".join(encoder.stores) or "the RGB image"
     if encoder.stores and absent:
         seen += f"; absent: {', '.join(sorted(absent))}"
+    scales = ", ".join(f"{scale:g}" for scale in config.eval.scales)
     header = {
         "checkpoint": str(checkpoint.path),
         "epoch": checkpoint.progress["epoch"],
@@ -83,6 +84,7 @@ def evaluate_split(
         "images": len(tile_set.split(split)),
         "structure": f"{config.structure.control}: {seen}",
         "window": f"{config.eval.window_px} px, overlap {config.eval.overlap_px} px",
+        "views": f"scales {scales}; turns {config.eval.turns}",
         "precision": precision.name,
     }
     result = write_report(

@@ -65,7 +65,7 @@ class Segmenter:
             levels = depth_levels(made)[0] if generator.kind == "values" else made
             maps[store] = torch.from_numpy(levels.astype(np.int32)).unsqueeze(0)
         picture = torch.from_numpy(image).movedim(-1, 0).unsqueeze(0)
-        return self._predictor(picture, maps).argmax(0).to(torch.uint8).numpy()
+        return self._predictor(picture, maps).numpy()
 
 
 def _build_generators(

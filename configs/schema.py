@@ -9,6 +9,7 @@ A class may have ``problems()``: the combinations its types allow and the progra
 ``(key, sentence)``. ``utils.config`` reports all of them at once.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -167,6 +168,9 @@ class EvalConfig:
     window_px: int = 640  # side of the windows an image is predicted in
     overlap_px: int = 128  # shared by neighbouring windows
     batch_size: int = 4  # windows computed together
+    # Test-time augmentation: every window is also predicted zoomed and turned, softmax averaged.
+    scales: tuple[float, ...] = (1.0,)  # memory grows with the square of the largest
+    turns: Literal[1, 2, 8] = 1  # 1: as it is; 2: also mirrored; 8: all flips and quarter turns
     labels: Labels = "full"  # to score against
     every_epochs: int = 10  # validation; the last epoch is always validated
     metric: Literal["miou", "mf1", "oa"] = "miou"  # selects the best checkpoint
@@ -180,6 +184,12 @@ class EvalConfig:
             yield "window_px", "must be 32 or more"
         if not 0 <= self.overlap_px < self.window_px:
             yield "overlap_px", f"must be at least 0 and below window_px ({self.window_px})"
+        if not self.scales or len(set(self.scales)) < len(self.scales):
+            yield "scales", "must name at least one number, and none twice"
+        elif not all(0 < scale < math.inf for scale in self.scales):
+            yield "scales", "must all be above 0"
+        elif min(self.scales) * self.window_px < 32 <= self.window_px:
+            yield "scales", f"must make windows of 32 px or more of window_px ({self.window_px})"
         for key in ("batch_size", "every_epochs"):
             if getattr(self, key) < 1:
                 yield key, "must be 1 or more"

@@ -73,6 +73,16 @@ def test_structure_can_be_taken_away_for_an_evaluation(checkpoint, tmp_path):
     assert plain["confusion"] != shuffled["confusion"]
 
 
+def test_zoomed_and_turned_windows_are_averaged_and_named_in_the_report(checkpoint, tmp_path):
+    plain = evaluate(checkpoint, tmp_path / "a")
+    augmented = evaluate(checkpoint, tmp_path / "b", "eval.scales=[0.75, 1]", "eval.turns=8")
+    assert plain["header"]["views"] == "scales 1; turns 1"
+    assert augmented["header"]["views"] == "scales 0.75, 1; turns 8"
+    sums = [sum(map(sum, report["confusion"])) for report in (plain, augmented)]
+    assert plain["confusion"] != augmented["confusion"] and sums[0] == sums[1]
+    assert augmented["oa"] > plain["oa"] - 0.05  # the geometry is undone: no turned prediction
+
+
 def test_other_classes_are_refused_with_both_sides(checkpoint, data_root, tmp_path):
     tiles = open_tile_set(data_root)
     meta = {"palette": tiles.palette[:2], "origin": "", "prepared_with": {}}

@@ -67,6 +67,16 @@ def files(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 150), (65, 64), (20, 30)])
+def test_zoomed_and_turned_windows_of_any_size(checkpoint, size):
+    overrides = ["eval.scales=[0.5, 1.5]", "eval.turns=8"]
+    config = config_from_dict(checkpoint.identity.recipe, "recipe", overrides)
+    segmenter = infer.Segmenter(checkpoint, config, single_process().device)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    index = segmenter(image)
+    assert index.shape == size and index.dtype == np.uint8 and index.max() < 6
+
+
 def test_every_image_gets_three_files_of_its_size_in_its_folder(
     segmenter, checkpoint, photos, tmp_path
 ):

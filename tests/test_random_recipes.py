@@ -54,6 +54,8 @@ CHOICES = {
     "eval.metric": (["miou", "mf1", "oa"], ["iou"]),
     "eval.patience": (["0", "2"], ["-1"]),
     "eval.overlap_px": (["0", "16"], ["64", "-1"]),
+    "eval.scales": (["[1]", "[0.75, 1, 1.25]"], ["[]", "[1, 1]", "[0.4]", "[.inf]", "1"]),
+    "eval.turns": (["1", "2", "8"], ["0", "4", "true", "1.0"]),
     "run.precision": (["auto", "fp32", "bf16"], ["fp16", "tf32", "half"]),
     "run.keep_every_epochs": (["0", "1"], ["-1"]),
     "run.log_every_steps": (["1", "5"], ["0"]),

@@ -267,7 +267,7 @@ def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
     if origin in (Union, types.UnionType):  # only 'X | None' occurs
         return None if value is None else _convert(value, options[0], key, problems)
     if origin is Literal:
-        if value not in options:
+        if (type(value), value) not in [(type(option), option) for option in options]:
             problems.append(f"{key}: {value!r} is not one of {', '.join(map(str, options))}")
         return value
     if origin is tuple:

@@ -1,29 +1,39 @@
-"""A network on whole images: logits of one, confusion matrix of many."""
+"""A network on whole images: classes of one, confusion matrix of many."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from configs.schema import EvalConfig
+from utils.augmentation import View, mean_logits, views
 from utils.distributed import DistContext
 from utils.metrics import confusion_matrix
 from utils.precision import Precision
-from utils.sliding_window import Window, predict_windows
+from utils.sliding_window import Window, predict_strips
 
-Encoder = Callable[[Tensor, dict[str, Tensor], Tensor | None], Tensor]
+
+class Encoder(Protocol):
+    """What is needed of a ``StructureEncoder``."""
+
+    value_stores: tuple[str, ...]
+
+    def __call__(
+        self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
+    ) -> Tensor:
+        """Structure ``(B, S, H, W)`` in [0, 1] of images and maps."""
 
 
 class Predictor:
-    """Logits of a whole image of any size, in sliding windows.
+    """Classes of a whole image of any size, in sliding windows.
 
     Args:
         network: in eval mode, on ``device``.
         encoder: turns image and structure maps of a window into the structure input.
         precision: how the network is computed.
-        config: window size, overlap and batch size.
+        config: window size, overlap, batch size, test-time augmentation.
         device: where it is computed.
     """
 
@@ -40,20 +50,33 @@ class Predictor:
         self._precision = precision
         self._config = config
         self._device = device
+        self._views = views(config.scales, config.turns)
 
-    @torch.inference_mode()
     def __call__(
         self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
     ) -> Tensor:
-        """Predict one image.
+        """Class indices of one image, ``(H, W)`` uint8 on the CPU; arguments as in ``strips``."""
+        classes = torch.empty(image.shape[-2:], dtype=torch.uint8)
+        for rows, logits in self.strips(image, maps, structure_image):
+            # On a CPU, argmax over the first axis takes seven times as long as max.
+            classes[rows] = logits.max(0).indices.to(torch.uint8).cpu()
+        return classes
+
+    @torch.inference_mode()
+    def strips(
+        self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Logits of one image from the top down; a whole survey image of them is never held.
+
+        With test-time augmentation they are logarithms of averaged probabilities.
 
         Args:
             image: ``(1, 3, H, W)`` uint8 RGB.
-            maps: segment ids ``(1, H, W)`` int by store.
+            maps: segment ids or levels ``(1, H, W)`` int by store.
             structure_image: ``(1, 3, H, W)`` uint8, if the maps belong to another image.
 
-        Returns:
-            Logits ``(C, H, W)`` float32 on the CPU.
+        Yields:
+            Rows, and their logits ``(C, rows, W)`` float32 on the device.
         """
 
         def forward(windows: list[Window]) -> Tensor:
@@ -63,19 +86,32 @@ class Predictor:
 
             picture = cut(image).float() / 255
             other = None if structure_image is None else cut(structure_image).float() / 255
-            structure = self._encoder(
-                picture, {store: cut(ids) for store, ids in maps.items()}, other
-            )
-            with self._precision.autocast():
-                return self._network(_channels_last(picture), _channels_last(structure))
+            cut_maps = {store: cut(levels).int() for store, levels in maps.items()}
+            predictions = (self._look(view, picture, cut_maps, other) for view in self._views)
+            return mean_logits(predictions, len(self._views))
 
-        return predict_windows(
+        yield from predict_strips(
             forward,
             size=(image.shape[-2], image.shape[-1]),
             window_px=self._config.window_px,
             overlap_px=self._config.overlap_px,
             batch_size=self._config.batch_size,
         )
+
+    def _look(
+        self, view: View, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None
+    ) -> Tensor:
+        """Logits of windows, seen in one way; the structure is encoded as the network sees it."""
+        other = None if structure_image is None else view.photo(structure_image)
+        seen_maps = {
+            store: view.levels(x) if store in self._encoder.value_stores else view.ids(x)
+            for store, x in maps.items()
+        }
+        seen = view.photo(image)
+        structure = self._encoder(seen, seen_maps, other)
+        with self._precision.autocast():
+            logits = self._network(_channels_last(seen), _channels_last(structure))
+        return view.undo(logits.float(), (image.shape[-2], image.shape[-1]))
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -105,8 +141,7 @@ def evaluate(
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     bar = tqdm(loader, desc="evaluate", unit="image", leave=False, disable=not dist.is_main)
     for batch in bar:
-        logits = predictor(batch.image, batch.maps, batch.structure_image)
-        prediction = logits.argmax(0).to(torch.uint8)
+        prediction = predictor(batch.image, batch.maps, batch.structure_image)
         counts = confusion_matrix(batch.target[0], prediction, num_classes)
         confusion += counts
         if on_prediction is not None:

@@ -56,6 +56,17 @@ def test_a_recipe_lists_only_what_differs_from_the_defaults(load):
         ("structure: {modalities: [sam, sam]}", r"structure\.modalities: names a modality twice"),
         ("structure: {sam: {points_per_side: 0}}", r"structure\.sam\.points_per_side: must be 1"),
         ("eval: {window_px: 64}", r"eval\.overlap_px: must be at least 0 and below window_px \(64"),
+        ("eval: {turns: true}", r"eval\.turns: True is not one of 1, 2, 8"),
+        ("eval: {scales: []}", r"eval\.scales: must name at least one number, and none twice"),
+        (
+            "eval: {scales: [1, 1.0]}",
+            r"eval\.scales: must name at least one number, and none twice",
+        ),
+        ("eval: {scales: [1, .nan]}", r"eval\.scales: must all be above 0"),
+        (
+            "eval: {scales: [0.04]}",
+            r"eval\.scales: must make windows of 32 px or more of window_px \(640\)",
+        ),
         ("optim: {num_epochs: 5}", r"optim\.warmup_epochs: must be below num_epochs \(5\)"),
         ("run: {device: cpu, precision: fp16}", r"run\.precision: fp16 needs a CUDA device"),
     ],
