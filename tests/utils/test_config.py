@@ -62,7 +62,7 @@ def test_a_recipe_lists_only_what_differs_from_the_defaults(load):
             "eval: {scales: [1, 1.0]}",
             r"eval\.scales: must name at least one number, and none twice",
         ),
-        ("eval: {scales: [1, .nan]}", r"eval\.scales: must all be above 0"),
+        ("eval: {scales: [1, 1e999]}", r"eval\.scales: must all be above 0"),
         (
             "eval: {scales: [0.04]}",
             r"eval\.scales: must make windows of 32 px or more of window_px \(640\)",
