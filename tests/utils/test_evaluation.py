@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from benchmarks.inference import Loop, build, scene
 from configs.schema import EvalConfig
 from configs.structure import StructureConfig
 from datasets.build import build_eval_loader
@@ -62,6 +63,15 @@ def test_predicts_whole_images_in_windows(size):
     assert classes.dtype == torch.uint8 and classes.shape == size
     sure = (expected[0] - expected[1]).abs() > 1e-5
     assert torch.equal(classes[sure], expected.argmax(0)[sure].to(torch.uint8))
+
+
+def test_equals_the_loop_that_holds_the_whole_image():
+    """A real network and its encoder; four windows in a batch beside one at a time."""
+    network, encoder = build("tiny", CPU)
+    image, maps = scene((650, 700), encoder)
+    whole = Predictor(network, encoder, Precision("fp32", CPU), EvalConfig(), CPU)
+    logits = Loop(network, encoder, padded=True).logits(image, maps, ours=True)
+    torch.testing.assert_close(logits_of(whole, image, maps), logits, atol=1e-5, rtol=1e-5)
 
 
 def test_the_first_of_equal_classes_is_taken():
