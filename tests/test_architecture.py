@@ -28,6 +28,8 @@ ARROWS = {
 THIRD_PARTY = {"torch", "torchvision", "segment_anything", "timm", "numpy", "PIL", "tqdm"}
 THIRD_PARTY |= {"tensorboard", "yaml"}
 FOR_BENCHMARKS = ("tests.models.literal", "tests.datasets.fake_archives")
+# References that tests compare with.
+TEST_EXTRAS = {"pytest", "scipy", "sklearn"}
 # Peers to measure against, required by nothing else.
 BENCHMARK_EXTRAS = {"skimage", "segmentation_models_pytorch", "transformers", "cv2"}
 HOMES = {
@@ -89,7 +91,7 @@ def import_problems(path: str, tree: ast.Module) -> Iterator[str]:
             if top not in may_import and not in_tests:
                 yield f"imports {top}"
         elif top not in sys.stdlib_module_names | THIRD_PARTY:
-            extras = {"tests": {"pytest"}, "benchmarks": BENCHMARK_EXTRAS}.get(layer, set())
+            extras = {"tests": TEST_EXTRAS, "benchmarks": BENCHMARK_EXTRAS}.get(layer, set())
             if top not in extras:
                 yield f"third-party {top}"
         elif layer == "configs" and top in THIRD_PARTY:
@@ -172,7 +174,8 @@ def test_top_level_holds_only_what_the_design_lists():
         ("configs/schema.py", "import torch", "third-party torch"),
         ("models/a.py", "from . import b", "relative import"),
         ("utils/a.py", "import cv2", "third-party cv2"),
-        ("tests/a.py", "import scipy.ndimage", "third-party scipy"),
+        ("tests/a.py", "import pandas", "third-party pandas"),
+        ("utils/a.py", "import scipy.ndimage", "third-party scipy"),
         ("utils/a.py", "import skimage", "third-party skimage"),
         ("models/a.py", "from timm.models import vit", "timm outside"),
         ("models/frozen_vit.py", "import segment_anything", "segment_anything outside"),

@@ -4,6 +4,7 @@ Counts are summed over all images first and divided once at the end: the scores 
 those of its pixels, not the average of its images' scores.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +57,7 @@ class Scores:
     A class *occurs* if the target or the prediction has a pixel of it. The score of a class that
     does not occur is nan, and the means leave it out. A class that occurs in only one of the two
     has no hit: all its scores are 0 and the means count them. If no pixel was counted, everything
-    is nan.
+    is nan. The means may leave out further classes by wish; oa and kappa are over all of them.
     """
 
     iou: tuple[float, ...]  # hits / (target or prediction)
@@ -69,13 +70,18 @@ class Scores:
     mprecision: float
     mrecall: float
     oa: float  # overall accuracy: hits of all classes / all counted pixels
+    # Cohen (1960): how far oa is above the oa of chance with the same class shares, 1 = perfect;
+    # nan where chance alone would be perfect (one class everywhere in both).
+    kappa: float
 
 
-def scores(confusion: Tensor) -> Scores:
+def scores(confusion: Tensor, left_out: Sequence[int] = ()) -> Scores:
     """Compute the scores of a confusion matrix, in float64.
 
     Args:
         confusion: ``(C, C)`` pixel counts; rows are target classes, columns predicted ones.
+        left_out: indices of classes that the means do not count. Their pixels stay in the matrix,
+            so mistaking another class for them, or them for it, still costs that class.
 
     Raises:
         ValueError: the matrix is not square.
@@ -90,6 +96,17 @@ def scores(confusion: Tensor) -> Scores:
         """``part / whole``; 0 where ``whole`` is 0, nan where the class does not occur."""
         return (part / whole.clamp(min=1)).where(occurs, torch.nan)
 
+    def mean(values: Tensor) -> float:
+        """Over the classes that occur and are not left out."""
+        return (
+            values.index_fill(0, torch.tensor(left_out, dtype=torch.long), torch.nan)
+            .nanmean()
+            .item()
+        )
+
+    total = targets.sum()
+    oa = hits.sum() / total
+    by_chance = (targets / total * (predicted / total)).sum()
     iou = share(hits, targets + predicted - hits)
     f1 = share(2 * hits, targets + predicted)
     precision, recall = share(hits, predicted), share(hits, targets)
@@ -99,9 +116,10 @@ def scores(confusion: Tensor) -> Scores:
         precision=tuple(precision.tolist()),
         recall=tuple(recall.tolist()),
         support=tuple(int(count) for count in targets.tolist()),
-        miou=iou.nanmean().item(),
-        mf1=f1.nanmean().item(),
-        mprecision=precision.nanmean().item(),
-        mrecall=recall.nanmean().item(),
-        oa=(hits.sum() / targets.sum()).item(),
+        miou=mean(iou),
+        mf1=mean(f1),
+        mprecision=mean(precision),
+        mrecall=mean(recall),
+        oa=oa.item(),
+        kappa=((oa - by_chance) / (1 - by_chance)).item() if by_chance < 1 else torch.nan,
     )

@@ -98,7 +98,7 @@ def test_everything_ignored_gives_nan_without_a_warning():
         warnings.simplefilter("error")
         result = scores(confusion_matrix(target, torch.zeros_like(target), 2))
     assert result.support == (0, 0)
-    means = (result.miou, result.mf1, result.mprecision, result.mrecall, result.oa)
+    means = (result.miou, result.mf1, result.mprecision, result.mrecall, result.oa, result.kappa)
     assert all(math.isnan(value) for value in (*result.iou, *result.f1, *means))
 
 
@@ -116,3 +116,62 @@ def test_large_counts_keep_every_pixel():
 def test_scores_refuse_a_matrix_that_is_not_square():
     with pytest.raises(ValueError, match=r"square, not \(2, 3\)"):
         scores(torch.zeros(2, 3))
+
+
+def test_kappa_worked_out_by_hand():
+    # 15 of 20 agree; by chance (8 * 11 + 12 * 9) / 400 would.
+    result = scores(torch.tensor([[7, 1], [4, 8]]))
+    assert result.kappa == pytest.approx((0.75 - 0.49) / (1 - 0.49))
+
+
+def test_kappa_below_chance_is_negative_and_of_one_class_unknown():
+    assert scores(torch.tensor([[0, 5], [5, 0]])).kappa == -1
+    assert math.isnan(scores(torch.tensor([[5, 0], [0, 0]])).kappa)
+
+
+@pytest.mark.parametrize("absent", [(), (2,), (0, 4)])
+def test_scores_equal_those_of_scikit_learn(absent):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    generator = torch.Generator().manual_seed(len(absent))
+    target = torch.randint(0, 5, (4000,), generator=generator)
+    prediction = torch.where(
+        torch.rand(4000, generator=generator) < 0.6,
+        target,
+        torch.randint(0, 5, (4000,), generator=generator),
+    )
+    kept = torch.tensor(
+        [
+            int(t) not in absent and int(p) not in absent
+            for t, p in zip(target, prediction, strict=True)
+        ]
+    )
+    counted = target.clone()
+    counted[~kept] = 255
+    result = scores(confusion_matrix(counted, prediction, 5))
+    y = target[kept].numpy(), prediction[kept].numpy()
+    labels = [index for index in range(5) if index not in absent]
+    precision, recall, f1, support = sklearn.precision_recall_fscore_support(*y, labels=labels)
+    for ours, theirs in (
+        (result.precision, precision),
+        (result.recall, recall),
+        (result.f1, f1),
+        (result.iou, sklearn.jaccard_score(*y, labels=labels, average=None)),
+    ):
+        assert [ours[index] for index in labels] == pytest.approx(theirs.tolist())
+        assert all(math.isnan(ours[index]) for index in absent)
+    assert [result.support[index] for index in labels] == support.tolist()
+    assert result.kappa == pytest.approx(sklearn.cohen_kappa_score(*y))
+    assert result.oa == pytest.approx(sklearn.accuracy_score(*y))
+    assert result.mf1 == pytest.approx(f1.mean())
+
+
+def test_left_out_classes_are_in_no_mean_and_in_everything_else():
+    confusion = torch.tensor([[6, 2, 0], [1, 3, 0], [1, 0, 7]])
+    whole, result = scores(confusion), scores(confusion, [1])
+    assert (result.iou, result.support, result.oa) == (whole.iou, whole.support, whole.oa)
+    assert result.kappa == whole.kappa
+    assert result.miou == pytest.approx((6 / 10 + 7 / 8) / 2)
+    assert result.mf1 == pytest.approx((12 / 16 + 14 / 15) / 2)
+    assert result.mprecision == pytest.approx((6 / 8 + 1) / 2)
+    assert result.mrecall == pytest.approx((6 / 8 + 7 / 8) / 2)
+    assert math.isnan(scores(confusion, [0, 1, 2]).miou)
