@@ -1,0 +1,104 @@
+"""How many of the small objects are found: recall by size of the objects in the target.
+
+An object is a region of one class in the target whose pixels hang together by their sides. It is
+found if at least half of its pixels have its class in the prediction. Ignored pixels belong to no
+object; what is cut off by them, or by the edge of the image, is an object of the size that is seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from configs.schema import IGNORE_INDEX
+from utils.mosaic import connected_groups
+
+# Areas in pixels at which the size classes begin after the first: squares of 16, 32, 64 and 128 px.
+# A car of 4.5 m x 1.8 m has 3240 px at 0.05 m (Potsdam) and 1000 px at 0.09 m (Vaihingen).
+AREAS_PX = (256, 1024, 4096, 16384)
+COUNTS = ("pixels", "pixels_right", "objects", "objects_found")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectScores:
+    """Fractions in 0..1 by class and size; nan where there is no such object."""
+
+    areas_px: tuple[int, ...]  # where the size classes begin after the first
+    num_objects: np.ndarray  # (C, sizes) int64
+    found: np.ndarray  # (C, sizes): share of the objects of which half the pixels are right
+    recall: np.ndarray  # (C, sizes): share of the pixels of these objects that are right
+
+
+def size_names(areas_px: Sequence[int] = AREAS_PX) -> list[str]:
+    """Short names of the size classes: ``<256``, ``256-1023``, ..., ``>=16384``."""
+    middle = [f"{low}-{high - 1}" for low, high in pairwise(areas_px)]
+    return [f"<{areas_px[0]}", *middle, f">={areas_px[-1]}"]
+
+
+def object_counts(
+    target: np.ndarray,
+    prediction: np.ndarray,
+    num_classes: int,
+    areas_px: Sequence[int] = AREAS_PX,
+) -> np.ndarray:
+    """Count objects and their pixels; counts of several images are added.
+
+    Args:
+        target: ``(H, W)`` uint8 class indices, 255 = ignored.
+        prediction: ``(H, W)`` uint8 class indices.
+        num_classes: number of classes C.
+        areas_px: ascending; an object of exactly this area is in the class that begins here.
+
+    Returns:
+        ``(C, len(areas_px) + 1, len(COUNTS))`` int64.
+    """
+    classes, area, right = _objects(target, target == prediction)
+    size = np.searchsorted(areas_px, area, side="right")
+    cell = classes.astype(np.int64) * (len(areas_px) + 1) + size
+    counts = np.zeros((num_classes * (len(areas_px) + 1), len(COUNTS)), dtype=np.int64)
+    for column, weights in enumerate((area, right, np.ones_like(area), 2 * right >= area)):
+        # Sums of whole numbers in float64 are exact below 2**53.
+        counts[:, column] = np.bincount(cell, weights=weights, minlength=len(counts))
+    return counts.reshape(num_classes, -1, len(COUNTS))
+
+
+def _objects(target: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class, area and number of right pixels of every object.
+
+    The pixels of a row that hang together are one run; runs are joined instead of pixels.
+    """
+    num_columns = target.shape[1]
+    begins = np.ones(target.shape, dtype=bool)
+    np.not_equal(target[:, 1:], target[:, :-1], out=begins[:, 1:])
+    starts = np.flatnonzero(begins)
+    stops = np.append(starts[1:], target.size)
+    # Each run with those of the row above that share a column: they are consecutive.
+    first = np.searchsorted(stops, starts - num_columns, side="right")
+    last = np.searchsorted(starts, stops - num_columns, side="left")
+    number = last - first
+    below = np.repeat(np.arange(starts.size), number)
+    above = np.arange(below.size) - np.repeat(np.cumsum(number) - number - first, number)
+    classes = target.ravel()[starts]
+    touch = classes[below] == classes[above]
+    root = connected_groups(starts.size, np.stack([above[touch], below[touch]], axis=1))
+    right = np.add.reduceat(is_right.ravel(), starts, dtype=np.int64)
+    area = np.bincount(root, weights=stops - starts, minlength=starts.size).astype(np.int64)
+    right = np.bincount(root, weights=right, minlength=starts.size).astype(np.int64)
+    is_object = (root == np.arange(starts.size)) & (classes != IGNORE_INDEX)
+    return classes[is_object], area[is_object], right[is_object]
+
+
+def object_scores(counts: np.ndarray, areas_px: Sequence[int] = AREAS_PX) -> ObjectScores:
+    """Scores of summed counts."""
+    pixels, right, objects, found = np.moveaxis(counts, -1, 0)
+
+    def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+
+    return ObjectScores(
+        areas_px=tuple(areas_px),
+        num_objects=objects,
+        found=share(found, objects),
+        recall=share(right, pixels),
+    )
