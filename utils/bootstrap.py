@@ -1,0 +1,66 @@
+"""How far scores would move with other images: percentile bootstrap over source images.
+
+Pixels of one image, and tiles of one source image, are alike, so whole source images are drawn,
+with replacement, as many as there are (Efron and Tibshirani, "An Introduction to the Bootstrap",
+1993, chapter 13). The interval tells of the choice of images, not of that of a training seed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+NUM_DRAWS, SEED, LEVEL = 1000, 0, 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """Low and high ends of intervals of fractions in 0..1; nan where no draw has the class."""
+
+    num_sources: int  # that have a counted pixel
+    miou: tuple[float, float]
+    iou: tuple[tuple[float, float], ...]  # of each class
+
+
+def bootstrap(confusions: np.ndarray, left_out: Sequence[int] = ()) -> Intervals | None:
+    """Intervals that hold the scores of 95 % of the draws.
+
+    Args:
+        confusions: ``(sources, C, C)`` pixel counts of each source image; images without a counted
+            pixel are not drawn.
+        left_out: indices of classes that the mean does not count.
+
+    Returns:
+        None for fewer than two images with a counted pixel: of one nothing can be told.
+    """
+    counted = confusions[confusions.any(axis=(1, 2))].astype(np.float64)
+    num_sources, num_classes = len(counted), confusions.shape[1]
+    if num_sources < 2:
+        return None
+    drawn = np.random.default_rng(SEED).integers(num_sources, size=(NUM_DRAWS, num_sources))
+    times = np.stack([np.bincount(row, minlength=num_sources) for row in drawn])
+    hits = times @ np.diagonal(counted, axis1=1, axis2=2)
+    union = times @ (counted.sum(axis=2) + counted.sum(axis=1)) - hits
+    iou = np.where(union > 0, hits / np.maximum(union, 1), np.nan)  # (NUM_DRAWS, C)
+    kept = [index for index in range(num_classes) if index not in set(left_out)]
+    return Intervals(
+        num_sources=num_sources,
+        miou=_interval(_mean_of_known(iou[:, kept])),
+        iou=tuple(_interval(column) for column in iou.T),
+    )
+
+
+def _mean_of_known(iou: np.ndarray) -> np.ndarray:
+    """Mean of each row without what is nan; nan where all is."""
+    known = ~np.isnan(iou)
+    number = known.sum(axis=1)
+    total = np.where(known, iou, 0).sum(axis=1)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return np.nan, np.nan
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
