@@ -22,8 +22,11 @@ from utils.distributed import DistContext, distributed_session
 from utils.errors import DataError, run_command
 from utils.evaluation import Predictor, evaluate
 from utils.files import write_png
+from utils.measurements import Measurements
 from utils.precision import Precision
-from utils.report import score_table, write_report
+from utils.protocols import indices_left_out
+from utils.report import write_report
+from utils.report_tables import summary
 from utils.validation_view import panel_row
 from utils.visualize import PanelRow, prediction_panel
 
@@ -47,6 +50,7 @@ def evaluate_split(
     tile_set = open_tile_set(Path(config.data.root))
     check_classes(checkpoint, tile_set)
     check_split(checkpoint, tile_set.identity(), str(tile_set.root))
+    indices_left_out(config.eval.mean_without, tile_set.classes)
     check_structure(tile_set, config.structure, [split], identity.maps)
     encoder = StructureEncoder(config.structure)
     precision = Precision(config.run.precision, dist.device)
@@ -65,7 +69,13 @@ def evaluate_split(
         if len(rows) < NUM_PANEL_ROWS and dist.is_main:
             rows.append(panel_row(batch, prediction, encoder))
 
-    confusion = evaluate(predictor, loader, len(tile_set.classes), dist, keep_row)
+    measurements = Measurements(
+        tile_set.classes,
+        {tile_id: tile_set.tiles[tile_id].source for tile_id in tile_set.split(split)},
+        has_borders=config.eval.labels == "full",
+    )
+    evaluate(predictor, loader, len(tile_set.classes), dist, keep_row, measurements.add)
+    findings = measurements.findings(dist, config.eval.mean_without)
     if not dist.is_main:
         return
     absent = set(config.structure.modalities) - set(config.structure.present())
@@ -87,16 +97,16 @@ def evaluate_split(
         "views": f"scales {scales}; turns {config.eval.turns}",
         "precision": precision.name,
     }
-    result = write_report(
+    write_report(
         output,
-        confusion=confusion,
+        findings=findings,
         classes=tile_set.classes,
         palette=tile_set.palette,
         header=header,
     )
     panel = prediction_panel(rows, tile_set.classes, tile_set.palette)
     write_png(output / "predictions.png", panel)
-    print(score_table(result, tile_set.classes))
+    print(summary(findings, tile_set.classes))
     if note := absence_note(config.structure, identity.recipe["structure"]):
         print(note)
     if split == identity.selected_on:

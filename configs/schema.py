@@ -172,6 +172,8 @@ class EvalConfig:
     scales: tuple[float, ...] = (1.0,)  # memory grows with the square of the largest
     turns: Literal[1, 2, 8] = 1  # 1: as it is; 2: also mirrored; 8: all flips and quarter turns
     labels: Labels = "full"  # to score against
+    # Classes that the means leave out; their pixels stay in the confusion matrix: [clutter]
+    mean_without: tuple[str, ...] = ()
     every_epochs: int = 10  # validation; the last epoch is always validated
     metric: Literal["miou", "mf1", "oa"] = "miou"  # selects the best checkpoint
     patience: int = 0  # validations in a row without a better score that end a run; 0: no end
@@ -190,6 +192,8 @@ class EvalConfig:
             yield "scales", "must all be above 0"
         elif min(self.scales) * self.window_px < 32 <= self.window_px:
             yield "scales", f"must make windows of 32 px or more of window_px ({self.window_px})"
+        if len(set(self.mean_without)) < len(self.mean_without):
+            yield "mean_without", "names a class twice"
         for key in ("batch_size", "every_epochs"):
             if getattr(self, key) < 1:
                 yield key, "must be 1 or more"

@@ -12,7 +12,7 @@ from generate import generate_store
 from tests.conftest import make_config, single_process
 from tests.test_train import NO_VIT, run_to_the_end
 from utils.checkpoint import load_checkpoint
-from utils.errors import DataError, MissingDataError
+from utils.errors import ConfigError, DataError, MissingDataError
 from utils.run_log import read_rows
 
 
@@ -40,6 +40,24 @@ def test_the_best_is_chosen_by_the_score_asked_for(data_root, tmp_path):
     rows = [row for row in read_rows(run.folder / "metrics.jsonl") if row["kind"] == "val"]
     assert best.identity.selected_by == "oa"
     assert best.progress["best_score"] == max(row["oa"] for row in rows)
+
+
+def test_classes_left_out_of_the_mean_do_not_choose_the_best(data_root, tmp_path):
+    overrides = ["eval.mean_without=[clutter,tree]", *NO_VIT]
+    run = run_to_the_end(make_config(data_root, tmp_path, *overrides))
+    rows = [row for row in read_rows(run.folder / "metrics.jsonl") if row["kind"] == "val"]
+    kept = [name for name in run.state.identity.classes if name not in ("clutter", "tree")]
+    for row in rows:
+        known = [row[f"iou/{name}"] for name in kept if row[f"iou/{name}"] is not None]
+        assert row["miou"] == pytest.approx(sum(known) / len(known))
+    best = load_checkpoint(run.folder / "best.pth")
+    assert best.progress["best_score"] == max(row["miou"] for row in rows)
+
+
+def test_a_class_left_out_that_is_not_there_is_refused_before_training(data_root, tmp_path):
+    config = make_config(data_root, tmp_path, "eval.mean_without=[cow]", *NO_VIT)
+    with pytest.raises(ConfigError, match=r"eval.mean_without names cow; the data set has imperv"):
+        script.build_run(config, single_process())
 
 
 @pytest.fixture

@@ -124,6 +124,7 @@ def evaluate(
     num_classes: int,
     dist: DistContext,
     on_prediction: Callable[[Any, Tensor, Tensor], None] | None = None,
+    measure: Callable[[Any, Tensor, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Confusion matrix of a split, counted once over all ranks. Call on all ranks.
 
@@ -134,6 +135,7 @@ def evaluate(
         dist: this process.
         on_prediction: called with each batch, its class indices ``(H, W)`` uint8, and its own
             confusion matrix.
+        measure: the same, with the logits ``(C, H, W)`` besides.
 
     Returns:
         ``(C, C)`` int64, rows = target, columns = prediction, the same on all ranks.
@@ -146,4 +148,6 @@ def evaluate(
         confusion += counts
         if on_prediction is not None:
             on_prediction(batch, prediction, counts)
+        if measure is not None:
+            measure(batch, prediction, counts, logits)
     return dist.sum(confusion.to(dist.device)).cpu()

@@ -1,143 +1,174 @@
-"""The report of an evaluation: a table for the console, JSON for programs, a picture."""
+"""The report of an evaluation: text for people, JSON and CSV for programs, a picture."""
 
+import csv
+import io
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from utils.bootstrap import LEVEL, NUM_DRAWS, SEED, Intervals
 from utils.charts import confusion_picture
 from utils.files import write_json, write_png, write_text
+from utils.measurements import Findings
 from utils.metrics import Scores
-from utils.metrics import scores as compute_scores
+from utils.objects import size_names
+from utils.report_tables import (
+    GAP,
+    NO_BORDERS,
+    boundary_means,
+    details,
+    interval_sentence,
+    summary,
+)
 
-_COLUMNS = ("IoU", "F1", "precision", "recall", "share")
-_GAP = "  "
-
-
-def score_table(scores: Scores, classes: Sequence[str]) -> str:
-    """Lay out scores as an aligned table, in percent, without a final newline.
-
-    ``share`` is the class's part of the counted target pixels. ``-`` stands for a class that
-    occurs neither in the target nor in the prediction; the means leave it out. Only ASCII is
-    added to the class names, so any console can print it.
-
-    Raises:
-        ValueError: the number of class names is not that of the scores.
-    """
-    _check_count("class names", classes, len(scores.iou))
-    num_pixels = sum(scores.support)
-    shares = [
-        math.nan if math.isnan(iou) else support / num_pixels
-        for iou, support in zip(scores.iou, scores.support, strict=True)
-    ]
-    columns = (scores.iou, scores.f1, scores.precision, scores.recall, shares)
-    rows = zip(classes, *columns, strict=True)
-    name_width = max(len(name) for name in (*classes, "class"))
-    value_width = max(len(column) for column in _COLUMNS)
-
-    def line(name: str, cells: Sequence[str]) -> str:
-        """One line of the table, names to the left, numbers to the right."""
-        return _GAP.join([name.ljust(name_width), *(cell.rjust(value_width) for cell in cells)])
-
-    means = (scores.miou, scores.mf1, scores.mprecision, scores.mrecall)
-    head = line("class", _COLUMNS)
-    rule = "-" * len(head)
-    return "\n".join(
-        [
-            head,
-            rule,
-            *(line(name, [_percent(value) for value in values]) for name, *values in rows),
-            rule,
-            line("mean", [_percent(value) for value in means]),
-            "",
-            f"mIoU {_percent(scores.miou)}   mF1 {_percent(scores.mf1)}   "
-            f"OA {_percent(scores.oa)}   (%, over {num_pixels:,} pixels)",
-        ]
-    )
+_MEANS = ("miou", "mf1", "mprecision", "mrecall", "oa", "kappa")
 
 
 def write_report(
     folder: Path,
     *,
-    confusion: Tensor,
+    findings: Findings,
     classes: Sequence[str],
     palette: Sequence[tuple[int, int, int]],
     header: dict[str, Any],
-) -> Scores:
-    """Write ``report.txt``, ``confusion.png`` and ``report.json`` into a folder.
+) -> None:
+    """Write ``report.txt``, ``confusion.png``, ``per_class.csv`` and ``report.json``.
 
-    Existing reports are replaced, each file atomically and ``report.json`` last. Scores in the
-    JSON are fractions in 0..1; a number that is not finite becomes null.
+    Existing reports are replaced, each file atomically and ``report.json`` last. Scores in JSON
+    and CSV are fractions in 0..1; a number that is not finite becomes null, or an empty cell.
 
     Args:
         folder: where to write; made if it is missing.
-        confusion: ``(C, C)`` pixel counts; rows are target classes, columns predicted ones.
+        findings: of C classes.
         classes: C class names.
         palette: C colours, RGB in 0..255.
         header: what was evaluated and how (checkpoint, split, window ...), in display order;
             plain values, lists and dicts of them, paths.
 
-    Returns:
-        The scores of the confusion matrix.
-
     Raises:
         ValueError: the number of names or colours is not that of the matrix.
     """
-    result = compute_scores(confusion)
-    _check_count("class names", classes, len(result.iou))
-    _check_count("palette colours", palette, len(result.iou))
-    counts = confusion.detach().cpu()
-    write_text(folder / "report.txt", _text(result, classes, header))
+    num_classes = len(findings.scores.iou)
+    _check_count("class names", classes, num_classes)
+    _check_count("palette colours", palette, num_classes)
+    counts = findings.confusion.detach().cpu()
+    rows = [_class_row(findings, index, name) for index, name in enumerate(classes)]
+    write_text(folder / "report.txt", _text(findings, classes, header))
     write_png(folder / "confusion.png", confusion_picture(counts.numpy(), classes, palette))
+    write_text(folder / "per_class.csv", _csv(rows))
+    entries = [
+        {"name": name, "color": list(color), **{k: v for k, v in row.items() if k != "class"}}
+        for name, color, row in zip(classes, palette, rows, strict=True)
+    ]
     write_json(
         folder / "report.json",
         _plain(
             {
                 "header": header,
-                "miou": result.miou,
-                "mf1": result.mf1,
-                "mprecision": result.mprecision,
-                "mrecall": result.mrecall,
-                "oa": result.oa,
-                "num_pixels": sum(result.support),
-                "classes": _class_entries(result, classes, palette),
+                **_means(findings.scores),
+                "num_pixels": sum(findings.scores.support),
+                "mean_without": findings.left_out,
+                "interval": _interval(findings.intervals),
+                "classes": entries,
+                "boundaries": _boundaries(findings, classes),
+                "objects": _objects(findings),
+                "calibration": asdict(findings.calibration),
+                "protocols": _protocols(findings),
                 "confusion_axes": ["target", "prediction"],
                 "confusion": counts.long().tolist(),
             }
         ),
     )
-    return result
 
 
-def _class_entries(
-    scores: Scores, classes: Sequence[str], palette: Sequence[tuple[int, int, int]]
-) -> list[dict[str, Any]]:
+def _means(scores: Scores) -> dict[str, float]:
+    return {key: getattr(scores, key) for key in _MEANS}
+
+
+def _interval(intervals: Intervals | None) -> dict[str, Any]:
+    """Of the mIoU; null with the reason where there is none."""
+    settings = {"level": LEVEL, "draws": NUM_DRAWS, "seed": SEED}
+    if intervals is None:
+        return {**settings, "miou": None, "why": interval_sentence(None)}
+    return {**settings, "num_sources": intervals.num_sources, "miou": intervals.miou}
+
+
+def _class_row(findings: Findings, index: int, name: str) -> dict[str, Any]:
+    """One number under each name: a line of the CSV file."""
+    scores, objects = findings.scores, findings.objects
+    low, high = (math.nan, math.nan)
+    if findings.intervals is not None:
+        low, high = findings.intervals.iou[index]
+    row: dict[str, Any] = {
+        "class": name,
+        "num_pixels": scores.support[index],
+        "in_mean": name not in findings.left_out,
+        "iou": scores.iou[index],
+        "iou_low": low,
+        "iou_high": high,
+        "f1": scores.f1[index],
+        "precision": scores.precision[index],
+        "recall": scores.recall[index],
+    }
+    if (borders := findings.boundaries) is not None:
+        for number, width in enumerate(borders.widths_px):
+            row[f"boundary_iou_{width}px"] = float(borders.iou[number, index])
+            row[f"boundary_f1_{width}px"] = float(borders.f1[number, index])
+    for number, size in enumerate(size_names(objects.areas_px)):
+        row[f"objects {size}px"] = int(objects.num_objects[index, number])
+        row[f"objects_found {size}px"] = float(objects.found[index, number])
+        row[f"pixel_recall {size}px"] = float(objects.recall[index, number])
+    return row
+
+
+def _boundaries(findings: Findings, classes: Sequence[str]) -> dict[str, Any]:
+    """Means of the classes by width; null with the reason where there are none."""
+    if findings.boundaries is None:
+        return {"iou": None, "f1": None, "why": NO_BORDERS}
+    return {"widths_px": findings.boundaries.widths_px, **boundary_means(findings, classes)}
+
+
+def _objects(findings: Findings) -> dict[str, Any]:
+    objects = findings.all_objects
+    return {
+        "sizes_px": size_names(objects.areas_px),
+        "num_objects": objects.num_objects[0].tolist(),
+        "found": objects.found[0].tolist(),
+        "pixel_recall": objects.recall[0].tolist(),
+    }
+
+
+def _protocols(findings: Findings) -> list[dict[str, Any]]:
     return [
         {
-            "name": name,
-            "color": list(palette[index]),
-            "iou": scores.iou[index],
-            "f1": scores.f1[index],
-            "precision": scores.precision[index],
-            "recall": scores.recall[index],
-            "num_pixels": scores.support[index],
+            "name": found.protocol.name,
+            "sentence": found.protocol.sentence,
+            "left_out": found.protocol.left_out,
+            "removed": found.protocol.removed,
+            **_means(found.scores),
+            "num_pixels": sum(found.scores.support),
+            "interval": _interval(found.intervals),
         }
-        for index, name in enumerate(classes)
+        for found in findings.protocols
     ]
 
 
-def _text(scores: Scores, classes: Sequence[str], header: dict[str, Any]) -> str:
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_plain(row) for row in rows)  # null is an empty cell
+    return file.getvalue()
+
+
+def _text(findings: Findings, classes: Sequence[str], header: dict[str, Any]) -> str:
     key_width = max((len(key) for key in header), default=0)
-    lines = [f"{key.ljust(key_width)}{_GAP}{value}" for key, value in header.items()]
+    lines = [f"{key.ljust(key_width)}{GAP}{value}" for key, value in header.items()]
     if lines:
         lines.append("")
-    return "\n".join([*lines, score_table(scores, classes)]) + "\n"
-
-
-def _percent(fraction: float) -> str:
-    return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
+    return "\n".join([*lines, summary(findings, classes), "", details(findings, classes)]) + "\n"
 
 
 def _plain(value: Any) -> Any:
@@ -147,7 +178,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, (str, bool, int)):
         return value
     return str(value)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from utils.evaluation import Predictor, evaluate
 from utils.metrics import scores
+from utils.protocols import indices_left_out
 from utils.run_log import RunLog
 from utils.train_state import TrainState
 from utils.validation_view import ValidationView
@@ -24,6 +25,9 @@ class Validation:
         view: looks at every tile.
         log: is told the scores, and shown pictures.
         folder: of the run.
+
+    Raises:
+        ConfigError: ``eval.mean_without`` names a class that the data set does not have.
     """
 
     def __init__(
@@ -37,6 +41,8 @@ class Validation:
     ) -> None:
         self._state, self._predictor, self._loader = state, predictor, loader
         self._view, self._log, self._folder = view, log, folder
+        identity = state.identity
+        self._left_out = indices_left_out(identity.recipe["eval"]["mean_without"], identity.classes)
 
     @property
     def num_tiles(self) -> int:
@@ -45,7 +51,7 @@ class Validation:
 
     def __call__(self) -> bool:
         """Validate; whether no validation was better, by the score of the recipe."""
-        result = scores(self._confusion(None))
+        result = scores(self._confusion(None), self._left_out)
         is_best = self._state.is_best(getattr(result, self._state.identity.selected_by))
         self._log.evaluation(self._state, result, is_best)
         self._view.publish(self._log, self._folder, is_best=is_best)

@@ -67,6 +67,8 @@ def test_a_recipe_lists_only_what_differs_from_the_defaults(load):
             "eval: {scales: [0.04]}",
             r"eval\.scales: must make windows of 32 px or more of window_px \(640\)",
         ),
+        ("eval: {mean_without: clutter}", r"eval\.mean_without: must be a list like \[a, b\]"),
+        ("eval: {mean_without: [a, a]}", r"eval\.mean_without: names a class twice"),
         ("optim: {num_epochs: 5}", r"optim\.warmup_epochs: must be below num_epochs \(5\)"),
         ("run: {device: cpu, precision: fp16}", r"run\.precision: fp16 needs a CUDA device"),
     ],
