@@ -65,7 +65,8 @@ def evaluate_split(
     loader = build_eval_loader(config, tile_set, split, dist)
     rows: list[PanelRow] = []
 
-    def keep_row(batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
+    def look(batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
+        measurements.add(batch, prediction, confusion)
         if len(rows) < NUM_PANEL_ROWS and dist.is_main:
             rows.append(panel_row(batch, prediction, encoder))
 
@@ -74,7 +75,7 @@ def evaluate_split(
         {tile_id: tile_set.tiles[tile_id].source for tile_id in tile_set.split(split)},
         has_borders=config.eval.labels == "full",
     )
-    evaluate(predictor, loader, len(tile_set.classes), dist, keep_row, measurements.add)
+    evaluate(predictor, loader, len(tile_set.classes), dist, look, measurements.add_strip)
     findings = measurements.findings(dist, config.eval.mean_without)
     if not dist.is_main:
         return

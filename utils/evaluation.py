@@ -1,6 +1,7 @@
 """A network on whole images: classes of one, confusion matrix of many."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -53,13 +54,22 @@ class Predictor:
         self._views = views(config.scales, config.turns)
 
     def __call__(
-        self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
+        self,
+        image: Tensor,
+        maps: dict[str, Tensor],
+        structure_image: Tensor | None = None,
+        on_strip: Callable[[slice, Tensor, Tensor], None] | None = None,
     ) -> Tensor:
-        """Class indices of one image, ``(H, W)`` uint8 on the CPU; arguments as in ``strips``."""
+        """Class indices of one image, ``(H, W)`` uint8 on the CPU; arguments as in ``strips``.
+
+        ``on_strip`` is called with rows, their logits, and their class indices on the CPU.
+        """
         classes = torch.empty(image.shape[-2:], dtype=torch.uint8)
         for rows, logits in self.strips(image, maps, structure_image):
             # On a CPU, argmax over the first axis takes seven times as long as max.
             classes[rows] = logits.max(0).indices.to(torch.uint8).cpu()
+            if on_strip is not None:
+                on_strip(rows, logits, classes[rows])
         return classes
 
     @torch.inference_mode()
@@ -124,7 +134,7 @@ def evaluate(
     num_classes: int,
     dist: DistContext,
     on_prediction: Callable[[Any, Tensor, Tensor], None] | None = None,
-    measure: Callable[[Any, Tensor, Tensor, Tensor], None] | None = None,
+    on_strip: Callable[[Any, slice, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Confusion matrix of a split, counted once over all ranks. Call on all ranks.
 
@@ -135,7 +145,8 @@ def evaluate(
         dist: this process.
         on_prediction: called with each batch, its class indices ``(H, W)`` uint8, and its own
             confusion matrix.
-        measure: the same, with the logits ``(C, H, W)`` besides.
+        on_strip: called before that with each batch and, strip by strip, rows, their logits
+            ``(C, rows, W)`` on the device, and their class indices.
 
     Returns:
         ``(C, C)`` int64, rows = target, columns = prediction, the same on all ranks.
@@ -143,11 +154,10 @@ def evaluate(
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     bar = tqdm(loader, desc="evaluate", unit="image", leave=False, disable=not dist.is_main)
     for batch in bar:
-        prediction = predictor(batch.image, batch.maps, batch.structure_image)
+        look = None if on_strip is None else partial(on_strip, batch)
+        prediction = predictor(batch.image, batch.maps, batch.structure_image, look)
         counts = confusion_matrix(batch.target[0], prediction, num_classes)
         confusion += counts
         if on_prediction is not None:
             on_prediction(batch, prediction, counts)
-        if measure is not None:
-            measure(batch, prediction, counts, logits)
     return dist.sum(confusion.to(dist.device)).cpu()

@@ -72,14 +72,25 @@ class Measurements:
         self._objects = np.zeros((num_classes, len(AREAS_PX) + 1, len(OBJECT_COUNTS)), np.int64)
         self._calibration = np.zeros((NUM_BINS, len(CALIBRATION_COUNTS)), dtype=np.int64)
 
-    def add(self, batch: Any, prediction: Tensor, confusion: Tensor, logits: Tensor) -> None:
-        """Measure an image: ``measure`` of ``utils.evaluation.evaluate``.
+    def add_strip(self, batch: Any, rows: slice, logits: Tensor, classes: Tensor) -> None:
+        """Measure confidence in rows of an image: ``on_strip`` of ``utils.evaluation.evaluate``.
+
+        Args:
+            batch: of one tile (``datasets.samples.Batch``).
+            rows: of the tile.
+            logits: ``(C, rows, W)`` float32.
+            classes: their class indices ``(rows, W)`` uint8.
+        """
+        target = batch.target[0, rows].numpy()
+        self._calibration += calibration_counts(logits.cpu().numpy(), target, classes.numpy())
+
+    def add(self, batch: Any, prediction: Tensor, confusion: Tensor) -> None:
+        """Measure all else of an image: ``on_prediction`` of ``utils.evaluation.evaluate``.
 
         Args:
             batch: of one tile (``datasets.samples.Batch``).
             prediction: class indices ``(H, W)`` uint8.
             confusion: ``(C, C)`` int64.
-            logits: ``(C, H, W)`` float32.
         """
         target, predicted = batch.target[0].numpy(), prediction.numpy()
         num_classes = len(self._classes)
@@ -87,7 +98,6 @@ class Measurements:
         if self._has_borders:
             self._boundaries += boundary_counts(target, predicted, num_classes)
         self._objects += object_counts(target, predicted, num_classes)
-        self._calibration += calibration_counts(logits.numpy(), target, predicted)
 
     def findings(self, dist: DistContext, left_out: Sequence[str] = ()) -> Findings:
         """What all ranks found together. Call on all ranks.

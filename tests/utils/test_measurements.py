@@ -64,7 +64,9 @@ def measured(names, *, has_borders=True):
         batch, logits = tile(name)
         prediction = logits.argmax(0).to(torch.uint8)
         counts = confusion_matrix(batch.target[0], prediction, 3)
-        measurements.add(batch, prediction, counts, logits)
+        for rows in (slice(0, 10), slice(10, None)):
+            measurements.add_strip(batch, rows, logits[:, rows], prediction[rows])
+        measurements.add(batch, prediction, counts)
     return measurements
 
 

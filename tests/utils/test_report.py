@@ -30,7 +30,9 @@ def find(
         t, p = (torch.tensor(labels, dtype=torch.uint8) for labels in (target, prediction))
         logits = torch.nn.functional.one_hot(p.long(), len(classes)).movedim(-1, 0).float()
         counts = confusion_matrix(t, p, len(classes))
-        measurements.add(SimpleNamespace(tile_ids=(name,), target=t[None]), p, counts, logits)
+        batch = SimpleNamespace(tile_ids=(name,), target=t[None])
+        measurements.add_strip(batch, slice(0, len(t)), logits, p)
+        measurements.add(batch, p, counts)
     return measurements.findings(single_process(), left_out)
 
 
