@@ -62,6 +62,16 @@ def test_counts_equal_the_distances_between_all_pixels(
     assert expected[:, :, 2].any() and (expected[0] != expected[-1]).any()
 
 
+@pytest.mark.parametrize("strip_rows", [1, 2, 256])
+def test_a_contour_at_the_full_width_is_seen_from_another_strip(monkeypatch, strip_rows):
+    """What makes row 8 a contour is row 9, which is farther from row 0 than any width."""
+    monkeypatch.setattr(boundaries, "_STRIP_ROWS", strip_rows)
+    target, prediction = np.zeros((12, 1), np.uint8), np.zeros((12, 1), np.uint8)
+    target[9:], prediction[1:] = 1, 1
+    counts = boundary_counts(target, prediction, 2)
+    assert counts[:, 0, COUNTS.index("found_prediction")].tolist() == [0, 0, 0, 1]
+
+
 def test_the_last_classes_of_a_large_set_are_counted():
     target = np.tile(np.array([253, 254], np.uint8), (5, 3))
     counts = boundary_counts(target, target, 255)
