@@ -148,3 +148,15 @@ def test_bf16_ends_where_fp32_ends(scenes, tmp_path):
     print(score)
     assert score["fp32"] > 0.25
     assert abs(score["fp32"] - score["bf16"]) < 0.01, score
+
+
+def test_a_compiled_run_keeps_the_names_of_its_weights(data_root, tmp_path):
+    """Compiling itself takes minutes; the kernels are tried by hand (run.dry=true)."""
+    config = make_config(data_root, tmp_path, "run.compile=true", *NO_VIT)
+    run = script.build_run(config, single_process())
+    run.state.save(run.folder)
+    run.log.close()
+    assert isinstance(run.state.ddp_network, torch._dynamo.OptimizedModule)
+    names = load_checkpoint(run.folder / "last.pth").weights.keys()
+    assert names == run.state.network.state_dict().keys()
+    assert not any("_orig_mod" in name for name in names)
