@@ -5,9 +5,8 @@ from pathlib import Path
 
 from configs.structure import GENERATORS
 from datasets.check_tiles import Finding, StoreRecord, TileFacts
-from datasets.map_sheets import SHEET
 from datasets.maps import map_path
-from datasets.modalities import SENSOR, holds_values, maker, read_manifest, store_folder
+from datasets.modalities import SENSOR, SHEET, holds_values, maker, read_manifest, store_folder
 from datasets.tile_writer import partial_folder
 from datasets.tiles import LABEL_FOLDERS, TileSet
 from utils.errors import UserError

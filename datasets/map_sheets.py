@@ -9,14 +9,13 @@ import torch
 from configs.structure import StructureConfig
 from datasets.encodings import mean_color
 from datasets.maps import map_path, read_map
-from datasets.modalities import store_folder
+from datasets.modalities import SHEET, store_folder
 from datasets.tiles import TileSet
 from utils.contact_sheet import Cell, contact_sheet
 from utils.files import write_png
 from utils.visualize import colorize_segments, colorize_values, draw_boundaries
 
 NUM_ROWS = 4
-SHEET = "contact_sheet.png"
 
 Draw = Callable[[np.ndarray, np.ndarray], Cell]  # image (H, W, 3) uint8, ids or levels (H, W)
 

@@ -21,6 +21,7 @@ from utils.errors import DataError, MissingDataError
 from utils.files import read_json, sha256_of, write_json
 
 FORMAT_VERSION = 2
+SHEET = "contact_sheet.png"  # the picture of a store, and of several
 SENSOR = "sensor"  # what stands for the generator of an imported store
 
 

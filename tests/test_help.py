@@ -29,3 +29,9 @@ def test_all_mistakes_of_a_recipe_come_at_once(script):
         "  data.crop_size: unknown key; did you mean 'crop_size_px'?\n"
         "  optim.lr: must be a number, not 'fast'\n"
     )
+
+
+def test_prepare_does_without_torch():
+    """It would take seconds and several hundred MiB that no image needs."""
+    code = "import sys, prepare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
