@@ -13,13 +13,13 @@ from utils.charts import legend
 from utils.contact_sheet import Cell, contact_sheet
 from utils.errors import UserError
 from utils.files import write_json, write_png
+from utils.tables import table
 from utils.typesetting import MARGIN_PX
 from utils.visualize import colorize, colorize_segments, colorize_values
 
 _NUM_SHOWN = 3  # findings of a kind on the console
 _SAMPLES_PER_SPLIT = 3
 _CELL_PX = 256
-_GAP = "  "
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ def _split_table(classes: Sequence[str], splits: dict[str, Any]) -> str:
     rows.append(shares("  ignored", [s["ignored_pixels"] for s in splits.values()]))
     rows.append(["class weights", *("" for _ in splits)])
     rows += [weights(f"  {name}", index) for index, name in enumerate(classes)]
-    return _align(rows)
+    return table(rows[0], rows[1:])
 
 
 def _share(count: int, total: int, split: dict[str, Any]) -> str:
@@ -100,18 +100,7 @@ def _store_table(stores: dict[str, Any]) -> str:
             f"{store['num_flat']:,}",
         ]
         rows.append([title, store["kind"], *numbers])
-    return _align(rows)
-
-
-def _align(rows: list[list[str]]) -> str:
-    """First column to the left, the others to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    widths[1:] = [max(width, 9) for width in widths[1:]]
-    lines = []
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append(_GAP.join([first.ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(lines)
+    return table(rows[0], rows[1:])
 
 
 def _findings(title: str, findings: list[dict[str, str]]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
+from datasets.histogram import count_values
 from datasets.maps import MapRecipe, map_path, read_facts
 from datasets.modalities import SENSOR, holds_values, maker
 from datasets.tiles import Tile, TileSet
@@ -13,8 +14,6 @@ from utils.errors import UserError
 from utils.files import sha256_of
 from utils.raster import Kind, open_raster
 
-_NUM_VALUES = IGNORE_INDEX + 1
-_BLOCK = 1 << 22  # pixels counted at a time: numpy turns them into 64-bit numbers
 _PREPARE = "prepare the data set again"
 _NUM_LISTED = 5  # unknown values in a sentence
 
@@ -214,16 +213,6 @@ class _Examiner:
 
     def _fault(self, kind: str, text: str) -> None:
         self.faults.append(Finding(kind, " ".join(text.split())))
-
-
-def count_values(target: np.ndarray) -> np.ndarray:
-    """Pixels of every value of an ``(H, W)`` uint8 array, ``(256,)`` int64."""
-    flat = target.reshape(-1)
-    blocks = (flat[start : start + _BLOCK] for start in range(0, len(flat), _BLOCK))
-    counts = np.zeros(_NUM_VALUES, np.int64)
-    for block in blocks:
-        counts += np.bincount(block, minlength=_NUM_VALUES)
-    return counts
 
 
 def _map_facts(levels: np.ndarray, *, values: bool) -> MapFacts:

@@ -22,12 +22,18 @@ FILE_NAME = "histogram.csv"
 _COUNTED_ROWS = 512  # at a time: counting turns pixels into 64-bit numbers
 
 
-def count_classes(target: np.ndarray, num_classes: int) -> list[int]:
-    """Pixels of every class and, last, of ignore, of ``(H, W)`` uint8 class indices."""
+def count_values(target: np.ndarray) -> np.ndarray:
+    """Pixels of every value of an ``(H, W)`` uint8 array, ``(256,)`` int64."""
     counts = np.zeros(IGNORE_INDEX + 1, np.int64)
     for top in range(0, len(target), _COUNTED_ROWS):
         part = target[top : top + _COUNTED_ROWS]
         counts += np.bincount(part.ravel(), minlength=IGNORE_INDEX + 1)
+    return counts
+
+
+def count_classes(target: np.ndarray, num_classes: int) -> list[int]:
+    """Pixels of every class and, last, of ignore, of ``(H, W)`` uint8 class indices."""
+    counts = count_values(target)
     return [*counts[:num_classes].tolist(), int(counts[IGNORE_INDEX])]
 
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -11,7 +10,7 @@ from configs.schema import IGNORE_INDEX
 from datasets.class_file import MAX_VALUE, UNKNOWN, ClassFile, pack
 from datasets.tiles import Color
 from utils.errors import DataError
-from utils.files import open_image, strips
+from utils.files import strips
 
 _INDEX_MODES = ("1", "L", "I", "I;16", "I;16B")  # Pillow's names: one channel, 1 to 32 bits
 _COLOR_MODES = ("P", "RGB", "RGBA")
@@ -60,18 +59,6 @@ class MaskDecoder:
     def __init__(self, classes: ClassFile, kind: str = "auto") -> None:
         self._kind = kind
         self._colors, self._values = classes.color_table(), classes.value_table()
-
-    def read(self, path: Path) -> tuple[np.ndarray, Counts]:
-        """Read a mask file.
-
-        Returns:
-            Its class indices, and what was unknown: see ``Decoded``.
-
-        Raises:
-            MissingDataError, DataError: as ``decode``, or the file cannot be read.
-        """
-        decoded = self.decode(open_image(path), str(path))
-        return decoded.target, decoded.unknown
 
     def decode(self, image: Image.Image, name: str, repair: LabelRepair | None = None) -> Decoded:
         """Decode a mask.

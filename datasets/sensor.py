@@ -23,7 +23,7 @@ from datasets.tiles import Tile, TileSet, image_path, open_tile_set
 from utils.arguments import default_workers
 from utils.background import read_ahead
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.files import open_image, remembered, sha256_of, strips
+from utils.files import remembered, sha256_of, strips
 
 _GDAL_NODATA = 42113  # TIFF tag
 _STRIP_ROWS = 256
@@ -244,11 +244,6 @@ def _write_maps(
         hashes[tile.id] = sha256_of(image_path(root, tile.id))
         write_map(folder, tile.id, levels, hashes[tile.id], recipe)
     return hashes
-
-
-def read_raster(path: Path, no_data: float | None) -> np.ndarray:
-    """``decode_raster`` of a file."""
-    return decode_raster(open_image(path), str(path), no_data)
 
 
 def decode_raster(image: Image.Image, name: str, no_data: float | None) -> np.ndarray:

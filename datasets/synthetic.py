@@ -15,26 +15,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from datasets import isprs
 from datasets.maps import MapRecipe, write_map
 from datasets.modalities import SENSOR, store_folder, write_manifest
 from datasets.sensor import to_levels
 from datasets.synthetic_canvas import Canvas
 from datasets.synthetic_town import draw_town
 from datasets.tile_writer import TileSetWriter
-from datasets.tiles import SPLITS, Color, Tile, is_prepared
+from datasets.tiles import SPLITS, Tile, is_prepared
 from utils.arguments import non_negative_int
 from utils.errors import ConfigError, DataError
 from utils.files import sha256_of, write_png
 
-CLASSES = ("impervious surface", "building", "low vegetation", "tree", "car", "clutter")
-PALETTE: tuple[Color, ...] = (
-    (255, 255, 255),
-    (0, 0, 255),
-    (0, 255, 255),
-    (0, 255, 0),
-    (255, 255, 0),
-    (255, 0, 0),
-)
+CLASSES, PALETTE = isprs.CLASSES["full"].names, isprs.CLASSES["full"].colors
 MIN_SIZE_PX = 64
 MAX_HEIGHT_M = 20.0  # of the sensor's range, the same for all sets; nothing drawn is as high
 HELD_BACK = len(SPLITS)  # random stream of write_images; the splits have those before it

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from configs.schema import IGNORE_INDEX
+from utils.windows import nearest_pixels
 
 # Photos are averaged when resized, and values where there is data; class indices and segment ids
 # must stay what they are.
@@ -94,11 +95,6 @@ class Geometry:
             else:
                 part = resize_nearest(part, (self.crop_size_px, self.crop_size_px))
         return _turn(part, window.turn)
-
-
-def nearest_pixels(length: int, new_length: int) -> np.ndarray:
-    """For every pixel of a resized side, the pixel whose centre is nearest, ``(new_length,)``."""
-    return (2 * np.arange(new_length) + 1) * length // (2 * new_length)
 
 
 def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.windows import nearest_pixels
+
 # Symmetries of the square, by number: quarter turns, from 4 on mirrored as well.
 _TURNS = {1: (0,), 2: (0, 4), 8: tuple(range(8))}
 
@@ -36,8 +38,8 @@ class View:
         """``(N, H, W)`` int segment ids: of the pixel whose centre is nearest."""
         for axis, length in zip((-2, -1), self._zoomed(ids), strict=True):
             if length != ids.shape[axis]:
-                place = 2 * torch.arange(length, device=ids.device) + 1
-                ids = ids.index_select(axis, place * ids.shape[axis] // (2 * length))
+                kept = torch.from_numpy(nearest_pixels(ids.shape[axis], length))
+                ids = ids.index_select(axis, kept.to(ids.device))
         return _turn(ids, self.turn)
 
     def levels(self, levels: Tensor) -> Tensor:

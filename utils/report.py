@@ -15,13 +15,13 @@ from utils.measurements import Findings
 from utils.metrics import Scores
 from utils.objects import size_names
 from utils.report_tables import (
-    GAP,
     NO_BORDERS,
     boundary_means,
     details,
     interval_sentence,
     summary,
 )
+from utils.tables import GAP
 
 _MEANS = ("miou", "mf1", "mprecision", "mrecall", "oa", "kappa")
 

@@ -25,6 +25,8 @@ _FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _DEPTH, _COLOR = 24, 25  # where a PNG says bits a channel, and its kind of colour
+# What zipfile raises: NotImplementedError for a way of packing it does not know, RuntimeError for a
+# password.
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 
 Size = tuple[int, int]  # height, width

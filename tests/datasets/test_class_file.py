@@ -10,6 +10,7 @@ from PIL import Image
 from datasets.class_file import read_class_file
 from datasets.mask_decoder import LabelRepair, MaskDecoder
 from utils.errors import ConfigError, DataError, MissingDataError
+from utils.files import open_image
 
 CLASSES = {
     "classes": [
@@ -40,6 +41,12 @@ def save_palette(path):
     return path
 
 
+def read(decoder, path):
+    """Class indices of a mask file, and what was unknown."""
+    decoded = decoder.decode(open_image(path), str(path))
+    return decoded.target, decoded.unknown
+
+
 def test_a_class_file_is_read_as_it_is_written(classes):
     assert classes.names == ("sea", "land")
     assert classes.colors == ((0, 0, 255), (0, 255, 0))
@@ -66,34 +73,34 @@ def test_every_class_and_ignore_is_decoded(classes, tmp_path):
         save(tmp_path / "deep.png", [[3, 1, 0]], np.uint16),
         save(tmp_path / "deeper.tif", [[3, 1, 0]], np.int32),
     ):
-        target, unknown = decoder.read(path)
+        target, unknown = read(decoder, path)
         assert target.dtype == np.uint8 and target.tolist() == [[0, 1, 255]], path
         assert unknown == {}
 
 
 def test_one_bit_masks_hold_0_and_1(classes, tmp_path):
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "bits.png")
-    target, unknown = MaskDecoder(classes).read(tmp_path / "bits.png")
+    target, unknown = read(MaskDecoder(classes), tmp_path / "bits.png")
     assert target.tolist() == [[1, 255]] and unknown == {}
 
 
 def test_the_kind_can_be_said(classes, tmp_path):
     palette = save_palette(tmp_path / "palette.png")
-    target, unknown = MaskDecoder(classes, "index").read(palette)
+    target, unknown = read(MaskDecoder(classes, "index"), palette)
     assert target.tolist() == [[1, 255, 255]] and unknown == {"2": 1}
     grey = save(tmp_path / "grey.png", [[0, 9]])
-    target, unknown = MaskDecoder(classes, "color").read(grey)
+    target, unknown = read(MaskDecoder(classes, "color"), grey)
     assert target.tolist() == [[255, 255]] and unknown == {"#090909": 1}
 
 
 def test_unknown_colours_and_values_are_counted_and_ignored(classes, tmp_path):
     decoder = MaskDecoder(classes)
     path = save(tmp_path / "rgb.png", [[[0, 0, 255], [0, 0, 254], [0, 0, 254], [1, 2, 3]]])
-    target, unknown = decoder.read(path)
+    target, unknown = read(decoder, path)
     assert target.tolist() == [[0, 255, 255, 255]]
     assert unknown == {"#0000FE": 2, "#010203": 1}
     path = save(tmp_path / "index.tif", [[3, -5, 70000, 65535, 2, 2]], np.int32)
-    target, unknown = decoder.read(path)
+    target, unknown = read(decoder, path)
     assert target.tolist() == [[0, 255, 255, 255, 255, 255]]
     assert unknown == {"-5": 1, "70000": 1, "65535": 1, "2": 2}
 
@@ -102,7 +109,7 @@ def test_values_above_8_bits_can_be_classes(tmp_path):
     path = tmp_path / "classes.json"
     path.write_text(json.dumps({"classes": [{"name": "a", "color": "#000000", "value": 65535}]}))
     mask = save(tmp_path / "deep.png", [[65535, 255]], np.uint16)
-    target, unknown = MaskDecoder(read_class_file(path)).read(mask)
+    target, unknown = read(MaskDecoder(read_class_file(path)), mask)
     assert target.tolist() == [[0, 255]] and unknown == {"255": 1}
 
 
@@ -122,13 +129,13 @@ def test_a_repair_touches_unknown_colours_only(classes):
 
 def test_masks_that_cannot_be_meant(classes, tmp_path):
     with pytest.raises(DataError, match=r"real\.tif has mode F; masks must be RGB or palette"):
-        MaskDecoder(classes).read(save(tmp_path / "real.tif", [[1, 2]], np.float32))
+        read(MaskDecoder(classes), save(tmp_path / "real.tif", [[1, 2]], np.float32))
     with pytest.raises(DataError, match=r"has mode RGB, not class values; use --label-kind color"):
-        MaskDecoder(classes, "index").read(save(tmp_path / "rgb.png", np.zeros((2, 2, 3))))
+        read(MaskDecoder(classes, "index"), save(tmp_path / "rgb.png", np.zeros((2, 2, 3))))
     with pytest.raises(DataError, match=r"has mode I;16, not colours; use --label-kind index"):
-        MaskDecoder(classes, "color").read(save(tmp_path / "deep.png", [[1, 2]], np.uint16))
+        read(MaskDecoder(classes, "color"), save(tmp_path / "deep.png", [[1, 2]], np.uint16))
     with pytest.raises(DataError, match=r"glass\.png has transparent pixels, .* save it without"):
-        MaskDecoder(classes).read(save(tmp_path / "glass.png", np.full((2, 2, 4), 254)))
+        read(MaskDecoder(classes), save(tmp_path / "glass.png", np.full((2, 2, 4), 254)))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +194,7 @@ def test_a_large_mask_is_decoded_quickly(classes, tmp_path):
     decoder, times_s = MaskDecoder(classes), []
     for _ in range(3):
         start = time.perf_counter()
-        target, _ = decoder.read(path)
+        target, _ = read(decoder, path)
         times_s.append(time.perf_counter() - start)
     assert np.array_equal(target, np.array([0, 1, 255])[bands])
     assert min(times_s) < 0.6  # 0.07 s on an idle core; a search by colour takes seconds

@@ -22,14 +22,19 @@ from datasets.modalities import (
     write_manifest,
 )
 from datasets.samples import prepare_inputs
-from datasets.sensor import import_sensor, read_raster
+from datasets.sensor import decode_raster, import_sensor
 from datasets.tiles import TileSet, open_tile_set
 from datasets.transforms import Geometry
 from tests.conftest import make_config, single_process
 from tests.datasets.coordinates import cut_all
 from utils.errors import ConfigError, DataError, MissingDataError
+from utils.files import open_image
 
 BOTH = "structure.modalities=[superpixels,dsm]"
+
+
+def read_raster(path: Path, no_data: float | None) -> np.ndarray:
+    return decode_raster(open_image(path), str(path), no_data)
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from datasets.transforms import (
     draw_color_factors,
     draw_id_key,
     jitter_colors,
-    nearest_pixels,
     resize_nearest,
 )
 from tests.datasets.coordinates import check_aligned, cut_all, draw_members
+from utils.windows import nearest_pixels
 
 
 @pytest.mark.parametrize("size", [(40, 40), (40, 90), (7, 100), (1, 1), (1, 70), (33, 31)])

@@ -1,0 +1,31 @@
+"""Text in columns, for the console and for files."""
+
+from collections.abc import Sequence
+
+GAP = "  "
+_MIN_WIDTH = 9  # of a column of numbers, so that tables below each other line up
+
+
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], rule_before: Sequence[int] = ()
+) -> str:
+    """Lay out cells, the first column to the left, the others to the right.
+
+    Args:
+        head: the first line.
+        rows: as many cells each, or fewer.
+        rule_before: rows that a rule is drawn above.
+    """
+    widths = [max(len(row[i]) for row in (head, *rows) if i < len(row)) for i in range(len(head))]
+    widths[1:] = [max(width, _MIN_WIDTH) for width in widths[1:]]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = cells
+        padded = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=False))
+        return GAP.join([first.ljust(widths[0]), *padded]).rstrip()
+
+    rule = "-" * len(line(head))
+    lines = [line(head)]
+    for index, row in enumerate(rows):
+        lines += [rule] * (index in rule_before) + [line(row)]
+    return "\n".join(lines)
