@@ -6,7 +6,11 @@ The checkpoint carries its recipe; ``key.sub=value`` changes parts of it for thi
 """
 
 import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -16,13 +20,14 @@ from datasets.encodings import StructureEncoder
 from datasets.samples import Batch
 from datasets.tiles import TileSet, open_tile_set
 from models.build import load_network
+from models.vsgnet import VSGNet
 from utils.checkpoint import Checkpoint, check_split, load_checkpoint
 from utils.config import config_from_dict
 from utils.distributed import DistContext, distributed_session
 from utils.errors import DataError, run_command
 from utils.evaluation import Predictor, evaluate
 from utils.files import write_png
-from utils.measurements import Measurements
+from utils.measurements import Findings, Measurements
 from utils.precision import Precision
 from utils.protocols import indices_left_out
 from utils.report import write_report
@@ -42,16 +47,31 @@ def check_classes(checkpoint: Checkpoint, tile_set: TileSet) -> None:
         )
 
 
-def evaluate_split(
-    checkpoint: Checkpoint, config: Config, split: str, output: Path, dist: DistContext
-) -> None:
-    """Evaluate and write the report. Call on all ranks."""
-    identity = checkpoint.identity
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is evaluated: a network with its data set, on one device."""
+
+    checkpoint: Checkpoint
+    config: Config
+    tile_set: TileSet
+    encoder: StructureEncoder
+    network: VSGNet
+    precision: Precision
+    predictor: Predictor
+
+
+def build_subject(checkpoint: Checkpoint, config: Config, split: str, dist: DistContext) -> Subject:
+    """Build the network, after the data set was seen to fit the checkpoint.
+
+    Raises:
+        DataError: other classes, lists of images or structure maps than in training.
+        ConfigError: ``eval.mean_without`` names a class that the data set does not have.
+    """
     tile_set = open_tile_set(Path(config.data.root))
     check_classes(checkpoint, tile_set)
     check_split(checkpoint, tile_set.identity(), str(tile_set.root))
     indices_left_out(config.eval.mean_without, tile_set.classes)
-    check_structure(tile_set, config.structure, [split], identity.maps)
+    check_structure(tile_set, config.structure, [split], checkpoint.identity.maps)
     encoder = StructureEncoder(config.structure)
     precision = Precision(config.run.precision, dist.device)
     network = load_network(
@@ -61,33 +81,54 @@ def evaluate_split(
         pictures=encoder.pictures,
         frozen_dtype=precision.dtype,
     ).to(dist.device)
-    predictor = Predictor(network, encoder, precision, config.eval, dist.device)
-    loader = build_eval_loader(config, tile_set, split, dist)
-    rows: list[PanelRow] = []
+    return Subject(
+        checkpoint=checkpoint,
+        config=config,
+        tile_set=tile_set,
+        encoder=encoder,
+        network=network,
+        precision=precision,
+        predictor=Predictor(network, encoder, precision, config.eval, dist.device),
+    )
 
-    def look(batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
-        measurements.add(batch, prediction, confusion)
-        if len(rows) < NUM_PANEL_ROWS and dist.is_main:
-            rows.append(panel_row(batch, prediction, encoder))
 
+def measure(
+    subject: Subject,
+    split: str,
+    dist: DistContext,
+    look: Callable[[Batch, Tensor, Tensor], None] | None = None,
+) -> Findings:
+    """Evaluate a split; ``look`` sees every batch, its prediction and its confusion matrix."""
+    tile_set, config = subject.tile_set, subject.config
     measurements = Measurements(
         tile_set.classes,
         {tile_id: tile_set.tiles[tile_id].source for tile_id in tile_set.split(split)},
         has_borders=config.eval.labels == "full",
     )
-    evaluate(predictor, loader, len(tile_set.classes), dist, look, measurements.add_strip)
-    findings = measurements.findings(dist, config.eval.mean_without)
-    if not dist.is_main:
-        return
+
+    def add(batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
+        measurements.add(batch, prediction, confusion)
+        if look is not None:
+            look(batch, prediction, confusion)
+
+    loader = build_eval_loader(config, tile_set, split, dist)
+    num_classes = len(tile_set.classes)
+    evaluate(subject.predictor, loader, num_classes, dist, add, measurements.add_strip)
+    return measurements.findings(dist, config.eval.mean_without)
+
+
+def header_of(subject: Subject, split: str) -> dict[str, Any]:
+    """What was evaluated and how: the head of a report."""
+    checkpoint, config, tile_set = subject.checkpoint, subject.config, subject.tile_set
     absent = set(config.structure.modalities) - set(config.structure.present())
-    seen = ", ".join(encoder.stores) or "the RGB image"
-    if encoder.stores and absent:
+    seen = ", ".join(subject.encoder.stores) or "the RGB image"
+    if subject.encoder.stores and absent:
         seen += f"; absent: {', '.join(sorted(absent))}"
     scales = ", ".join(f"{scale:g}" for scale in config.eval.scales)
-    header = {
+    return {
         "checkpoint": str(checkpoint.path),
         "epoch": checkpoint.progress["epoch"],
-        "selected on": identity.selected_on,
+        "selected on": checkpoint.identity.selected_on,
         "data": str(tile_set.root),
         "split": split,
         "lists": f"{tile_set.split_name}, SHA-256 {tile_set.split_sha256}",
@@ -96,18 +137,30 @@ def evaluate_split(
         "structure": f"{config.structure.control}: {seen}",
         "window": f"{config.eval.window_px} px, overlap {config.eval.overlap_px} px",
         "views": f"scales {scales}; turns {config.eval.turns}",
-        "precision": precision.name,
+        "precision": subject.precision.name,
     }
-    write_report(
-        output,
-        findings=findings,
-        classes=tile_set.classes,
-        palette=tile_set.palette,
-        header=header,
-    )
-    panel = prediction_panel(rows, tile_set.classes, tile_set.palette)
-    write_png(output / "predictions.png", panel)
-    print(summary(findings, tile_set.classes))
+
+
+def evaluate_split(
+    checkpoint: Checkpoint, config: Config, split: str, output: Path, dist: DistContext
+) -> None:
+    """Evaluate and write the report. Call on all ranks."""
+    subject = build_subject(checkpoint, config, split, dist)
+    classes, palette = subject.tile_set.classes, subject.tile_set.palette
+    rows: list[PanelRow] = []
+
+    def look(batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
+        if len(rows) < NUM_PANEL_ROWS and dist.is_main:
+            rows.append(panel_row(batch, prediction, subject.encoder))
+
+    findings = measure(subject, split, dist, look)
+    if not dist.is_main:
+        return
+    header = header_of(subject, split)
+    write_report(output, findings=findings, classes=classes, palette=palette, header=header)
+    write_png(output / "predictions.png", prediction_panel(rows, classes, palette))
+    print(summary(findings, classes))
+    identity = checkpoint.identity
     if note := absence_note(config.structure, identity.recipe["structure"]):
         print(note)
     if split == identity.selected_on:
@@ -115,14 +168,14 @@ def evaluate_split(
     print(f"report, confusion matrix and predictions in {output}")
 
 
-def main() -> None:
-    """Command line."""
+def report(arguments: Sequence[str]) -> None:
+    """Evaluate one checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="best.pth or last.pth")
     parser.add_argument("--split", default="val", help="train, val or test (default: val)")
     parser.add_argument("--output", type=Path, help="default: eval_SPLIT beside the checkpoint")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change the recipe")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     checkpoint = load_checkpoint(args.checkpoint)
     output = args.output or args.checkpoint.parent / f"eval_{args.split}"
     config = config_from_dict(
@@ -130,6 +183,18 @@ def main() -> None:
     )
     with distributed_session(config.run.device) as dist:
         evaluate_split(checkpoint, config, args.split, output, dist)
+
+
+COMMANDS = {"report": report}
+
+
+def main() -> None:
+    """Command line: a command and its arguments; without a command, ``report``."""
+    first, *others = sys.argv[1:] or [""]
+    if first in COMMANDS:
+        COMMANDS[first](others)
+    else:
+        report(sys.argv[1:])
 
 
 if __name__ == "__main__":

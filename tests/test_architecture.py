@@ -53,7 +53,7 @@ HOMES = {
     "os.environ": {"utils/distributed.py"},
     "os.getenv": {"utils/distributed.py"},
 }
-MAX_LINES, MAX_SCRIPT_LINES = 300, 200
+MAX_LINES = 300
 REMINDER = re.compile(r"\b(?:TO[D]O|FIX[M]E|X[X]X)\b")  # brackets: this line is none itself
 SIDE_EFFECTS = {"print", "mkdir", "makedirs", "write_text", "basicConfig", "manual_seed"}
 
@@ -119,9 +119,8 @@ def side_effects(tree: ast.Module) -> Iterator[str]:
 def problems(path: str, text: str) -> list[str]:
     """What is wrong with the file ``path`` (from the root, with '/') that holds ``text``."""
     tree = ast.parse(text)
-    limit = MAX_LINES if "/" in path else MAX_SCRIPT_LINES
     num_lines = len(text.splitlines())
-    found = [f"{num_lines} lines, {limit} allowed"] if num_lines > limit else []
+    found = [f"{num_lines} lines, {MAX_LINES} allowed"] if num_lines > MAX_LINES else []
     found += [f"reminder {word}" for word in REMINDER.findall(text)]
     return [*found, *import_problems(path, tree), *side_effects(tree)]
 
@@ -190,7 +189,7 @@ def test_top_level_holds_only_what_the_design_lists():
         ("train.py", "import os\nos.environ['A']", "os.environ outside"),
         ("train.py", "from os import getenv", "os.getenv outside"),
         ("utils/a.py", "x = 1\n" * 301, "301 lines"),
-        ("train.py", "x = 1\n" * 201, "201 lines"),
+        ("train.py", "x = 1\n" * 301, "301 lines"),
         ("utils/a.py", "# TO" + "DO: later", "reminder"),
         ("utils/a.py", "print('hello')", "calls print at import"),
         ("utils/a.py", "from pathlib import Path\nPath('a').mkdir()", "calls mkdir at import"),

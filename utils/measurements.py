@@ -38,6 +38,8 @@ class Findings:
     """Everything that is reported of an evaluation."""
 
     confusion: Tensor  # (C, C) int64, rows = target, columns = prediction
+    sources: tuple[str, ...]  # names of the S source images, sorted
+    source_confusions: Tensor  # (S, C, C) int64, of each of them; their sum is the one above
     left_out: tuple[str, ...]  # classes that the means below do not count
     scores: Scores
     intervals: Intervals | None  # None: fewer than two source images
@@ -61,7 +63,8 @@ class Measurements:
         self, classes: Sequence[str], source_of: Mapping[str, str], *, has_borders: bool
     ) -> None:
         num_classes = len(classes)
-        place = {source: number for number, source in enumerate(sorted({*source_of.values()}))}
+        self._sources = tuple(sorted({*source_of.values()}))
+        place = {source: number for number, source in enumerate(self._sources)}
         self._classes = tuple(classes)
         self._place = {tile: place[source] for tile, source in source_of.items()}
         self._has_borders = has_borders
@@ -118,6 +121,8 @@ class Measurements:
         without = [self._classes.index(name) for name in left_out]
         return Findings(
             confusion=confusions.sum(0),
+            sources=self._sources,
+            source_confusions=confusions,
             left_out=tuple(left_out),
             scores=scores(confusions.sum(0), without),
             intervals=bootstrap(confusions.numpy(), without),

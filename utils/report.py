@@ -78,6 +78,7 @@ def write_report(
                 "protocols": _protocols(findings),
                 "confusion_axes": ["target", "prediction"],
                 "confusion": counts.long().tolist(),
+                "sources": _sources(findings),
             }
         ),
     )
@@ -85,6 +86,15 @@ def write_report(
 
 def _means(scores: Scores) -> dict[str, float]:
     return {key: getattr(scores, key) for key in _MEANS}
+
+
+def _sources(findings: Findings) -> list[dict[str, Any]]:
+    """The confusion matrix of every source image: what two reports are compared by."""
+    matrices = findings.source_confusions.long().tolist()
+    return [
+        {"name": name, "confusion": matrix}
+        for name, matrix in zip(findings.sources, matrices, strict=True)
+    ]
 
 
 def _interval(intervals: Intervals | None) -> dict[str, Any]:
