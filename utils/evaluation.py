@@ -1,6 +1,6 @@
 """A network on whole images: classes of one, confusion matrix of many."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,6 +14,11 @@ from utils.distributed import DistContext
 from utils.metrics import confusion_matrix
 from utils.precision import Precision
 from utils.sliding_window import Window, predict_strips
+
+
+# Of one window: image (1, 3, h, w) uint8, maps (1, h, w) by store, and the image (1, 3, h, w) that
+# the maps belong to, if that is another one.
+Members = tuple[Tensor, dict[str, Tensor], Tensor | None]
 
 
 class Encoder(Protocol):
@@ -72,41 +77,61 @@ class Predictor:
                 on_strip(rows, logits, classes[rows])
         return classes
 
-    @torch.inference_mode()
     def strips(
         self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Logits of one image from the top down, as ``strips_of``.
+
+        Args:
+            image: ``(1, 3, H, W)`` uint8 RGB.
+            maps: segment ids or levels ``(1, H, W)`` int by store.
+            structure_image: ``(1, 3, H, W)`` uint8, if the maps belong to another image.
+        """
+
+        def cut(window: Window) -> Members:
+            part = (..., *window)
+            other = None if structure_image is None else structure_image[part]
+            return image[part], {store: levels[part] for store, levels in maps.items()}, other
+
+        yield from self.strips_of((image.shape[-2], image.shape[-1]), cut)
+
+    @torch.inference_mode()
+    def strips_of(
+        self, size: tuple[int, int], cut: Callable[[Window], Members], part: slice = slice(None)
     ) -> Iterator[tuple[slice, Tensor]]:
         """Logits of one image from the top down; a whole survey image of them is never held.
 
         With test-time augmentation they are logarithms of averaged probabilities.
 
         Args:
-            image: ``(1, 3, H, W)`` uint8 RGB.
-            maps: segment ids or levels ``(1, H, W)`` int by store.
-            structure_image: ``(1, 3, H, W)`` uint8, if the maps belong to another image.
+            size: height and width of the image.
+            cut: called for every window once, row by row of windows.
+            part: rows of the image that are wanted.
 
         Yields:
             Rows, and their logits ``(C, rows, W)`` float32 on the device.
         """
 
         def forward(windows: list[Window]) -> Tensor:
-            def cut(x: Tensor) -> Tensor:
-                parts = [x[..., rows, columns] for rows, columns in windows]
-                return torch.cat(parts).to(self._device)
-
-            picture = cut(image).float() / 255
-            other = None if structure_image is None else cut(structure_image).float() / 255
-            cut_maps = {store: cut(levels).int() for store, levels in maps.items()}
-            predictions = (self._look(view, picture, cut_maps, other) for view in self._views)
+            images, maps, others = zip(*map(cut, windows), strict=True)
+            picture = self._stack(images).float() / 255
+            known = [other for other in others if other is not None]
+            other = self._stack(known).float() / 255 if known else None
+            stacked = {store: self._stack([m[store] for m in maps]).int() for store in maps[0]}
+            predictions = (self._look(view, picture, stacked, other) for view in self._views)
             return mean_logits(predictions, len(self._views))
 
         yield from predict_strips(
             forward,
-            size=(image.shape[-2], image.shape[-1]),
+            size=size,
             window_px=self._config.window_px,
             overlap_px=self._config.overlap_px,
             batch_size=self._config.batch_size,
+            part=part,
         )
+
+    def _stack(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([*parts]).to(self._device)
 
     def _look(
         self, view: View, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None

@@ -36,6 +36,7 @@ def predict_strips(
     window_px: int,
     overlap_px: int,
     batch_size: int,
+    part: slice = slice(None),
 ) -> Iterator[tuple[slice, Tensor]]:
     """Weighted mean of the logits of all windows, in strips from the top of the image down.
 
@@ -48,18 +49,22 @@ def predict_strips(
         window_px: side of the windows; an image that is smaller is one window of its own size.
         overlap_px: least number of pixels that neighbours share, below ``window_px``.
         batch_size: windows a call; they may lie in several rows of windows.
+        part: rows of the image that are wanted; windows that do not touch them are left out.
 
     Yields:
-        Rows of the image and their logits ``(C, rows, width)``, float32 where ``forward`` has them.
+        Rows of the image, those of ``part`` one after the other, and their logits ``(C, rows, width)``, float32 where ``forward`` has them.
     """
     shares = [window_shares(length, window_px, overlap_px) for length in size]
     height, width = (min(window_px, length) for length in size)
+    begin, end, _ = part.indices(size[0])
     windows = [
         (slice(top, top + height), slice(left, left + width))
         for top in shares[0]
+        if top < end and top + height > begin
         for left in shares[1]
     ]
-    held, done = None, 0  # sums of the rows from ``done`` on, as far as a window touched them
+    # Sums of the rows from ``done`` on, as far as a window touched them.
+    held, done = None, windows[0][0].start
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
         logits = forward(batch).float()
@@ -73,7 +78,9 @@ def predict_strips(
             held[:, rows.start - done : rows.stop - done, columns].addcmul_(each, share)
         del logits, each  # not held while the next ones are made
         last = first + batch_size >= len(windows)
-        untouched = size[0] if last else windows[first + batch_size][0].start
+        untouched = batch[-1][0].stop if last else windows[first + batch_size][0].start
         if untouched > done:
-            yield slice(done, untouched), held[:, : untouched - done]
+            rows = slice(max(done, begin), min(untouched, end))
+            if rows.start < rows.stop:
+                yield rows, held[:, rows.start - done : rows.stop - done]
             held, done = held[:, untouched - done :], untouched

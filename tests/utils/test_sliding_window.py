@@ -162,3 +162,33 @@ def test_memory_is_that_of_strips_not_of_the_image():
     whole_mib = num_classes * size[0] * size[1] * 4 / 2**20
     strip_mib = whole_mib * 64 / size[0]
     assert Bench("cpu", quick=True).peak_mib(predict) < 6 * strip_mib < whole_mib / 10
+
+
+@pytest.mark.parametrize("size", [(300, 65), (130, 1), (64, 64), (1, 130)])
+@pytest.mark.parametrize("overlap", [0, 16, 50])
+def test_parts_of_the_rows_equal_the_whole_bit_for_bit(size, overlap):
+    """Parts that windows straddle, computed apart: as ranks share one image."""
+    weight, seen = torch.randn(3, 64, 65), []
+
+    def forward(windows):
+        seen.extend(windows)
+        parts = []
+        for rows, columns in windows:  # what a window says depends on the window
+            shape = (3, rows.stop - rows.start, columns.stop - columns.start)
+            parts.append(weight[:, : shape[1], : shape[2]] * (rows.start + columns.start + 1))
+        return torch.stack(parts)
+
+    settings = {"window_px": 64, "overlap_px": overlap, "batch_size": 2}
+    whole, _ = join(forward, size, **settings)
+    num_windows = len(seen)
+    bounds = sorted({0, size[0] // 3, size[0] // 2, size[0]})
+    parts, covered = [], []
+    for begin, end in itertools.pairwise(bounds):
+        seen.clear()
+        logits, rows = join(forward, size, part=slice(begin, end), **settings)
+        assert len(seen) <= num_windows
+        assert all(w[0].start < end and w[0].stop > begin for w in seen)
+        parts.append(logits)
+        covered += [row for span in rows for row in range(span.start, span.stop)]
+    assert covered == [*range(size[0])]
+    assert torch.equal(torch.cat(parts, 1), whole)
