@@ -15,7 +15,6 @@ from utils.metrics import confusion_matrix
 from utils.precision import Precision
 from utils.sliding_window import Window, predict_strips
 
-
 # Of one window: image (1, 3, h, w) uint8, maps (1, h, w) by store, and the image (1, 3, h, w) that
 # the maps belong to, if that is another one.
 Members = tuple[Tensor, dict[str, Tensor], Tensor | None]

@@ -52,7 +52,8 @@ def predict_strips(
         part: rows of the image that are wanted; windows that do not touch them are left out.
 
     Yields:
-        Rows of the image, those of ``part`` one after the other, and their logits ``(C, rows, width)``, float32 where ``forward`` has them.
+        Rows of the image, those of ``part`` one after the other, and their logits
+        ``(C, rows, width)``, float32 where ``forward`` has them.
     """
     shares = [window_shares(length, window_px, overlap_px) for length in size]
     height, width = (min(window_px, length) for length in size)
