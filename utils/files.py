@@ -27,8 +27,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     crash) sees the whole new file or the old one. If the block raises, the temporary file goes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by process number: in containers that share a disk all may have the same.
-    partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")
+    # Not by process number: in containers that share a disk all may have the same. Of a long name
+    # only the beginning: the temporary one must not be too long where the name itself is not.
+    partial = path.with_name(f".{path.name[:50]}.{uuid4().hex[:12]}.partial")
     try:
         yield partial
         with partial.open("rb+") as file:
