@@ -29,7 +29,7 @@ THIRD_PARTY = {"torch", "torchvision", "segment_anything", "timm", "numpy", "PIL
 THIRD_PARTY |= {"tensorboard", "yaml"}
 FOR_BENCHMARKS = ("tests.models.literal", "tests.datasets.fake_archives")
 # References that tests compare with.
-TEST_EXTRAS = {"pytest", "scipy", "sklearn"}
+TEST_EXTRAS = {"pytest", "scipy", "sklearn", "rasterio"}
 # Peers to measure against, required by nothing else.
 BENCHMARK_EXTRAS = {"skimage", "segmentation_models_pytorch", "transformers", "cv2"}
 HOMES = {

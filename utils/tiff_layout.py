@@ -15,6 +15,7 @@ from utils.tiff_tags import TiffTags
 NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
 LZMA, ZSTD, WEBP = 34925, 50000, 50001
 _COMPRESSIONS = {
+    NONE: "none",
     2: "CCITT RLE",
     3: "CCITT fax 3",
     4: "CCITT fax 4",

@@ -50,11 +50,11 @@ class WholeImage:
         self._obstacle = obstacle
         self._low: Image.Image | None = None
         self._image = self._decode(file)
-        raw_mode = self._raw_mode
-        if raw_mode.endswith(_HIGH) and self._image.mode in ("RGB", "RGBA"):
-            self._low = self._decode(file, raw_mode.replace(_HIGH, _LOW))
-        elif raw_mode.endswith(_HIGH) and self._image.mode == "LA":
-            self._low = self._image  # there is no raw mode for the other byte: both the same
+        if self._raw_mode == "LA;16B" and self._image.mode == "RGBA":
+            # As 8-bit pixels of the same length: upper and lower byte of grey, then of alpha.
+            self._low = self._decode(file, "RGBA").getchannel(1)
+        elif self._raw_mode.endswith(_HIGH) and self._image.mode in ("RGB", "RGBA"):
+            self._low = self._decode(file, self._raw_mode.replace(_HIGH, _LOW))
         self.size = self._image.height, self._image.width
         self.orientation = self._read_orientation()
         self._levels = Levels(self._dtype(), stretch, path)
@@ -92,8 +92,9 @@ class WholeImage:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 image = Image.open(file, formats=_FORMATS)
-                self._raw_mode = _raw_mode(image)
-                if raw_mode is not None:
+                if raw_mode is None:
+                    self._raw_mode = _raw_mode(image)
+                else:
                     image.tile = [part._replace(args=raw_mode) for part in image.tile]
                 image.load()
         except Image.DecompressionBombError as error:
@@ -117,7 +118,9 @@ class WholeImage:
 
     def _read_orientation(self) -> int:
         try:
-            orientation = self._image.getexif().get(_ORIENTATION, 1)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                orientation = self._image.getexif().get(_ORIENTATION, 1)
         except Exception:  # the pixels are good; only what a camera wrote beside them is not
             return 1
         return orientation if orientation in range(1, 9) else 1
