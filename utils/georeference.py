@@ -115,7 +115,7 @@ class Georeference:
         return entries
 
     def _transform_of_tags(self) -> Transform | None:
-        """As GDAL reads the tags, also if they contradict each other."""
+        """What the tags say; like GDAL, scale and tie point before the matrix, rows downwards."""
         scale, ties, matrix = (_floats(self.tags.get(number, ())) for number in _PLACING)
         found: Transform
         if len(scale) >= 2 and scale[0] and scale[1] and len(ties) >= 6:
@@ -209,15 +209,15 @@ def read_world_file(path: Path) -> Georeference | None:
     if found is None:
         return None
     try:
-        numbers = [float(word) for word in _read_text(found).split()]
+        numbers = [float(line) for line in _read_text(found).splitlines() if line.strip()]
         a, d, b, e, x, y = numbers
         sound = all(map(math.isfinite, numbers)) and a * e != b * d
     except ValueError:
         sound = False
     if not sound:
         raise DataError(
-            f"{found} is no world file: six numbers that place the pixels of {path.name} are "
-            "expected; mend or delete it"
+            f"{found} is no world file: six lines of numbers that place the pixels of {path.name} "
+            "are expected; mend or delete it"
         )
     projection = _beside(path, [".prj"])
     return Georeference(

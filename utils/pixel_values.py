@@ -78,4 +78,5 @@ def as_three_bands(bands: np.ndarray) -> np.ndarray:
 
 def cmyk_to_rgb(samples: np.ndarray) -> np.ndarray:
     """``(H, W, 4)`` uint8 inks -> ``(H, W, 3)`` uint8 RGB, as Pillow does it."""
-    return np.asarray(Image.fromarray(np.ascontiguousarray(samples), "CMYK").convert("RGB"))
+    height, width = samples.shape[:2]
+    return np.asarray(Image.frombytes("CMYK", (width, height), samples.tobytes()).convert("RGB"))

@@ -75,7 +75,8 @@ class _Writer:
         """
         expected = (self.size[1], 3) if self._channels == 3 else (self.size[1],)
         if rows.dtype != np.uint8 or rows.shape[1:] != expected:
-            raise ValueError(f"rows are (n, {expected}) uint8, not {rows.shape} {rows.dtype}")
+            wanted = ", ".join(map(str, expected))
+            raise ValueError(f"rows are (n, {wanted}) uint8, not {rows.shape} {rows.dtype}")
         self._num_rows += len(rows)
         if self._num_rows > self.size[0]:
             raise ValueError(f"{self._num_rows} rows for an image of {self.size[0]}")
