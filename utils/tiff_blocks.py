@@ -75,8 +75,8 @@ def _decode_jpeg(layout: TiffLayout, content: bytes, rows: int) -> np.ndarray:
     elif photometric != coding.CMYK or samples < 4:
         photometric = coding.RGB if samples >= 3 else coding.MIN_IS_BLACK
     colors = {coding.MIN_IS_BLACK: 1, coding.CMYK: 4}.get(photometric, 3)
-    if samples > colors:
-        entries[tag.EXTRA_SAMPLES] = (tag.SHORT, [0] * (samples - colors))
+    if samples > colors:  # at most one more; Pillow knows it as alpha in all versions
+        entries[tag.EXTRA_SAMPLES] = (tag.SHORT, [2] * (samples - colors))
     entries[tag.PHOTOMETRIC] = (tag.SHORT, [photometric])
     image = _open_strip(layout, content, (rows, layout.block_size[1]), entries)
     return np.array(image).reshape(*image.size[::-1], -1)

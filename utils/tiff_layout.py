@@ -3,10 +3,13 @@
 Everything that a header may lie about is checked here, before a block is read.
 """
 
+import io
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from utils import tiff_tags as tag
 from utils.errors import DataError
@@ -35,6 +38,7 @@ _COMPRESSIONS = {
 }
 _DECODED = {NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD, WEBP}
 _PREDICTED = {LZW, DEFLATE, OLD_DEFLATE, LZMA, ZSTD}
+_OPTIONAL = {LZMA: "lzma", ZSTD: "zstd"}  # as Pillow names them
 _AS_COLORS = {JPEG, WEBP}  # their decoders make pixels of bytes, not bytes of bytes
 
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
@@ -144,13 +148,25 @@ def read_layout(tags: TiffTags) -> TiffLayout:
         offsets=np.zeros(0, np.uint64),
         lengths=np.zeros(0, np.uint64),
     )
-    if compression not in _DECODED:
+    if compression not in _DECODED or not is_built_in(compression):
         raise WholeOnly(f"compression {layout.compression_name}")
     if tags.number(tag.FILL_ORDER, 1) != 1:
         raise WholeOnly("bits in reverse order (FillOrder 2)")
     layout = replace(layout, dtype=_dtype(tags, layout), colors=_colors(tags, layout))
     _check_coding(layout)
     return _with_blocks(layout, tags)
+
+
+@lru_cache
+def is_built_in(compression: int) -> bool:
+    """Whether the libtiff inside this Pillow has one of the codecs that a build may lack."""
+    if compression not in _OPTIONAL:
+        return True
+    try:
+        Image.new("L", (1, 1)).save(io.BytesIO(), "TIFF", compression=_OPTIONAL[compression])
+    except (OSError, KeyError, ValueError):
+        return False
+    return True
 
 
 def _block_size(tags: TiffTags, size: tuple[int, int], tiled: bool) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from PIL import Image
 from tests.utils.failing import read_soon
 from tests.utils.png_files import chunk, png_header
 from tests.utils.tiff_files import read_all, write_tiff
+from utils import tiff_layout
 from utils import tiff_tags as tag
 from utils.errors import DataError
 from utils.scene import open_scene
@@ -193,6 +194,13 @@ def test_an_unknown_compression_is_named_with_the_remedy(tmp_path: Path, number:
         r"to a tiled TIFF \(gdal_translate -co TILED=YES -co COMPRESS=DEFLATE\), which is read by "
         r"window$"
     )
+    assert re.search(sentence, str(read_soon(path)))
+
+
+def test_a_codec_that_pillow_was_built_without_is_no_damage(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tiff_layout, "is_built_in", lambda compression: False)
+    path = crafted(tmp_path / "a.tif", COMPRESSION=(tag.SHORT, [50000]))
+    sentence = r"a\.tif is a TIFF file with compression ZSTD, which cannot be decoded here; convert"
     assert re.search(sentence, str(read_soon(path)))
 
 
