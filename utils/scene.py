@@ -55,7 +55,7 @@ class _Source(Protocol):
 
 
 class Scene:
-    """An open image file.
+    """An open image file, for one thread at a time.
 
     Attributes:
         size: height and width as seen.

@@ -69,3 +69,26 @@ def test_what_is_no_file_is_named(tmp_path: Path, monkeypatch):
     sentence = r"b\.tif cannot be opened \(Permission denied\); make it readable or leave it out$"
     with pytest.raises(DataError, match=sentence):
         read_all(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.webp", "a.gif"])
+def test_damaged_files_of_other_formats_are_read_or_named(tmp_path: Path, name: str, recwarn):
+    path = tmp_path / name
+    exif = {"exif": b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"}
+    Image.fromarray(PICTURE).save(path, **({} if name in ("a.bmp", "a.gif") else exif))
+    content = path.read_bytes()
+    rng = np.random.default_rng(1)
+    refused = 0
+    for place in [*range(60), *rng.integers(0, len(content), 60)]:
+        lying = bytearray(content)
+        lying[place] = rng.integers(0, 256)
+        path.write_bytes(lying[: rng.choice([len(content), place + 1])])
+        try:
+            assert read_all(path).dtype == np.uint8
+        except DataError as error:
+            assert re.match(
+                re.escape(str(path)) + r" (cannot be read as an im|has more)", str(error)
+            )
+            refused += 1
+    assert refused > 30
+    assert not [warning for warning in recwarn if warning.category is not ResourceWarning]

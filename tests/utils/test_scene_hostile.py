@@ -197,6 +197,21 @@ def test_an_unknown_compression_is_named_with_the_remedy(tmp_path: Path, number:
     assert re.search(sentence, str(read_soon(path)))
 
 
+def test_blocks_larger_than_memory_are_never_allocated(tmp_path: Path):
+    huge = (tag.LONG, [HUGE - 16])
+    changes = {"TILE_OFFSETS": (tag.LONG, [16]), "TILE_BYTES": (tag.LONG, [64])}
+    changes |= {"TILE_WIDTH": huge, "TILE_HEIGHT": huge, "COMPRESSION": (tag.SHORT, [8])}
+    sentence = r"blocks of 2147483632 x 2147483632 pixels, more than 80 MiB each, which cannot be"
+    assert re.search(sentence, str(read_soon(crafted(tmp_path / "a.tif", **changes))))
+    long = {name: (tag.LONG, [1 << 20]) for name in ("WIDTH", "HEIGHT", "ROWS_PER_STRIP")}
+    sentence = (
+        r"a\.tif has more than 178956970 pixels, too many to be decoded as a whole \(blocks of "
+        r"1048576 x 1048576 pixels, more than 80 MiB each\); convert it to a tiled TIFF"
+    )
+    path = crafted(tmp_path / "a.tif", **long, COMPRESSION=(tag.SHORT, [8]))
+    assert re.search(sentence, str(read_soon(path)))
+
+
 def test_a_codec_that_pillow_was_built_without_is_no_damage(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(tiff_layout, "is_built_in", lambda compression: False)
     path = crafted(tmp_path / "a.tif", COMPRESSION=(tag.SHORT, [50000]))
