@@ -2,8 +2,8 @@
 
 Memory grows with the image, so there is a limit: the number of pixels at which Pillow takes a file
 for a decompression bomb, twice ``Image.MAX_IMAGE_PIXELS``, which is 178,956,970 pixels (about
-13,377 x 13,377) unless somebody changed it. Such an image takes up to 0.7 GB. What is larger must
-be a TIFF file, which ``utils.tiff_window`` reads by window.
+13,377 x 13,377) unless somebody changed it. Such an image takes up to 0.7 GB, a 16-bit PNG in
+colour twice that. What is larger must be a TIFF file, which ``utils.tiff_window`` reads by window.
 """
 
 import warnings
