@@ -1,52 +1,76 @@
-"""Segment a folder of RGB images: checkpoint + images -> label maps, colour maps, overlays.
+"""Segment RGB images of any size: checkpoint + images -> label maps, colour maps, overlays.
 
-Nothing else is needed: structure maps are generated on the way, with the settings kept in the
+Nothing else is needed: structure maps are made on the way, with the settings kept in the
 checkpoint::
 
     python infer.py --checkpoint runs/synthetic/best.pth --input photos --output results
 
-``OUTPUT/index``, ``OUTPUT/color`` and ``OUTPUT/overlay`` repeat the folders of the input.
-``--submission`` packs the indices for the LoveDA server as well.
+``OUTPUT/index``, ``OUTPUT/color`` and so on repeat the folders of the input; ``OUTPUT/index.html``
+shows them. In Python: ``predict = load_predictor("best.pth")``, then ``predict(image)``.
 """
 
 import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
 from configs.schema import Config
-from datasets.build import absence_note
+from datasets.build import absence_note, check_structure
 from datasets.encodings import StructureEncoder
 from datasets.inputs import Input, find_inputs, submission_names
-from datasets.maps import depth_levels, map_settings
+from datasets.maps import MapRecipe, map_settings
+from datasets.piece_maps import MadeMaps, MapSource, StoredMaps
+from datasets.tiles import open_tile_set
 from models.build import load_network
 from models.generators.build import StructureGenerator, build_generator, check_generated
-from utils.charts import legend
 from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.config import config_from_dict, differences
 from utils.distributed import distributed_session
 from utils.errors import DataError, UserError, run_command
 from utils.evaluation import Predictor
-from utils.files import read_rgb, write_png
+from utils.files import sha256_of
+from utils.inference import Wanted, infer_images
+from utils.pieces import Pieces
 from utils.precision import Precision
+from utils.results import KINDS
+from utils.segmentation import Read, classes_of, segment_strips
+from utils.stopwatch import Stopwatch
 from utils.submission import submit
-from utils.visualize import colorize, overlay
+
+PATIENCE = timedelta(days=2)  # ranks meet after images that may take hours
 
 
 class Segmenter:
-    """RGB image -> class indices; structure maps are generated as the checkpoint's recipe says.
+    """A trained network with all that it needs to segment images.
+
+    Args:
+        checkpoint: from ``train.py``.
+        config: its recipe, possibly overridden.
+        device: where to compute.
+        maps: where structure maps come from; None: they are made on the way.
 
     Raises:
         ConfigError: the checkpoint needs structure that cannot be made of one RGB image.
         DataError: the generator's weights are not those the checkpoint was trained with.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: Config, device: torch.device) -> None:
-        check_generated(config.structure, str(checkpoint.path))
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: Config,
+        device: torch.device,
+        maps: MapSource | None = None,
+    ) -> None:
+        self.checkpoint, self.config, self.watch = checkpoint, config, Stopwatch()
         encoder = StructureEncoder(config.structure)
-        self._generators = _build_generators(checkpoint, config, device) if encoder.stores else {}
+        self._maps = maps or made_maps(checkpoint, config, device)
         precision = Precision(config.run.precision, device)
         network = load_network(
             checkpoint,
@@ -59,90 +83,179 @@ class Segmenter:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """``(H, W, 3)`` uint8 RGB -> ``(H, W)`` uint8 class indices."""
-        maps = {}
-        for store, generator in self._generators.items():
-            made = generator.generate(image)
-            levels = depth_levels(made)[0] if generator.kind == "values" else made
-            maps[store] = torch.from_numpy(levels.astype(np.int32)).unsqueeze(0)
-        picture = torch.from_numpy(image).movedim(-1, 0).unsqueeze(0)
-        return self._predictor(picture, maps).numpy()
+        strips = self.strips(None, image.shape[:2], lambda rows, columns: image[rows, columns])
+        return np.concatenate([classes_of(logits) for _, logits in strips])
+
+    def shares(self, size: tuple[int, int], number: int) -> list[slice]:
+        """Rows of an image for each of some processes (``utils.pieces.Pieces.shares``)."""
+        return Pieces(size, self.config.eval.window_px, self.config.eval.overlap_px).shares(number)
+
+    def strips(
+        self,
+        image: Input | None,
+        size: tuple[int, int],
+        read: Read,
+        part: slice | None = None,
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Logits of an image strip by strip, as ``utils.segmentation.segment_strips``.
+
+        Args:
+            image: which one; None: one that is in no file.
+            size: its height and width.
+            read: its pixels.
+            part: rows that are wanted; None: all.
+        """
+        maps, config = self._maps.of(image), self.config.eval
+        return segment_strips(self._predictor, config, size, read, maps, self.watch, part)
 
 
-def _build_generators(
-    checkpoint: Checkpoint, config: Config, device: torch.device
-) -> dict[str, StructureGenerator]:
-    generators = {}
+def made_maps(
+    checkpoint: Checkpoint, config: Config, device: torch.device, keep: Path | None = None
+) -> MadeMaps:
+    """Generators for the checkpoint's structure; ``keep``: the folder their maps are kept in.
+
+    Raises:
+        ConfigError: structure that cannot be made of one RGB image.
+        DataError: these settings make other maps than those of the training.
+    """
+    check_generated(config.structure, str(checkpoint.path))
+    makers: dict[str, tuple[StructureGenerator, MapRecipe]] = {}
+    stores = StructureEncoder(config.structure).stores
     for name, settings in config.structure.selected().items():
+        if settings.store not in stores:
+            continue
         generator = build_generator(name, settings, device)
+        recipe = MapRecipe(
+            generator=name,
+            settings=map_settings(settings),
+            weights_sha256=generator.weights_sha256,
+        )
         trained_with = checkpoint.identity.maps.get(settings.store, {})
-        ours = {
-            "generator": name,
-            "settings": map_settings(settings),
-            "weights_sha256": generator.weights_sha256,
-        }
-        if lines := differences(ours, trained_with):
+        if lines := differences(asdict(recipe), trained_with):
             raise DataError(
                 f"{checkpoint.path} was trained with other structure maps than these settings "
                 f"make (these | trained with): {'; '.join(lines)}"
             )
-        generators[settings.store] = generator
-    return generators
+        makers[settings.store] = (generator, recipe)
+    return MadeMaps(makers, keep)
 
 
-def infer_images(
-    segmenter: Segmenter, checkpoint: Checkpoint, inputs: list[Input], output: Path
-) -> dict[Path, tuple[int, int]]:
-    """Segment every image; go on after broken ones and name them at the end.
+def stored_maps(checkpoint: Checkpoint, config: Config, root: Path, split: str) -> MapSource | None:
+    """The maps of a prepared data set; None, with a line on the console, if they do not fit."""
+    stores = StructureEncoder(config.structure).stores
+    if not stores or config.structure.control == "shuffled":
+        return None
+    try:
+        check_structure(open_tile_set(root), config.structure, [split], checkpoint.identity.maps)
+    except UserError as error:
+        print(f"note: structure maps are made on the way, for {error}")
+        return None
+    return StoredMaps(root, stores)
+
+
+def load_predictor(checkpoint: str | Path, *overrides: str, device: str = "auto") -> Segmenter:
+    """A function that segments images, for use from Python.
+
+    Args:
+        checkpoint: path of best.pth or last.pth.
+        overrides: changes of its recipe, ``key.sub=value``.
+        device: auto, cpu or cuda.
 
     Returns:
-        Height and width of the images, by the name of their results.
-
-    Raises:
-        DataError: some images could not be segmented.
+        ``(H, W, 3)`` uint8 RGB -> ``(H, W)`` uint8 class indices.
     """
-    palette = [(red, green, blue) for red, green, blue in checkpoint.identity.palette]
-    sizes, failures = {}, []
-    for item in tqdm(inputs, desc="infer", unit="image"):
-        try:
-            image = read_rgb(item.path)
-        except UserError as error:
-            failures.append(str(error))
-            continue
-        labels = segmenter(image)
-        write_png(output / "index" / item.result, labels)
-        write_png(output / "color" / item.result, colorize(labels, palette))
-        write_png(output / "overlay" / item.result, overlay(image, labels, palette))
-        sizes[item.result] = image.shape[:2]
-    write_png(output / "legend.png", legend(checkpoint.identity.classes, palette, 400))
-    print(f"{len(sizes)} of {len(inputs)} images segmented; results in {output}")
-    if failures:
-        head = f"{len(failures)} of {len(inputs)} images could not be segmented:"
-        raise DataError("\n  ".join([head, *failures]))
-    return sizes
+    loaded = load_checkpoint(Path(checkpoint))
+    recipe = f"the recipe in {checkpoint}"
+    config = config_from_dict(loaded.identity.recipe, recipe, [f"run.device={device}", *overrides])
+    with distributed_session(config.run.device) as dist:
+        return Segmenter(loaded, config, dist.device)
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--checkpoint", type=Path, required=True, help="best.pth or last.pth")
-    parser.add_argument("--input", type=Path, required=True, help="folder of RGB images")
-    parser.add_argument("--split", help="of --input, which then is a prepared data set")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--submission", action="store_true", help="also OUTPUT/submission.zip")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change the recipe")
-    args = parser.parse_args()
-    inputs = find_inputs(args.input, args.output, args.split)
+    args = _parser().parse_args()
+    inputs = find_inputs(args.input, args.output, args.split, png=args.submission)
     names = submission_names(inputs) if args.submission else {}
     checkpoint = load_checkpoint(args.checkpoint)
     recipe = checkpoint.identity.recipe
     config = config_from_dict(recipe, f"the recipe in {args.checkpoint}", args.overrides)
-    if note := absence_note(config.structure, recipe["structure"]):
-        print(note)
-    with distributed_session(config.run.device) as dist:
-        segmenter = Segmenter(checkpoint, config, dist.device)
-        sizes = infer_images(segmenter, checkpoint, inputs, args.output)
-    if names:
+    with distributed_session(config.run.device, PATIENCE) as dist:
+        if dist.is_main and (note := absence_note(config.structure, recipe["structure"])):
+            print(note)
+        keep = args.output / "maps" if args.keep_maps else None
+        maps: MapSource | None = None
+        if args.split is not None:
+            maps = stored_maps(checkpoint, config, Path(args.input), args.split)
+        maps = maps or made_maps(checkpoint, config, dist.device, keep)
+        segmenter = Segmenter(checkpoint, config, dist.device, maps)
+        wanted = Wanted(
+            output=args.output,
+            kinds=args.write,
+            stretch=args.stretch,
+            overwrite=args.overwrite,
+            classes=tuple(checkpoint.identity.classes),
+            palette=tuple((r, g, b) for r, g, b in checkpoint.identity.palette),
+            made_by=digest_of(checkpoint, config, args.stretch),
+        )
+        sizes = infer_images(segmenter, inputs, wanted, dist)
+    if names and dist.is_main:
         submit(args.output, names, sizes, len(checkpoint.identity.classes))
+
+
+def digest_of(checkpoint: Checkpoint, config: Config, stretch: Sequence[float] | None) -> str:
+    """Names the checkpoint and all settings that decide what the results of an image are."""
+    settings = [asdict(config.structure), asdict(config.eval), config.run.precision, stretch]
+    text = json.dumps([sha256_of(checkpoint.path), settings])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    """The argument type of ``--write index,overlay``."""
+    kinds = tuple(text.split(","))
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise argparse.ArgumentTypeError(f"knows {', '.join(KINDS)}, not '{unknown[0]}'")
+    return kinds
+
+
+def _range(text: str) -> tuple[float, float]:
+    """The argument type of ``--stretch 0,2047``."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not low < high:
+        raise argparse.ArgumentTypeError(f"must be LOW,HIGH, e.g. 0,2047, not '{text}'")
+    return low, high
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--checkpoint", type=Path, required=True, help="best.pth or last.pth")
+    parser.add_argument(
+        "--input", required=True, metavar="PATH", help="image, folder, or pattern in quotes"
+    )
+    parser.add_argument("--split", help="of --input, which then is a prepared data set")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument(
+        "--write",
+        type=_kinds,
+        default=("index", "color", "overlay"),
+        metavar="KINDS",
+        help=f"some of {','.join(KINDS)} (default: index,color,overlay)",
+    )
+    parser.add_argument(
+        "--stretch",
+        type=_range,
+        metavar="LOW,HIGH",
+        help="values of a channel that become 0 and 255 (default for 16 bit: 0,65535)",
+    )
+    parser.add_argument(
+        "--keep-maps", action="store_true", help="keep structure maps in OUTPUT/maps, and use them"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="repeat what is done")
+    parser.add_argument("--submission", action="store_true", help="also OUTPUT/submission.zip")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change the recipe")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""What infer.py reads: a folder of images, or a split of a prepared data set."""
+"""What infer.py reads: images, folders and patterns, or a split of a prepared data set."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 
 from datasets.tiles import Tile, TileSet, open_tile_set
-from utils.errors import ConfigError, DataError
+from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import list_images
+
+_TIFF_SUFFIXES = (".tif", ".tiff")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,17 +18,22 @@ class Input:
     """An image to segment."""
 
     path: Path
-    result: Path  # name of its results, relative to the output folder, ends in .png
+    result: Path  # name of its results, relative to the output folder; .tif for a TIFF, else .png
     stem: str  # the image's own name, without folder and suffix
+    tile_id: str | None = None  # in the prepared data set it comes from
 
 
-def find_inputs(source: Path, output: Path, split: str | None) -> list[Input]:
+def find_inputs(
+    source: str | Path, output: Path, split: str | None, *, png: bool = False
+) -> list[Input]:
     """Find the images to segment.
 
     Args:
-        source: a folder, searched recursively; with ``split`` a prepared data set.
+        source: an image file, a folder, which is searched recursively, or a pattern such as
+            ``photos/**/*.jpg``; with ``split`` a prepared data set.
         output: where the results go; images in it are left out.
         split: of the data set.
+        png: the results of TIFF files are PNG, too.
 
     Raises:
         MissingDataError: no image, no data set, no such split.
@@ -33,22 +41,76 @@ def find_inputs(source: Path, output: Path, split: str | None) -> list[Input]:
         DataError: the split's images were cut into tiles.
     """
     if split is not None:
-        tile_set = open_tile_set(source)
-        return [
-            Input(
-                path=tile_set.image_path(tile.id),
-                result=Path(f"{tile.source}.png"),
-                stem=tile.source,
-            )
-            for tile in _whole_images(tile_set, split)
-        ]
-    if (source / "dataset.json").is_file():
-        raise ConfigError(
-            f"{source} is a prepared data set; say which of its images: --split, e.g. --split test"
+        return _images_of(open_tile_set(Path(source)), split)
+    found = [
+        (path, name)
+        for path, name in _find(str(source))
+        if output.resolve() not in path.resolve().parents
+    ]
+    if not found:
+        raise MissingDataError(f"{source} holds no image outside {output}, where the results go")
+    count = Counter(name.with_suffix("") for _, name in found)
+    return [
+        Input(
+            path=path,
+            result=_result(name, png, count[name.with_suffix("")] > 1),
+            stem=path.stem,
         )
-    paths = [p for p in list_images(source) if output.resolve() not in p.resolve().parents]
-    results = _name_results(paths, source)
-    return [Input(path=path, result=results[path], stem=path.stem) for path in paths]
+        for path, name in found
+    ]
+
+
+def _result(name: Path, png: bool, keep_suffix: bool) -> Path:
+    """Name of the results: the image's folder and name, and the suffix of what is written.
+
+    Images of one folder that differ only in their suffix keep it (``a.jpg.png``, ``a.tif.tif``).
+    """
+    suffix = ".tif" if name.suffix.lower() in _TIFF_SUFFIXES and not png else ".png"
+    return Path(f"{name if keep_suffix else name.with_suffix('')}{suffix}")
+
+
+def _images_of(tile_set: TileSet, split: str) -> list[Input]:
+    return [
+        Input(
+            path=tile_set.image_path(tile.id),
+            result=Path(f"{tile.source}.png"),
+            stem=tile.source,
+            tile_id=tile.id,
+        )
+        for tile in _whole_images(tile_set, split)
+    ]
+
+
+def _find(source: str) -> list[tuple[Path, Path]]:
+    """The images of one source, each with its name below the source's folder, sorted."""
+    path = Path(source)
+    if (path / "dataset.json").is_file():
+        raise ConfigError(
+            f"{path} is a prepared data set; say which of its images: --split, e.g. --split test"
+        )
+    if path.is_file():
+        return [(path, Path(path.name))]
+    if path.is_dir():
+        return [(found, found.relative_to(path)) for found in list_images(path)]
+    if not has_magic(source):
+        raise MissingDataError(f"--input {path} does not exist")
+    folder = _before_wildcards(path)
+    names = (found.relative_to(folder) for found in folder.glob(str(path.relative_to(folder))))
+    files = [
+        (folder / name, name)
+        for name in sorted(names)
+        if (folder / name).is_file() and not any(part.startswith(".") for part in name.parts)
+    ]
+    if not files:
+        raise MissingDataError(f"no file is called like --input {source}")
+    return files
+
+
+def _before_wildcards(pattern: Path) -> Path:
+    """The folder of a pattern that no wildcard is in."""
+    parts = pattern.parts
+    first = next(index for index, part in enumerate(parts) if has_magic(part))
+    return Path(*parts[:first])
 
 
 def submission_names(inputs: Sequence[Input]) -> dict[str, Path]:
@@ -78,19 +140,6 @@ def submission_sizes(tile_set: TileSet, split: str) -> dict[str, tuple[int, int]
     """
     tiles = _whole_images(tile_set, split)
     return {f"{tile.source}.png": (tile.height_px, tile.width_px) for tile in tiles}
-
-
-def _name_results(paths: list[Path], root: Path) -> dict[Path, Path]:
-    """Names of the results: the images' folders and names, ``.png``.
-
-    Images of one folder that differ only in their suffix keep it (``a.jpg.png``, ``a.tif.png``).
-    """
-    plain = {path: path.relative_to(root).with_suffix(".png") for path in paths}
-    count = Counter(plain.values())
-    return {
-        path: name if count[name] == 1 else Path(f"{path.relative_to(root)}.png")
-        for path, name in plain.items()
-    }
 
 
 def _whole_images(tile_set: TileSet, split: str) -> list[Tile]:

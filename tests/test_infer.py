@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,14 +14,15 @@ from PIL import Image
 
 import infer
 import prepare
-from datasets.inputs import find_inputs
 from datasets.tiles import open_tile_set
+from models.generators.superpixels import Superpixels
 from tests.conftest import make_config, single_process
 from train import build_run, train
 from utils.checkpoint import load_checkpoint
 from utils.config import config_from_dict
 from utils.errors import ConfigError, DataError
-from utils.files import write_png
+from utils.pieces import Piece
+from utils.raster_writers import PngWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,9 +60,18 @@ def photos(tmp_path):
     return folder
 
 
-def infer_folder(segmenter, checkpoint, source, output):
-    inputs = find_inputs(source, output, None)
-    return infer.infer_images(segmenter, checkpoint, inputs, output)
+@pytest.fixture
+def run(checkpoint, monkeypatch):
+    """infer.py in this process."""
+
+    def run_infer(source, output, *arguments):
+        command = ["infer.py", "--checkpoint", checkpoint.path, "--input", source]
+        command += ["--output", output, *arguments]
+        monkeypatch.setattr(sys, "argv", [*map(str, command)])
+        infer.main()
+        return output
+
+    return run_infer
 
 
 def files(folder):
@@ -77,18 +88,26 @@ def test_zoomed_and_turned_windows_of_any_size(checkpoint, size):
     assert index.shape == size and index.dtype == np.uint8 and index.max() < 6
 
 
-def test_every_image_gets_three_files_of_its_size_in_its_folder(
-    segmenter, checkpoint, photos, tmp_path
-):
-    output = tmp_path / "out"
-    infer_folder(segmenter, checkpoint, photos, output)
-    names = {"a.png.png", "a.jpg.png", "north/b.png", "north/far/c.png", "grey.png"}
-    expected = {f"{kind}/{name}" for kind in ("index", "color", "overlay") for name in names}
-    assert files(output) == expected | {"legend.png"}
+NAMES = {"a.png.png", "a.jpg.png", "north/b.tif", "north/far/c.png", "grey.png"}
+
+
+def test_every_image_gets_three_files_of_its_size_in_its_folder(run, checkpoint, photos, tmp_path):
+    output = run(photos, tmp_path / "out")
+    expected = {f"{kind}/{name}" for kind in ("index", "color", "overlay") for name in NAMES}
+    found = {name for name in files(output) if not name.startswith("records/")}
+    assert found == expected | {"legend.png"}
     index = np.array(Image.open(output / "index/north/far/c.png"))
     color = np.array(Image.open(output / "color/north/far/c.png"))
     assert index.shape == (131, 40) and index.dtype == np.uint8 and index.max() < 6
     assert np.array_equal(color, np.array(checkpoint.identity.palette, np.uint8)[index])
+
+
+def test_predict_in_three_lines(checkpoint, photos, run, tmp_path):
+    predict = infer.load_predictor(checkpoint.path, "eval.overlap_px=20", device="cpu")
+    image = np.array(Image.open(photos / "a.png"))
+    labels = predict(image)
+    output = run(photos / "a.png", tmp_path / "out", "eval.overlap_px=20")
+    assert np.array_equal(labels, np.array(Image.open(output / "index/a.png")))
 
 
 def test_infers_what_evaluation_predicts(segmenter, data_root):
@@ -97,40 +116,109 @@ def test_infers_what_evaluation_predicts(segmenter, data_root):
     tile_id = tile_set.split("val")[0]
     image = tile_set.read_image(tile_id)
     stored = np.array(Image.open(data_root / "modalities/superpixels" / f"{tile_id}.tif"))
-    (generator,) = segmenter._generators.values()
-    assert np.array_equal(generator.generate(image), stored)
+    piece = Piece(rows=slice(0, image.shape[0]), columns=slice(0, image.shape[1]))
+    made = segmenter._maps.of(None)(piece, image)
+    assert np.array_equal(made["superpixels"], stored)
     assert segmenter(image).shape == image.shape[:2]
 
 
-def test_broken_images_are_named_and_the_others_done(segmenter, checkpoint, photos, tmp_path):
+def test_what_is_done_is_skipped_until_something_changes(run, photos, tmp_path, capsys):
+    output = run(photos, tmp_path / "out")
+    old = {name: (output / name).stat().st_mtime_ns for name in files(output)}
+
+    def again(*arguments):
+        capsys.readouterr()
+        run(photos, output, *arguments)
+        line = capsys.readouterr().out.splitlines()[0]
+        new = {name: (output / name).stat().st_mtime_ns for name in files(output)}
+        changed = {name for name in new if new[name] != old.get(name)}
+        old.update(new)
+        return line, {name.partition("/")[2] for name in changed if name.startswith("index/")}
+
+    done = f"5 of 5 images segmented (5 of them before); results in {output}"
+    assert again() == (done, set())
+    (output / "overlay/grey.png").unlink()
+    assert again() == (done.replace("(5", "(4"), {"grey.png"})
+    os.utime(photos / "north/b.tif", ns=(1, 1))
+    assert again() == (done.replace("(5", "(4"), {"north/b.tif"})
+    assert again("--overwrite") == (done.replace(" (5 of them before)", ""), NAMES)
+    assert again("--write", "index")[1] == set()  # fewer files than are there
+    assert again("--write", "index,confidence")[1] == NAMES
+    assert again("--write", "index,confidence", "eval.turns=2")[1] == NAMES  # other results
+
+
+def test_maps_are_kept_and_used_again(run, photos, tmp_path, monkeypatch):
+    output = run(photos, tmp_path / "out", "--keep-maps")
+    index = (output / "index/grey.png").read_bytes()
+    kept = {name for name in files(output) if name.startswith("maps/")}
+    assert "maps/superpixels/north/far/c_y00000_x00000_131x40.tif" in kept and len(kept) == 5
+
+    def never(self, image):
+        raise AssertionError("a map is made that is there")
+
+    monkeypatch.setattr(Superpixels, "generate", never)
+    run(photos, output, "--keep-maps", "--overwrite")
+    assert (output / "index/grey.png").read_bytes() == index
+    Image.new("RGB", (20, 33)).save(photos / "grey.png")
+    with pytest.raises(AssertionError, match="a map is made"):  # of another image
+        run(photos, output, "--keep-maps")
+
+
+def test_maps_of_a_data_set_are_used_where_they_fit(
+    run, checkpoint, data_root, tmp_path, monkeypatch, capsys
+):
+    bare = tmp_path / "set"
+    shutil.copytree(data_root, bare, ignore=shutil.ignore_patterns("modalities"))
+    made = run(bare, tmp_path / "made", "--split", "test")
+    assert "note: structure maps are made on the way, for" in capsys.readouterr().out
+
+    def never(self, image):
+        raise AssertionError("a map is made that is there")
+
+    monkeypatch.setattr(Superpixels, "generate", never)
+    stored = run(data_root, tmp_path / "stored", "--split", "test")
+    assert "note" not in capsys.readouterr().out
+    names = [name for name in files(stored) if name.startswith("index/")]
+    assert len(names) == 2
+    for name in names:
+        assert (made / name).read_bytes() == (stored / name).read_bytes()
+
+
+def test_confidence_is_that_of_the_best_class(run, photos, tmp_path, segmenter):
+    output = run(photos / "a.png", tmp_path / "out", "--write", "confidence")
+    assert {name for name in files(output) if "/a" in name} == {"confidence/a.png"}
+    confidence = np.array(Image.open(output / "confidence/a.png"))
+    image = np.array(Image.open(photos / "a.png"))
+    strips = segmenter.strips(None, (96, 96), lambda rows, columns: image[rows, columns])
+    best = np.concatenate([x.softmax(0).max(0).values.numpy() for _, x in strips])
+    assert np.abs(confidence - 255 * best).max() <= 0.51
+
+
+def test_broken_images_are_named_and_the_others_done(run, photos, tmp_path):
     whole = (photos / "a.png").read_bytes()
     (photos / "broken.png").write_bytes(whole[: len(whole) // 2])
     (photos / "empty.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"2 of 7 images could not be segmented:\n.*broken\.png"):
-        infer_folder(segmenter, checkpoint, photos, tmp_path / "out")
-    assert len(files(tmp_path / "out")) == 3 * 5 + 1
+        run(photos, tmp_path / "out")
+    found = [name for name in files(tmp_path / "out") if not name.startswith("records/")]
+    assert len(found) == 3 * 5 + 1
 
 
-def test_an_output_inside_the_input_is_not_read_again(segmenter, checkpoint, photos):
+def test_an_output_inside_the_input_is_not_read_again(run, photos):
     output = photos / "results"
     for _ in range(2):
-        infer_folder(segmenter, checkpoint, photos, output)
-    assert len(files(output)) == 3 * 5 + 1
+        run(photos, output, "--overwrite")
+    assert len([name for name in files(output) if name.startswith("index/")]) == 5
 
 
-def test_a_full_disk_leaves_no_half_written_file(
-    segmenter, checkpoint, photos, tmp_path, monkeypatch
-):
-    def full(path, array):
-        if "overlay" in str(path):
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write_png(path, array)
+def test_a_full_disk_leaves_no_half_written_file(run, photos, tmp_path, monkeypatch):
+    def full(self, rows):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(infer, "write_png", full)
+    monkeypatch.setattr(PngWriter, "write", full)
     with pytest.raises(OSError, match="No space left"):
-        infer_folder(segmenter, checkpoint, photos, tmp_path / "out")
-    for name in files(tmp_path / "out"):
-        Image.open(tmp_path / "out" / name).load()
+        run(photos, tmp_path / "out")
+    assert files(tmp_path / "out") == set()
 
 
 def test_the_shuffled_control_is_refused(checkpoint):
@@ -167,19 +255,13 @@ def test_the_command_exits_non_zero_without_a_traceback(checkpoint, photos, tmp_
     assert "Traceback" not in done.stderr
 
 
-def run_infer(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["infer.py", *map(str, arguments)])
-    infer.main()
-
-
 def test_a_submission_of_a_split_is_written_and_passes_the_check(
-    checkpoint, data_root, tmp_path, monkeypatch, capsys
+    run, data_root, tmp_path, monkeypatch, capsys
 ):
     """From a prepared data set to a zip that prepare.py check takes, twice the same bytes."""
-    arguments = ["--checkpoint", checkpoint.path, "--input", data_root, "--split", "test"]
     outputs = [tmp_path / "one", tmp_path / "two"]
     for output in outputs:
-        run_infer(monkeypatch, *arguments, "--submission", "--output", output)
+        run(data_root, output, "--split", "test", "--submission")
     path = outputs[0] / "submission.zip"
     assert f"{path} holds 2 images as the server takes them" in capsys.readouterr().out
     assert path.read_bytes() == (outputs[1] / "submission.zip").read_bytes()
@@ -197,24 +279,20 @@ def test_a_submission_of_a_split_is_written_and_passes_the_check(
 
 
 def test_names_that_clash_in_a_submission_are_refused_before_anything_is_computed(
-    checkpoint, photos, tmp_path, monkeypatch
+    run, photos, tmp_path
 ):
-    arguments = ["--checkpoint", checkpoint.path, "--input", photos, "--output", tmp_path / "out"]
     with pytest.raises(DataError, match=r"a\.jpg and .*a\.png would both be a\.png in the sub"):
-        run_infer(monkeypatch, *arguments, "--submission")
+        run(photos, tmp_path / "out", "--submission")
     assert not (tmp_path / "out").exists()
     (photos / "a.jpg").unlink()
-    run_infer(monkeypatch, *arguments, "--submission")
+    run(photos, tmp_path / "out", "--submission")
     with zipfile.ZipFile(tmp_path / "out/submission.zip") as packed:
         assert packed.namelist() == ["a.png", "b.png", "c.png", "grey.png"]
 
 
-def test_no_submission_is_written_of_a_part_of_the_images(
-    checkpoint, photos, tmp_path, monkeypatch
-):
+def test_no_submission_is_written_of_a_part_of_the_images(run, photos, tmp_path):
     (photos / "a.jpg").write_bytes(b"")
     (photos / "a.jpg").rename(photos / "broken.jpg")
-    arguments = ["--checkpoint", checkpoint.path, "--input", photos, "--output", tmp_path / "out"]
     with pytest.raises(DataError, match="1 of 5 images could not be segmented"):
-        run_infer(monkeypatch, *arguments, "--submission")
+        run(photos, tmp_path / "out", "--submission")
     assert not (tmp_path / "out/submission.zip").exists()

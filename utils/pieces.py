@@ -23,6 +23,11 @@ class Piece:
     rows: slice
     columns: slice
 
+    @property
+    def corner(self) -> tuple[int, int]:
+        """Its first row and column, which no other piece of the image shares."""
+        return self.rows.start, self.columns.start
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Span:
@@ -44,6 +49,11 @@ class Pieces:
     def __init__(self, size: tuple[int, int], window_px: int, overlap_px: int) -> None:
         self._rows, self._columns = (_spans(length, window_px, overlap_px) for length in size)
         self._height = min(window_px, size[0])
+
+    @property
+    def num_across(self) -> int:
+        """Pieces beside each other."""
+        return len(self._columns)
 
     def of(self, part: slice) -> Iterator[Piece]:
         """The pieces that the windows of some rows lie in, in the order of these windows."""

@@ -35,7 +35,7 @@ class RowFile:
 
     def write(self, top: int, rows: np.ndarray) -> None:
         """Write ``(rows, W)`` uint8 from row ``top`` on."""
-        data = memoryview(np.ascontiguousarray(rows)).cast("B")
+        data = memoryview(rows.tobytes())
         offset = top * self._width
         while data:
             written = os.pwrite(self._file, data, offset)

@@ -19,6 +19,8 @@ from utils.errors import DataError
 from utils.tiff_layout import TiffLayout
 from utils.tiff_tags import Entry, encode_directory, encode_header
 
+_MAX_RESTS = 16  # times the length of a block that more is unpacked, to come to its checksum
+
 
 def decode_block(layout: TiffLayout, content: bytes, rows: int) -> np.ndarray:
     """The samples of one block.
@@ -52,7 +54,7 @@ def _decode_bytes(layout: TiffLayout, content: bytes, rows: int) -> np.ndarray:
     """Undo a codec of bytes; ``(rows, row bytes)`` uint8."""
     expected = rows * layout.row_bytes
     if layout.compression in (coding.DEFLATE, coding.OLD_DEFLATE):
-        content = zlib.decompressobj().decompress(content, expected)
+        content = _inflate(content, expected)
     elif layout.compression != coding.NONE:
         entries: dict[int, Entry] = {
             tag.BITS: (tag.SHORT, [8]),
@@ -63,6 +65,17 @@ def _decode_bytes(layout: TiffLayout, content: bytes, rows: int) -> np.ndarray:
     if len(content) < expected:
         raise DataError(f"{layout.compression_name}: {len(content)} of {expected} bytes")
     return np.frombuffer(content, np.uint8, expected).reshape(rows, -1)
+
+
+def _inflate(content: bytes, expected: int) -> bytes:
+    """Undo Deflate; the rest of a longer block is looked at for its checksum alone."""
+    unpacker = zlib.decompressobj()
+    unpacked = unpacker.decompress(content, expected)
+    for _ in range(_MAX_RESTS):
+        if unpacker.eof:
+            break
+        unpacker.decompress(unpacker.unconsumed_tail, max(1, expected))
+    return unpacked
 
 
 def _decode_jpeg(layout: TiffLayout, content: bytes, rows: int) -> np.ndarray:

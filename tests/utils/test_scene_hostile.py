@@ -259,3 +259,27 @@ def test_a_tile_that_unpacks_to_gigabytes_is_cut_off(tmp_path: Path):
     assert read_all(path).max() == 0
     assert tracemalloc.get_traced_memory()[1] < 4 << 20
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("damaged", [slice(100, 400), slice(-4, None)])  # its end: the checksum
+def test_a_damaged_deflate_block_is_named_though_it_unpacks(tmp_path: Path, damaged: slice):
+    picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
+    content = bytearray(zlib.compress(picture.tobytes()))
+    content[damaged] = bytes(len(content[damaged]))
+    path = tmp_path / "a.tif"
+    entries = {
+        tag.WIDTH: (tag.LONG, [400]),
+        tag.HEIGHT: (tag.LONG, [300]),
+        tag.BITS: (tag.SHORT, [8, 8, 8]),
+        tag.COMPRESSION: (tag.SHORT, [8]),
+        tag.PHOTOMETRIC: (tag.SHORT, [2]),
+        tag.STRIP_OFFSETS: (tag.LONG, [8]),
+        tag.SAMPLES: (tag.SHORT, [3]),
+        tag.ROWS_PER_STRIP: (tag.LONG, [300]),
+        tag.STRIP_BYTES: (tag.LONG, [len(content)]),
+    }
+    at = 8 + len(content) + len(content) % 2
+    body = bytes(content).ljust(at - 8, b"\0")
+    path.write_bytes(encode_header(at) + body + encode_directory(entries, at))
+    with pytest.raises(DataError, match=r"block at row 0, column 0 cannot be decoded"):
+        read_all(path)

@@ -1,0 +1,118 @@
+"""What infer.py writes of an image, from the map of its classes and the image itself."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from utils.raster_writers import PngWriter, TiffWriter, open_writer
+from utils.row_file import RowFile
+from utils.scene import Scene
+from utils.visualize import Color, colorize, overlay
+
+KINDS = ("index", "color", "overlay", "confidence")
+_STRIP_ROWS = 512  # those of a row of tiles in the TIFF files that are written
+_THUMBNAIL_PX = 360
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What is known of an image after its results were written."""
+
+    pixels: tuple[int, ...]  # of each class
+    thumbnail: np.ndarray  # (h, w, 3) uint8, the overlay in small
+
+
+def result_path(output: Path, kind: str, result: Path) -> Path:
+    """File of one kind of result."""
+    return output / kind / result
+
+
+def write_results(
+    output: Path,
+    result: Path,
+    kinds: Sequence[str],
+    scene: Scene,
+    index: RowFile,
+    confidence: RowFile | None,
+    classes: Sequence[str],
+    palette: Sequence[Color],
+) -> Written:
+    """Write all that was asked for of one image, each file atomically, a strip at a time.
+
+    Args:
+        output: folder of all results.
+        result: name of this image's.
+        kinds: which of ``KINDS``.
+        scene: the image.
+        index: its class indices.
+        confidence: of them, in steps of 1/255; needed for that kind.
+        classes: C names.
+        palette: C colours, RGB in 0..255.
+    """
+    height, width = scene.size
+    place = scene.georeference
+    pixels = np.zeros(256, np.int64)
+    thumbnail = _Thumbnail(scene.size)
+    with ExitStack() as stack:
+
+        def writer(
+            kind: str, channels: int, colors: Sequence[Color] | None = None
+        ) -> TiffWriter | PngWriter | None:
+            path = result_path(output, kind, result)
+            opened = open_writer(path, scene.size, channels, place, colors)
+            return stack.enter_context(opened) if kind in kinds else None
+
+        # A PNG of indices stays grey: servers that score submissions want values, not a palette.
+        is_tiff = result.suffix == ".tif"
+        writers = {
+            "index": writer("index", 1, palette if is_tiff else None),
+            "color": writer("color", 3),
+            "overlay": writer("overlay", 3),
+            "confidence": writer("confidence", 1),
+        }
+        for rows in strips_of(height):
+            labels = index.read(rows)
+            pixels += np.bincount(labels.ravel(), minlength=256)
+            blended = overlay(scene.read(rows, slice(0, width)), labels, palette)
+            thumbnail.add(rows, blended)
+            strips = {"index": labels, "overlay": blended}
+            if writers["color"] is not None:
+                strips["color"] = colorize(labels, palette)
+            if confidence is not None:
+                strips["confidence"] = confidence.read(rows)
+            for kind, strip in strips.items():
+                if (target := writers[kind]) is not None:
+                    target.write(strip)
+    return Written(
+        pixels=tuple(pixels[: len(classes)].tolist()),
+        thumbnail=thumbnail.picture,
+    )
+
+
+def strips_of(height: int) -> Iterator[slice]:
+    """Rows of an image, some hundred at a time."""
+    for top in range(0, height, _STRIP_ROWS):
+        yield slice(top, min(top + _STRIP_ROWS, height))
+
+
+class _Thumbnail:
+    """A small picture of a large one that goes by in strips: means of what its pixels cover."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        scale = min(1.0, _THUMBNAIL_PX / max(size))
+        self._height, self._width = (max(1, round(scale * side)) for side in size)
+        self._size = size
+        self.picture = np.zeros((self._height, self._width, 3), np.uint8)
+
+    def add(self, rows: slice, strip: np.ndarray) -> None:
+        """Reduce a strip to the rows of the small picture whose centres lie in it."""
+        centres = (2 * np.arange(self._height) + 1) * self._size[0] // (2 * self._height)
+        inside = np.flatnonzero((centres >= rows.start) & (centres < rows.stop))
+        if inside.size:
+            size = (self._width, inside.size)
+            small = Image.fromarray(strip).resize(size, Image.Resampling.BOX)
+            self.picture[inside] = np.asarray(small)
