@@ -33,21 +33,52 @@ def bootstrap(confusions: np.ndarray, left_out: Sequence[int] = ()) -> Intervals
     Returns:
         None for fewer than two images with a counted pixel: of one nothing can be told.
     """
-    counted = confusions[confusions.any(axis=(1, 2))].astype(np.float64)
-    num_sources, num_classes = len(counted), confusions.shape[1]
+    counted = confusions[confusions.any(axis=(1, 2))]
+    num_sources = len(counted)
     if num_sources < 2:
         return None
-    drawn = np.random.default_rng(SEED).integers(num_sources, size=(NUM_DRAWS, num_sources))
-    times = np.stack([np.bincount(row, minlength=num_sources) for row in drawn])
-    hits = times @ np.diagonal(counted, axis1=1, axis2=2)
-    union = times @ (counted.sum(axis=2) + counted.sum(axis=1)) - hits
-    iou = np.where(union > 0, hits / np.maximum(union, 1), np.nan)  # (NUM_DRAWS, C)
-    kept = [index for index in range(num_classes) if index not in set(left_out)]
+    miou, iou = scores_of_draws(counted, draw_times(num_sources), left_out)
     return Intervals(
         num_sources=num_sources,
-        miou=_interval(_mean_of_known(iou[:, kept])),
-        iou=tuple(_interval(column) for column in iou.T),
+        miou=interval_of(miou),
+        iou=tuple(interval_of(column) for column in iou.T),
     )
+
+
+def draw_times(num_sources: int) -> np.ndarray:
+    """How often every draw takes every image, ``(NUM_DRAWS, num_sources)``; the same every time."""
+    drawn = np.random.default_rng(SEED).integers(num_sources, size=(NUM_DRAWS, num_sources))
+    return np.stack([np.bincount(row, minlength=num_sources) for row in drawn])
+
+
+def scores_of_draws(
+    confusions: np.ndarray, times: np.ndarray, left_out: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of every draw.
+
+    Args:
+        confusions: ``(sources, C, C)`` pixel counts of each source image.
+        times: ``(draws, sources)``, see ``draw_times``.
+        left_out: indices of classes that the mean does not count.
+
+    Returns:
+        mIoU ``(draws,)`` and IoU ``(draws, C)``; nan where a draw lacks the class.
+    """
+    counted, num_classes = confusions.astype(np.float64), confusions.shape[1]
+    hits = times @ np.diagonal(counted, axis1=1, axis2=2)
+    union = times @ (counted.sum(axis=2) + counted.sum(axis=1)) - hits
+    iou = np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+    kept = [index for index in range(num_classes) if index not in set(left_out)]
+    return _mean_of_known(iou[:, kept]), iou
+
+
+def interval_of(values: np.ndarray) -> tuple[float, float]:
+    """What holds 95 % of the draws that are not nan; nan if all are."""
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return np.nan, np.nan
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def _mean_of_known(iou: np.ndarray) -> np.ndarray:
@@ -56,11 +87,3 @@ def _mean_of_known(iou: np.ndarray) -> np.ndarray:
     number = known.sum(axis=1)
     total = np.where(known, iou, 0).sum(axis=1)
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    known = values[~np.isnan(values)]
-    if not known.size:
-        return np.nan, np.nan
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
