@@ -3,24 +3,37 @@
 The checkpoint carries its recipe; ``key.sub=value`` changes parts of it for this evaluation::
 
     python eval.py --checkpoint runs/synthetic/best.pth --split test [eval.window_px=512 ...]
+    python eval.py attribution --checkpoint runs/synthetic/best.pth
+
+``attribution`` tells what the network makes of its structure maps, see docs/attribution.md.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from configs.schema import Config
-from datasets.build import absence_note, build_eval_loader, check_structure
+from datasets.build import (
+    absence_note,
+    build_attribution_loader,
+    build_eval_loader,
+    check_structure,
+)
 from datasets.encodings import StructureEncoder
+from datasets.interventions import AS_IT_IS, Changed, SuperpixelMaps, changes_of, predictions
 from datasets.samples import Batch
 from datasets.tiles import TileSet, open_tile_set
 from models.build import load_network
+from models.generators.build import build_generator
 from models.vsgnet import VSGNet
+from utils.attribution import ChangeCounts
+from utils.attribution_report import attribution_text, write_attribution
 from utils.checkpoint import Checkpoint, check_split, load_checkpoint
 from utils.config import config_from_dict
 from utils.distributed import DistContext, distributed_session
@@ -36,6 +49,7 @@ from utils.validation_view import panel_row
 from utils.visualize import PanelRow, prediction_panel
 
 NUM_PANEL_ROWS = 6
+_ATTRIBUTION = "Tell what a network makes of its structure maps, by changing them."
 
 
 def check_classes(checkpoint: Checkpoint, tile_set: TileSet) -> None:
@@ -92,6 +106,11 @@ def build_subject(checkpoint: Checkpoint, config: Config, split: str, dist: Dist
     )
 
 
+def sources_of(tile_set: TileSet, split: str) -> dict[str, str]:
+    """The source image of every tile of a split."""
+    return {tile_id: tile_set.tiles[tile_id].source for tile_id in tile_set.split(split)}
+
+
 def measure(
     subject: Subject,
     split: str,
@@ -102,7 +121,7 @@ def measure(
     tile_set, config = subject.tile_set, subject.config
     measurements = Measurements(
         tile_set.classes,
-        {tile_id: tile_set.tiles[tile_id].source for tile_id in tile_set.split(split)},
+        sources_of(tile_set, split),
         has_borders=config.eval.labels == "full",
     )
 
@@ -168,24 +187,69 @@ def evaluate_split(
     print(f"report, confusion matrix and predictions in {output}")
 
 
-def report(arguments: Sequence[str]) -> None:
-    """Evaluate one checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def attribute(
+    checkpoint: Checkpoint, config: Config, split: str, output: Path, dist: DistContext
+) -> None:
+    """Tell what the network makes of its structure maps, and write it. Call on all ranks."""
+    changes = changes_of(config.structure, str(checkpoint.path))
+    subject = build_subject(checkpoint, config, split, dist)
+    tile_set, classes = subject.tile_set, subject.tile_set.classes
+    build = partial(build_generator, "superpixels", config.structure.superpixels, dist.device)
+    superpixels = SuperpixelMaps(tile_set, config.structure, split, changes, build)
+    loader = build_attribution_loader(config, tile_set, split, dist, superpixels.stores)
+    tried = [change for change in changes if change.unmeasured is None]
+    plan = {"as it is": AS_IT_IS[config.structure.control], "superpixels": superpixels.origin}
+    if dist.is_main:
+        print(f"{len(tile_set.split(split))} images, each predicted {1 + len(tried)} times")
+        print("\n".join(f"{what}: {how}" for what, how in plan.items()))
+    settings = (subject.precision, config.eval, dist.device)
+    changed = [
+        Predictor(subject.network, Changed(subject.encoder, change), *settings) for change in tried
+    ]
+    counts = ChangeCounts(classes, sources_of(tile_set, split), changes)
+    predicted = predictions(loader, [subject.predictor, *changed], superpixels, dist)
+    for batch, found in predicted:
+        counts.add(batch.tile_ids[0], batch.target[0], found)
+    findings = counts.findings(dist, config.eval.mean_without)
+    if dist.is_main:
+        header = header_of(subject, split) | plan
+        write_attribution(output, findings=findings, classes=classes, header=header)
+        print(f"\n{attribution_text(findings, classes)}\n\ntable, figures and picture in {output}")
+
+
+def run_on_checkpoint(
+    command: Callable[[Checkpoint, Config, str, Path, DistContext], None],
+    name: str,
+    description: str,
+    arguments: Sequence[str],
+) -> None:
+    """Read the command line of what takes one checkpoint and one split, and do it."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--checkpoint", type=Path, required=True, help="best.pth or last.pth")
     parser.add_argument("--split", default="val", help="train, val or test (default: val)")
-    parser.add_argument("--output", type=Path, help="default: eval_SPLIT beside the checkpoint")
+    parser.add_argument("--output", type=Path, help=f"default: {name}_SPLIT beside the checkpoint")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change the recipe")
     args = parser.parse_args(arguments)
     checkpoint = load_checkpoint(args.checkpoint)
-    output = args.output or args.checkpoint.parent / f"eval_{args.split}"
+    output = args.output or args.checkpoint.parent / f"{name}_{args.split}"
     config = config_from_dict(
         checkpoint.identity.recipe, f"the recipe in {args.checkpoint}", args.overrides
     )
     with distributed_session(config.run.device) as dist:
-        evaluate_split(checkpoint, config, args.split, output, dist)
+        command(checkpoint, config, args.split, output, dist)
 
 
-COMMANDS = {"report": report}
+def report(arguments: Sequence[str]) -> None:
+    """Evaluate one checkpoint."""
+    run_on_checkpoint(evaluate_split, "eval", __doc__.split("\n\n")[0], arguments)
+
+
+def attribution(arguments: Sequence[str]) -> None:
+    """Tell what one network makes of its structure maps."""
+    run_on_checkpoint(attribute, "attribution", _ATTRIBUTION, arguments)
+
+
+COMMANDS = {"report": report, "attribution": attribution}
 
 
 def main() -> None:

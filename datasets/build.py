@@ -5,6 +5,7 @@ takes a number from torch's global generator, and a run resumed inside an epoch 
 paths than a straight one.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from configs.schema import Config
 from configs.structure import GENERATORS, StructureConfig
 from datasets.encodings import StructureEncoder
+from datasets.interventions import TilePairs
 from datasets.maps import MapRecipe, map_settings
 from datasets.modalities import SENSOR, check_store, store_folder
 from datasets.samplers import EvalShard, SampleKey, TrainBatches
@@ -20,8 +22,10 @@ from datasets.samples import Batch, TileDataset
 from datasets.tiles import TileSet
 from datasets.transforms import Geometry
 from utils.distributed import DistContext
-from utils.errors import ConfigError, MissingDataError
+from utils.errors import ConfigError, DataError, MissingDataError
 from utils.stopping import end_workers_at_exit, leave_signals_to_the_main_process
+
+Tiles = TileDataset | TilePairs
 
 
 def check_structure(
@@ -126,28 +130,68 @@ def build_eval_loader(
     config: Config, tile_set: TileSet, split: str, dist: DistContext
 ) -> DataLoader[Batch]:
     """Whole tiles of a split, one at a time; each is read by exactly one rank."""
-    encoder = StructureEncoder(config.structure)
     tile_set.require_labels(split, config.eval.labels)
-    dataset = TileDataset(
+    step = 1 if config.structure.control == "shuffled" else 0
+    return _build_eval_loader(_whole_tiles(config, tile_set, split, step), config, dist)
+
+
+def build_attribution_loader(
+    config: Config, tile_set: TileSet, split: str, dist: DistContext, more_stores: Sequence[str]
+) -> DataLoader[tuple[Batch, Batch]]:
+    """Whole tiles of a split as evaluation reads them, and beside each the maps of another one.
+
+    Args:
+        config: the recipe; ``structure.control`` is on or shuffled.
+        tile_set: the prepared data set.
+        split: which tiles.
+        dist: this process.
+        more_stores: those that are read of the tile itself as well.
+
+    Raises:
+        DataError: there are too few tiles to take the maps of another one.
+    """
+    tile_set.require_labels(split, config.eval.labels)
+    num_tiles, step = len(tile_set.split(split)), 1 if config.structure.control == "shuffled" else 0
+    if num_tiles < step + 2:
+        raise DataError(
+            f"attribution shuffles maps between the images of a split: with structure.control="
+            f"{config.structure.control} it takes {step + 2}, and '{split}' of {tile_set.root} has "
+            f"{num_tiles}"
+        )
+    shown = _whole_tiles(config, tile_set, split, step, more_stores)
+    pairs = TilePairs(shown, _whole_tiles(config, tile_set, split, step + 1))
+    return _build_eval_loader(pairs, config, dist)
+
+
+def _whole_tiles(
+    config: Config, tile_set: TileSet, split: str, step: int, more_stores: Sequence[str] = ()
+) -> TileDataset:
+    """The tiles of a split, with the maps of the tile that is ``step`` further on."""
+    encoder = StructureEncoder(config.structure)
+    return TileDataset(
         tile_set=tile_set,
         tile_ids=tile_set.split(split),
-        stores=encoder.stores,
+        stores=tuple(dict.fromkeys([*encoder.stores, *more_stores])),
         labels=config.eval.labels,
-        shuffled=config.structure.control == "shuffled",
+        shuffled=step > 0,
+        partner_step=step,
         available=encoder.available,
     )
+
+
+def _build_eval_loader(dataset: Tiles, config: Config, dist: DistContext) -> DataLoader[Any]:
     shard = EvalShard(num_samples=len(dataset), rank=dist.rank, world_size=dist.world_size)
     # A tile may be a whole survey image: few are in memory at a time.
     return _build_loader(dataset, shard, min(config.data.num_workers, 2), dist, prefetch=1)
 
 
 def _build_loader(
-    dataset: TileDataset,
+    dataset: Tiles,
     batches: Sampler[list[SampleKey]],
     num_workers: int,
     dist: DistContext,
     prefetch: int = 2,  # batches a worker is ahead
-) -> DataLoader[Batch]:
+) -> DataLoader[Any]:
     end_workers_at_exit()
     return DataLoader(
         dataset,
@@ -162,6 +206,6 @@ def _build_loader(
     )
 
 
-def _as_it_is(batch: Any) -> Batch:
-    """The data set gives batches."""
+def _as_it_is(batch: Any) -> Any:
+    """The data set gives batches, or pairs of them."""
     return batch

@@ -142,6 +142,7 @@ class StructureEncoder:
 
     Attributes:
         num_channels: channels of the result, whatever is absent.
+        channels: those of every modality, by name; empty if ``control`` is off.
         pictures: for each modality, the three channels that its frozen ViT is shown: those of its
             first encoding, a single one three times.
         stores: names of the modality stores whose maps are needed.
@@ -155,6 +156,7 @@ class StructureEncoder:
         self.value_stores: tuple[str, ...] = ()
         self.available = (True,) * len(config.modalities)
         self.num_channels = 3
+        self.channels: dict[str, slice] = {}
         self.pictures: tuple[tuple[int, int, int], ...] = ((0, 1, 2),)
         if config.control == "off":
             return
@@ -170,11 +172,12 @@ class StructureEncoder:
         segments = config.segment_stores()
         self.value_stores = tuple(store for store in self.stores if store not in segments)
         self.num_channels, pictures = 0, []
-        for _, names in self._modalities:
+        for modality, (_, names) in zip(config.modalities, self._modalities, strict=True):
             width = _ALL[names[0]][0]
             first = self.num_channels
             pictures.append((first, first + 1, first + 2) if width == 3 else (first,) * 3)
             self.num_channels += sum(_ALL[name][0] for name in names)
+            self.channels[modality] = slice(first, self.num_channels)
         self.pictures = tuple(pictures)
 
     def segments(self, maps: dict[str, Tensor]) -> Tensor | None:

@@ -167,6 +167,7 @@ class TileDataset(Dataset[Batch]):
         labels: kind of the targets, ``full`` or ``eroded``.
         stores: modality stores to read; empty for ``control: off``.
         shuffled: give every tile the maps of another one (control experiment).
+        partner_step: without ``geometry``, how many tiles further on the other one is.
         geometry: random zoom, crop and flips for training; None returns whole tiles.
         color_jitter: largest relative change of brightness, contrast and saturation.
         available: of each modality of the recipe, whether it is there at all.
@@ -183,6 +184,7 @@ class TileDataset(Dataset[Batch]):
         stores: Sequence[str],
         labels: str = "full",
         shuffled: bool = False,
+        partner_step: int = 1,
         geometry: Geometry | None = None,
         color_jitter: float = 0.0,
         available: Sequence[bool] = (True,),
@@ -197,6 +199,7 @@ class TileDataset(Dataset[Batch]):
         self.stores = list(stores)
         self.labels = labels
         self.shuffled = shuffled
+        self.partner_step = partner_step
         self.geometry = geometry
         self.color_jitter = color_jitter
         self.available = np.array(available)
@@ -286,6 +289,7 @@ class TileDataset(Dataset[Batch]):
         return present
 
     def _partner(self, index: int, rng: np.random.Generator) -> str:
-        """Another tile: any for training, the next one for evaluation, so that it is repeatable."""
-        step = int(rng.integers(1, len(self))) if self.geometry is not None else 1
+        """Another tile: any for training, a fixed one for evaluation, so that it is repeatable."""
+        is_random = self.geometry is not None
+        step = int(rng.integers(1, len(self))) if is_random else self.partner_step
         return self.tile_ids[(index + step) % len(self)]

@@ -139,7 +139,7 @@ def _power_of_ten(value: float) -> int:
     return math.floor(math.log10(value) + 1e-9)
 
 
-def _tick_step(low: float, high: float, max_steps: int) -> float:
+def tick_step(low: float, high: float, max_steps: int) -> float:
     """The smallest 1, 2 or 5 times a power of ten that needs at most ``max_steps`` steps."""
     rough = (high - low) / max_steps
     power = 10.0 ** math.floor(math.log10(rough))
@@ -161,7 +161,7 @@ def _axes(points: Sequence[Point], page: Image.Image, top_px: int) -> tuple[_Axi
     """Choose ranges and ticks, and leave room for the labels."""
     bottom_px = page.height - MARGIN_PX - 2 * line_height_px() - GAP_PX
     low, high = _value_range([y for _, y in points])
-    step = _tick_step(low, high, max(2, (bottom_px - top_px) // 50))
+    step = tick_step(low, high, max(2, (bottom_px - top_px) // 50))
     low, high = math.floor(low / step + 1e-6) * step, math.ceil(high / step - 1e-6) * step
     y_axis = _Axis(low=low, high=high, step=step, start_px=bottom_px, end_px=top_px)
 
@@ -169,7 +169,7 @@ def _axes(points: Sequence[Point], page: Image.Image, top_px: int) -> tuple[_Axi
     left_px = MARGIN_PX + line_height_px() + GAP_PX + labels_px + GAP_PX
     right_px = page.width - MARGIN_PX - 2 * GAP_PX  # half of the last label stands out
     low, high = _value_range([x for x, _ in points])
-    step = _tick_step(low, high, max(2, (right_px - left_px) // 90))
+    step = tick_step(low, high, max(2, (right_px - left_px) // 90))
     if all(float(x).is_integer() for x, _ in points):  # no half epochs
         step = max(step, 1.0)
     return _Axis(low=low, high=high, step=step, start_px=left_px, end_px=right_px), y_axis

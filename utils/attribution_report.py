@@ -1,0 +1,261 @@
+"""The report of an attribution: text for people, JSON and CSV for programs, a picture."""
+
+import csv
+import io
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.attribution import Attribution, Change, Effect
+from utils.bootstrap import LEVEL, NUM_DRAWS, SEED
+from utils.difference_chart import Panel, difference_chart
+from utils.files import write_json, write_png, write_text
+from utils.paired import Difference
+from utils.report_tables import percent
+from utils.tables import GAP, table
+
+_TEXT_WIDTH = 100
+_RULE_OF_READING = (
+    f"An effect is named where the {LEVEL:.0%} interval of the mIoU difference excludes zero; the "
+    "verdict goes by 'shuffled', for zeros, a constant and other segments are unlike what the "
+    "network was trained with. All of it tells whether this network uses its maps, not whether "
+    "one trained without them would be worse: that takes the three controls, see "
+    "docs/attribution.md."
+)
+
+
+def write_attribution(
+    folder: Path, *, findings: Attribution, classes: Sequence[str], header: dict[str, Any]
+) -> None:
+    """Write ``attribution.txt``, ``.png``, ``.csv`` and ``.json``.
+
+    Existing files are replaced, each atomically and ``attribution.json`` last. Figures in JSON and
+    CSV are fractions; what is not known is null, or an empty cell.
+
+    Args:
+        folder: where to write; made if it is missing.
+        findings: of C classes.
+        classes: C class names.
+        header: what was evaluated and how, plain values in display order.
+    """
+    key_width = max(map(len, header), default=0)
+    lines = [f"{key.ljust(key_width)}{GAP}{value}" for key, value in header.items()]
+    text = attribution_text(findings, classes)
+    write_text(folder / "attribution.txt", "\n".join([*lines, "", text]) + "\n")
+    write_png(folder / "attribution.png", _picture(findings, classes))
+    write_text(folder / "attribution.csv", _csv(findings, classes))
+    write_json(folder / "attribution.json", {"header": header, **_plain(findings, classes)})
+
+
+def attribution_text(findings: Attribution, classes: Sequence[str]) -> str:
+    """What the console shows: a block for every modality, what its numbers are, and a reading."""
+    blocks = [
+        _block(findings, subject, changes, classes)
+        for subject, changes in _by_subject(findings).items()
+    ]
+    wrapped = [
+        textwrap.fill(line, _TEXT_WIDTH, subsequent_indent=GAP)
+        for line in (*reading(findings), _RULE_OF_READING)
+    ]
+    return "\n\n".join([*blocks, textwrap.fill(_legend(findings), _TEXT_WIDTH), "\n".join(wrapped)])
+
+
+def reading(findings: Attribution) -> list[str]:
+    """What the numbers say, a sentence for every modality and one for all together."""
+    sentences = []
+    for subject in _by_subject(findings):
+        effects = [effect for effect in findings.effects if effect.change.subject == subject]
+        parts = ", ".join(map(_effect_clause, effects))
+        sentences.append(f"{subject}: {parts}: {_verdict(effects)}.")
+    return sentences
+
+
+def _effect_clause(effect: Effect) -> str:
+    found, name = effect.differences.miou, effect.change.name
+    if math.isnan(found.low):
+        return f"{name} {_points(found.value)} points of mIoU"
+    if not found.excludes_zero:
+        ends = f"{_points(found.low)} to {_points(found.high)}"
+        return f"{name} makes no clear difference ({ends})"
+    verb, sign = ("costs", -1) if found.value < 0 else ("gains", 1)
+    low, high = sorted((sign * found.low, sign * found.high))
+    amount = percent(sign * found.value)
+    return f"{name} {verb} {amount} points of mIoU ({percent(low)} to {percent(high)})"
+
+
+def _verdict(effects: Sequence[Effect]) -> str:
+    """What holds of a modality; ``shuffled`` decides, if it was tried."""
+    if not any(effect.moved > 0 for effect in effects):
+        return "the prediction does not depend on it at all"
+    if any(math.isnan(effect.differences.miou.low) for effect in effects):
+        return "with fewer than two source images there is no interval, so nothing can be said"
+    clear = {e.change.name: e.differences.miou.value for e in effects if _is_clear(e)}
+    if "shuffled" in clear:
+        if clear["shuffled"] < 0:
+            return "the network uses what the map says of the image"
+        return "the maps of other images do better, so what the map says misleads the network"
+    if not clear:
+        return "an effect on mIoU is not shown"
+    if any(effect.change.name == "shuffled" for effect in effects):
+        return (
+            "the network minds that the map is of another kind, but that it uses what the map says "
+            "of the image is not shown"
+        )
+    return "the network does not do without"
+
+
+def _is_clear(effect: Effect) -> bool:
+    return effect.differences.miou.excludes_zero
+
+
+def _by_subject(findings: Attribution) -> dict[str, list[Change]]:
+    """All changes of every modality, in order."""
+    found: dict[str, list[Change]] = {}
+    for change in findings.changes:
+        found.setdefault(change.subject, []).append(change)
+    return found
+
+
+def _effect_of(findings: Attribution, change: Change) -> Effect | None:
+    return next((effect for effect in findings.effects if effect.change == change), None)
+
+
+def _block(
+    findings: Attribution, subject: str, changes: Sequence[Change], classes: Sequence[str]
+) -> str:
+    """The table of a modality: classes, their mean, and how many pixels change."""
+    rows = [[name, percent(iou)] for name, iou in zip(classes, findings.scores.iou, strict=True)]
+    rows += [[_mean_name(findings), percent(findings.scores.miou)], ["pixels that change", ""]]
+    for change in changes:
+        effect = _effect_of(findings, change)
+        if effect is None:
+            cells = ["" for _ in classes] + [str(change.unmeasured), ""]
+        else:
+            differences = (*effect.differences.iou, effect.differences.miou)
+            cells = [*map(_cell, differences), percent(effect.moved)]
+        for row, cell in zip(rows, cells, strict=True):
+            row.append(cell)
+    head = [subject, "as it is", *(change.name for change in changes)]
+    return table(head, rows, (0, len(classes), len(classes) + 1))
+
+
+def _mean_name(findings: Attribution) -> str:
+    return f"mean without {', '.join(findings.left_out)}" if findings.left_out else "mean"
+
+
+def _cell(found: Difference) -> str:
+    if math.isnan(found.low):
+        return _points(found.value)
+    return f"{_points(found.value)} ({_points(found.low)} to {_points(found.high)})"
+
+
+def _points(difference: float) -> str:
+    """With its sign and two decimals; ``-`` for nan."""
+    if math.isnan(difference):
+        return "-"
+    text = f"{100 * difference:+.2f}"
+    return "0.00" if float(text) == 0 else text
+
+
+def _legend(findings: Attribution) -> str:
+    ends = (
+        f"their {LEVEL:.0%} intervals (paired bootstrap over {findings.num_sources} source images)"
+        if findings.num_sources >= 2
+        else "no interval, for which it takes two source images or more"
+    )
+    return (
+        f"IoU as it is in %, then differences to it in points with {ends}; pixels that change: % "
+        "of the labelled pixels that are predicted as another class than with the maps as they are"
+    )
+
+
+def _picture(findings: Attribution, classes: Sequence[str]) -> Any:
+    panels = []
+    for subject, changes in _by_subject(findings).items():
+        effects = {change.name: _effect_of(findings, change) for change in changes}
+        panels.append(
+            Panel(
+                title=subject,
+                note="; ".join(f"{c.name}: {c.unmeasured}" for c in changes if c.unmeasured),
+                series={
+                    name: (effect.differences.miou, *effect.differences.iou)
+                    for name, effect in effects.items()
+                    if effect is not None
+                },
+            )
+        )
+    title = "IoU with changed structure maps, difference to the maps as they are"
+    return difference_chart(panels, [_mean_name(findings), *classes], title)
+
+
+def _csv(findings: Attribution, classes: Sequence[str]) -> str:
+    """A line for every change and class; the mean is that of the row with ``class`` mean."""
+    keys = ["modality", "change", "class", "iou_as_it_is", "difference", "low", "high"]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, [*keys, "moved", "unmeasured"], lineterminator="\n")
+    writer.writeheader()
+    as_it_is = [findings.scores.miou, *findings.scores.iou]
+    for change in findings.changes:
+        effect = _effect_of(findings, change)
+        for index, name in enumerate(["mean", *classes]):
+            row: dict[str, Any] = {"modality": change.subject, "change": change.name, "class": name}
+            row |= {"iou_as_it_is": _known(as_it_is[index]), "unmeasured": change.unmeasured}
+            if effect is not None:
+                found = (effect.differences.miou, *effect.differences.iou)[index]
+                row |= _ends(found)
+                row["moved"] = _known((effect.moved, *effect.moved_by_class)[index])
+            writer.writerow(row)
+    return file.getvalue()
+
+
+def _plain(findings: Attribution, classes: Sequence[str]) -> dict[str, Any]:
+    ends = (math.nan, math.nan) if findings.intervals is None else findings.intervals.miou
+    entries: list[dict[str, Any]] = []
+    for change in findings.changes:
+        entry: dict[str, Any] = {"modalities": list(change.modalities), "change": change.name}
+        effect = _effect_of(findings, change)
+        if effect is None:
+            entries.append({**entry, "unmeasured": change.unmeasured})
+            continue
+        iou = zip(classes, effect.differences.iou, effect.moved_by_class, strict=True)
+        entry |= {
+            "miou": _ends(effect.differences.miou),
+            "moved": _known(effect.moved),
+            "classes": [{"name": n, **_ends(d), "moved": _known(share)} for n, d, share in iou],
+            "confusion": effect.confusion.tolist(),
+        }
+        entries.append(entry)
+    return {
+        "interval": {
+            "level": LEVEL,
+            "draws": NUM_DRAWS,
+            "seed": SEED,
+            "num_sources": findings.num_sources,
+        },
+        "mean_without": list(findings.left_out),
+        "as_it_is": {
+            "miou": _known(findings.scores.miou),
+            "miou_interval": [_known(end) for end in ends],
+            "classes": [
+                {"name": name, "iou": _known(iou)}
+                for name, iou in zip(classes, findings.scores.iou, strict=True)
+            ],
+            "confusion": findings.confusion.tolist(),
+        },
+        "changes": entries,
+        "reading": [*reading(findings), _RULE_OF_READING],
+    }
+
+
+def _ends(found: Difference) -> dict[str, float | None]:
+    return {
+        "difference": _known(found.value),
+        "low": _known(found.low),
+        "high": _known(found.high),
+    }
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
