@@ -216,8 +216,8 @@ def predictions(
         The image and its class indices ``(H, W)``, one for each predictor.
     """
     total = len(pairs) * len(predictors)
-    hidden = not dist.is_main
-    with tqdm(total=total, desc="attribution", unit="image", leave=False, disable=hidden) as bar:
+    settings = {"desc": "attribution", "unit": "image", "leave": False, "smoothing": 0}
+    with tqdm(total=total, disable=not dist.is_main, **settings) as bar:
         for shown, other in pairs:
             own = shown.image, shown.maps, shown.structure_image
             both = arguments(shown, other, superpixels(shown))

@@ -103,6 +103,7 @@ class ChangeCounts:
         confusions, moved = (
             dist.sum(counts.to(dist.device)).cpu() for counts in (self._confusions, self._moved)
         )
+        moved = moved.double()
         without = [self._classes.index(name) for name in left_out]
         total, support = confusions.sum(1), confusions[0].sum((0, 2))
         tried = [change for change in self._changes if change.unmeasured is None]

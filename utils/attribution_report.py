@@ -13,7 +13,7 @@ from utils.bootstrap import LEVEL, NUM_DRAWS, SEED
 from utils.difference_chart import Panel, difference_chart
 from utils.files import write_json, write_png, write_text
 from utils.paired import Difference
-from utils.report_tables import percent
+from utils.report_tables import percent, points
 from utils.tables import GAP, table
 
 _TEXT_WIDTH = 100
@@ -75,10 +75,9 @@ def reading(findings: Attribution) -> list[str]:
 def _effect_clause(effect: Effect) -> str:
     found, name = effect.differences.miou, effect.change.name
     if math.isnan(found.low):
-        return f"{name} {_points(found.value)} points of mIoU"
+        return f"{name} {points(found.value)} points of mIoU"
     if not found.excludes_zero:
-        ends = f"{_points(found.low)} to {_points(found.high)}"
-        return f"{name} makes no clear difference ({ends})"
+        return f"{name} makes no clear difference ({_interval(found)})"
     verb, sign = ("costs", -1) if found.value < 0 else ("gains", 1)
     low, high = sorted((sign * found.low, sign * found.high))
     amount = percent(sign * found.value)
@@ -87,8 +86,8 @@ def _effect_clause(effect: Effect) -> str:
 
 def _verdict(effects: Sequence[Effect]) -> str:
     """What holds of a modality; ``shuffled`` decides, if it was tried."""
-    if not any(effect.moved > 0 for effect in effects):
-        return "the prediction does not depend on it at all"
+    if all(effect.moved == 0 for effect in effects):
+        return "no pixel is predicted otherwise, so the network does not use it"
     if any(math.isnan(effect.differences.miou.low) for effect in effects):
         return "with fewer than two source images there is no interval, so nothing can be said"
     clear = {e.change.name: e.differences.miou.value for e in effects if _is_clear(e)}
@@ -103,7 +102,7 @@ def _verdict(effects: Sequence[Effect]) -> str:
             "the network minds that the map is of another kind, but that it uses what the map says "
             "of the image is not shown"
         )
-    return "the network does not do without"
+    return "the network does not do without them"
 
 
 def _is_clear(effect: Effect) -> bool:
@@ -125,43 +124,40 @@ def _effect_of(findings: Attribution, change: Change) -> Effect | None:
 def _block(
     findings: Attribution, subject: str, changes: Sequence[Change], classes: Sequence[str]
 ) -> str:
-    """The table of a modality: classes, their mean, and how many pixels change."""
-    rows = [[name, percent(iou)] for name, iou in zip(classes, findings.scores.iou, strict=True)]
-    rows += [[_mean_name(findings), percent(findings.scores.miou)], ["pixels that change", ""]]
-    for change in changes:
-        effect = _effect_of(findings, change)
-        if effect is None:
-            cells = ["" for _ in classes] + [str(change.unmeasured), ""]
-        else:
-            differences = (*effect.differences.iou, effect.differences.miou)
-            cells = [*map(_cell, differences), percent(effect.moved)]
-        for row, cell in zip(rows, cells, strict=True):
-            row.append(cell)
+    """The table of a modality: a class and below it its intervals; mean; how many pixels change."""
+    names, scores = [*classes, _mean_name(findings)], [*findings.scores.iou, findings.scores.miou]
+    columns = [_column(_effect_of(findings, change), change, len(names)) for change in changes]
+    height = 2 if findings.num_sources >= 2 else 1
+    rows: list[list[str]] = []
+    for number, (name, score) in enumerate(zip(names, scores, strict=True)):
+        cells = [column[number] for column in columns]
+        rows.append([name, percent(score), *(value for value, _ in cells)])
+        rows += [["", "", *(ends for _, ends in cells)]] if height == 2 else []
+    rows.append(["pixels that change", "", *(value for value, _ in (c[-1] for c in columns))])
     head = [subject, "as it is", *(change.name for change in changes)]
-    return table(head, rows, (0, len(classes), len(classes) + 1))
+    return table(head, rows, (0, height * len(classes), height * len(names)))
+
+
+def _column(effect: Effect | None, change: Change, num_rows: int) -> list[tuple[str, str]]:
+    """A value and its interval for every class and their mean, and the share of pixels."""
+    if effect is None:
+        return [("", "")] * (num_rows - 1) + [(str(change.unmeasured), ""), ("", "")]
+    differences = (*effect.differences.iou, effect.differences.miou)
+    return [*((points(d.value), _interval(d)) for d in differences), (percent(effect.moved), "")]
 
 
 def _mean_name(findings: Attribution) -> str:
     return f"mean without {', '.join(findings.left_out)}" if findings.left_out else "mean"
 
 
-def _cell(found: Difference) -> str:
-    if math.isnan(found.low):
-        return _points(found.value)
-    return f"{_points(found.value)} ({_points(found.low)} to {_points(found.high)})"
-
-
-def _points(difference: float) -> str:
-    """With its sign and two decimals; ``-`` for nan."""
-    if math.isnan(difference):
-        return "-"
-    text = f"{100 * difference:+.2f}"
-    return "0.00" if float(text) == 0 else text
+def _interval(found: Difference) -> str:
+    return "-" if math.isnan(found.low) else f"{points(found.low)} to {points(found.high)}"
 
 
 def _legend(findings: Attribution) -> str:
     ends = (
-        f"their {LEVEL:.0%} intervals (paired bootstrap over {findings.num_sources} source images)"
+        f"their {LEVEL:.0%} intervals below them (paired bootstrap over {findings.num_sources} "
+        "source images)"
         if findings.num_sources >= 2
         else "no interval, for which it takes two source images or more"
     )

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from utils.bootstrap import LEVEL
 from utils.charts import legend
 from utils.curves import tick_step
 from utils.paired import Difference
+from utils.report_tables import points
 from utils.typesetting import (
     FAINT_INK,
     GAP_PX,
@@ -29,7 +31,7 @@ from utils.typesetting import (
 _COLORS: tuple[Color, ...] = ((24, 100, 171), (214, 110, 12), (43, 138, 62), (140, 60, 150))
 _PALER = 0.62  # share of white in a bar
 _BAR_PX, _CAP_PX = 11, 4  # heights of a bar and of half the end of an interval
-_NOTE = "points; the line is the 95 % interval; grey number: the interval holds zero"
+_NOTE = f"points; the line is the {LEVEL:.0%} interval; grey number: the interval holds zero"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +180,5 @@ def _draw_difference(
         draw.line((low_px, middle_px, high_px, middle_px), fill=color, width=2)
         for x_px in (low_px, high_px):
             draw.line((x_px, middle_px - _CAP_PX, x_px, middle_px + _CAP_PX), fill=color, width=2)
-    text = f"{100 * found.value:+.2f}"
-    ink = INK if found.excludes_zero else FAINT_INK
+    ink, text = INK if found.excludes_zero else FAINT_INK, points(found.value)
     draw_text(page, right_px, middle_px, text, anchor="rm", size_px=_BAR_PX + 2, color=ink)

@@ -22,6 +22,14 @@ def percent(fraction: float) -> str:
     return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
+def points(difference: float) -> str:
+    """Of a percentage, with sign and two decimals; ``-`` for nan."""
+    if math.isnan(difference):
+        return "-"
+    text = f"{100 * difference:+.2f}"
+    return "0.00" if float(text) == 0 else text
+
+
 def score_table(scores: Scores, classes: Sequence[str], left_out: Sequence[str] = ()) -> str:
     """The scores of every class and their means, without a final newline.
 
