@@ -93,14 +93,16 @@ def _verdict(effects: Sequence[Effect]) -> str:
     clear = {e.change.name: e.differences.miou.value for e in effects if _is_clear(e)}
     if "shuffled" in clear:
         if clear["shuffled"] < 0:
-            return "the network uses what the map says of the image"
-        return "the maps of other images do better, so what the map says misleads the network"
+            return "the network uses what the encoded map says of the image"
+        return (
+            "the maps of other images do better, so what the encoded map says misleads the network"
+        )
     if not clear:
         return "an effect on mIoU is not shown"
     if any(effect.change.name == "shuffled" for effect in effects):
         return (
-            "the network minds that the map is of another kind, but that it uses what the map says "
-            "of the image is not shown"
+            "the network minds that the map is of another kind, but that it uses what the encoded "
+            "map says of the image is not shown"
         )
     return "the network does not do without them"
 

@@ -87,9 +87,13 @@ def images_with(*shares_wrong):
             "difference (0.00 to 0.00): no pixel is predicted otherwise, so the network does not "
             "use it.",
         ),
-        (10, 30, "the network uses what the map says of the image."),
-        (40, 10, "minds that the map is of another kind, but that it uses what the map says"),
-        (10, 2, "the maps of other images do better, so what the map says misleads the network."),
+        (10, 30, "the network uses what the encoded map says of the image."),
+        (40, 10, "minds that the map is of another kind, but that it uses what the"),
+        (
+            10,
+            2,
+            "other images do better, so what the encoded map says misleads the network.",
+        ),
     ],
 )
 def test_the_reading_follows_the_intervals(zeroed, shuffled, said):
@@ -106,7 +110,7 @@ def test_an_effect_is_told_with_its_size_and_interval():
     )
     assert reading(found) == [
         f"sam: shuffled costs {value} points of mIoU ({low} to {high}): the network uses what the "
-        "map says of the image."
+        "encoded map says of the image."
     ]
     gain = findings((SHUFFLED,), images_with(2))
     assert "sam: shuffled gains" in reading(gain)[0]
