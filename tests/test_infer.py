@@ -95,7 +95,7 @@ def test_every_image_gets_three_files_of_its_size_in_its_folder(run, checkpoint,
     output = run(photos, tmp_path / "out")
     expected = {f"{kind}/{name}" for kind in ("index", "color", "overlay") for name in NAMES}
     found = {name for name in files(output) if not name.startswith("records/")}
-    assert found == expected | {"legend.png"}
+    assert found == expected | {"legend.png", "index.html", "areas.csv"}
     index = np.array(Image.open(output / "index/north/far/c.png"))
     color = np.array(Image.open(output / "color/north/far/c.png"))
     assert index.shape == (131, 40) and index.dtype == np.uint8 and index.max() < 6
@@ -135,7 +135,8 @@ def test_what_is_done_is_skipped_until_something_changes(run, photos, tmp_path, 
         old.update(new)
         return line, {name.partition("/")[2] for name in changed if name.startswith("index/")}
 
-    done = f"5 of 5 images segmented (5 of them before); results in {output}"
+    done = f"5 of 5 images segmented (5 of them before); results in {output}, to look at in "
+    done += f"{output}/index.html"
     assert again() == (done, set())
     (output / "overlay/grey.png").unlink()
     assert again() == (done.replace("(5", "(4"), {"grey.png"})
@@ -200,8 +201,13 @@ def test_broken_images_are_named_and_the_others_done(run, photos, tmp_path):
     (photos / "empty.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"2 of 7 images could not be segmented:\n.*broken\.png"):
         run(photos, tmp_path / "out")
-    found = [name for name in files(tmp_path / "out") if not name.startswith("records/")]
-    assert len(found) == 3 * 5 + 1
+    assert len([name for name in files(tmp_path / "out") if name.startswith("index/")]) == 5
+    page = (tmp_path / "out/index.html").read_text()
+    assert "2 not segmented" in page and "5 images segmented" in page and "broken.png" in page
+    (photos / "a.png").write_bytes(b"")  # done before, and broken since
+    with pytest.raises(DataError, match=r"3 of 7 images could not be segmented"):
+        run(photos, tmp_path / "out")
+    assert "4 images segmented" in (tmp_path / "out/index.html").read_text()
 
 
 def test_an_output_inside_the_input_is_not_read_again(run, photos):

@@ -20,7 +20,8 @@ from utils.charts import legend
 from utils.distributed import DistContext
 from utils.errors import DataError, UserError
 from utils.files import write_png
-from utils.records import Record, is_done, read_record, state_of, write_record
+from utils.inference_page import write_inference_page
+from utils.records import Record, drop_record, is_done, read_record, state_of, write_record
 from utils.results import write_results
 from utils.row_file import RowFile
 from utils.scene import Scene, open_scene
@@ -94,21 +95,25 @@ def infer_images(
         run.segment(image)
     for number, image in enumerate(shared):
         run.segment_share(image, writer=number % dist.world_size)
-    failures = [failure for part in dist.gather(run.failures) for failure in part]
+    failures = sorted(failure for part in dist.gather(run.failures) for failure in part)
+    found = [read_record(wanted.output, image.result) for image in images]
+    records = {Path(record.result): record for record in found if record is not None}
     if dist.is_main:
         write_png(wanted.output / "legend.png", legend(wanted.classes, wanted.palette, 400))
+        write_inference_page(
+            wanted.output, [*records.values()], wanted.classes, wanted.palette, failures
+        )
         num_done = len(images) - len(todo)
         before = f" ({num_done} of them before)" if num_done else ""
         print(
             f"{len(images) - len(failures)} of {len(images)} images segmented{before}; results in "
-            f"{wanted.output}"
+            f"{wanted.output}, to look at in {wanted.output / 'index.html'}"
         )
         print(_throughput(segmenter.watch, run.num_pixels, time.perf_counter() - start))
     if failures:
         head = f"{len(failures)} of {len(images)} images could not be segmented:"
-        raise DataError("\n  ".join([head, *sorted(failures)]))
-    records = {image.result: read_record(wanted.output, image.result) for image in images}
-    return {result: record.size for result, record in records.items() if record is not None}
+        raise DataError("\n  ".join([head, *failures]))
+    return {result: record.size for result, record in records.items()}
 
 
 class _Run:
@@ -143,6 +148,7 @@ class _Run:
 
     def segment(self, image: Picture) -> None:
         """Segment an image on this rank."""
+        drop_record(self._wanted.output, image.result)
         with self._failing(image), self._open(image) as scene:
             try:
                 self._predict(image, scene, None)
@@ -153,6 +159,8 @@ class _Run:
     def segment_share(self, image: Picture, writer: int) -> None:
         """Segment this rank's rows of an image; rank ``writer`` writes. Call on all ranks."""
         before = len(self.failures)
+        if self._dist.rank == writer:
+            drop_record(self._wanted.output, image.result)
         with self._failing(image), self._open(image) as scene:
             parts = self._segmenter.shares(scene.size, self._dist.world_size)
             if self._dist.rank < len(parts):

@@ -39,6 +39,11 @@ def write_record(output: Path, record: Record) -> None:
     write_json(_path(output, Path(record.result)), asdict(record))
 
 
+def drop_record(output: Path, result: Path) -> None:
+    """Forget an image that is to be done again: its results may no longer belong together."""
+    _path(output, result).unlink(missing_ok=True)
+
+
 def read_record(output: Path, result: Path) -> Record | None:
     """What is remembered of an image; None: nothing, or nothing of this program."""
     try:
