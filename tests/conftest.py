@@ -4,15 +4,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+import infer
 import prepare
 from configs.schema import Config
 from datasets.synthetic import prepare_synthetic
 from datasets.tiles import open_tile_set
 from generate import generate_store
+from train import build_run, train
+from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.config import config_from_dict
 from utils.distributed import DistContext
 from utils.errors import run_command
@@ -85,5 +90,47 @@ def run_prepare(
             run_command(prepare.main)
         output = capsys.readouterr()
         return int(end.value.code or 0), output.out, output.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def checkpoint(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A network that was trained for two epochs."""
+    run = build_run(make_config(data_root, tmp_path_factory.mktemp("runs")), single_process())
+    train(run)
+    run.log.close()
+    return load_checkpoint(run.folder / "best.pth")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Images of several sizes and formats, in folders, one name twice."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    for name, size in (
+        ("a.png", (96, 96)),
+        ("a.jpg", (50, 70)),
+        ("north/b.tif", (1, 1)),
+        ("north/far/c.png", (131, 40)),
+        ("grey.png", (33, 20)),
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = size if name == "grey.png" else (*size, 3)
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture
+def run_infer(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Run infer.py in this process; its output folder."""
+
+    def run(source: Path, output: Path, *arguments: object) -> Path:
+        command = ["infer.py", "--checkpoint", checkpoint.path, "--input", source]
+        command += ["--output", output, *arguments]
+        monkeypatch.setattr(sys, "argv", [*map(str, command)])
+        infer.main()
+        return output
 
     return run

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,9 @@ import pytest
 from PIL import Image
 
 import infer
-import prepare
 from datasets.tiles import open_tile_set
 from models.generators.superpixels import Superpixels
-from tests.conftest import make_config, single_process
-from train import build_run, train
-from utils.checkpoint import load_checkpoint
+from tests.conftest import single_process
 from utils.config import config_from_dict
 from utils.errors import ConfigError, DataError
 from utils.pieces import Piece
@@ -28,50 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def checkpoint(data_root, tmp_path_factory):
-    run = build_run(make_config(data_root, tmp_path_factory.mktemp("runs")), single_process())
-    train(run)
-    run.log.close()
-    return load_checkpoint(run.folder / "best.pth")
-
-
-@pytest.fixture(scope="module")
 def segmenter(checkpoint):
     config = config_from_dict(checkpoint.identity.recipe, "recipe")
     return infer.Segmenter(checkpoint, config, single_process().device)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """Images of several sizes and formats, in folders, one name twice."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "photos"
-    for name, size in (
-        ("a.png", (96, 96)),
-        ("a.jpg", (50, 70)),
-        ("north/b.tif", (1, 1)),
-        ("north/far/c.png", (131, 40)),
-        ("grey.png", (33, 20)),
-    ):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shape = size if name == "grey.png" else (*size, 3)
-        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(path)
-    return folder
-
-
-@pytest.fixture
-def run(checkpoint, monkeypatch):
-    """infer.py in this process."""
-
-    def run_infer(source, output, *arguments):
-        command = ["infer.py", "--checkpoint", checkpoint.path, "--input", source]
-        command += ["--output", output, *arguments]
-        monkeypatch.setattr(sys, "argv", [*map(str, command)])
-        infer.main()
-        return output
-
-    return run_infer
 
 
 def files(folder):
@@ -91,8 +46,10 @@ def test_zoomed_and_turned_windows_of_any_size(checkpoint, size):
 NAMES = {"a.png.png", "a.jpg.png", "north/b.tif", "north/far/c.png", "grey.png"}
 
 
-def test_every_image_gets_three_files_of_its_size_in_its_folder(run, checkpoint, photos, tmp_path):
-    output = run(photos, tmp_path / "out")
+def test_every_image_gets_three_files_of_its_size_in_its_folder(
+    run_infer, checkpoint, photos, tmp_path
+):
+    output = run_infer(photos, tmp_path / "out")
     expected = {f"{kind}/{name}" for kind in ("index", "color", "overlay") for name in NAMES}
     found = {name for name in files(output) if not name.startswith("records/")}
     assert found == expected | {"legend.png", "index.html", "areas.csv"}
@@ -102,11 +59,11 @@ def test_every_image_gets_three_files_of_its_size_in_its_folder(run, checkpoint,
     assert np.array_equal(color, np.array(checkpoint.identity.palette, np.uint8)[index])
 
 
-def test_predict_in_three_lines(checkpoint, photos, run, tmp_path):
+def test_predict_in_three_lines(checkpoint, photos, run_infer, tmp_path):
     predict = infer.load_predictor(checkpoint.path, "eval.overlap_px=20", device="cpu")
     image = np.array(Image.open(photos / "a.png"))
     labels = predict(image)
-    output = run(photos / "a.png", tmp_path / "out", "eval.overlap_px=20")
+    output = run_infer(photos / "a.png", tmp_path / "out", "eval.overlap_px=20")
     assert np.array_equal(labels, np.array(Image.open(output / "index/a.png")))
 
 
@@ -122,13 +79,13 @@ def test_infers_what_evaluation_predicts(segmenter, data_root):
     assert segmenter(image).shape == image.shape[:2]
 
 
-def test_what_is_done_is_skipped_until_something_changes(run, photos, tmp_path, capsys):
-    output = run(photos, tmp_path / "out")
+def test_what_is_done_is_skipped_until_something_changes(run_infer, photos, tmp_path, capsys):
+    output = run_infer(photos, tmp_path / "out")
     old = {name: (output / name).stat().st_mtime_ns for name in files(output)}
 
     def again(*arguments):
         capsys.readouterr()
-        run(photos, output, *arguments)
+        run_infer(photos, output, *arguments)
         line = capsys.readouterr().out.splitlines()[0]
         new = {name: (output / name).stat().st_mtime_ns for name in files(output)}
         changed = {name for name in new if new[name] != old.get(name)}
@@ -148,8 +105,8 @@ def test_what_is_done_is_skipped_until_something_changes(run, photos, tmp_path, 
     assert again("--write", "index,confidence", "eval.turns=2")[1] == NAMES  # other results
 
 
-def test_maps_are_kept_and_used_again(run, photos, tmp_path, monkeypatch):
-    output = run(photos, tmp_path / "out", "--keep-maps")
+def test_maps_are_kept_and_used_again(run_infer, photos, tmp_path, monkeypatch):
+    output = run_infer(photos, tmp_path / "out", "--keep-maps")
     index = (output / "index/grey.png").read_bytes()
     kept = {name for name in files(output) if name.startswith("maps/")}
     assert "maps/superpixels/north/far/c_y00000_x00000_131x40.tif" in kept and len(kept) == 5
@@ -158,26 +115,26 @@ def test_maps_are_kept_and_used_again(run, photos, tmp_path, monkeypatch):
         raise AssertionError("a map is made that is there")
 
     monkeypatch.setattr(Superpixels, "generate", never)
-    run(photos, output, "--keep-maps", "--overwrite")
+    run_infer(photos, output, "--keep-maps", "--overwrite")
     assert (output / "index/grey.png").read_bytes() == index
     Image.new("RGB", (20, 33)).save(photos / "grey.png")
     with pytest.raises(AssertionError, match="a map is made"):  # of another image
-        run(photos, output, "--keep-maps")
+        run_infer(photos, output, "--keep-maps")
 
 
 def test_maps_of_a_data_set_are_used_where_they_fit(
-    run, checkpoint, data_root, tmp_path, monkeypatch, capsys
+    run_infer, checkpoint, data_root, tmp_path, monkeypatch, capsys
 ):
     bare = tmp_path / "set"
     shutil.copytree(data_root, bare, ignore=shutil.ignore_patterns("modalities"))
-    made = run(bare, tmp_path / "made", "--split", "test")
+    made = run_infer(bare, tmp_path / "made", "--split", "test")
     assert "note: structure maps are made on the way, for" in capsys.readouterr().out
 
     def never(self, image):
         raise AssertionError("a map is made that is there")
 
     monkeypatch.setattr(Superpixels, "generate", never)
-    stored = run(data_root, tmp_path / "stored", "--split", "test")
+    stored = run_infer(data_root, tmp_path / "stored", "--split", "test")
     assert "note" not in capsys.readouterr().out
     names = [name for name in files(stored) if name.startswith("index/")]
     assert len(names) == 2
@@ -185,8 +142,8 @@ def test_maps_of_a_data_set_are_used_where_they_fit(
         assert (made / name).read_bytes() == (stored / name).read_bytes()
 
 
-def test_confidence_is_that_of_the_best_class(run, photos, tmp_path, segmenter):
-    output = run(photos / "a.png", tmp_path / "out", "--write", "confidence")
+def test_confidence_is_that_of_the_best_class(run_infer, photos, tmp_path, segmenter):
+    output = run_infer(photos / "a.png", tmp_path / "out", "--write", "confidence")
     assert {name for name in files(output) if "/a" in name} == {"confidence/a.png"}
     confidence = np.array(Image.open(output / "confidence/a.png"))
     image = np.array(Image.open(photos / "a.png"))
@@ -195,35 +152,35 @@ def test_confidence_is_that_of_the_best_class(run, photos, tmp_path, segmenter):
     assert np.abs(confidence - 255 * best).max() <= 0.51
 
 
-def test_broken_images_are_named_and_the_others_done(run, photos, tmp_path):
+def test_broken_images_are_named_and_the_others_done(run_infer, photos, tmp_path):
     whole = (photos / "a.png").read_bytes()
     (photos / "broken.png").write_bytes(whole[: len(whole) // 2])
     (photos / "empty.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"2 of 7 images could not be segmented:\n.*broken\.png"):
-        run(photos, tmp_path / "out")
+        run_infer(photos, tmp_path / "out")
     assert len([name for name in files(tmp_path / "out") if name.startswith("index/")]) == 5
     page = (tmp_path / "out/index.html").read_text()
     assert "2 not segmented" in page and "5 images segmented" in page and "broken.png" in page
     (photos / "a.png").write_bytes(b"")  # done before, and broken since
     with pytest.raises(DataError, match=r"3 of 7 images could not be segmented"):
-        run(photos, tmp_path / "out")
+        run_infer(photos, tmp_path / "out")
     assert "4 images segmented" in (tmp_path / "out/index.html").read_text()
 
 
-def test_an_output_inside_the_input_is_not_read_again(run, photos):
+def test_an_output_inside_the_input_is_not_read_again(run_infer, photos):
     output = photos / "results"
     for _ in range(2):
-        run(photos, output, "--overwrite")
+        run_infer(photos, output, "--overwrite")
     assert len([name for name in files(output) if name.startswith("index/")]) == 5
 
 
-def test_a_full_disk_leaves_no_half_written_file(run, photos, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_half_written_file(run_infer, photos, tmp_path, monkeypatch):
     def full(self, rows):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(PngWriter, "write", full)
     with pytest.raises(OSError, match="No space left"):
-        run(photos, tmp_path / "out")
+        run_infer(photos, tmp_path / "out")
     assert files(tmp_path / "out") == set()
 
 
@@ -259,46 +216,3 @@ def test_the_command_exits_non_zero_without_a_traceback(checkpoint, photos, tmp_
     assert "5 of 6 images segmented" in done.stdout
     assert "broken.png cannot be read as an image" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_submission_of_a_split_is_written_and_passes_the_check(
-    run, data_root, tmp_path, monkeypatch, capsys
-):
-    """From a prepared data set to a zip that prepare.py check takes, twice the same bytes."""
-    outputs = [tmp_path / "one", tmp_path / "two"]
-    for output in outputs:
-        run(data_root, output, "--split", "test", "--submission")
-    path = outputs[0] / "submission.zip"
-    assert f"{path} holds 2 images as the server takes them" in capsys.readouterr().out
-    assert path.read_bytes() == (outputs[1] / "submission.zip").read_bytes()
-    tile_set = open_tile_set(data_root)
-    with zipfile.ZipFile(path) as packed:
-        names = {f"{tile_set.tiles[tile_id].source}.png" for tile_id in tile_set.split("test")}
-        assert set(packed.namelist()) == names
-        for name in names:
-            assert packed.read(name) == (outputs[0] / "index" / name).read_bytes()
-    monkeypatch.setattr(
-        sys, "argv", ["prepare.py", "check", "--data", str(data_root), "--submission", str(path)]
-    )
-    prepare.main()
-    assert f"{path} holds 2 images" in capsys.readouterr().out
-
-
-def test_names_that_clash_in_a_submission_are_refused_before_anything_is_computed(
-    run, photos, tmp_path
-):
-    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png would both be a\.png in the sub"):
-        run(photos, tmp_path / "out", "--submission")
-    assert not (tmp_path / "out").exists()
-    (photos / "a.jpg").unlink()
-    run(photos, tmp_path / "out", "--submission")
-    with zipfile.ZipFile(tmp_path / "out/submission.zip") as packed:
-        assert packed.namelist() == ["a.png", "b.png", "c.png", "grey.png"]
-
-
-def test_no_submission_is_written_of_a_part_of_the_images(run, photos, tmp_path):
-    (photos / "a.jpg").write_bytes(b"")
-    (photos / "a.jpg").rename(photos / "broken.jpg")
-    with pytest.raises(DataError, match="1 of 5 images could not be segmented"):
-        run(photos, tmp_path / "out", "--submission")
-    assert not (tmp_path / "out/submission.zip").exists()
