@@ -40,9 +40,10 @@ from utils.distributed import DistContext, distributed_session
 from utils.errors import DataError, run_command
 from utils.evaluation import Predictor, evaluate
 from utils.files import write_png
+from utils.label_plan import plan_labels
 from utils.measurements import Findings, Measurements
 from utils.precision import Precision
-from utils.protocols import indices_left_out
+from utils.protocols import conditions_of, indices_left_out, protocols_of
 from utils.report import write_report
 from utils.report_tables import summary
 from utils.validation_view import panel_row
@@ -117,23 +118,24 @@ def measure(
     dist: DistContext,
     look: Callable[[Batch, Tensor, Tensor], None] | None = None,
 ) -> Findings:
-    """Evaluate a split; ``look`` sees every batch, its prediction and its confusion matrix."""
+    """Evaluate a split; ``look`` sees every tile, its prediction and its confusion matrix."""
     tile_set, config = subject.tile_set, subject.config
-    measurements = Measurements(
-        tile_set.classes,
-        sources_of(tile_set, split),
-        has_borders=config.eval.labels == "full",
+    classes, kinds = tile_set.classes, {p.labels for p in protocols_of(tile_set.classes)}
+    loader = build_eval_loader(config, tile_set, split, dist, kinds)
+    sources = {tile_set.tiles[tile_id].source for tile_id in tile_set.split(split)}
+    measurements = Measurements(classes, sources, loader.labels)
+    evaluate(
+        subject.predictor,
+        loader,
+        len(classes),
+        dist,
+        look,
+        on_unit=measurements.add,
+        on_strip=measurements.add_strip,
     )
-
-    def add(batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
-        measurements.add(batch, prediction, confusion)
-        if look is not None:
-            look(batch, prediction, confusion)
-
-    loader = build_eval_loader(config, tile_set, split, dist)
-    num_classes = len(tile_set.classes)
-    evaluate(subject.predictor, loader, num_classes, dist, add, measurements.add_strip)
-    return measurements.findings(dist, config.eval.mean_without)
+    lists = f"{tile_set.split_name}, SHA-256 {tile_set.split_sha256[:8]}"
+    conditions = conditions_of(config.eval, f"{tile_set.name}, split {split} of {lists}")
+    return measurements.findings(dist, config.eval.mean_without, conditions)
 
 
 def header_of(subject: Subject, split: str) -> dict[str, Any]:
@@ -144,6 +146,8 @@ def header_of(subject: Subject, split: str) -> dict[str, Any]:
     if subject.encoder.stores and absent:
         seen += f"; absent: {', '.join(sorted(absent))}"
     scales = ", ".join(f"{scale:g}" for scale in config.eval.scales)
+    tile_ids, kinds = tile_set.split(split), tile_set.kinds_of(split)
+    labels = plan_labels(kinds, config.eval.labels).phrase(config.eval.labels)
     return {
         "checkpoint": str(checkpoint.path),
         "epoch": checkpoint.progress["epoch"],
@@ -151,8 +155,10 @@ def header_of(subject: Subject, split: str) -> dict[str, Any]:
         "data": str(tile_set.root),
         "split": split,
         "lists": f"{tile_set.split_name}, SHA-256 {tile_set.split_sha256}",
-        "labels": config.eval.labels,
-        "images": len(tile_set.split(split)),
+        "labels": labels,
+        "images": len({tile_set.tiles[tile_id].source for tile_id in tile_ids}),
+        "tiles": len(tile_ids),
+        "unit": config.eval.unit,
         "structure": f"{config.structure.control}: {seen}",
         "window": f"{config.eval.window_px} px, overlap {config.eval.overlap_px} px",
         "views": f"scales {scales}; turns {config.eval.turns}",

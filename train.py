@@ -112,7 +112,7 @@ def rehearse(run: Run) -> None:
         train_one_epoch(run)
 
     times = measure(step, run.validation.try_one, run.log, run.state.dist)
-    run.log.say(describe(times, run.rhythm, run.batches.num_batches, run.validation.num_tiles))
+    run.log.say(describe(times, run.rhythm, run.batches.num_batches, run.validation.num_images))
     run.log.close()
 
 

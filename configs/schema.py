@@ -171,7 +171,10 @@ class EvalConfig:
     # Test-time augmentation: every window is also predicted zoomed and turned, softmax averaged.
     scales: tuple[float, ...] = (1.0,)  # memory grows with the square of the largest
     turns: Literal[1, 2, 8] = 1  # 1: as it is; 2: also mirrored; 8: all flips and quarter turns
-    labels: Labels = "full"  # to score against
+    labels: Labels = "full"  # to score against; eroded ones are made of full ones if need be
+    # What is scored at once. source: the tiles of one source image, their logits blended where
+    # they overlap, every pixel once; tile: each tile by itself.
+    unit: Literal["source", "tile"] = "source"
     # Classes that the means leave out; their pixels stay in the confusion matrix: [clutter]
     mean_without: tuple[str, ...] = ()
     every_epochs: int = 10  # validation; the last epoch is always validated

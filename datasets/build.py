@@ -5,7 +5,8 @@ takes a number from torch's global generator, and a run resumed inside an epoch 
 paths than a straight one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,13 +18,15 @@ from datasets.encodings import StructureEncoder
 from datasets.interventions import TilePairs
 from datasets.maps import MapRecipe, map_settings
 from datasets.modalities import SENSOR, check_store, store_folder
-from datasets.samplers import EvalShard, SampleKey, TrainBatches
+from datasets.samplers import EvalOrder, SampleKey, TrainBatches
 from datasets.samples import Batch, TileDataset
 from datasets.tiles import TileSet
 from datasets.transforms import Geometry
 from utils.distributed import DistContext
 from utils.errors import ConfigError, DataError, MissingDataError
+from utils.label_plan import LabelPlan, plan_labels
 from utils.stopping import end_workers_at_exit, leave_signals_to_the_main_process
+from utils.units import Unit, units_of
 
 Tiles = TileDataset | TilePairs
 
@@ -101,7 +104,7 @@ def build_train_loader(
         tile_set=tile_set,
         tile_ids=tile_set.split(data.train_split),
         stores=encoder.stores,
-        labels=data.labels,
+        labels=[data.labels],
         shuffled=config.structure.control == "shuffled",
         geometry=Geometry(
             crop_size_px=data.crop_size_px,
@@ -126,19 +129,54 @@ def build_train_loader(
     return _build_loader(dataset, batches, data.num_workers, dist), batches
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvalLoader:
+    """The whole tiles of what this rank scores, one at a time."""
+
+    batches: DataLoader[Batch]
+    units: tuple[Unit, ...]  # their tiles, one after the other, are the batches
+    labels: LabelPlan  # kinds of target
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
 def build_eval_loader(
-    config: Config, tile_set: TileSet, split: str, dist: DistContext
-) -> DataLoader[Batch]:
-    """Whole tiles of a split, one at a time; each is read by exactly one rank."""
-    tile_set.require_labels(split, config.eval.labels)
+    config: Config, tile_set: TileSet, split: str, dist: DistContext, also: Collection[str] = ()
+) -> EvalLoader:
+    """The part of a split that this rank scores: every source image is read by one rank.
+
+    Args:
+        config: the recipe.
+        tile_set: the prepared data set.
+        split: train, val or test.
+        dist: this process.
+        also: kinds of label to score on besides ``eval.labels``, where there are any.
+
+    Raises:
+        MissingDataError: the labels of the split are hidden, or there are none of the kind.
+    """
+    tile_ids = tile_set.split(split)
+    headline, kinds = config.eval.labels, tile_set.kinds_of(split)
+    tile_set.require_labels(split, headline if headline in kinds else "full")
+    labels = plan_labels(kinds, headline, also)
     step = 1 if config.structure.control == "shuffled" else 0
-    return _build_eval_loader(_whole_tiles(config, tile_set, split, step), config, dist)
+    dataset = _whole_tiles(config, tile_set, split, step, labels.read)
+    units = units_of((tile_set.tiles[tile_id] for tile_id in tile_ids), config.eval.unit)
+    units = units[dist.rank :: dist.world_size]
+    place = {tile_id: number for number, tile_id in enumerate(tile_ids)}
+    order = [place[tile.id] for unit in units for tile in unit.tiles]
+    batches = _build_eval_loader(dataset, order, config, dist)
+    return EvalLoader(batches=batches, units=units, labels=labels)
 
 
 def build_attribution_loader(
     config: Config, tile_set: TileSet, split: str, dist: DistContext, more_stores: Sequence[str]
 ) -> DataLoader[tuple[Batch, Batch]]:
-    """Whole tiles of a split as evaluation reads them, and beside each the maps of another one.
+    """Whole tiles of a split, each for itself, and beside each the maps of another one.
 
     Args:
         config: the recipe; ``structure.control`` is on or shuffled.
@@ -150,7 +188,8 @@ def build_attribution_loader(
     Raises:
         DataError: there are too few tiles to take the maps of another one.
     """
-    tile_set.require_labels(split, config.eval.labels)
+    labels = config.eval.labels
+    tile_set.require_labels(split, labels)
     num_tiles, step = len(tile_set.split(split)), 1 if config.structure.control == "shuffled" else 0
     if num_tiles < step + 2:
         raise DataError(
@@ -158,13 +197,18 @@ def build_attribution_loader(
             f"{config.structure.control} it takes {step + 2}, and '{split}' of {tile_set.root} has "
             f"{num_tiles}"
         )
-    shown = _whole_tiles(config, tile_set, split, step, more_stores)
-    pairs = TilePairs(shown, _whole_tiles(config, tile_set, split, step + 1))
-    return _build_eval_loader(pairs, config, dist)
+    shown = _whole_tiles(config, tile_set, split, step, [labels], more_stores)
+    pairs = TilePairs(shown, _whole_tiles(config, tile_set, split, step + 1, [labels]))
+    return _build_eval_loader(pairs, range(dist.rank, num_tiles, dist.world_size), config, dist)
 
 
 def _whole_tiles(
-    config: Config, tile_set: TileSet, split: str, step: int, more_stores: Sequence[str] = ()
+    config: Config,
+    tile_set: TileSet,
+    split: str,
+    step: int,
+    labels: Sequence[str],
+    more_stores: Sequence[str] = (),
 ) -> TileDataset:
     """The tiles of a split, with the maps of the tile that is ``step`` further on."""
     encoder = StructureEncoder(config.structure)
@@ -172,17 +216,19 @@ def _whole_tiles(
         tile_set=tile_set,
         tile_ids=tile_set.split(split),
         stores=tuple(dict.fromkeys([*encoder.stores, *more_stores])),
-        labels=config.eval.labels,
+        labels=labels,
         shuffled=step > 0,
         partner_step=step,
         available=encoder.available,
     )
 
 
-def _build_eval_loader(dataset: Tiles, config: Config, dist: DistContext) -> DataLoader[Any]:
-    shard = EvalShard(num_samples=len(dataset), rank=dist.rank, world_size=dist.world_size)
+def _build_eval_loader(
+    dataset: Tiles, indices: Sequence[int], config: Config, dist: DistContext
+) -> DataLoader[Any]:
     # A tile may be a whole survey image: few are in memory at a time.
-    return _build_loader(dataset, shard, min(config.data.num_workers, 2), dist, prefetch=1)
+    num_workers = min(config.data.num_workers, 2)
+    return _build_loader(dataset, EvalOrder(indices), num_workers, dist, prefetch=1)
 
 
 def _build_loader(

@@ -1,6 +1,6 @@
 """Which sample comes when: every sample exactly once over all ranks, repeatable from a position."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,11 +70,11 @@ class TrainBatches(Sampler[list[SampleKey]]):
             ]
 
 
-class EvalShard(Sampler[list[SampleKey]]):
-    """Every ``world_size``-th sample by itself, none twice or padded: shards may differ by one."""
+class EvalOrder(Sampler[list[SampleKey]]):
+    """The samples of this rank by themselves, in order; none is padded or drawn."""
 
-    def __init__(self, *, num_samples: int, rank: int = 0, world_size: int = 1) -> None:
-        self._indices = range(rank, num_samples, world_size)
+    def __init__(self, indices: Sequence[int]) -> None:
+        self._indices = tuple(indices)
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -26,6 +26,7 @@ from utils.errors import DataError
 from utils.raster import Kind, open_raster
 
 _STRIP_PX = 32  # columns of a turned array that are copied at a time
+_MORE_LABELS = " labels"  # ending of the names of further targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class Batch:
     color_factors: Tensor  # (B, 3) brightness, contrast, saturation; 1 = unchanged
     present: Tensor  # (B, M) bool, which modalities the network is shown
     id_keys: Tensor | None = None  # (B, 3) int32: how segment ids are shuffled, if they are
+    more_targets: tuple[Tensor, ...] = ()  # of further kinds of label, as ``target``
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; pinned memory is not waited for."""
@@ -63,6 +65,7 @@ class Batch:
                 color_factors=self.color_factors[span],
                 present=self.present[span],
                 id_keys=None if self.id_keys is None else self.id_keys[span],
+                more_targets=tuple(target[span] for target in self.more_targets),
             )
             for span in spans
         ]
@@ -81,6 +84,7 @@ class Batch:
             color_factors=change(self.color_factors),
             present=change(self.present),
             id_keys=None if self.id_keys is None else change(self.id_keys),
+            more_targets=tuple(map(change, self.more_targets)),
         )
 
 
@@ -100,6 +104,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     first = samples[0]
     members = {name: _stack([s.members[name] for s in samples]) for name in first.members}
     image, target = members.pop("image"), members.pop("target")
+    more_targets = [members.pop(name) for name in [*members] if name.endswith(_MORE_LABELS)]
     structure_image = members.pop("structure_image", None)
     keys = [sample.id_key for sample in samples if sample.id_key is not None]
     return Batch(
@@ -111,6 +116,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         color_factors=_stack([sample.color_factors for sample in samples]),
         present=_stack([sample.present for sample in samples]),
         id_keys=_stack(keys) if keys else None,
+        more_targets=tuple(more_targets),
     )
 
 
@@ -164,7 +170,7 @@ class TileDataset(Dataset[Batch]):
     Args:
         tile_set: the prepared data set.
         tile_ids: which tiles, in order.
-        labels: kind of the targets, ``full`` or ``eroded``.
+        labels: kinds of the targets, ``full`` or ``eroded``; the first is that of the batch.
         stores: modality stores to read; empty for ``control: off``.
         shuffled: give every tile the maps of another one (control experiment).
         partner_step: without ``geometry``, how many tiles further on the other one is.
@@ -182,7 +188,7 @@ class TileDataset(Dataset[Batch]):
         tile_set: TileSet,
         tile_ids: Sequence[str],
         stores: Sequence[str],
-        labels: str = "full",
+        labels: Sequence[str] = ("full",),
         shuffled: bool = False,
         partner_step: int = 1,
         geometry: Geometry | None = None,
@@ -197,7 +203,7 @@ class TileDataset(Dataset[Batch]):
         self.tile_set = tile_set
         self.tile_ids = list(tile_ids)
         self.stores = list(stores)
-        self.labels = labels
+        self._targets = {"target": labels[0], **{k + _MORE_LABELS: k for k in labels[1:]}}
         self.shuffled = shuffled
         self.partner_step = partner_step
         self.geometry = geometry
@@ -234,8 +240,9 @@ class TileDataset(Dataset[Batch]):
             )
             window = self.geometry.draw((target.shape[0], target.shape[1]), rng, shown)
             members = {n: self.geometry.cut(n, member, window) for n, member in members.items()}
-        target_path = self.tile_set.target_path(tile_id, self.labels)
-        check_target(target_path, members["target"], len(self.tile_set.classes))
+        for name, kind in self._targets.items():
+            path = self.tile_set.target_path(tile_id, kind)
+            check_target(path, members[name], len(self.tile_set.classes))
         return Sample(
             tile_id=tile_id,
             members=members,
@@ -246,10 +253,9 @@ class TileDataset(Dataset[Batch]):
 
     def _open(self, tile_id: str, source: str) -> dict[str, np.ndarray]:
         """The members of a tile, mapped; its maps are those of ``source``."""
-        paths: dict[str, tuple[Path, Kind]] = {
-            "image": (self.tile_set.image_path(tile_id), "RGB"),
-            "target": (self.tile_set.target_path(tile_id, self.labels), "8-bit"),
-        }
+        paths: dict[str, tuple[Path, Kind]] = {"image": (self.tile_set.image_path(tile_id), "RGB")}
+        for name, kind in self._targets.items():
+            paths[name] = (self.tile_set.target_path(tile_id, kind), "8-bit")
         for store in self.stores:
             folder = store_folder(self.tile_set.root, store)
             paths[store] = (map_path(folder, source), "16-bit")
@@ -260,7 +266,7 @@ class TileDataset(Dataset[Batch]):
         for name, member in members.items():
             if member.shape[:2] == size:
                 continue
-            if not self.shuffled or name == "target":
+            if not self.shuffled or name in self._targets:
                 raise DataError(
                     f"tile '{tile_id}' of {self.tile_set.root}: image is {size} and {name} "
                     f"{member.shape[:2]} (height, width); prepare or generate it again"
@@ -275,7 +281,7 @@ class TileDataset(Dataset[Batch]):
         places = np.flatnonzero(target == class_index)
         if not places.size:
             raise DataError(
-                f"{self.tile_set.target_path(tile_id, self.labels)} has no pixel of class "
+                f"{self.tile_set.target_path(tile_id)} has no pixel of class "
                 f"{class_index}, which {FILE_NAME} says it has; prepare the data set again"
             )
         row, column = divmod(int(rng.choice(places)), target.shape[1])

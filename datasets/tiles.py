@@ -114,6 +114,15 @@ class TileSet:
         check_target(path, target, len(self.classes))
         return target
 
+    def kinds_of(self, split: str) -> tuple[str, ...]:
+        """The kinds of label that a split has; eroded ones may be there of a part of it only."""
+        tile_ids = self.split(split)
+        return tuple(
+            kind
+            for kind in self.label_kinds
+            if kind == "full" or all(self.target_path(t, kind).is_file() for t in tile_ids)
+        )
+
     def require_labels(self, split: str, kind: str) -> None:
         """Refuse to train on, or to score, what has no labels of a kind.
 

@@ -62,7 +62,13 @@ def test_the_report_names_labels_and_split_and_counts_what_is_scored(eroded, tmp
         config = make_config(eroded, tmp_path, f"eval.labels={kind}", *NO_VIT)
         evaluate_split(checkpoint, config, "test", tmp_path / kind, single_process())
         report = json.loads((tmp_path / kind / "report.json").read_text())
-        assert report["header"]["labels"] == kind
+        assert (
+            report["header"]["labels"]
+            == {
+                "full": "full",
+                "eroded": "eroded, as the data set has them",
+            }[kind]
+        )
         assert report["header"]["lists"] == f"synthetic, SHA-256 {tile_set.split_sha256}"
         pixels[kind] = np.sum(report["confusion"])
     assert pixels["full"] == 2 * pixels["eroded"] == 2 * 96 * 96
@@ -70,10 +76,15 @@ def test_the_report_names_labels_and_split_and_counts_what_is_scored(eroded, tmp
 
 
 def test_labels_that_are_not_there_are_one_sentence_before_anything_is_written(data_root, tmp_path):
-    for key in ("data", "eval"):
-        config = make_config(data_root, tmp_path / "runs", f"{key}.labels=eroded", *NO_VIT)
-        with pytest.raises(MissingDataError, match="has no eroded labels, only full; prepare it"):
-            build_run(config, single_process())
+    config = make_config(data_root, tmp_path / "runs", "data.labels=eroded", *NO_VIT)
+    with pytest.raises(MissingDataError, match="has no eroded labels, only full; prepare it"):
+        build_run(config, single_process())
+    root = tmp_path / "scenes"
+    shutil.copytree(data_root, root)
+    change(root, labels=["eroded"])
+    config = make_config(root, tmp_path / "runs", "data.labels=eroded", *NO_VIT)
+    with pytest.raises(MissingDataError, match="has no full labels, only eroded; prepare it"):
+        build_run(config, single_process())
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,7 +1,7 @@
 """A network on whole images: classes of one, confusion matrix of many."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -10,10 +10,12 @@ from tqdm import tqdm
 
 from configs.schema import EvalConfig
 from utils.augmentation import View, mean_logits, views
+from utils.canvas import Canvas
 from utils.distributed import DistContext
-from utils.metrics import confusion_matrix
+from utils.label_plan import LabelPlan
 from utils.precision import Precision
 from utils.sliding_window import Window, predict_strips
+from utils.units import Unit
 
 # Of one window: image (1, 3, h, w) uint8, maps (1, h, w) by store, and the image (1, 3, h, w) that
 # the maps belong to, if that is another one.
@@ -70,8 +72,7 @@ class Predictor:
         """
         classes = torch.empty(image.shape[-2:], dtype=torch.uint8)
         for rows, logits in self.strips(image, maps, structure_image):
-            # On a CPU, argmax over the first axis takes seven times as long as max.
-            classes[rows] = logits.max(0).indices.to(torch.uint8).cpu()
+            classes[rows] = _classes(logits)
             if on_strip is not None:
                 on_strip(rows, logits, classes[rows])
         return classes
@@ -152,36 +153,74 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def _classes(logits: Tensor) -> Tensor:
+    """``(C, H, W)`` -> class indices ``(H, W)`` uint8 on the CPU."""
+    # On a CPU, argmax over the first axis takes seven times as long as max.
+    return logits.max(0).indices.to(torch.uint8).cpu()
+
+
+class Loader(Protocol):
+    """What is needed of a ``datasets.build.EvalLoader``."""
+
+    @property
+    def units(self) -> Sequence[Unit]:
+        """What this rank scores."""
+
+    @property
+    def labels(self) -> LabelPlan:
+        """Kinds of target."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """The tiles of all units, one a batch (``datasets.samples.Batch``)."""
+
+    def __len__(self) -> int:
+        """Number of tiles."""
+
+
 def evaluate(
     predictor: Predictor,
-    loader: Iterable[Any],
+    loader: Loader,
     num_classes: int,
     dist: DistContext,
-    on_prediction: Callable[[Any, Tensor, Tensor], None] | None = None,
-    on_strip: Callable[[Any, slice, Tensor, Tensor], None] | None = None,
+    look: Callable[[Any, Tensor, Tensor], None] | None = None,
+    *,
+    on_unit: Callable[[Canvas], None] | None = None,
+    on_strip: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+    num_units: int | None = None,
 ) -> Tensor:
     """Confusion matrix of a split, counted once over all ranks. Call on all ranks.
 
     Args:
         predictor: the network.
-        loader: this rank's images, one a batch (``datasets.samples.Batch``).
+        loader: this rank's images.
         num_classes: number of classes.
         dist: this process.
-        on_prediction: called with each batch, its class indices ``(H, W)`` uint8, and its own
-            confusion matrix.
-        on_strip: called before that with each batch and, strip by strip, rows, their logits
-            ``(C, rows, W)`` on the device, and their class indices.
+        look: called with each *tile* when all of it is done: its batch, class indices ``(H, W)``
+            uint8, and confusion matrix. It sees what was scored: tiles of one image are blended.
+        on_unit: called with each whole unit, targets and prediction filled in.
+        on_strip: called before that, strip by strip: target ``(rows, W)`` uint8 of the headline,
+            logits ``(C, rows, W)`` on the device, class indices.
+        num_units: the first of this rank only; None: all.
 
     Returns:
         ``(C, C)`` int64, rows = target, columns = prediction, the same on all ranks.
     """
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    bar = tqdm(loader, desc="evaluate", unit="image", leave=False, disable=not dist.is_main)
-    for batch in bar:
-        look = None if on_strip is None else partial(on_strip, batch)
-        prediction = predictor(batch.image, batch.maps, batch.structure_image, look)
-        counts = confusion_matrix(batch.target[0], prediction, num_classes)
-        confusion += counts
-        if on_prediction is not None:
-            on_prediction(batch, prediction, counts)
+    off = not dist.is_main
+    with tqdm(loader, desc="evaluate", unit="tile", leave=False, disable=off) as bar:
+        batches = iter(bar)
+        for unit in loader.units[:num_units]:
+            canvas = Canvas(unit, loader.labels, num_classes, keep_tiles=look is not None)
+            for rows, logits in canvas.strips(predictor, islice(batches, len(unit.tiles))):
+                classes = _classes(logits)
+                canvas.finish(rows, classes)
+                if on_strip is not None:
+                    on_strip(canvas.target[rows], logits, classes)
+                del logits  # not held while the next ones are made
+                if look is not None:
+                    for tile in canvas.finished_tiles():
+                        look(*tile)
+            confusion += canvas.confusions[loader.labels.headline]
+            if on_unit is not None:
+                on_unit(canvas)
     return dist.sum(confusion.to(dist.device)).cpu()

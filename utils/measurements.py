@@ -4,9 +4,8 @@ Whole numbers are counted for each image and added, over images and ranks alike,
 not depend on how images are shared out. The tables grow with classes and source images only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +16,13 @@ from utils.boundaries import COUNTS as BOUNDARY_COUNTS
 from utils.boundaries import WIDTHS_PX, BoundaryScores, boundary_counts, boundary_scores
 from utils.calibration import COUNTS as CALIBRATION_COUNTS
 from utils.calibration import NUM_BINS, Calibration, calibration, calibration_counts
+from utils.canvas import Canvas
 from utils.distributed import DistContext
+from utils.label_plan import LabelPlan
 from utils.metrics import Scores, scores
 from utils.objects import AREAS_PX, ObjectScores, object_counts, object_scores
 from utils.objects import COUNTS as OBJECT_COUNTS
-from utils.protocols import Protocol, protocols_of
+from utils.protocols import Protocol, protocols_of, sentence_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class ProtocolScores:
     """What a family of papers would report."""
 
     protocol: Protocol
+    sentence: str  # which classes and labels are counted
     scores: Scores
     intervals: Intervals | None
 
@@ -43,11 +45,13 @@ class Findings:
     left_out: tuple[str, ...]  # classes that the means below do not count
     scores: Scores
     intervals: Intervals | None  # None: fewer than two source images
-    boundaries: BoundaryScores | None  # None: the labels hold no borders
+    boundaries: BoundaryScores | None  # of full labels; None: there are none
     objects: ObjectScores
     all_objects: ObjectScores  # of all classes together: one row
     calibration: Calibration
     protocols: tuple[ProtocolScores, ...]
+    impossible: tuple[Protocol, ...]  # protocols whose labels the data set does not have
+    conditions: str  # what all figures depend on: images, unit, windows, augmentation
 
 
 class Measurements:
@@ -55,65 +59,62 @@ class Measurements:
 
     Args:
         classes: names of the C classes.
-        source_of: the source image of every tile of the split, of all ranks.
-        has_borders: whether the labels go up to the borders of objects; eroded ones do not.
+        sources: names of the source images of the split, of all ranks.
+        labels: kinds of target. What is no protocol's is measured on those of the headline, but
+            borders on full labels: eroded ones leave them out.
     """
 
-    def __init__(
-        self, classes: Sequence[str], source_of: Mapping[str, str], *, has_borders: bool
-    ) -> None:
+    def __init__(self, classes: Sequence[str], sources: Iterable[str], labels: LabelPlan) -> None:
         num_classes = len(classes)
-        self._sources = tuple(sorted({*source_of.values()}))
-        place = {source: number for number, source in enumerate(self._sources)}
-        self._classes = tuple(classes)
-        self._place = {tile: place[source] for tile, source in source_of.items()}
-        self._has_borders = has_borders
-        self._confusions = torch.zeros(len(place), num_classes, num_classes, dtype=torch.int64)
+        self._sources = tuple(sorted({*sources}))
+        self._place = {source: number for number, source in enumerate(self._sources)}
+        self._classes, self._labels = tuple(classes), labels
+        shape = (len(self._sources), num_classes, num_classes)
+        self._confusions = {kind: torch.zeros(shape, dtype=torch.int64) for kind in labels.kinds}
         self._boundaries = np.zeros(
             (len(WIDTHS_PX), num_classes, len(BOUNDARY_COUNTS)), dtype=np.int64
         )
         self._objects = np.zeros((num_classes, len(AREAS_PX) + 1, len(OBJECT_COUNTS)), np.int64)
         self._calibration = np.zeros((NUM_BINS, len(CALIBRATION_COUNTS)), dtype=np.int64)
 
-    def add_strip(self, batch: Any, rows: slice, logits: Tensor, classes: Tensor) -> None:
+    def add_strip(self, target: Tensor, logits: Tensor, classes: Tensor) -> None:
         """Measure confidence in rows of an image: ``on_strip`` of ``utils.evaluation.evaluate``.
 
         Args:
-            batch: of one tile (``datasets.samples.Batch``).
-            rows: of the tile.
+            target: ``(rows, W)`` uint8 of the headline.
             logits: ``(C, rows, W)`` float32.
             classes: their class indices ``(rows, W)`` uint8.
         """
-        target = batch.target[0, rows].numpy()
-        self._calibration += calibration_counts(logits.cpu().numpy(), target, classes.numpy())
+        self._calibration += calibration_counts(
+            logits.cpu().numpy(), target.numpy(), classes.numpy()
+        )
 
-    def add(self, batch: Any, prediction: Tensor, confusion: Tensor) -> None:
-        """Measure all else of an image: ``on_prediction`` of ``utils.evaluation.evaluate``.
+    def add(self, canvas: Canvas) -> None:
+        """Measure all else of an image: ``on_unit`` of ``utils.evaluation.evaluate``."""
+        predicted, num_classes = canvas.prediction.numpy(), len(self._classes)
+        for kind, confusion in canvas.confusions.items():
+            self._confusions[kind][self._place[canvas.source]] += confusion
+        if "full" in self._labels.kinds:
+            full = canvas.targets["full"].numpy()
+            self._boundaries += boundary_counts(full, predicted, num_classes)
+        self._objects += object_counts(canvas.target.numpy(), predicted, num_classes)
 
-        Args:
-            batch: of one tile (``datasets.samples.Batch``).
-            prediction: class indices ``(H, W)`` uint8.
-            confusion: ``(C, C)`` int64.
-        """
-        target, predicted = batch.target[0].numpy(), prediction.numpy()
-        num_classes = len(self._classes)
-        self._confusions[self._place[batch.tile_ids[0]]] += confusion
-        if self._has_borders:
-            self._boundaries += boundary_counts(target, predicted, num_classes)
-        self._objects += object_counts(target, predicted, num_classes)
-
-    def findings(self, dist: DistContext, left_out: Sequence[str] = ()) -> Findings:
+    def findings(
+        self, dist: DistContext, left_out: Sequence[str] = (), conditions: str = ""
+    ) -> Findings:
         """What all ranks found together. Call on all ranks.
 
         Args:
             dist: this process.
             left_out: names of classes that the means do not count.
+            conditions: see ``utils.protocols.conditions_of``.
         """
 
         def total(counts: Tensor) -> Tensor:
             return dist.sum(counts.to(dist.device)).cpu()
 
-        confusions = total(self._confusions)
+        by_kind = {kind: total(self._confusions[kind]) for kind in self._labels.kinds}
+        confusions = by_kind[self._labels.headline]
         boundaries, objects, confidence = (
             total(torch.from_numpy(counts)).numpy()
             for counts in (self._boundaries, self._objects, self._calibration)
@@ -126,27 +127,40 @@ class Measurements:
             left_out=tuple(left_out),
             scores=scores(confusions.sum(0), without),
             intervals=bootstrap(confusions.numpy(), without),
-            boundaries=boundary_scores(boundaries) if self._has_borders else None,
+            boundaries=boundary_scores(boundaries) if "full" in by_kind else None,
             objects=object_scores(objects),
             all_objects=object_scores(objects.sum(axis=0, keepdims=True)),
             calibration=calibration(confidence),
-            protocols=protocol_scores(confusions, self._classes),
+            protocols=protocol_scores(by_kind, self._classes, self._labels),
+            impossible=tuple(
+                protocol
+                for protocol in protocols_of(self._classes)
+                if protocol.labels not in by_kind
+            ),
+            conditions=conditions,
         )
 
 
-def protocol_scores(confusions: Tensor, classes: Sequence[str]) -> tuple[ProtocolScores, ...]:
-    """The scores of every protocol that is usual for these classes.
+def protocol_scores(
+    confusions: Mapping[str, Tensor], classes: Sequence[str], labels: LabelPlan
+) -> tuple[ProtocolScores, ...]:
+    """The scores of every protocol that is usual for these classes and has its labels.
 
     Args:
-        confusions: ``(sources, C, C)`` int64.
+        confusions: ``(sources, C, C)`` int64 by kind of label.
         classes: C names.
+        labels: where these kinds come from.
     """
     found = []
     for protocol in protocols_of(classes):
-        counted, without = protocol.apply(confusions, classes), protocol.not_in_mean(classes)
+        if protocol.labels not in confusions:
+            continue
+        counted = protocol.apply(confusions[protocol.labels], classes)
+        without = protocol.not_in_mean(classes)
         found.append(
             ProtocolScores(
                 protocol=protocol,
+                sentence=sentence_of(protocol, labels),
                 scores=scores(counted.sum(0), without),
                 intervals=bootstrap(counted.numpy(), without),
             )

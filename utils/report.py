@@ -19,6 +19,7 @@ from utils.report_tables import (
     boundary_means,
     details,
     interval_sentence,
+    no_full_labels,
     summary,
 )
 from utils.tables import GAP
@@ -76,6 +77,7 @@ def write_report(
                 "objects": _objects(findings),
                 "calibration": asdict(findings.calibration),
                 "protocols": _protocols(findings),
+                "impossible_protocols": _impossible(findings),
                 "confusion_axes": ["target", "prediction"],
                 "confusion": counts.long().tolist(),
                 "sources": _sources(findings),
@@ -154,7 +156,8 @@ def _protocols(findings: Findings) -> list[dict[str, Any]]:
     return [
         {
             "name": found.protocol.name,
-            "sentence": found.protocol.sentence,
+            "labels": found.protocol.labels,
+            "sentence": "; ".join(filter(None, (found.sentence, findings.conditions))),
             "left_out": found.protocol.left_out,
             "removed": found.protocol.removed,
             **_means(found.scores),
@@ -163,6 +166,11 @@ def _protocols(findings: Findings) -> list[dict[str, Any]]:
         }
         for found in findings.protocols
     ]
+
+
+def _impossible(findings: Findings) -> list[dict[str, str]]:
+    why = no_full_labels(findings)
+    return [{"name": protocol.name, "why": why} for protocol in findings.impossible]
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:

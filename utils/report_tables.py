@@ -72,16 +72,13 @@ def summary(findings: Findings, classes: Sequence[str]) -> str:
         f"calibration error {percent(calibration.error)}: mean confidence "
         f"{percent(calibration.confidence)}, right {percent(calibration.accuracy)}",
     ]
-    if len(findings.protocols) > 1:
-        parts.append(protocol_table(findings))
+    parts.append(protocol_table(findings))
     return "\n\n".join(parts)
 
 
 def details(findings: Findings, classes: Sequence[str]) -> str:
     """What the text file holds besides: borders and objects of every class."""
     parts = []
-    if len(findings.protocols) == 1:
-        parts.append(protocol_table(findings))
     if findings.boundaries is not None:
         for name, values in (("IoU", findings.boundaries.iou), ("F1", findings.boundaries.f1)):
             head = [f"boundary {name}", *(f"{width} px" for width in findings.boundaries.widths_px)]
@@ -117,16 +114,27 @@ def boundary_means(findings: Findings, classes: Sequence[str]) -> dict[str, list
 
 
 def protocol_table(findings: Findings) -> str:
-    """The protocols side by side, and the sentence of each."""
-    head = ["protocol", "mIoU", "mF1", "OA", f"{LEVEL:.0%} of mIoU"]
+    """The protocols side by side, the sentence of each, and what is the same for all."""
+    head = ["protocol", "labels", "mIoU", "mF1", "OA", f"{LEVEL:.0%} of mIoU"]
     rows, sentences = [], []
     for found in findings.protocols:
-        name, scores = found.protocol.name, found.scores
+        protocol, scores = found.protocol, found.scores
         values = map(percent, (scores.miou, scores.mf1, scores.oa))
-        rows.append([name, *values, "-" if found.intervals is None else _interval(found.intervals)])
-        text = f"{name}: {found.protocol.sentence}"
-        sentences.append(textwrap.fill(text, _TEXT_WIDTH, subsequent_indent=GAP))
-    return "\n".join([table(head, rows, (0,)), *sentences])
+        interval = "-" if found.intervals is None else _interval(found.intervals)
+        rows.append([protocol.name, protocol.labels, *values, interval])
+        sentences.append(f"{protocol.name}: {found.sentence}")
+    if findings.conditions:
+        sentences.append(f"all of them: {findings.conditions}")
+    if findings.impossible:
+        sentences.append(no_full_labels(findings))
+    lines = [textwrap.fill(text, _TEXT_WIDTH, subsequent_indent=GAP) for text in sentences]
+    return "\n".join([table(head, rows, (0,)), *lines])
+
+
+def no_full_labels(findings: Findings) -> str:
+    """Why protocols are left out."""
+    names = "; ".join(protocol.name for protocol in findings.impossible)
+    return f"left out, for they need full labels and the data set has none: {names}"
 
 
 def _interval(intervals: Intervals) -> str:

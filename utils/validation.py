@@ -1,13 +1,10 @@
 """A validation while training: the weights that would be used are scored, the result is told."""
 
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from utils.evaluation import Predictor, evaluate
+from utils.evaluation import Loader, Predictor, evaluate
 from utils.metrics import scores
 from utils.protocols import indices_left_out
 from utils.run_log import RunLog
@@ -21,7 +18,7 @@ class Validation:
     Args:
         state: of the run; has the weights that are evaluated, and remembers the best score.
         predictor: of its network.
-        loader: this rank's tiles, one a batch.
+        loader: what this rank scores.
         view: looks at every tile.
         log: is told the scores, and shown pictures.
         folder: of the run.
@@ -34,7 +31,7 @@ class Validation:
         self,
         state: TrainState,
         predictor: Predictor,
-        loader: DataLoader[Any],
+        loader: Loader,
         view: ValidationView,
         log: RunLog,
         folder: Path,
@@ -45,9 +42,9 @@ class Validation:
         self._left_out = indices_left_out(identity.recipe["eval"]["mean_without"], identity.classes)
 
     @property
-    def num_tiles(self) -> int:
-        """Tiles of this rank."""
-        return len(self._loader)
+    def num_images(self) -> int:
+        """What this rank scores, one at a time: source images, or tiles."""
+        return len(self._loader.units)
 
     def __call__(self) -> bool:
         """Validate; whether no validation was better, by the score of the recipe."""
@@ -58,12 +55,18 @@ class Validation:
         return is_best
 
     def try_one(self) -> None:
-        """Predict and look at the first tile; nothing is told."""
+        """Predict and look at the first image; nothing is told."""
         self._confusion(1)
 
-    def _confusion(self, num_tiles: int | None) -> Tensor:
-        """Over the first tiles of all ranks; None: over all of them."""
-        state, look = self._state, self._view.look
-        tiles = self._loader if num_tiles is None else islice(self._loader, num_tiles)
+    def _confusion(self, num_images: int | None) -> Tensor:
+        """Over the first images of all ranks; None: over all of them."""
+        state = self._state
         with state.evaluation_weights():
-            return evaluate(self._predictor, tiles, state.num_classes, state.dist, look)
+            return evaluate(
+                self._predictor,
+                self._loader,
+                state.num_classes,
+                state.dist,
+                self._view.look,
+                num_units=num_images,
+            )

@@ -79,7 +79,7 @@ class ValidationView:
         self._worst: dict[_Scored, PanelRow] = {}
 
     def look(self, batch: Any, prediction: Tensor, confusion: Tensor) -> None:
-        """Keep what will be shown of a tile: ``on_prediction`` of ``utils.evaluation.evaluate``.
+        """Keep what will be shown of a tile: ``look`` of ``utils.evaluation.evaluate``.
 
         Args:
             batch: of one tile (``datasets.samples.Batch``).

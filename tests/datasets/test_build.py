@@ -115,7 +115,7 @@ def test_processes_live_on_from_epoch_to_epoch(tile_set, build):
     if build == "train":
         loader, _ = build_train_loader(config, tile_set, single_process())
     else:
-        loader = build_eval_loader(config, tile_set, "train", single_process())
+        loader = build_eval_loader(config, tile_set, "train", single_process()).batches
     pids = []
     for _ in range(2):
         assert len(list(loader)) == (4 if build == "train" else len(SIZES))

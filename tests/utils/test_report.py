@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 from tests.conftest import single_process
+from utils.erosion import erode
+from utils.label_plan import plan_labels
 from utils.measurements import Measurements
 from utils.metrics import confusion_matrix, scores
 from utils.report import write_report
@@ -21,19 +23,27 @@ TARGETS = ([[0, 0, 0, 0, 1], [0, 0, 0, 0, 1]], [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1]
 PREDICTIONS = ([[0, 0, 0, 0, 1], [0, 0, 1, 1, 0]], [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
 
 
-def find(
-    targets=TARGETS, predictions=PREDICTIONS, classes=CLASSES, left_out=(), *, has_borders=True
-):
+PLAN = plan_labels(["full"], "full", ["eroded"])
+CONDITIONS = "two images; windows of 640 px"
+
+
+def find(targets=TARGETS, predictions=PREDICTIONS, classes=CLASSES, left_out=(), plan=PLAN):
     names = [f"tile{number}" for number in range(len(targets))]
-    measurements = Measurements(classes, {n: n for n in names}, has_borders=has_borders)
+    measurements = Measurements(classes, names, plan)
     for name, target, prediction in zip(names, targets, predictions, strict=True):
         t, p = (torch.tensor(labels, dtype=torch.uint8) for labels in (target, prediction))
         logits = torch.nn.functional.one_hot(p.long(), len(classes)).movedim(-1, 0).float()
-        counts = confusion_matrix(t, p, len(classes))
-        batch = SimpleNamespace(tile_ids=(name,), target=t[None])
-        measurements.add_strip(batch, slice(0, len(t)), logits, p)
-        measurements.add(batch, p, counts)
-    return measurements.findings(single_process(), left_out)
+        kinds = {"full": t, "eroded": torch.from_numpy(erode(t.numpy()))}
+        canvas = SimpleNamespace(
+            source=name,
+            target=kinds[plan.headline],
+            targets=kinds,
+            prediction=p,
+            confusions={k: confusion_matrix(kinds[k], p, len(classes)) for k in plan.kinds},
+        )
+        measurements.add_strip(canvas.target, logits, p)
+        measurements.add(canvas)
+    return measurements.findings(single_process(), left_out, CONDITIONS)
 
 
 FINDINGS = find()
@@ -108,6 +118,18 @@ def test_summary_to_the_letter():
         "pixels right                  85.00          -          -           -          -",
         "",
         "calibration error 27.39: mean confidence 57.61, right 85.00",
+        "",
+        "protocol            labels       mIoU        mF1         OA       95% of mIoU",
+        "-----------------------------------------------------------------------------",
+        "mmsegmentation        full      72.62      84.00      85.00   45.83 to 100.00",
+        "without borders     eroded     100.00     100.00     100.00  100.00 to 100.00",
+        "mmsegmentation: labels full; means over all classes that occur; OA over all pixels that "
+        "are not",
+        "  ignored",
+        "without borders: labels eroded, made of the full ones with a disc of 3 px; means over all "
+        "classes",
+        "  that occur; OA over all pixels that are not ignored",
+        "all of them: two images; windows of 640 px",
     ]
 
 
@@ -119,24 +141,8 @@ def test_summary_of_nothing_has_only_dashes():
 
 
 def test_summary_says_why_there_are_no_boundary_scores():
-    text = summary(find(has_borders=False), CLASSES)
+    text = summary(find(plan=plan_labels(["eroded"], "eroded", ["full", "eroded"])), CLASSES)
     assert "boundary scores need full labels: eroded ones leave out the borders of obj" in text
-
-
-def test_protocols_stand_side_by_side_where_the_data_have_several():
-    classes = ("building", "land", "clutter")
-    lines = summary(find(classes=classes), classes).split("\n")
-    start = next(i for i, line in enumerate(lines) if line.startswith("protocol "))
-    names = [line.split("  ")[0] for line in lines[start + 2 : start + 5]]
-    assert names == ["mmsegmentation", "GeoSeg, SSRS", "VSGNet config"]
-    text = " ".join(lines[start + 5 :])
-    for sentence in (
-        "means over all classes that occur",
-        "stay in the confusion matrix",
-        "ignored",
-    ):
-        assert sentence in text
-    assert "protocol " not in summary(FINDINGS, CLASSES)
 
 
 def test_report_refuses_too_few_names(tmp_path):
@@ -181,8 +187,14 @@ def test_report_json_holds_fractions_counts_and_header(tmp_path):
     assert report["objects"]["num_objects"] == [3, 0, 0, 0, 0]
     assert report["objects"]["found"] == [1.0, None, None, None, None]
     assert sum(report["calibration"]["bin_pixels"]) == 20
-    assert [protocol["name"] for protocol in report["protocols"]] == ["mmsegmentation"]
+    names = [(protocol["name"], protocol["labels"]) for protocol in report["protocols"]]
+    assert names == [("mmsegmentation", "full"), ("without borders", "eroded")]
     assert report["protocols"][0]["miou"] == report["miou"]
+    assert report["protocols"][0]["sentence"] == (
+        "labels full; means over all classes that occur; OA over all pixels that are not ignored; "
+        "two images; windows of 640 px"
+    )
+    assert report["impossible_protocols"] == []
 
 
 def test_report_json_has_null_for_what_is_not_finite(tmp_path):
@@ -218,7 +230,6 @@ def test_report_text_is_header_summary_and_details(tmp_path):
     before, after = text.split("\n\n" + summary(FINDINGS, CLASSES) + "\n\n")
     assert before.endswith("window      (640, 640)")
     for title in (
-        "protocol ",
         "boundary IoU ",
         "boundary F1 ",
         "objects found, ",
