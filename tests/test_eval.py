@@ -78,9 +78,23 @@ def test_means_may_leave_out_classes(checkpoint, tmp_path):
     iou = [entry["iou"] for entry in plain["classes"][:-1] if entry["iou"] is not None]
     assert report["miou"] == pytest.approx(sum(iou) / len(iou))
     assert [entry["in_mean"] for entry in report["classes"]] == [True] * 5 + [False]
-    means = [protocol["miou"] for protocol in plain["protocols"]]
-    assert means[:2] == [plain["miou"], report["miou"]]
     assert report["protocols"] == plain["protocols"]
+
+
+def test_the_protocols_are_what_their_settings_give(checkpoint, tmp_path):
+    """The same network, asked for each protocol by the settings of an evaluation."""
+    plain = evaluate(checkpoint, tmp_path / "a")
+    miou = {protocol["name"]: protocol["miou"] for protocol in plain["protocols"]}
+    settings = {
+        "all classes": (),
+        "mmsegmentation": ("eval.labels=eroded",),
+        "GeoSeg, SSRS": ("eval.labels=eroded", "eval.mean_without=[clutter]"),
+    }
+    for name, overrides in settings.items():
+        report = evaluate(checkpoint, tmp_path / "b", *overrides)
+        assert report["miou"] == miou[name]
+        assert report["protocols"] == plain["protocols"]
+    assert len(miou) == len(settings) + 1 == len(set(miou.values()))  # and that of VSGNet
 
 
 def test_unknown_class_outside_the_mean_is_refused(checkpoint, tmp_path):

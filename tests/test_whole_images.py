@@ -1,0 +1,262 @@
+"""A source image in tiles is predicted and scored as if it had never been cut."""
+
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets.build import build_eval_loader
+from datasets.class_file import ClassFile
+from datasets.folder import prepare_folder
+from datasets.folder_splits import find_split_folders
+from datasets.tiles import open_tile_set
+from datasets.tiling import Tiling
+from tests.conftest import make_config, single_process
+from utils.erosion import erode
+from utils.errors import DataError
+from utils.evaluation import Predictor, evaluate
+from utils.measurements import Measurements
+from utils.precision import Precision
+from utils.raster import write_raster
+
+NUM_CLASSES = 4
+CLASSES = ClassFile(
+    names=("sea", "land", "road", "clutter"),
+    colors=((0, 0, 255), (0, 255, 0), (90, 90, 90), (255, 0, 0)),
+    values=(0, 1, 2, 3),
+    ignore_colors=(),
+    ignore_values=(9,),
+)
+OFF = "structure.control=off"
+KINDS = ("full", "eroded")
+
+
+class Pointwise(torch.nn.Module):
+    """A 1x1 convolution of whole numbers: what it says of a pixel is exact in any tile."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, NUM_CLASSES, 1)
+        generator = torch.Generator().manual_seed(0)
+        for values in self.convolution.parameters():
+            values.data = torch.randint(-9, 10, values.shape, generator=generator).float()
+
+    def forward(self, image, structure):
+        return self.convolution((255 * image).round())
+
+
+class Picture:
+    """An encoder that shows the picture."""
+
+    value_stores = ()
+
+    def __call__(self, image, maps, structure_image=None):
+        return image
+
+
+def draw(rng, size):
+    """An image of noise, and a mask in blocks with some ignored pixels."""
+    image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+    small = rng.integers(0, NUM_CLASSES, [-(-length // 13) for length in size])
+    mask = np.kron(small, np.ones((13, 13), int))[: size[0], : size[1]].astype(np.uint8)
+    mask[rng.random(size) < 0.02] = 9
+    return image, mask
+
+
+def write_tree(folder, sizes, seed=0):
+    """Images of these sizes to train with, and others of the same sizes to validate."""
+    rng = np.random.default_rng(seed)
+    for number, size in enumerate(sizes):
+        for split in ("train", "val"):
+            for what, array in zip(("images", "labels"), draw(rng, size), strict=True):
+                path = folder / split / what / f"{split}{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+    return folder
+
+
+def cut(root, tree, tile_size_px=None, overlap_px=0):
+    prepare_folder(
+        root,
+        splits=find_split_folders(tree),
+        classes=CLASSES,
+        tiling=Tiling(tile_size_px=tile_size_px, overlap_px=overlap_px),
+        label_kind="auto",
+        unknown_to_ignore=False,
+        prepared_with={},
+    )
+    return open_tile_set(root)
+
+
+def canvases(tile_set, split, *overrides, dist=None, look=None):
+    """What the pointwise network makes of every unit, and the findings."""
+    dist = dist or single_process()
+    config = make_config(tile_set.root, tile_set.root.parent, OFF, *overrides)
+    loader = build_eval_loader(config, tile_set, split, dist, KINDS)
+    cpu = torch.device("cpu")
+    predictor = Predictor(Pointwise(), Picture(), Precision("fp32", cpu), config.eval, cpu)
+    sources = {tile_set.tiles[tile_id].source for tile_id in tile_set.split(split)}
+    measurements, found = Measurements(tile_set.classes, sources, loader.labels), []
+
+    def add(canvas):
+        measurements.add(canvas)
+        found.append(canvas)
+
+    evaluate(
+        predictor,
+        loader,
+        NUM_CLASSES,
+        dist,
+        look,
+        on_unit=add,
+        on_strip=measurements.add_strip,
+    )
+    return sorted(found, key=lambda canvas: canvas.source), measurements
+
+
+def assert_same(ours, theirs):
+    """Predictions and targets of every unit, and all that is measured of them."""
+    for one, other in zip(ours[0], theirs[0], strict=True):
+        assert one.source == other.source
+        assert torch.equal(one.prediction, other.prediction), one.source
+        for kind in KINDS:
+            assert torch.equal(one.targets[kind], other.targets[kind]), (one.source, kind)
+            assert torch.equal(one.confusions[kind], other.confusions[kind])
+    for name in ("_boundaries", "_objects"):
+        np.testing.assert_array_equal(getattr(ours[1], name), getattr(theirs[1], name))
+    # The shares of tiles sum to one up to rounding, so a confidence may differ by some 2**-24.
+    assert ours[1]._calibration[:, 0].sum() == theirs[1]._calibration[:, 0].sum()
+
+
+SIZES = [(97, 150), (33, 211), (64, 64), (1, 170), (170, 1), (20, 31), (129, 65)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tiles_stitched_are_the_image_at_once(tmp_path, seed):
+    """Random sides and overlaps of the tiles, training tiles and others, from the real files."""
+    rng = random.Random(seed)
+    tree = write_tree(tmp_path / "tree", SIZES, seed)
+    side = rng.randint(32, 90)
+    tiles = cut(tmp_path / "tiles", tree, side, rng.randint(1, side - 1))
+    whole = cut(tmp_path / "whole", tree)
+    windows = (f"eval.window_px={rng.randint(32, 80)}", f"eval.overlap_px={rng.randint(0, 31)}")
+    for split in ("train", "val"):
+        assert len(tiles.split(split)) > len(whole.split(split)) == len(SIZES)
+        at_once = canvases(whole, split, "eval.window_px=1000")
+        assert_same(canvases(tiles, split, *windows), at_once)
+        for canvas, size in zip(at_once[0], SIZES, strict=True):
+            assert canvas.prediction.shape == size
+            image = whole.read_image(canvas.source)
+            logits = Pointwise()(torch.from_numpy(image).movedim(-1, 0)[None] / 255, None)[0]
+            assert torch.equal(canvas.prediction, logits.argmax(0).to(torch.uint8))
+            expected = erode(canvas.targets["full"].numpy())
+            np.testing.assert_array_equal(canvas.targets["eroded"], expected)
+
+
+def test_a_tile_by_itself_is_scored_with_its_own_borders(tmp_path):
+    tiles = cut(tmp_path / "tiles", write_tree(tmp_path / "tree", SIZES[:2]), 40, 20)
+    units, _ = canvases(tiles, "train", "eval.unit=tile")
+    assert len(units) == len(tiles.split("train"))
+    for canvas in units:
+        eroded = erode(canvas.targets["full"].numpy())
+        np.testing.assert_array_equal(canvas.targets["eroded"], eroded)
+    sources, _ = canvases(tiles, "train")
+    pixels = [sum(int(c.confusions["full"].sum()) for c in each) for each in (units, sources)]
+    assert pixels[0] > pixels[1] == sum(int((c.targets["full"] != 255).sum()) for c in sources)
+
+
+def test_what_no_tile_covers_is_ignored(tmp_path):
+    """A part of the split's tiles, as if the others had been filtered."""
+    tree = write_tree(tmp_path / "tree", [(140, 150)])
+    tiles, whole = cut(tmp_path / "tiles", tree, 40, 10), cut(tmp_path / "whole", tree)
+    ((complete,), _) = canvases(whole, "train")
+    rng = random.Random(0)
+    for _ in range(5):
+        kept = sorted(rng.sample(tiles.split("train"), 7))
+        (tiles.root / "splits" / "train.txt").write_text("\n".join(kept))
+        part = open_tile_set(tiles.root)
+        ((canvas,), _) = canvases(part, "train", "eval.labels=full")
+        covered = np.zeros((140, 150), bool)
+        places = [part.tiles[tile_id] for tile_id in kept]
+        for p in places:
+            covered[p.top_px : p.top_px + p.height_px, p.left_px : p.left_px + p.width_px] = True
+        top, left = (min(getattr(p, key) for p in places) for key in ("top_px", "left_px"))
+        height, width = canvas.prediction.shape
+        box = (slice(top, top + height), slice(left, left + width))
+        assert covered.sum() == covered[box].sum()
+        expected = np.where(covered[box], complete.targets["full"][box], 255)
+        np.testing.assert_array_equal(canvas.targets["full"], expected)
+        assert torch.equal(canvas.prediction[covered[box]], complete.prediction[box][covered[box]])
+        assert canvas.confusions["full"].sum() == (expected != 255).sum()
+
+
+def test_every_tile_is_looked_at_once_as_it_was_scored(tmp_path):
+    """Blended, and with eroded labels made over the whole source image."""
+    tiles = cut(tmp_path / "tiles", write_tree(tmp_path / "tree", SIZES[:3]), 40, 20)
+    seen = []
+    units, _ = canvases(
+        tiles, "train", "eval.labels=eroded", look=lambda *given: seen.append(given)
+    )
+    unit_of = {canvas.source: canvas for canvas in units}
+    assert sorted(batch.tile_ids[0] for batch, _, _ in seen) == sorted(tiles.split("train"))
+    for batch, prediction, confusion in seen:
+        place = tiles.tiles[batch.tile_ids[0]]
+        window = (
+            slice(place.top_px, place.top_px + place.height_px),
+            slice(place.left_px, place.left_px + place.width_px),
+        )
+        canvas = unit_of[place.source]
+        assert torch.equal(prediction, canvas.prediction[window])
+        assert torch.equal(batch.target[0], canvas.targets["eroded"][window])
+        assert confusion.sum() == (batch.target != 255).sum()
+        image = tiles.read_image(place.id)
+        np.testing.assert_array_equal(batch.image[0].movedim(0, -1), image)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 9])
+def test_a_source_image_is_on_one_rank_and_the_sum_is_the_same(tmp_path, num_ranks):
+    tiles = cut(tmp_path / "tiles", write_tree(tmp_path / "tree", SIZES), 40, 20)
+    alone, measured = canvases(tiles, "train")
+    ranks = [
+        SimpleNamespace(
+            rank=rank,
+            world_size=num_ranks,
+            device=torch.device("cpu"),
+            is_main=rank == 0,
+            sum=lambda counts: counts,
+        )
+        for rank in range(num_ranks)
+    ]
+    parts = [canvases(tiles, "train", dist=rank) for rank in ranks]
+    names = [canvas.source for canvas in alone]
+    assert sorted(c.source for units, _ in parts for c in units) == names
+    for kind in KINDS:
+        total = sum(part._confusions[kind] for _, part in parts)
+        assert torch.equal(total, measured._confusions[kind])
+    for name in ("_boundaries", "_objects", "_calibration"):
+        total = sum(getattr(part, name) for _, part in parts)
+        np.testing.assert_array_equal(total, getattr(measured, name))
+
+
+def test_tiles_that_disagree_about_a_pixel_are_one_sentence(tmp_path):
+    tiles = cut(tmp_path / "tiles", write_tree(tmp_path / "tree", [(50, 60)]), 40, 20)
+    tile_id = tiles.split("train")[1]
+    target = tiles.read_target(tile_id)
+    write_raster(tiles.target_path(tile_id), np.where(target < 255, 3 - target, 255).astype("u1"))
+    with pytest.raises(
+        DataError,
+        match=rf"tile '{tile_id}' and others of the source image 'train0' disagree about \d+ "
+        r"pixels that they share \(full labels\); prepare the data set again",
+    ):
+        canvases(tiles, "train")
+
+
+def test_a_tile_of_another_size_than_the_table_says_is_one_sentence(tmp_path):
+    tiles = cut(tmp_path / "tiles", write_tree(tmp_path / "tree", [(50, 60)]), 40, 20)
+    table = tiles.root / "tiles.csv"
+    table.write_text(table.read_text().replace("40,40", "40,39", 1))
+    with pytest.raises(DataError, match=r"is \(40, 40\) and tiles.csv says \(40, 39\) \(height, w"):
+        canvases(open_tile_set(tiles.root), "train")
