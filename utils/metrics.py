@@ -12,6 +12,8 @@ from torch import Tensor
 
 from configs.schema import IGNORE_INDEX
 
+_PART_PX = 1 << 18  # pixels that are counted at a time; what is made of them stays in the cache
+
 
 def confusion_matrix(target: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
     """Count how often each target class is predicted as each class.
@@ -35,6 +37,8 @@ def confusion_matrix(target: Tensor, prediction: Tensor, num_classes: int) -> Te
             f"target is {tuple(target.shape)} and prediction {tuple(prediction.shape)}; "
             "they must have one shape"
         )
+    if target.dtype == prediction.dtype == torch.uint8:
+        return _count_bytes(target, prediction, num_classes)
     counted = target != IGNORE_INDEX
     rows, columns = target[counted].long(), prediction[counted].long()
     # Without this check an index that is too large would be counted as another pair of classes.
@@ -42,12 +46,27 @@ def confusion_matrix(target: Tensor, prediction: Tensor, num_classes: int) -> Te
         if indices.numel():
             low, high = (int(bound) for bound in indices.aminmax())
             if low < 0 or high >= num_classes:
-                wrong = low if low < 0 else high
-                raise ValueError(
-                    f"{name} holds class index {wrong}, allowed are 0..{num_classes - 1}"
-                )
+                raise _unknown(name, low if low < 0 else high, num_classes)
     pairs = rows.mul_(num_classes).add_(columns)
     return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _count_bytes(target: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
+    """The same of uint8, some five times as fast: every pair of bytes is counted, none picked."""
+    table = torch.zeros(256 * 256, dtype=torch.int64, device=target.device)
+    parts = (x.flatten().split(_PART_PX) for x in (target, prediction))
+    for rows, columns in zip(*parts, strict=True):
+        table += torch.bincount(rows.int().mul_(256).add_(columns), minlength=len(table))
+    table = table.view(256, 256)
+    table[IGNORE_INDEX] = 0
+    for name, counts in (("target", table.sum(1)), ("prediction", table.sum(0))):
+        if counts[num_classes:].any():
+            raise _unknown(name, int(counts.nonzero().max()), num_classes)
+    return table[:num_classes, :num_classes].clone()
+
+
+def _unknown(name: str, index: int, num_classes: int) -> ValueError:
+    return ValueError(f"{name} holds class index {index}, allowed are 0..{num_classes - 1}")
 
 
 @dataclass(frozen=True, kw_only=True)

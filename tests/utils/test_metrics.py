@@ -4,6 +4,7 @@ import warnings
 import pytest
 import torch
 
+from utils import metrics
 from utils.metrics import confusion_matrix, scores
 
 
@@ -35,6 +36,17 @@ def test_confusion_matrix_agrees_with_counting_one_by_one():
     assert torch.equal(confusion_matrix(target, prediction, 7), expected)
 
 
+@pytest.mark.parametrize("part_px", [1, 7, 1 << 18])
+def test_bytes_are_counted_as_all_other_numbers_are(monkeypatch, part_px):
+    monkeypatch.setattr(metrics, "_PART_PX", part_px)
+    generator = torch.Generator().manual_seed(0)
+    target, prediction = torch.randint(0, 254, (2, 8, 40), generator=generator)
+    target[:3], prediction[2:5] = 255, 253
+    expected = confusion_matrix(target, prediction, 254)
+    turned = [x.to(torch.uint8).t().contiguous().t() for x in (target, prediction)]
+    assert torch.equal(confusion_matrix(*turned, 254), expected) and expected.sum() == 5 * 40
+
+
 def test_confusion_matrix_leaves_its_arguments_alone():
     target, prediction = torch.tensor([1, 2, 0]), torch.tensor([2, 2, 1])
     confusion_matrix(target, prediction, 3)
@@ -52,14 +64,19 @@ def test_confusion_matrix_does_not_read_the_prediction_under_ignored_pixels():
     [
         ([2], [0], "target holds class index 2, allowed are 0..1"),
         ([0], [255], "prediction holds class index 255, allowed are 0..1"),
-        ([0], [-1], "prediction holds class index -1, allowed are 0..1"),
         ([0, 0], [0], "target is (2,) and prediction (1,); they must have one shape"),
     ],
 )
-def test_confusion_matrix_refuses_what_it_cannot_count(target, prediction, message):
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_confusion_matrix_refuses_what_it_cannot_count(target, prediction, message, dtype):
     with pytest.raises(ValueError) as caught:
-        confusion_matrix(torch.tensor(target), torch.tensor(prediction), 2)
+        confusion_matrix(torch.tensor(target).to(dtype), torch.tensor(prediction).to(dtype), 2)
     assert str(caught.value) == message
+
+
+def test_confusion_matrix_refuses_a_negative_index():
+    with pytest.raises(ValueError, match=r"prediction holds class index -1, allowed are 0\.\.1"):
+        confusion_matrix(torch.tensor([0]), torch.tensor([-1]), 2)
 
 
 def test_scores_of_a_matrix_worked_out_by_hand():
