@@ -11,6 +11,7 @@ from utils.label_plan import plan_labels
         (["full"], "full", ["eroded"], ("full", "eroded"), ("full",), True),
         (["full"], "eroded", ["full"], ("full", "eroded"), ("full",), True),
         (["full", "eroded"], "full", ["full"], ("full",), ("full",), False),
+        (["full", "eroded"], "full", ["eroded"], ("full", "eroded"), ("full", "eroded"), False),
         (["full", "eroded"], "eroded", [], ("eroded",), ("eroded",), False),
         (
             ["full", "eroded"],
