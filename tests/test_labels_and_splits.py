@@ -13,6 +13,7 @@ from tests.conftest import make_config, single_process
 from tests.test_train import NO_VIT, run_to_the_end
 from train import build_run
 from utils.checkpoint import load_checkpoint
+from utils.erosion import erode
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.raster import write_raster
 
@@ -73,6 +74,34 @@ def test_the_report_names_labels_and_split_and_counts_what_is_scored(eroded, tmp
         pixels[kind] = np.sum(report["confusion"])
     assert pixels["full"] == 2 * pixels["eroded"] == 2 * 96 * 96
     assert checkpoint.identity.split == {"name": "synthetic", "sha256": tile_set.split_sha256}
+
+
+def test_eroded_labels_that_a_set_lacks_are_made_and_full_ones_are_not(eroded, tmp_path):
+    run = run_to_the_end(make_config(eroded, tmp_path, *NO_VIT))
+    checkpoint, tile_set = load_checkpoint(run.folder / "best.pth"), open_tile_set(eroded)
+
+    def report(kind):
+        config = make_config(eroded, tmp_path, f"eval.labels={kind}", *NO_VIT)
+        evaluate_split(checkpoint, config, "test", tmp_path / kind, single_process())
+        return json.loads((tmp_path / kind / "report.json").read_text())
+
+    tile_set.target_path(tile_set.split("test")[1], "eroded").unlink()
+    made = report("eroded")  # of all tiles, never a mixture
+    assert made["header"]["labels"] == "eroded, made of the full ones with a disc of 3 px"
+    targets = [erode(tile_set.read_target(tile_id)) for tile_id in tile_set.split("test")]
+    assert made["num_pixels"] == sum(int((target != 255).sum()) for target in targets)
+
+    shutil.rmtree(eroded / "labels")
+    change(eroded, labels=["eroded"])
+    last = tile_set.split("test")[1]
+    write_raster(tile_set.target_path(last, "eroded"), targets[1])
+    own = report("eroded")
+    assert own["header"]["labels"] == "eroded, as the data set has them"
+    assert own["boundaries"]["iou"] is None
+    names = [protocol["name"] for protocol in own["impossible_protocols"]]
+    assert names == ["VSGNet config", "all classes"]
+    with pytest.raises(MissingDataError, match="has no full labels, only eroded; prepare it"):
+        report("full")
 
 
 def test_labels_that_are_not_there_are_one_sentence_before_anything_is_written(data_root, tmp_path):
