@@ -98,10 +98,10 @@ class FrozenViT(nn.Module):
                 return self._tokens(picture)
 
     def _tokens(self, picture: Tensor) -> Tensor:
-        height, width = (-(-side // self.patch_px) * self.patch_px for side in picture.shape[-2:])
+        patch = self.patch_px
+        height, width = ((side + patch - 1) // patch * patch for side in picture.shape[-2:])
         x = self.normalize(picture)
-        if x.shape[-2:] != (height, width):
-            x = F.interpolate(x, size=(height, width), mode="bicubic", align_corners=False)
+        x = F.interpolate(x, size=(height, width), mode="bicubic", align_corners=False)
         tokens = self.vit.forward_intermediates(
             x, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
         )

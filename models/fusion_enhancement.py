@@ -32,13 +32,14 @@ class GlobalBranch(nn.Module):
     def __init__(self, channels: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.pool = nn.AdaptiveAvgPool2d(POOLED_SIZE)
         self.query = nn.Conv2d(2 * channels, channels // 2, 1)
         self.key_value = nn.Conv2d(channels, channels, 1, bias=False)
 
     def forward(self, u_rgb: Tensor, u_str: Tensor) -> Tensor:
         """Two ``(B, C, H, W)`` -> ``(B, C/2, H, W)``."""
         size = u_rgb.shape[-2:]
-        pooled = [F.adaptive_avg_pool2d(u, POOLED_SIZE) for u in (u_rgb, u_str)]
+        pooled = [self.pool(u) for u in (u_rgb, u_str)]
         query = self._heads(self.query(torch.cat(pooled, 1)))
         key, value = (self._heads(x) for x in self.key_value(u_rgb).chunk(2, dim=1))
         answer = F.scaled_dot_product_attention(query, key, value)

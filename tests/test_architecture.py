@@ -27,6 +27,7 @@ ARROWS = {
 }
 THIRD_PARTY = {"torch", "torchvision", "segment_anything", "timm", "numpy", "PIL", "tqdm"}
 THIRD_PARTY |= {"tensorboard", "yaml"}
+THIRD_PARTY |= {"onnxruntime"}  # only where ONNX is asked for, and imported there
 FOR_BENCHMARKS = ("tests.models.literal", "tests.datasets.fake_archives")
 # References that tests compare with.
 TEST_EXTRAS = {"pytest", "scipy", "sklearn", "rasterio"}
@@ -45,6 +46,7 @@ HOMES = {
             "sam_weights",
         )
     },
+    "onnxruntime": {"models/export.py"},
     "tensorboard": {"utils/run_log.py"},
     "torch.utils.tensorboard": {"utils/run_log.py"},
     "yaml": {"utils/config.py"},
