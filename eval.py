@@ -42,11 +42,11 @@ from utils.evaluation import Predictor, evaluate
 from utils.files import write_png
 from utils.label_plan import plan_labels
 from utils.measurements import Findings, Measurements
+from utils.panel_rows import panel_row
 from utils.precision import Precision
 from utils.protocols import conditions_of, indices_left_out, protocols_of
 from utils.report import write_report
 from utils.report_tables import summary
-from utils.validation_view import panel_row
 from utils.visualize import PanelRow, prediction_panel
 
 NUM_PANEL_ROWS = 6
