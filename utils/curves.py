@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from utils.axes import Axis, tick_step
 from utils.charts import legend
 from utils.typesetting import (
     FAINT_INK,
@@ -94,58 +94,6 @@ def _is_finite(point: Point) -> bool:
     return all(math.isfinite(value) for value in point)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Axis:
-    """A range of values laid along a range of pixels."""
-
-    low: float
-    high: float
-    step: float  # between ticks
-    start_px: float  # where ``low`` is
-    end_px: float  # where ``high`` is
-
-    @property
-    def middle_px(self) -> float:
-        """Pixel coordinate of the middle."""
-        return (self.start_px + self.end_px) / 2
-
-    def at(self, value: float) -> float:
-        """Pixel coordinate of a value."""
-        share = (value - self.low) / (self.high - self.low)
-        return self.start_px + share * (self.end_px - self.start_px)
-
-    def ticks(self) -> list[float]:
-        """The multiples of the step within the range."""
-        # The small tolerance keeps ticks that rounding put just outside the range.
-        first = math.ceil(self.low / self.step - 1e-6)
-        last = math.floor(self.high / self.step + 1e-6)
-        return [index * self.step for index in range(first, last + 1)]
-
-    def label(self, value: float) -> str:
-        """Text of a tick: as short as can be, and unlike its neighbours'."""
-        if value == 0:
-            return "0"
-        largest = max(abs(self.low), abs(self.high))
-        if self.step < 1e-4 or largest >= 1e6:
-            digits = max(0, _power_of_ten(abs(value)) - _power_of_ten(self.step))
-            mantissa, exponent = f"{value:.{digits}e}".split("e")
-            return f"{mantissa}e{int(exponent)}"
-        decimals = max(0, -_power_of_ten(self.step))
-        return f"{value:,.{decimals}f}"
-
-
-def _power_of_ten(value: float) -> int:
-    """Power of the leading digit: 0 for 2.5, -2 for 0.01."""
-    return math.floor(math.log10(value) + 1e-9)
-
-
-def tick_step(low: float, high: float, max_steps: int) -> float:
-    """The smallest 1, 2 or 5 times a power of ten that needs at most ``max_steps`` steps."""
-    rough = (high - low) / max_steps
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
-
-
 def _value_range(values: Sequence[float]) -> tuple[float, float]:
     """Lowest and highest value; widened where they are one, 0..1 where there is none."""
     if not values:
@@ -157,13 +105,13 @@ def _value_range(values: Sequence[float]) -> tuple[float, float]:
     return low - half, high + half
 
 
-def _axes(points: Sequence[Point], page: Image.Image, top_px: int) -> tuple[_Axis, _Axis]:
+def _axes(points: Sequence[Point], page: Image.Image, top_px: int) -> tuple[Axis, Axis]:
     """Choose ranges and ticks, and leave room for the labels."""
     bottom_px = page.height - MARGIN_PX - 2 * line_height_px() - GAP_PX
     low, high = _value_range([y for _, y in points])
     step = tick_step(low, high, max(2, (bottom_px - top_px) // 50))
     low, high = math.floor(low / step + 1e-6) * step, math.ceil(high / step - 1e-6) * step
-    y_axis = _Axis(low=low, high=high, step=step, start_px=bottom_px, end_px=top_px)
+    y_axis = Axis(low=low, high=high, step=step, start_px=bottom_px, end_px=top_px)
 
     labels_px = max(text_width_px(y_axis.label(tick)) for tick in y_axis.ticks())
     left_px = MARGIN_PX + line_height_px() + GAP_PX + labels_px + GAP_PX
@@ -172,7 +120,7 @@ def _axes(points: Sequence[Point], page: Image.Image, top_px: int) -> tuple[_Axi
     step = tick_step(low, high, max(2, (right_px - left_px) // 90))
     if all(float(x).is_integer() for x, _ in points):  # no half epochs
         step = max(step, 1.0)
-    return _Axis(low=low, high=high, step=step, start_px=left_px, end_px=right_px), y_axis
+    return Axis(low=low, high=high, step=step, start_px=left_px, end_px=right_px), y_axis
 
 
 def _draw_heading(page: Image.Image, title: str, names: Image.Image) -> int:
@@ -188,7 +136,7 @@ def _draw_heading(page: Image.Image, title: str, names: Image.Image) -> int:
     return top_px + names.height + 2 * GAP_PX
 
 
-def _draw_axes(page: Image.Image, x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> None:
+def _draw_axes(page: Image.Image, x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> None:
     """Horizontal grid lines, the base line, ticks and labels."""
     draw = ImageDraw.Draw(page)
     left_px, right_px, base_px = x_axis.start_px, x_axis.end_px, y_axis.start_px
@@ -215,7 +163,7 @@ def _draw_note(page: Image.Image, x_px: float, y_px: float, text: str) -> None:
 
 
 def _draw_line(
-    page: Image.Image, line: Sequence[Point], x_axis: _Axis, y_axis: _Axis, color: Color
+    page: Image.Image, line: Sequence[Point], x_axis: Axis, y_axis: Axis, color: Color
 ) -> None:
     """One smooth line, broken at points that are not finite."""
     scale = _OVERSAMPLING

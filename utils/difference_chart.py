@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from utils.axes import tick_step
 from utils.bootstrap import LEVEL
 from utils.charts import legend
-from utils.curves import tick_step
 from utils.paired import Difference
 from utils.report_tables import points
 from utils.typesetting import (
