@@ -5,22 +5,20 @@
     python benchmarks/sizes.py
 
 The networks are built on the meta device, so ``large`` with its 1.1 billion frozen parameters
-needs no memory. Operations are those of matrix products, convolutions and attention as
-``torch.utils.flop_counter`` counts them (a multiplication and an addition are two), for one image
-of 512x512 pixels, five classes, and a structure input of four channels (superpixels: mean colour
-and borders).
+needs no memory. Operations are those that ``utils.cost`` counts, for one image of 512x512 pixels,
+five classes, and a structure input of four channels (superpixels: mean colour and borders).
 """
 
 import sys
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configs.schema import ModelConfig, VitConfig
 from models.build import SIZES, build_network
+from utils.cost import count_flops, count_parameters
 
 IMAGE_PX = 512
 HEADER = "| size | C1..C4 | FE blocks | heads | frozen ViTs: RGB, structure | trainable | frozen | \
@@ -35,11 +33,9 @@ def count(size: str, vit: VitConfig) -> tuple[float, float, float]:
             config, num_classes=5, structure_channels=4, pictures=((0, 1, 2),)
         ).eval()
         inputs = [torch.empty(1, channels, IMAGE_PX, IMAGE_PX) for channels in (3, 4)]
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(*inputs)
-    trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
-    return trainable / 1e6, frozen / 1e6, counter.get_total_flops() / 1e9
+        flops = count_flops(network, inputs)
+    trainable, frozen = count_parameters(network)
+    return trainable / 1e6, frozen / 1e6, flops / 1e9
 
 
 def row(size: str) -> str:

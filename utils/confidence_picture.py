@@ -144,8 +144,8 @@ def _draw_shares(
         if pixels:
             share = 100 * pixels / total
             text = f"{share:.1f}" if share >= 0.05 else "<0.1"
-            middle_px, bottom_px = (left_px + right_px) / 2, base_px - height_px - 1
-            draw_text(page, middle_px, bottom_px, text, anchor="md", size_px=_LABEL_PX)
+            at_px = ((left_px + right_px) / 2, base_px - height_px - 1)
+            draw_text(page, *at_px, text, anchor="md", size_px=_LABEL_PX)
     draw.line((edges_px[0], base_px, edges_px[-1], base_px), fill=FAINT_INK)
     name = "pixels, %"
     bottom_px = (top_px + base_px) / 2 + text_width_px(name) / 2

@@ -38,7 +38,7 @@ def describe_environment(state: TrainState, optim: OptimConfig) -> dict[str, Any
     """
     dist = state.dist
     is_cuda = dist.device.type == "cuda"
-    own_device = torch.cuda.get_device_name(dist.device) if is_cuda else _processor()
+    own_device = device_name(dist.device)
     known = {key: value for key, value in asdict(state.identity).items() if key not in _ELSEWHERE}
     return {
         "command": sys.argv,
@@ -81,8 +81,10 @@ def _with_digest(recipe: dict[str, Any]) -> dict[str, Any]:
     return {**recipe, "digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def _processor() -> str:
-    """Name of the CPU, as far as the system tells."""
+def device_name(device: torch.device) -> str:
+    """Name of a GPU, or of the CPU as far as the system tells."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
