@@ -10,11 +10,12 @@ from utils.bootstrap import LEVEL, Intervals
 from utils.measurements import Findings
 from utils.metrics import Scores
 from utils.objects import size_names
-from utils.tables import GAP, table
+from utils.tables import GAP, Table
 
 NO_BORDERS = "boundary scores need full labels: eroded ones leave out the borders of objects"
 _COLUMNS = ("IoU", "F1", "precision", "recall", "share")
 _TEXT_WIDTH = 100
+_NO_FULL_LABELS = "left out, for they need full labels and the data set has none"
 
 
 def percent(fraction: float) -> str:
@@ -31,7 +32,19 @@ def points(difference: float) -> str:
 
 
 def score_table(scores: Scores, classes: Sequence[str], left_out: Sequence[str] = ()) -> str:
-    """The scores of every class and their means, without a final newline.
+    """The scores of every class and their means, without a final newline; see ``class_table``."""
+    return "\n".join(
+        [
+            class_table(scores, classes, left_out).text,
+            "",
+            f"mIoU {percent(scores.miou)}   mF1 {percent(scores.mf1)}   OA {percent(scores.oa)}   "
+            f"kappa {percent(scores.kappa)}   (%, over {sum(scores.support):,} pixels)",
+        ]
+    )
+
+
+def class_table(scores: Scores, classes: Sequence[str], left_out: Sequence[str] = ()) -> Table:
+    """A line for every class, and one for the means.
 
     ``share`` is the class's part of the counted target pixels. ``-`` stands for a class that
     occurs neither in the target nor in the prediction; the means leave it out.
@@ -51,14 +64,7 @@ def score_table(scores: Scores, classes: Sequence[str], left_out: Sequence[str] 
     means = (scores.miou, scores.mf1, scores.mprecision, scores.mrecall)
     mean_name = f"mean without {', '.join(left_out)}" if left_out else "mean"
     rows.append([mean_name, *map(percent, means)])
-    return "\n".join(
-        [
-            table(["class", *_COLUMNS], rows, (0, len(classes))),
-            "",
-            f"mIoU {percent(scores.miou)}   mF1 {percent(scores.mf1)}   OA {percent(scores.oa)}   "
-            f"kappa {percent(scores.kappa)}   (%, over {num_pixels:,} pixels)",
-        ]
-    )
+    return Table(head=["class", *_COLUMNS], rows=rows, rule_before=(0, len(classes)))
 
 
 def summary(findings: Findings, classes: Sequence[str]) -> str:
@@ -67,8 +73,8 @@ def summary(findings: Findings, classes: Sequence[str]) -> str:
     parts = [
         score_table(findings.scores, classes, findings.left_out)
         + f"\n{interval_sentence(findings.intervals)}",
-        _boundary_means(findings, classes),
-        _object_table(findings),
+        boundary_table(findings, classes).text if findings.boundaries else NO_BORDERS,
+        object_table(findings).text,
         f"calibration error {percent(calibration.error)}: mean confidence "
         f"{percent(calibration.confidence)}, right {percent(calibration.accuracy)}",
     ]
@@ -78,18 +84,23 @@ def summary(findings: Findings, classes: Sequence[str]) -> str:
 
 def details(findings: Findings, classes: Sequence[str]) -> str:
     """What the text file holds besides: borders and objects of every class."""
-    parts = []
+    return "\n\n".join(part.text for part in class_details(findings, classes))
+
+
+def class_details(findings: Findings, classes: Sequence[str]) -> list[Table]:
+    """Borders by width and objects by size, of every class."""
+    tables = []
     if findings.boundaries is not None:
         for name, values in (("IoU", findings.boundaries.iou), ("F1", findings.boundaries.f1)):
             head = [f"boundary {name}", *(f"{width} px" for width in findings.boundaries.widths_px)]
             rows = [[n, *map(percent, row)] for n, row in zip(classes, values.T, strict=True)]
-            parts.append(table(head, rows, (0,)))
+            tables.append(Table(head=head, rows=rows))
     objects = findings.objects
     for name, values in (("objects found", objects.found), ("pixel recall", objects.recall)):
         head = [f"{name}, by px", *size_names(objects.areas_px)]
         rows = [[n, *map(percent, row)] for n, row in zip(classes, values, strict=True)]
-        parts.append(table(head, rows, (0,)))
-    return "\n\n".join(parts)
+        tables.append(Table(head=head, rows=rows))
+    return tables
 
 
 def interval_sentence(intervals: Intervals | None) -> str:
@@ -115,47 +126,60 @@ def boundary_means(findings: Findings, classes: Sequence[str]) -> dict[str, list
 
 def protocol_table(findings: Findings) -> str:
     """The protocols side by side, the sentence of each, and what is the same for all."""
+    sentences = (
+        textwrap.fill(f"{name}: {sentence}", _TEXT_WIDTH, subsequent_indent=GAP)
+        for name, sentence in protocol_sentences(findings).items()
+    )
+    return "\n".join([protocol_scores_table(findings).text, *sentences])
+
+
+def protocol_scores_table(findings: Findings) -> Table:
+    """A line for every protocol."""
     head = ["protocol", "labels", "mIoU", "mF1", "OA", f"{LEVEL:.0%} of mIoU"]
-    rows, sentences = [], []
+    rows = []
     for found in findings.protocols:
         protocol, scores = found.protocol, found.scores
         values = map(percent, (scores.miou, scores.mf1, scores.oa))
         interval = "-" if found.intervals is None else _interval(found.intervals)
         rows.append([protocol.name, protocol.labels, *values, interval])
-        sentences.append(f"{protocol.name}: {found.sentence}")
+    return Table(head=head, rows=rows)
+
+
+def protocol_sentences(findings: Findings) -> dict[str, str]:
+    """What makes each protocol's numbers reproducible, by its name, and what holds for all."""
+    sentences = {found.protocol.name: found.sentence for found in findings.protocols}
     if findings.conditions:
-        sentences.append(f"all of them: {findings.conditions}")
+        sentences["all of them"] = findings.conditions
     if findings.impossible:
-        sentences.append(no_full_labels(findings))
-    lines = [textwrap.fill(text, _TEXT_WIDTH, subsequent_indent=GAP) for text in sentences]
-    return "\n".join([table(head, rows, (0,)), *lines])
+        sentences[_NO_FULL_LABELS] = "; ".join(p.name for p in findings.impossible)
+    return sentences
 
 
 def no_full_labels(findings: Findings) -> str:
     """Why protocols are left out."""
-    names = "; ".join(protocol.name for protocol in findings.impossible)
-    return f"left out, for they need full labels and the data set has none: {names}"
+    return f"{_NO_FULL_LABELS}: {protocol_sentences(findings)[_NO_FULL_LABELS]}"
 
 
 def _interval(intervals: Intervals) -> str:
     return " to ".join(map(percent, intervals.miou))
 
 
-def _boundary_means(findings: Findings, classes: Sequence[str]) -> str:
-    if findings.boundaries is None:
-        return NO_BORDERS
+def boundary_table(findings: Findings, classes: Sequence[str]) -> Table:
+    """Means of the boundary scores by width; only where there are borders."""
+    assert findings.boundaries is not None
     means = boundary_means(findings, classes)
     head = ["borders, mean of classes", *(f"{w} px" for w in findings.boundaries.widths_px)]
     names = {"iou": "boundary IoU", "f1": "boundary F1"}
     rows = [[names[key], *map(percent, values)] for key, values in means.items()]
-    return table(head, rows, (0,))
+    return Table(head=head, rows=rows)
 
 
-def _object_table(findings: Findings) -> str:
+def object_table(findings: Findings) -> Table:
+    """Objects of all classes together by their size."""
     objects = findings.all_objects
     rows = [
         ["number", *(f"{number:,}" for number in objects.num_objects[0].tolist())],
         ["found (half of it right)", *map(percent, objects.found[0])],
         ["pixels right", *map(percent, objects.recall[0])],
     ]
-    return table(["objects, by area in px", *size_names(objects.areas_px)], rows, (0,))
+    return Table(head=["objects, by area in px", *size_names(objects.areas_px)], rows=rows)

@@ -1,6 +1,7 @@
 """Text in columns, for the console and for files."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 GAP = "  "
 _MIN_WIDTH = 9  # of a column of numbers, so that tables below each other line up
@@ -29,3 +30,17 @@ def table(
     for index, row in enumerate(rows):
         lines += [rule] * (index in rule_before) + [line(row)]
     return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table before it is laid out, for a console or for a page."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]  # names in the first column, numbers in the others
+    rule_before: Sequence[int] = (0,)
+
+    @property
+    def text(self) -> str:
+        """In columns."""
+        return table(self.head, self.rows, self.rule_before)
