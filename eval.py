@@ -9,6 +9,7 @@ The checkpoint carries its recipe; ``key.sub=value`` changes parts of it for thi
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,20 +37,19 @@ from utils.attribution import ChangeCounts
 from utils.attribution_report import attribution_text, write_attribution
 from utils.checkpoint import Checkpoint, check_split, load_checkpoint
 from utils.config import config_from_dict
+from utils.cost import Cost, measure_cost
 from utils.distributed import DistContext, distributed_session
 from utils.errors import DataError, run_command
 from utils.evaluation import Predictor, evaluate
-from utils.files import write_png
 from utils.label_plan import plan_labels
 from utils.measurements import Findings, Measurements
-from utils.panel_rows import panel_row
+from utils.panel_rows import SpreadRows, WorstRows
 from utils.precision import Precision
 from utils.protocols import conditions_of, indices_left_out, protocols_of
 from utils.report import write_report
 from utils.report_tables import summary
-from utils.visualize import PanelRow, prediction_panel
 
-NUM_PANEL_ROWS = 6
+NUM_PANEL_ROWS, CELL_PX = 6, 256  # of a panel; side of a picture in it
 _ATTRIBUTION = "Tell what a network makes of its structure maps, by changing them."
 
 
@@ -166,31 +166,57 @@ def header_of(subject: Subject, split: str) -> dict[str, Any]:
     }
 
 
+def cost_of(subject: Subject, split: str, dist: DistContext) -> Cost:
+    """What the largest window of a split costs on this device."""
+    config, tile_set = subject.config, subject.tile_set
+    most_px = config.eval.window_px
+    tiles = (tile_set.tiles[tile_id] for tile_id in tile_set.split(split))
+    windows_px = ((min(most_px, t.height_px), min(most_px, t.width_px)) for t in tiles)
+    return measure_cost(
+        subject.network,
+        channels=(3, subject.encoder.num_channels),
+        window_px=max(windows_px, key=math.prod),
+        batch_size=config.eval.batch_size,
+        precision=subject.precision,
+        device=dist.device,
+    )
+
+
 def evaluate_split(
     checkpoint: Checkpoint, config: Config, split: str, output: Path, dist: DistContext
 ) -> None:
     """Evaluate and write the report. Call on all ranks."""
     subject = build_subject(checkpoint, config, split, dist)
-    classes, palette = subject.tile_set.classes, subject.tile_set.palette
-    rows: list[PanelRow] = []
+    tile_set, encoder = subject.tile_set, subject.encoder
+    left_out = indices_left_out(config.eval.mean_without, tile_set.classes)
+    num_tiles = -(-len(tile_set.split(split)) // dist.world_size)  # of the main rank
+    spread = SpreadRows(encoder, num_tiles, NUM_PANEL_ROWS if dist.is_main else 0, CELL_PX)
+    worst = WorstRows(encoder, NUM_PANEL_ROWS, CELL_PX, left_out)
 
     def look(batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
-        if len(rows) < NUM_PANEL_ROWS and dist.is_main:
-            rows.append(panel_row(batch, prediction, subject.encoder))
+        spread.look(batch, prediction)
+        worst.look(batch, prediction, confusion)
 
-    findings = measure(subject, split, dist, look)
+    findings, worst_rows = measure(subject, split, dist, look), worst.gather(dist)
     if not dist.is_main:
         return
-    header = header_of(subject, split)
-    write_report(output, findings=findings, classes=classes, palette=palette, header=header)
-    write_png(output / "predictions.png", prediction_panel(rows, classes, palette))
-    print(summary(findings, classes))
+    write_report(
+        output,
+        findings=findings,
+        classes=tile_set.classes,
+        palette=tile_set.palette,
+        header=header_of(subject, split),
+        cost=cost_of(subject, split, dist),
+        worst=worst_rows,
+        spread=spread.rows,
+    )
+    print(summary(findings, tile_set.classes))
     identity = checkpoint.identity
     if note := absence_note(config.structure, identity.recipe["structure"]):
         print(note)
     if split == identity.selected_on:
         print(f"note: the checkpoint was chosen on '{split}'; report another split if there is one")
-    print(f"report, confusion matrix and predictions in {output}")
+    print(f"report, pictures and all of it on one page, report.html, in {output}")
 
 
 def attribute(

@@ -41,9 +41,23 @@ def evaluate(checkpoint, output, *overrides, split="val"):
 def test_repeats_the_score_of_the_validation_during_training(checkpoint, tmp_path):
     report = evaluate(checkpoint, tmp_path)
     assert report["miou"] == load_checkpoint(checkpoint).progress["best_score"]
-    names = {path.name for path in tmp_path.iterdir()}
-    files = {"report.json", "report.txt", "per_class.csv", "confusion.png", "predictions.png"}
-    assert names == files
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("report.txt", "report.html", "report.json", "per_class.csv"),
+        *("confusion.png", "confidence.png", "predictions.png"),
+    }
+
+
+def test_the_page_shows_tiles_and_what_a_window_costs(checkpoint, tmp_path):
+    cost = evaluate(checkpoint, tmp_path)["cost"]
+    assert cost["window_px"] == [64, 64] and cost["batch_size"] == 4  # scenes of 96 px, windows 64
+    assert cost["num_trainable"] > 1e5 and cost["num_frozen"] > 1e5 and cost["flops"] > 1e7
+    page = (tmp_path / "report.html").read_text()
+    for title in ("Worst tiles", "Tiles spread over the split"):
+        assert page.count(f"<h2>{title}</h2>") == 1
+    names = open_tile_set(Path(load_checkpoint(checkpoint).identity.recipe["data"]["root"]))
+    for tile in names.split("val"):
+        assert page.count(f"prediction of {tile}") == 2  # as a bad one, and as any one
+    assert "GFLOPs for a window of 64x64 px" in (tmp_path / "report.txt").read_text()
 
 
 @pytest.mark.parametrize(("split", "num_images", "ranks"), [("val", 3, 2), ("train", 7, 3)])
@@ -64,6 +78,7 @@ def test_many_processes_count_what_one_counts(checkpoint, tmp_path, split, num_i
         assert done.returncode == 0, done.stderr[-2000:]
         reports.append(json.loads((output / "report.json").read_text()))
     # With another number of threads the logits differ in their last digits, and nothing else does.
+    assert all(report.pop("cost")["latency_s"] > 0 for report in reports)
     errors = [report.pop("calibration")["error"] for report in reports]
     assert errors[0] == pytest.approx(errors[1], abs=1e-6)
     assert reports[0] == reports[1]

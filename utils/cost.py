@@ -148,7 +148,7 @@ def cost_facts(cost: Cost) -> dict[str, str]:
         "operations": f"{cost.flops / 1e9:.1f} GFLOPs for a window of {height}x{width} px",
         "latency": f"{1000 * cost.latency_s:.1f} ms for such a window by itself",
         "throughput": f"{cost.windows_per_s:.2f} windows/s, {cost.megapixels_per_s:.2f} "
-        f"megapixels/s, {cost.batch_size} together",
+        f"megapixels/s, {cost.batch_size} at a time",
         "peak memory": f"{cost.peak_memory_gib:.2f} GiB {memory}, up to the end of the evaluation",
         "computed on": f"{cost.device}, {threads}, {cost.precision}",
         "versions": ", ".join(f"{name} {version}" for name, version in cost.versions.items()),

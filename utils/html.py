@@ -32,6 +32,7 @@ h3 { font-size: 1rem; font-weight: 500; margin: 1rem 0 .3rem; overflow-wrap: any
 p, dl, figure, .wide { margin: .6rem 0; } p, dl { max-width: 52rem; } a { color: var(--link); }
 figcaption, .faint, dt, th { color: var(--faint); } figcaption, .faint { font-size: .9rem; }
 .wide { overflow-x: auto; } .columns { display: flex; flex-wrap: wrap; gap: 0 2rem; }
+.columns div { min-width: 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; text-align: right; white-space: nowrap; }
 th { font-weight: 500; border-bottom: 1px solid var(--rule); }
@@ -43,6 +44,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 .figures b { display: block; font-size: 1.5rem; } pre { overflow-x: auto; font-size: .85rem; }
 img { display: block; max-width: 100%; height: auto; image-rendering: auto; }
 .row { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .5rem; }
+@media (min-width: 72rem) { .row { grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); } }
 .row figure { margin: 0; } .row img { width: 100%; }
 .swatch { display: inline-block; width: .8em; height: .8em; outline: 1px solid var(--faint);
   margin-right: .45em; } .legend span { display: inline-block; margin-right: 1.1em; }
@@ -142,7 +144,7 @@ def table_html(
     def line(tag: str, cells: Sequence[str | Html], kind: str = "") -> str:
         written = (
             f"<{tag}{' class=text' * (place in text_columns)}>{_escaped(cell)}</{tag}>"
-            for place, cell in enumerate(cells)
+            for place, cell in enumerate([*cells, *[""] * (len(head) - len(cells))])
         )
         return f"<tr{kind}>{''.join(written)}</tr>"
 

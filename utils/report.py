@@ -3,17 +3,20 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from utils.bootstrap import LEVEL, NUM_DRAWS, SEED, Intervals
 from utils.charts import confusion_picture
+from utils.confidence_picture import confidence_picture
+from utils.cost import Cost, cost_facts
 from utils.files import write_json, write_png, write_text
 from utils.measurements import Findings
 from utils.metrics import Scores
 from utils.objects import size_names
+from utils.report_page import report_page
 from utils.report_tables import (
     NO_BORDERS,
     boundary_means,
@@ -23,6 +26,7 @@ from utils.report_tables import (
     summary,
 )
 from utils.tables import GAP
+from utils.visualize import PanelRow, prediction_panel
 
 _MEANS = ("miou", "mf1", "mprecision", "mrecall", "oa", "kappa")
 
@@ -34,9 +38,13 @@ def write_report(
     classes: Sequence[str],
     palette: Sequence[tuple[int, int, int]],
     header: dict[str, Any],
+    cost: Cost | None = None,
+    worst: Sequence[PanelRow] = (),
+    spread: Sequence[PanelRow] = (),
 ) -> None:
-    """Write ``report.txt``, ``confusion.png``, ``per_class.csv`` and ``report.json``.
+    """Write ``report`` as .txt, .html and .json, ``per_class.csv``, and pictures.
 
+    These are ``confusion.png``, ``confidence.png`` and, where tiles are given, ``predictions.png``.
     Existing reports are replaced, each file atomically and ``report.json`` last. Scores in JSON
     and CSV are fractions in 0..1; a number that is not finite becomes null, or an empty cell.
 
@@ -47,6 +55,9 @@ def write_report(
         palette: C colours, RGB in 0..255.
         header: what was evaluated and how (checkpoint, split, window ...), in display order;
             plain values, lists and dicts of them, paths.
+        cost: of the network; the one part that differs from run to run.
+        worst: tiles with the lowest mIoU, for the page.
+        spread: tiles spread evenly over the split, for the page and ``predictions.png``.
 
     Raises:
         ValueError: the number of names or colours is not that of the matrix.
@@ -56,8 +67,24 @@ def write_report(
     _check_count("palette colours", palette, num_classes)
     counts = findings.confusion.detach().cpu()
     rows = [_class_row(findings, index, name) for index, name in enumerate(classes)]
-    write_text(folder / "report.txt", _text(findings, classes, header))
-    write_png(folder / "confusion.png", confusion_picture(counts.numpy(), classes, palette))
+    confusion = confusion_picture(counts.numpy(), classes, palette)
+    confidence = confidence_picture(findings.calibration)
+    write_text(folder / "report.txt", _text(findings, classes, header, cost))
+    write_png(folder / "confusion.png", confusion)
+    write_png(folder / "confidence.png", confidence)
+    if spread:
+        write_png(folder / "predictions.png", prediction_panel(spread, classes, palette))
+    html = report_page(
+        findings=findings,
+        classes=classes,
+        palette=palette,
+        header=header,
+        pictures={"confusion matrix": confusion, "reliability of the confidence": confidence},
+        cost=cost,
+        worst=worst,
+        spread=spread,
+    )
+    write_text(folder / "report.html", html)
     write_text(folder / "per_class.csv", _csv(rows))
     entries = [
         {"name": name, "color": list(color), **{k: v for k, v in row.items() if k != "class"}}
@@ -81,6 +108,7 @@ def write_report(
                 "confusion_axes": ["target", "prediction"],
                 "confusion": counts.long().tolist(),
                 "sources": _sources(findings),
+                **({} if cost is None else {"cost": asdict(cost)}),
             }
         ),
     )
@@ -181,12 +209,19 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     return file.getvalue()
 
 
-def _text(findings: Findings, classes: Sequence[str], header: dict[str, Any]) -> str:
-    key_width = max((len(key) for key in header), default=0)
-    lines = [f"{key.ljust(key_width)}{GAP}{value}" for key, value in header.items()]
-    if lines:
-        lines.append("")
-    return "\n".join([*lines, summary(findings, classes), "", details(findings, classes)]) + "\n"
+def _text(
+    findings: Findings, classes: Sequence[str], header: dict[str, Any], cost: Cost | None
+) -> str:
+    parts = [_listed(header)] if header else []
+    parts += [summary(findings, classes), details(findings, classes)]
+    if cost is not None:
+        parts.append(f"cost of the network alone\n{_listed(cost_facts(cost))}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _listed(facts: Mapping[str, Any]) -> str:
+    width = max(map(len, facts))
+    return "\n".join(f"{name.ljust(width)}{GAP}{value}" for name, value in facts.items())
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from utils.typesetting import MARGIN_PX, Color
 
 _IGNORED_COLOR: Color = (0, 0, 0)
 _WRONG_COLOR: Color = (235, 30, 40)
+ERROR_COLORS = {"wrong": _WRONG_COLOR, "ignored": _IGNORED_COLOR}  # what error pictures mean
 _PANEL_COLUMNS = ("image", "structure", "target", "prediction", "errors")
 _LUMA = np.array([0.299, 0.587, 0.114])  # weights of R, G, B in perceived brightness
 # From low to high values, in even steps of perceived brightness: also in order when printed grey.
@@ -201,7 +202,7 @@ def prediction_panel(
     Returns:
         ``(H, W, 3)`` uint8 on white.
     """
-    grid = [_panel_cells(row, palette) for row in rows]
+    grid = [panel_cells(row, palette) for row in rows]
     titles = [title for title in _PANEL_COLUMNS if any(cells[title] for cells in grid)]
     has_row_titles = any(row.title for row in rows)
     sheet = contact_sheet(
@@ -212,14 +213,14 @@ def prediction_panel(
     )
     names, colors = [*classes], [*palette]
     if "errors" in titles:
-        names += ["wrong", "ignored"]
-        colors += [_WRONG_COLOR, _IGNORED_COLOR]
+        names += ERROR_COLORS
+        colors += ERROR_COLORS.values()
     strip = legend(names, colors, sheet.shape[1] - 2 * MARGIN_PX)
     return np.concatenate([sheet, _frame(strip)])
 
 
-def _panel_cells(row: PanelRow, palette: Sequence[Color]) -> dict[str, Cell | None]:
-    """The pictures of one image by their column titles."""
+def panel_cells(row: PanelRow, palette: Sequence[Color]) -> dict[str, Cell | None]:
+    """The pictures of one image by their titles, from left to right; None: nothing to show."""
     target = errors = None
     if row.target is not None:
         target = Cell(picture=colorize(row.target, palette), smooth=False)

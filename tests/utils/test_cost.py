@@ -132,7 +132,7 @@ def test_facts_are_said_in_words():
         "parameters": "2.35 M trainable, 0.00 M frozen",
         "operations": "8.3 GFLOPs for a window of 8x6 px",
         "latency": "574.1 ms for such a window by itself",
-        "throughput": "1.80 windows/s, 0.47 megapixels/s, 3 together",
+        "throughput": "1.80 windows/s, 0.47 megapixels/s, 3 at a time",
         "peak memory": "0.85 GiB by the whole process, up to the end of the evaluation",
         "computed on": "a CPU, 1 thread, fp32",
         "versions": "python 3.11.2, torch 2.14",

@@ -132,7 +132,7 @@ def test_numbers_stand_to_the_right_and_names_to_the_left():
     html = table_html(["name", "a", "note"], [["x", "1", "y"], ["z", "2"]], (1,), (0, 2))
     assert "<tr><th class=text>name</th><th>a</th><th class=text>note</th></tr>" in html
     assert "<tr><td class=text>x</td><td>1</td><td class=text>y</td></tr>" in html
-    assert "<tr class=rule><td class=text>z</td><td>2</td></tr>" in html
+    assert "<tr class=rule><td class=text>z</td><td>2</td><td class=text></td></tr>" in html
 
 
 def test_a_bar_is_as_long_as_its_share_with_its_interval_on_it():

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,10 +9,12 @@ import torch
 from PIL import Image
 
 from tests.conftest import single_process
+from utils.cost import measure_cost
 from utils.erosion import erode
 from utils.label_plan import plan_labels
 from utils.measurements import Measurements
 from utils.metrics import confusion_matrix, scores
+from utils.precision import Precision
 from utils.report import write_report
 from utils.report_tables import score_table, summary
 
@@ -244,12 +247,34 @@ def test_report_without_header_starts_with_the_table(tmp_path):
     assert (tmp_path / "report.txt").read_text().startswith("class ")
 
 
-def test_report_leaves_four_files_and_nothing_else(tmp_path):
+def test_report_leaves_its_files_and_nothing_else(tmp_path):
     write(tmp_path)
     write(tmp_path)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["confusion.png", "per_class.csv", "report.json", "report.txt"]
+    names = {path.name for path in tmp_path.iterdir()}
+    texts = {"report.txt", "report.html", "report.json", "per_class.csv"}
+    assert names == texts | {"confusion.png", "confidence.png"}
     assert Image.open(tmp_path / "confusion.png").mode == "RGB"
+
+
+def test_the_cost_is_the_only_part_that_differs_from_run_to_run(tmp_path):
+    cost = measure_cost(
+        torch.nn.Bilinear(3, 3, 2).eval(),
+        channels=(4, 4),
+        window_px=(5, 3),
+        batch_size=2,
+        precision=Precision("fp32", torch.device("cpu")),
+        device=torch.device("cpu"),
+    )
+    write(tmp_path / "a", cost=cost)
+    write(tmp_path / "b", cost=replace(cost, latency_s=99.0))
+    write(tmp_path / "c")
+    first, second, without = (read_json(tmp_path / name / "report.json") for name in "abc")
+    assert first.pop("cost") != second.pop("cost")
+    assert first == second == without
+    text = (tmp_path / "b" / "report.txt").read_text()
+    assert text.startswith((tmp_path / "c" / "report.txt").read_text())
+    assert "\n\ncost of the network alone\nparameters   0.00 M trainable" in text
+    assert "\nlatency      99000.0 ms" in text
 
 
 def test_report_refuses_too_few_colors_before_it_writes(tmp_path):
