@@ -3,9 +3,13 @@
 The checkpoint carries its recipe; ``key.sub=value`` changes parts of it for this evaluation::
 
     python eval.py --checkpoint runs/synthetic/best.pth --split test [eval.window_px=512 ...]
-    python eval.py attribution --checkpoint runs/synthetic/best.pth
 
-``attribution`` tells what the network makes of its structure maps, see docs/attribution.md.
+``attribution`` tells what the network makes of its structure maps (docs/attribution.md);
+``compare`` puts several evaluations into one table, with differences to the first::
+
+    python eval.py attribution --checkpoint runs/synthetic/best.pth
+    python eval.py compare runs/off runs/on [--output DIR]
+    python eval.py compare off=runs/off-0,runs/off-1 on=runs/on-0,runs/on-1
 """
 
 import argparse
@@ -36,6 +40,7 @@ from models.vsgnet import VSGNet
 from utils.attribution import ChangeCounts
 from utils.attribution_report import attribution_text, write_attribution
 from utils.checkpoint import Checkpoint, check_split, load_checkpoint
+from utils.comparing import compare_reports
 from utils.config import config_from_dict
 from utils.cost import Cost, measure_cost
 from utils.distributed import DistContext, distributed_session
@@ -256,7 +261,9 @@ def run_on_checkpoint(
     arguments: Sequence[str],
 ) -> None:
     """Read the command line of what takes one checkpoint and one split, and do it."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", type=Path, required=True, help="best.pth or last.pth")
     parser.add_argument("--split", default="val", help="train, val or test (default: val)")
     parser.add_argument("--output", type=Path, help=f"default: {name}_SPLIT beside the checkpoint")
@@ -271,17 +278,11 @@ def run_on_checkpoint(
         command(checkpoint, config, args.split, output, dist)
 
 
-def report(arguments: Sequence[str]) -> None:
-    """Evaluate one checkpoint."""
-    run_on_checkpoint(evaluate_split, "eval", __doc__.split("\n\n")[0], arguments)
-
-
-def attribution(arguments: Sequence[str]) -> None:
-    """Tell what one network makes of its structure maps."""
-    run_on_checkpoint(attribute, "attribution", _ATTRIBUTION, arguments)
-
-
-COMMANDS = {"report": report, "attribution": attribution}
+COMMANDS = {
+    "report": partial(run_on_checkpoint, evaluate_split, "eval", __doc__),
+    "attribution": partial(run_on_checkpoint, attribute, "attribution", _ATTRIBUTION),
+    "compare": compare_reports,
+}
 
 
 def main() -> None:
@@ -290,7 +291,7 @@ def main() -> None:
     if first in COMMANDS:
         COMMANDS[first](others)
     else:
-        report(sys.argv[1:])
+        COMMANDS["report"](sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,9 @@ def test_many_processes_count_what_one_counts(checkpoint, tmp_path, split, num_i
         )
         assert done.returncode == 0, done.stderr[-2000:]
         reports.append(json.loads((output / "report.json").read_text()))
+    pages = [(tmp_path / name / "report.html").read_text() for name in "01"]
+    worst = [re.findall(r"<h3>(\S+: mIoU [\d.]+)</h3>", page) for page in pages]
+    assert worst[0] == worst[1] and len(worst[0]) == min(num_images, eval_script.NUM_PANEL_ROWS)
     # With another number of threads the logits differ in their last digits, and nothing else does.
     assert all(report.pop("cost")["latency_s"] > 0 for report in reports)
     errors = [report.pop("calibration")["error"] for report in reports]
@@ -133,6 +137,32 @@ def test_zoomed_and_turned_windows_are_averaged_and_named_in_the_report(checkpoi
     assert augmented["oa"] > plain["oa"] - 0.05  # the geometry is undone: no turned prediction
 
 
+def eval_command(*arguments):
+    """The command line as users call it; its exit code, output and errors."""
+    command = [sys.executable, "eval.py", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_evaluations_are_compared_by_the_command_line(checkpoint, tmp_path):
+    reports = evaluate(checkpoint, tmp_path / "as trained")
+    other = evaluate(checkpoint, tmp_path / "off", "structure.control=shuffled")
+    places = [tmp_path / "as trained", tmp_path / "off"]
+    code, output, _ = eval_command("compare", *places)
+    assert code == 0 and "structure\n  as trained  on: superpixels" in output
+    found = json.loads((places[0] / "compare" / "compare.json").read_text())
+    gain = found["differences"][0]["miou"]["value"]
+    assert gain == pytest.approx(other["miou"] - reports["miou"])
+    assert found["runs"][0]["miou"]["low"] == pytest.approx(reports["interval"]["miou"][0])
+    evaluate(checkpoint, tmp_path / "test", split="test")
+    code, output, errors = eval_command(
+        "compare", places[0], tmp_path / "test", "--output", tmp_path / "none"
+    )
+    assert code == 2 and output == "" and not (tmp_path / "none").exists()
+    assert errors.startswith("error: ") and errors.endswith("they cannot be compared\n")
+    assert "report.json has the split val, " in errors and "has the split test;" in errors
+
+
 def test_other_classes_are_refused_with_both_sides(checkpoint, data_root, tmp_path):
     tiles = open_tile_set(data_root)
     meta = {"palette": tiles.palette[:2], "origin": "", "prepared_with": {}}
@@ -148,11 +178,6 @@ def test_unknown_split_names_those_there_are(checkpoint, tmp_path):
 
 
 def test_errors_leave_no_traceback(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "eval.py", "--checkpoint", str(tmp_path / "none.pth")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: the checkpoint") and "Traceback" not in done.stderr
+    code, _, errors = eval_command("--checkpoint", tmp_path / "none.pth")
+    assert code == 2
+    assert errors.startswith("error: the checkpoint") and "Traceback" not in errors

@@ -18,6 +18,13 @@ def test_help_names_every_argument(script):
     assert "usage:" in done.stdout and len(done.stdout.splitlines()) > 5
 
 
+def test_help_of_eval_tells_of_its_commands():
+    for arguments, words in (([], ("--checkpoint", "eval.py compare")), (["compare"], ("NAME=A",))):
+        command = [sys.executable, "eval.py", *arguments, "--help"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and all(word in done.stdout for word in words)
+
+
 @pytest.mark.parametrize("script", ["generate", "train"])
 def test_all_mistakes_of_a_recipe_come_at_once(script):
     command = [sys.executable, f"{script}.py", "--config", "configs/dubai.yaml"]
