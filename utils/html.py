@@ -47,7 +47,7 @@ img { display: block; max-width: 100%; height: auto; image-rendering: auto; }
 @media (min-width: 72rem) { .row { grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); } }
 .row figure { margin: 0; } .row img { width: 100%; }
 .swatch { display: inline-block; width: .8em; height: .8em; outline: 1px solid var(--faint);
-  margin-right: .45em; } .legend span { display: inline-block; margin-right: 1.1em; }
+  margin-right: .45em; } .legend > span { display: inline-block; margin-right: 1.1em; }
 .bar { display: inline-block; position: relative; width: 9rem; height: .8rem;
   background: var(--fill); vertical-align: middle; }
 .bar i { position: absolute; inset: 0 auto 0 0; }
