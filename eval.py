@@ -278,7 +278,7 @@ def run_on_checkpoint(
         command(checkpoint, config, args.split, output, dist)
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "report": partial(run_on_checkpoint, evaluate_split, "eval", __doc__),
     "attribution": partial(run_on_checkpoint, attribute, "attribution", _ATTRIBUTION),
     "compare": compare_reports,
