@@ -296,6 +296,5 @@ class TileDataset(Dataset[Batch]):
 
     def _partner(self, index: int, rng: np.random.Generator) -> str:
         """Another tile: any for training, a fixed one for evaluation, so that it is repeatable."""
-        is_random = self.geometry is not None
-        step = int(rng.integers(1, len(self))) if is_random else self.partner_step
+        step = self.partner_step if self.geometry is None else int(rng.integers(1, len(self)))
         return self.tile_ids[(index + step) % len(self)]

@@ -151,13 +151,17 @@ def protocol_sentences(findings: Findings) -> dict[str, str]:
     if findings.conditions:
         sentences["all of them"] = findings.conditions
     if findings.impossible:
-        sentences[_NO_FULL_LABELS] = "; ".join(p.name for p in findings.impossible)
+        sentences[_NO_FULL_LABELS] = _impossible(findings)
     return sentences
 
 
 def no_full_labels(findings: Findings) -> str:
     """Why protocols are left out."""
-    return f"{_NO_FULL_LABELS}: {protocol_sentences(findings)[_NO_FULL_LABELS]}"
+    return f"{_NO_FULL_LABELS}: {_impossible(findings)}"
+
+
+def _impossible(findings: Findings) -> str:
+    return "; ".join(protocol.name for protocol in findings.impossible)
 
 
 def _interval(intervals: Intervals) -> str:

@@ -6,9 +6,12 @@ import pytest
 from tests.utils.test_html import Reader
 from tests.utils.test_report import CLASSES, FINDINGS, NOTHING, PALETTE, find
 from utils.contact_sheet import Cell
+from utils.label_plan import plan_labels
 from utils.report_page import report_page
 from utils.report_tables import percent
 from utils.visualize import PanelRow
+
+ERODED = plan_labels(["eroded"], "eroded")
 
 
 def row(title, target=True):
@@ -44,7 +47,9 @@ def test_the_page_holds_the_numbers_of_the_report():
     low, high = map(percent, FINDINGS.intervals.iou[0])
     assert f"|building|66.67|{low} to {high}|80.00|85.71|75.00|40.00|" in text
     assert "|mean|72.62|45.83 to 100.00|" in text
-    assert "|mmsegmentation|72.62|" in text and "|means over all classes that occur; " in text
+    assert "|mmsegmentation|full|72.62|" in text and "|without borders|eroded|100.00|" in text
+    assert "|labels full; means over all classes that occur; " in text
+    assert "|all of them|two images; windows of 640 px|" in text
     assert "|boundary IoU|20.83|23.61|45.83|45.83|" in text
     assert "|found (half of it right)|100.00|-|-|-|-|" in text
     assert "nan" not in text
@@ -63,7 +68,7 @@ def test_nothing_measured_is_a_page_all_the_same():
 
 
 def test_eroded_labels_and_classes_outside_the_mean_are_said():
-    text = "|".join(Reader(make(findings=find(left_out=["car"], has_borders=False))).texts)
+    text = "|".join(Reader(make(findings=find(left_out=["car"], plan=ERODED))).texts)
     assert "Boundary scores need full labels" in text and "|boundary IoU" not in text
     assert "|without car|" in text and "|mean without car|" in text
 
