@@ -29,18 +29,19 @@ from datasets.maps import MapRecipe, map_settings
 from datasets.piece_maps import MadeMaps, MapSource, StoredMaps
 from datasets.tiles import open_tile_set
 from models.build import load_network
+from models.export import export_network
 from models.generators.build import StructureGenerator, build_generator, check_generated
 from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.config import config_from_dict, differences
 from utils.distributed import distributed_session
-from utils.errors import DataError, UserError, run_command
-from utils.evaluation import Predictor
+from utils.errors import ConfigError, DataError, UserError, run_command
+from utils.evaluation import Predictor, classes_of
 from utils.files import sha256_of
 from utils.inference import Wanted, infer_images
 from utils.pieces import Pieces
 from utils.precision import Precision
 from utils.results import KINDS
-from utils.segmentation import Read, classes_of, segment_strips
+from utils.segmentation import Read, segment_strips
 from utils.stopwatch import Stopwatch
 from utils.submission import submit
 
@@ -84,7 +85,7 @@ class Segmenter:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """``(H, W, 3)`` uint8 RGB -> ``(H, W)`` uint8 class indices."""
         strips = self.strips(None, image.shape[:2], lambda rows, columns: image[rows, columns])
-        return np.concatenate([classes_of(logits) for _, logits in strips])
+        return torch.cat([classes_of(logits) for _, logits in strips]).numpy()
 
     def shares(self, size: tuple[int, int], number: int) -> list[slice]:
         """Rows of an image for each of some processes (``utils.pieces.Pieces.shares``)."""
@@ -171,14 +172,49 @@ def load_predictor(checkpoint: str | Path, *overrides: str, device: str = "auto"
         return Segmenter(loaded, config, dist.device)
 
 
+def export(checkpoint: Checkpoint, config: Config, path: Path) -> None:
+    """Write the network alone as .pt2 or .onnx, see ``models.export``, and say how it is used."""
+    encoder, identity = StructureEncoder(config.structure), checkpoint.identity
+    network = load_network(
+        checkpoint,
+        config.model,
+        structure_channels=encoder.num_channels,
+        pictures=encoder.pictures,
+        frozen_dtype=torch.float32,
+    )
+    metadata = {
+        "classes": identity.classes,
+        "palette": identity.palette,
+        "structure": asdict(config.structure),
+        "maps": identity.maps,
+        "checkpoint_sha256": sha256_of(checkpoint.path),
+    }
+    difference = export_network(network.eval(), encoder.num_channels, path, metadata)
+    print(
+        f"{path}: logits of image (N, 3, H, W) and structure (N, {encoder.num_channels}, H, W); at "
+        f"most {difference:.1g} from those of the network, at three sizes"
+    )
+
+
 def main() -> None:
     """Command line."""
     args = _parser().parse_args()
-    inputs = find_inputs(args.input, args.output, args.split, png=args.submission)
-    names = submission_names(inputs) if args.submission else {}
+    if (args.input is None) != (args.output is None) or not (args.input or args.export):
+        raise ConfigError("say what to segment, and where to: --input PATH --output DIR")
     checkpoint = load_checkpoint(args.checkpoint)
     recipe = checkpoint.identity.recipe
     config = config_from_dict(recipe, f"the recipe in {args.checkpoint}", args.overrides)
+    if args.export is not None:
+        export(checkpoint, config, args.export)
+    if args.input is not None:
+        segment(args, checkpoint, config)
+
+
+def segment(args: argparse.Namespace, checkpoint: Checkpoint, config: Config) -> None:
+    """Segment the images that the command line names."""
+    inputs = find_inputs(args.input, args.output, args.split, png=args.submission)
+    names = submission_names(inputs) if args.submission else {}
+    recipe = checkpoint.identity.recipe
     with distributed_session(config.run.device, PATIENCE) as dist:
         if dist.is_main and (note := absence_note(config.structure, recipe["structure"])):
             print(note)
@@ -231,11 +267,9 @@ def _range(text: str) -> tuple[float, float]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="best.pth or last.pth")
-    parser.add_argument(
-        "--input", required=True, metavar="PATH", help="image, folder, or pattern in quotes"
-    )
+    parser.add_argument("--input", metavar="PATH", help="image, folder, or pattern in quotes")
     parser.add_argument("--split", help="of --input, which then is a prepared data set")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--output", type=Path, help="folder for the results")
     parser.add_argument(
         "--write",
         type=_kinds,
@@ -253,6 +287,9 @@ def _parser() -> argparse.ArgumentParser:
         "--keep-maps", action="store_true", help="keep structure maps in OUTPUT/maps, and use them"
     )
     parser.add_argument("--overwrite", action="store_true", help="repeat what is done")
+    parser.add_argument(
+        "--export", type=Path, metavar="FILE", help="write the network alone, as .pt2 or .onnx"
+    )
     parser.add_argument("--submission", action="store_true", help="also OUTPUT/submission.zip")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change the recipe")
     return parser

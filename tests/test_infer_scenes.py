@@ -1,17 +1,22 @@
 """infer.py on large georeferenced images: in place, without a seam, shared, killed, hostile."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import rasterio
+import torch
 from PIL import Image
+from rasterio.features import rasterize
 from rasterio.transform import Affine
 
 import infer
@@ -20,6 +25,8 @@ from tests.hostile_images import BAD, GOOD, write_hostile_images
 from train import build_run, train
 from utils import pieces
 from utils.checkpoint import load_checkpoint
+from utils.errors import ConfigError
+from utils.evaluation import classes_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data" / "geotiff-samples" / "images"
@@ -241,5 +248,48 @@ def test_a_scene_of_20000_x_20000_with_the_tiny_network_within_3_gib(
     image = pixels(scene).transpose(1, 2, 0)
     segmenter = infer.load_predictor(checkpoint.path, device="cpu")
     strips = segmenter.strips(None, (side, side), lambda r, c: image[r, c], rows)
-    labels = np.concatenate([infer.classes_of(logits) for _, logits in strips])
+    labels = torch.cat([classes_of(logits) for _, logits in strips]).numpy()
     assert np.array_equal(written, labels)
+
+
+def test_polygons_lie_where_the_image_lies(checkpoint, scene, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    run(monkeypatch, checkpoint, scene, output, "--write", "index,polygons")
+    labels = pixels(output / "index/scene.tif")[0]
+    found = json.loads((output / "polygons/scene.geojson").read_text())
+    assert found["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32188"
+    shapes = [(f["geometry"], f["properties"]["class"]) for f in found["features"]]
+    back = rasterize(shapes, out_shape=SIZE, transform=PLACE, fill=255, dtype="uint8")
+    assert np.array_equal(back, labels)
+    areas = Counter()
+    for feature in found["features"]:
+        facts = feature["properties"]
+        areas[facts["class"]] += facts["area_px"]
+        assert facts["area_m2"] == pytest.approx(0.09 * facts["area_px"])
+        assert facts["name"] == checkpoint.identity.classes[facts["class"]]
+    assert areas == Counter(labels.ravel().tolist())
+
+
+@pytest.mark.parametrize("name", ["net.pt2", "net.onnx"])
+def test_the_network_is_exported_and_explains_itself(
+    checkpoint, tmp_path, monkeypatch, capsys, name
+):
+    path = tmp_path / name
+    line = ["infer.py", "--checkpoint", checkpoint.path, "--export", path]
+    monkeypatch.setattr(sys, "argv", [*map(str, line)])
+    infer.main()
+    assert f"{path}: logits of image (N, 3, H, W)" in capsys.readouterr().out
+    if name == "net.pt2":
+        found = {"metadata.json": ""}
+        torch.export.load(path, extra_files=found)
+        text = found["metadata.json"]
+    else:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        text = session.get_modelmeta().custom_metadata_map["metadata.json"]
+    assert json.loads(text)["classes"] == checkpoint.identity.classes
+
+
+def test_without_images_and_export_it_says_what_is_missing(checkpoint, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["infer.py", "--checkpoint", str(checkpoint.path)])
+    with pytest.raises(ConfigError, match=r"say what to segment, and where to: --input PATH --out"):
+        infer.main()

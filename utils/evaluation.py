@@ -72,7 +72,7 @@ class Predictor:
         """
         classes = torch.empty(image.shape[-2:], dtype=torch.uint8)
         for rows, logits in self.strips(image, maps, structure_image):
-            classes[rows] = _classes(logits)
+            classes[rows] = classes_of(logits)
             if on_strip is not None:
                 on_strip(rows, logits, classes[rows])
         return classes
@@ -153,8 +153,11 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _classes(logits: Tensor) -> Tensor:
-    """``(C, H, W)`` -> class indices ``(H, W)`` uint8 on the CPU."""
+def classes_of(logits: Tensor) -> Tensor:
+    """The best class of every pixel, the first of equal ones.
+
+    ``(C, H, W)`` -> ``(H, W)`` uint8 on the CPU.
+    """
     # On a CPU, argmax over the first axis takes seven times as long as max.
     return logits.max(0).indices.to(torch.uint8).cpu()
 
@@ -212,7 +215,7 @@ def evaluate(
         for unit in loader.units[:num_units]:
             canvas = Canvas(unit, loader.labels, num_classes, keep_tiles=look is not None)
             for rows, logits in canvas.strips(predictor, islice(batches, len(unit.tiles))):
-                classes = _classes(logits)
+                classes = classes_of(logits)
                 canvas.finish(rows, classes)
                 if on_strip is not None:
                     on_strip(canvas.target[rows], logits, classes)

@@ -6,7 +6,7 @@ projected coordinates, and the EPSG code. GeoTIFF: OGC 19-008r4. Not read: GDAL'
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,17 @@ class Georeference:
         if found is None or not all(map(math.isfinite, found)):
             return None
         return found
+
+    def to_xy(self) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None:
+        """``transform`` as a function: columns and rows of pixel corners -> x and y."""
+        transform = self.transform()
+        if transform is None:
+            return None
+        a, b, c, d, e, f = transform
+        return lambda columns, rows: (
+            a * columns + b * rows + c,
+            d * columns + e * rows + f,
+        )
 
     def pixel_area_m2(self) -> float | None:
         """Square metres that a pixel covers; None where that cannot be known.

@@ -19,13 +19,14 @@ from tqdm import tqdm
 from utils.charts import legend
 from utils.distributed import DistContext
 from utils.errors import DataError, UserError
+from utils.evaluation import classes_of
 from utils.files import write_png
 from utils.inference_page import write_inference_page
 from utils.records import Record, drop_record, is_done, read_record, state_of, write_record
 from utils.results import write_results
 from utils.row_file import RowFile
 from utils.scene import Scene, open_scene
-from utils.segmentation import Read, classes_of, confidence_of
+from utils.segmentation import Read, confidence_of
 from utils.stopwatch import Stopwatch
 from utils.visualize import Color
 
@@ -186,7 +187,7 @@ class _Run:
             watch.time("predict"),
         ):
             for rows, logits in self._segmenter.strips(image, scene.size, scene.read, part):
-                index.write(rows.start, classes_of(logits))
+                index.write(rows.start, classes_of(logits).numpy())
                 if "confidence" in self._wanted.kinds:
                     confidence.write(rows.start, confidence_of(logits))
                 bar.update(rows.stop - rows.start)

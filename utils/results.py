@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from utils.polygons import write_geojson
 from utils.raster_writers import PngWriter, TiffWriter, open_writer
 from utils.row_file import RowFile
 from utils.scene import Scene
 from utils.visualize import Color, colorize, overlay
 
-KINDS = ("index", "color", "overlay", "confidence")
+KINDS = ("index", "color", "overlay", "confidence", "polygons")
 _STRIP_ROWS = 512  # those of a row of tiles in the TIFF files that are written
 _THUMBNAIL_PX = 360
 
@@ -28,7 +29,7 @@ class Written:
 
 def result_path(output: Path, kind: str, result: Path) -> Path:
     """File of one kind of result."""
-    return output / kind / result
+    return output / kind / (result.with_suffix(".geojson") if kind == "polygons" else result)
 
 
 def write_results(
@@ -87,6 +88,16 @@ def write_results(
             for kind, strip in strips.items():
                 if (target := writers[kind]) is not None:
                     target.write(strip)
+    if "polygons" in kinds:
+        write_geojson(
+            (index.read(rows) for rows in strips_of(height)),
+            result_path(output, "polygons", result),
+            classes,
+            palette,
+            to_xy=None if place is None else place.to_xy(),
+            crs=None if place is None else place.to_geojson_crs(),
+            pixel_area_m2=None if place is None else place.pixel_area_m2(),
+        )
     return Written(
         pixels=tuple(pixels[: len(classes)].tolist()),
         thumbnail=thumbnail.picture,

@@ -81,12 +81,6 @@ def segment_strips(
         yield from predictor.strips_of(size, cut, rows)
 
 
-def classes_of(logits: Tensor) -> np.ndarray:
-    """The best class of every pixel: ``(C, H, W)`` -> ``(H, W)`` uint8; the first of equal ones."""
-    # On a CPU, argmax over the first axis takes seven times as long as max.
-    return logits.max(0).indices.to(torch.uint8).cpu().numpy()
-
-
 def confidence_of(logits: Tensor) -> np.ndarray:
     """Its softmax probability in steps of 1/255: ``(C, H, W)`` -> ``(H, W)`` uint8."""
     best = 1 / (logits - logits.max(0).values).exp().sum(0)

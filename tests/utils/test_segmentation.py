@@ -6,9 +6,9 @@ import torch
 
 from configs.schema import EvalConfig
 from utils import pieces
-from utils.evaluation import Predictor
+from utils.evaluation import Predictor, classes_of
 from utils.precision import Precision
-from utils.segmentation import classes_of, confidence_of, segment_strips
+from utils.segmentation import confidence_of, segment_strips
 from utils.stopwatch import Stopwatch
 
 CPU = torch.device("cpu")
