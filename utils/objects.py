@@ -63,27 +63,43 @@ def object_counts(
     return counts.reshape(num_classes, -1, len(COUNTS))
 
 
-def _objects(target: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Class, area and number of right pixels of every object.
+def touching_runs(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of one class in a row, and which of them lie above each other with the same class.
 
-    The pixels of a row that hang together are one run; runs are joined instead of pixels.
+    Args:
+        classes: ``(H, W)``.
+
+    Returns:
+        Flat index of the first pixel of each run, ``(N,)`` ascending; pairs of runs that share a
+        side, ``(M, 2)``: the upper one first.
     """
-    num_columns = target.shape[1]
-    begins = np.ones(target.shape, dtype=bool)
-    np.not_equal(target[:, 1:], target[:, :-1], out=begins[:, 1:])
+    num_columns = classes.shape[1]
+    begins = np.ones(classes.shape, dtype=bool)
+    np.not_equal(classes[:, 1:], classes[:, :-1], out=begins[:, 1:])
     starts = np.flatnonzero(begins)
-    stops = np.append(starts[1:], target.size)
+    stops = np.append(starts[1:], classes.size)
     # Each run with those of the row above that share a column: they are consecutive.
     first = np.searchsorted(stops, starts - num_columns, side="right")
     last = np.searchsorted(starts, stops - num_columns, side="left")
     number = last - first
     below = np.repeat(np.arange(starts.size), number)
     above = np.arange(below.size) - np.repeat(np.cumsum(number) - number - first, number)
+    class_of_run = classes.ravel()[starts]
+    touch = class_of_run[below] == class_of_run[above]
+    return starts, np.stack([above[touch], below[touch]], axis=1)
+
+
+def _objects(target: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class, area and number of right pixels of every object.
+
+    The pixels of a row that hang together are one run; runs are joined instead of pixels.
+    """
+    starts, pairs = touching_runs(target)
+    lengths = np.diff(starts, append=target.size)
     classes = target.ravel()[starts]
-    touch = classes[below] == classes[above]
-    root = connected_groups(starts.size, np.stack([above[touch], below[touch]], axis=1))
+    root = connected_groups(starts.size, pairs)
     right = np.add.reduceat(is_right.ravel(), starts, dtype=np.int64)
-    area = np.bincount(root, weights=stops - starts, minlength=starts.size).astype(np.int64)
+    area = np.bincount(root, weights=lengths, minlength=starts.size).astype(np.int64)
     right = np.bincount(root, weights=right, minlength=starts.size).astype(np.int64)
     is_object = (root == np.arange(starts.size)) & (classes != IGNORE_INDEX)
     return classes[is_object], area[is_object], right[is_object]
