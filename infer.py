@@ -31,6 +31,7 @@ from datasets.tiles import open_tile_set
 from models.build import load_network
 from models.export import export_network
 from models.generators.build import StructureGenerator, build_generator, check_generated
+from utils.arguments import low_and_high
 from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.config import config_from_dict, differences
 from utils.distributed import distributed_session
@@ -40,7 +41,7 @@ from utils.files import sha256_of
 from utils.inference import Wanted, infer_images
 from utils.pieces import Pieces
 from utils.precision import Precision
-from utils.results import KINDS
+from utils.results import KINDS, kinds_of_results
 from utils.segmentation import Read, segment_strips
 from utils.stopwatch import Stopwatch
 from utils.submission import submit
@@ -89,7 +90,13 @@ class Segmenter:
 
     def shares(self, size: tuple[int, int], number: int) -> list[slice]:
         """Rows of an image for each of some processes (``utils.pieces.Pieces.shares``)."""
-        return Pieces(size, self.config.eval.window_px, self.config.eval.overlap_px).shares(number)
+        return self._pieces(size).shares(number)
+
+    def _pieces(self, size: tuple[int, int]) -> Pieces:
+        config, structure = self.config.eval, self.config.structure
+        superpixels = structure.selected().get("superpixels")
+        segment_px = getattr(superpixels, "segment_size_px", None)
+        return Pieces(size, config.window_px, config.overlap_px, segment_px)
 
     def strips(
         self,
@@ -106,8 +113,8 @@ class Segmenter:
             read: its pixels.
             part: rows that are wanted; None: all.
         """
-        maps, config = self._maps.of(image), self.config.eval
-        return segment_strips(self._predictor, config, size, read, maps, self.watch, part)
+        maps, pieces = self._maps.of(image), self._pieces(size)
+        return segment_strips(self._predictor, pieces, size, read, maps, self.watch, part)
 
 
 def made_maps(
@@ -245,25 +252,6 @@ def digest_of(checkpoint: Checkpoint, config: Config, stretch: Sequence[float] |
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _kinds(text: str) -> tuple[str, ...]:
-    """The argument type of ``--write index,overlay``."""
-    kinds = tuple(text.split(","))
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise argparse.ArgumentTypeError(f"knows {', '.join(KINDS)}, not '{unknown[0]}'")
-    return kinds
-
-
-def _range(text: str) -> tuple[float, float]:
-    """The argument type of ``--stretch 0,2047``."""
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        low, high = 0.0, 0.0
-    if not low < high:
-        raise argparse.ArgumentTypeError(f"must be LOW,HIGH, e.g. 0,2047, not '{text}'")
-    return low, high
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="best.pth or last.pth")
@@ -272,14 +260,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, help="folder for the results")
     parser.add_argument(
         "--write",
-        type=_kinds,
+        type=kinds_of_results,
         default=("index", "color", "overlay"),
         metavar="KINDS",
         help=f"some of {','.join(KINDS)} (default: index,color,overlay)",
     )
     parser.add_argument(
         "--stretch",
-        type=_range,
+        type=low_and_high,
         metavar="LOW,HIGH",
         help="values of a channel that become 0 and 255 (default for 16 bit: 0,65535)",
     )

@@ -30,3 +30,14 @@ def add_workers(add: Callable[..., Any]) -> None:
 def default_workers() -> int:
     """How many images to work on at a time: one a core, at most 8 because of the memory."""
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4, 8)
+
+
+def low_and_high(text: str) -> tuple[float, float]:
+    """The argument type of ``--stretch 0,2047``."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not low < high:
+        raise argparse.ArgumentTypeError(f"must be LOW,HIGH, e.g. 0,2047, not '{text}'")
+    return low, high

@@ -6,7 +6,7 @@ projected coordinates, and the EPSG code. GeoTIFF: OGC 19-008r4. Not read: GDAL'
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ _METRIC = [range(32601, 32661), range(32701, 32761), range(25828, 25839), range(
 # Mercator: metres at the equator only. At 50 degrees a square metre counts as 2.4.
 _MERCATOR_CODES = {3857, 3785, 3395, 54004, 900913}
 
+_FAR = 1e15  # no coordinate of anything on earth; nan is no smaller either
 _MAX_TEXT_BYTES = 1 << 16
 Transform = tuple[float, float, float, float, float, float]
 
@@ -66,20 +67,10 @@ class Georeference:
         if found is None and self.world is not None:
             a, d, b, e, x, y = self.world
             found = (a, b, x - (a + b) / 2, d, e, y - (d + e) / 2)
-        if found is None or not all(map(math.isfinite, found)):
+        if found is None or not all(abs(number) < _FAR for number in found):
             return None
-        return found
-
-    def to_xy(self) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None:
-        """``transform`` as a function: columns and rows of pixel corners -> x and y."""
-        transform = self.transform()
-        if transform is None:
-            return None
-        a, b, c, d, e, f = transform
-        return lambda columns, rows: (
-            a * columns + b * rows + c,
-            d * columns + e * rows + f,
-        )
+        a, b, _, d, e, _ = found
+        return None if a * e == b * d else found  # else pixels would have no area
 
     def pixel_area_m2(self) -> float | None:
         """Square metres that a pixel covers; None where that cannot be known.

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from utils.sliding_window import Window
 from utils.windows import window_starts
 
-# Side of a piece, unless a window is larger. An image up to it is one piece. Larger ones make maps
-# of fewer pixels twice: 14 % with windows of 512 px that share 128 px.
+# Largest side of a piece, unless a window is larger. An image up to it is one piece. Larger pieces
+# make maps of fewer pixels twice: 14 % with windows of 512 px that share 128 px.
 PIECE_PX = 2048
+# A map holds 65,535 segments. Superpixels of noise are twice as many as their grid has cells.
+_SEGMENTS_ACROSS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +46,22 @@ class Pieces:
         size: height and width of the image.
         window_px: side of the windows it is predicted in.
         overlap_px: least number of pixels that neighbouring windows share.
+        segment_px: side of a superpixel, if maps of them are made.
     """
 
-    def __init__(self, size: tuple[int, int], window_px: int, overlap_px: int) -> None:
-        self._rows, self._columns = (_spans(length, window_px, overlap_px) for length in size)
+    def __init__(
+        self,
+        size: tuple[int, int],
+        window_px: int,
+        overlap_px: int,
+        segment_px: int | None = None,
+    ) -> None:
+        side_px = PIECE_PX
+        if segment_px is not None:
+            side_px = min(side_px, _SEGMENTS_ACROSS * segment_px)
+        self._rows, self._columns = (
+            _spans(length, window_px, overlap_px, side_px) for length in size
+        )
         self._height = min(window_px, size[0])
 
     @property
@@ -82,12 +96,12 @@ class Pieces:
         return [slice(begin, end) for begin, end in zip(begins, ends, strict=True)]
 
 
-def _spans(length_px: int, window_px: int, overlap_px: int) -> list[_Span]:
+def _spans(length_px: int, window_px: int, overlap_px: int, side_px: int) -> list[_Span]:
     """Group windows along one side: as many in a piece as fit, one at least."""
     side = min(window_px, length_px)
     groups: list[list[int]] = []
     for start in window_starts(length_px, window_px, overlap_px):
-        if groups and start + side - groups[-1][0] <= PIECE_PX:
+        if groups and start + side - groups[-1][0] <= side_px:
             groups[-1].append(start)
         else:
             groups.append([start])

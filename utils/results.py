@@ -1,5 +1,6 @@
 """What infer.py writes of an image, from the map of its classes and the image itself."""
 
+import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +26,14 @@ class Written:
 
     pixels: tuple[int, ...]  # of each class
     thumbnail: np.ndarray  # (h, w, 3) uint8, the overlay in small
+
+
+def kinds_of_results(text: str) -> tuple[str, ...]:
+    """The argument type of ``--write index,overlay``."""
+    kinds = tuple(text.split(","))
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise argparse.ArgumentTypeError(f"knows {', '.join(KINDS)}, not '{unknown[0]}'")
+    return kinds
 
 
 def result_path(output: Path, kind: str, result: Path) -> Path:
@@ -92,11 +101,9 @@ def write_results(
         write_geojson(
             (index.read(rows) for rows in strips_of(height)),
             result_path(output, "polygons", result),
-            classes,
-            palette,
-            to_xy=None if place is None else place.to_xy(),
-            crs=None if place is None else place.to_geojson_crs(),
-            pixel_area_m2=None if place is None else place.pixel_area_m2(),
+            names=classes,
+            palette=palette,
+            georeference=place,
         )
     return Written(
         pixels=tuple(pixels[: len(classes)].tolist()),

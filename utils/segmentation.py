@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import EvalConfig
 from utils.background import read_ahead
 from utils.evaluation import Members, Predictor
 from utils.pieces import Piece, Pieces
@@ -22,7 +21,7 @@ MakeMaps = Callable[[Piece, np.ndarray], dict[str, np.ndarray]]
 
 def segment_strips(
     predictor: Predictor,
-    config: EvalConfig,
+    pieces: Pieces,
     size: tuple[int, int],
     read: Read,
     make_maps: MakeMaps,
@@ -36,7 +35,7 @@ def segment_strips(
 
     Args:
         predictor: the network.
-        config: size and overlap of the windows.
+        pieces: of the image, by the windows of the predictor.
         size: height and width of the image.
         read: called in a thread, for one piece after the other.
         make_maps: called in that thread, too.
@@ -46,7 +45,6 @@ def segment_strips(
     Yields:
         Rows, and their logits ``(C, rows, W)`` float32 on the predictor's device.
     """
-    pieces = Pieces(size, config.window_px, config.overlap_px)
     rows = slice(0, size[0]) if part is None else part
 
     def load(piece: Piece) -> tuple[Piece, Members]:

@@ -242,11 +242,8 @@ def test_tags_count_before_a_world_file_which_completes_them(tmp_path: Path):
     (tmp_path / "a.tfw").write_text(WORLD)
     assert georeference_of(path).transform() == seen_by_gdal(path)[1][:6] == (2, 0, 92, 0, -3, 215)
     set_tags(path, GEO, {33550: None, 33922: None})
-    assert (
-        georeference_of(path).transform()
-        == seen_by_gdal(path)[1][:6]
-        == (0.5, 0, 100, 0, -0.5, 200)
-    )
+    placed = (0.5, 0, 100, 0, -0.5, 200)
+    assert georeference_of(path).transform() == seen_by_gdal(path)[1][:6] == placed
     assert georeference_of(path).pixel_area_m2() == 0.25
     result = copied(path, channels=1)
     assert seen_by_gdal(result)[:2] == seen_by_gdal(path)[:2]
@@ -288,3 +285,14 @@ def test_what_is_placed_on_the_map_is_not_turned(tmp_path: Path):
     assert read_all(tmp_path / "a.png").shape == (30, 20, 3)
     (tmp_path / "a.pgw").write_text(WORLD)
     np.testing.assert_array_equal(read_all(tmp_path / "a.png"), PICTURE)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        (1, 2, 0, 5, 2, 4, 0, 6, *[0.0] * 7, 1),  # pixels without an area
+        (1e300, 0, 0, float("nan"), 0, -1e300, 0, 6, *[0.0] * 7, 1),
+    ],
+)
+def test_a_matrix_that_places_nothing_is_no_transform(matrix):
+    assert Georeference(tags={34264: tuple(map(float, matrix))}).transform() is None

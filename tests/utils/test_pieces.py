@@ -76,3 +76,12 @@ def test_shares_are_the_rows_of_the_image_once(number):
         heights = [share.stop - share.start for share in shares]
         assert len(heights) == number and max(heights) - min(heights) <= 2 * module.PIECE_PX
     assert Pieces((100, 100), 512, 128).shares(4) == [slice(0, 100)]
+
+
+def test_pieces_of_small_superpixels_are_small():
+    """So that a map of noise, with two segments a cell, does not hold more than it can."""
+    for segment_px, side_px in ((8, 1024), (16, 2048), (100, 2048)):
+        found = [*Pieces((9000, 9000), 256, 32, segment_px).of(slice(0, 9000))]
+        sides = [piece.rows.stop - piece.rows.start for piece in found]
+        assert side_px - 256 < max(sides) <= side_px
+        assert 2 * (max(sides) / segment_px) ** 2 < 65536

@@ -36,7 +36,7 @@ def segment(image, make_maps, part=None, read=None):
     watch = Stopwatch()
     strips = segment_strips(
         predictor,
-        CONFIG,
+        pieces.Pieces(image.shape[:2], CONFIG.window_px, CONFIG.overlap_px),
         image.shape[:2],
         read or (lambda rows, columns: image[rows, columns]),
         make_maps,
