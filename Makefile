@@ -31,8 +31,8 @@ demo: .venv/.installed
 	@echo
 	@echo "pictures: data/synthetic/modalities/superpixels/contact_sheet.png"
 	@echo "          $(DEMO_RUN)/pictures/run.png"
-	@echo "          $(DEMO_RUN)/eval_test/predictions.png and confusion.png"
-	@echo "          $(DEMO_RUN)/inference/overlay/"
+	@echo "pages:    $(DEMO_RUN)/eval_test/report.html"
+	@echo "          $(DEMO_RUN)/inference/index.html"
 
 test: .venv/.installed
 	$(BIN)/python -m pytest
