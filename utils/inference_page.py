@@ -102,8 +102,10 @@ def _pictures(records: Sequence[Record], classes: Sequence[str], palette: Sequen
         link = "" if kind is None else f' href="{escape(quote(f"{kind}/{record.result}"))}"'
         figures.append(Html(f"<a{link}>{figure}</a>"))
     left = len(records) - len(figures)
-    note = f"The first {_NUM_PICTURES} images; {left:,} more are in the table." if left else ""
-    return together(row_html(note, figures))
+    note = "Each picture leads to its file in full size."
+    if left:
+        note = f"The first {_NUM_PICTURES} images; {left:,} more are in the table. {note}"
+    return row_html(note, figures)
 
 
 def _areas(records: Sequence[Record], classes: Sequence[str]) -> Html:

@@ -76,7 +76,8 @@ def test_a_page_of_many_images_shows_the_first_ones(tmp_path, monkeypatch):
     write_inference_page(tmp_path, records, CLASSES, PALETTE, [])
     page = Reader((tmp_path / "index.html").read_text())
     assert len(page.sources) == 2
-    assert "The first 2 images; 3 more are in the table." in page.cells
+    leads = "Each picture leads to its file in full size."
+    assert f"The first 2 images; 3 more are in the table. {leads}" in page.cells
 
 
 def test_nothing_segmented_is_a_page_too(tmp_path):
