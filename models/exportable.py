@@ -1,14 +1,16 @@
 """The network in operations that an exported file can hold, whatever the height and width.
 
-Three operations are not such. Pooling to a fixed grid has no ONNX operator. timm resamples position
-embeddings (DINOv2) with a filter that ONNX runtimes compute in other ways, and before some of its
-versions not where the grid is that of the training. Both are linear and separable, so both are
-written as two products here, of matrices that follow from the sizes. And timm makes a number of the
-size on its way to the rotary positions of DINOv3. All are the same functions, up to rounding.
+Four are not such. Pooling to a fixed grid has no ONNX operator. timm resamples position embeddings
+(DINOv2) with a filter that ONNX runtimes compute in other ways, and before some of its versions not
+where the grid is that of the training. The bicubic resize to whole patches has its operator, but
+runtimes round its places in other ways, and logits differ in the fifth digit. These are linear and
+separable, so they are written as two products here, of matrices that follow from the sizes. And
+timm makes a number of the size on its way to the rotary positions of DINOv3. All are the same
+functions, up to rounding.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.frozen_vit import FrozenViT
+from models.layers import BicubicResize
 
-_CUBIC = -0.5  # of the antialiased bicubic filter of PyTorch, and of Pillow
+# Keys' cubic filter has a parameter: PyTorch's, and that of its antialiased kind (as of Pillow).
+_SHARP, _ANTIALIASED = -0.75, -0.5
 
 
 @contextmanager
@@ -40,6 +44,8 @@ def _replacements(network: nn.Module) -> Iterator[tuple[Any, str, Any]]:
         for name, child in parent.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d):
                 yield parent, name, PoolByProducts(child.output_size)
+            elif isinstance(child, BicubicResize):
+                yield parent, name, ResizeByProducts()
     for vit in [module.vit for module in network.modules() if isinstance(module, FrozenViT)]:
         yield sys.modules[type(vit).__module__], "resample_abs_pos_embed", resample_positions
         for module in vit.modules():
@@ -60,8 +66,24 @@ class PoolByProducts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` -> ``(B, C, size, size)``."""
-        rows, columns = (pooling_matrix(side, self.size) for side in x.shape[-2:])
-        return _product(rows, x, columns)
+        return _by_products(pooling_matrix, x, (self.size, self.size))
+
+
+class ResizeByProducts(nn.Module):
+    """``BicubicResize``."""
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """``(B, C, h, w)`` -> ``(B, C, *size)``."""
+        return _by_products(bicubic_matrix, x, size)
+
+
+def _by_products(matrix: Callable[[int, int], Tensor], x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Rows and columns of ``(..., h, w)`` multiplied to ``(..., *size)``.
+
+    ``matrix(old, new)`` is ``(new, old)``. Of all ways to multiply, F.linear is exported best.
+    """
+    rows, columns = (matrix(old, new) for old, new in zip(x.shape[-2:], size, strict=True))
+    return F.linear(F.linear(x, columns).mT, rows).mT
 
 
 def pooling_matrix(old: int, new: int) -> Tensor:
@@ -93,24 +115,45 @@ def resample_positions(
     """
     prefix, grid = posemb[:, :num_prefix_tokens], posemb[:, num_prefix_tokens:]
     grid = grid.unflatten(1, old_size).permute(0, 3, 1, 2)
-    rows, columns = (
-        bicubic_matrix(old, new).to(grid.dtype) for old, new in zip(old_size, new_size, strict=True)
-    )
-    resampled = _product(rows, grid, columns)
+    resampled = _by_products(antialiased_matrix, grid, new_size)
     return torch.cat([prefix, resampled.flatten(2).transpose(1, 2)], 1)
 
 
 def bicubic_matrix(old: int, new: int) -> Tensor:
-    """Weights of antialiased bicubic resampling, ``(new, old)`` float64.
+    """Weights of bicubic resampling, ``(new, old)`` float32: four places, repeated at the ends.
 
-    Every row has the sum 1. Sides of pixels lie on sides of pixels (``align_corners=False``); where
-    the new grid is the coarser one, the filter is as much wider.
+    Sides of pixels lie on sides of pixels (``align_corners=False``). Places are rounded as PyTorch
+    rounds them on CPUs, the scale and the result alone: at 300 px that is 1e-5 of a pixel, ten
+    times as much as all other rounding.
     """
-    scale = torch.full((), 1.0, dtype=torch.float64) * old / new
-    center = (torch.arange(new, dtype=torch.float64) + 0.5) * scale
-    distance = torch.arange(old, dtype=torch.float64) + 0.5 - center.unsqueeze(1)
-    weights = _cubic(distance / scale.clamp(min=1.0))
+    scale = (torch.ones(()) * old / new).double()
+    center = ((torch.arange(new) + 0.5).double() * scale - 0.5).float()
+    first = center.floor()
+    weights = torch.zeros(())
+    for step in (-1, 0, 1, 2):
+        taken = (first + step).clamp(min=0, max=old - 1).unsqueeze(1) == torch.arange(old)
+        weights = weights + taken * _cubic(center - first - step, _SHARP).unsqueeze(1)
+    return weights
+
+
+def antialiased_matrix(old: int, new: int) -> Tensor:
+    """The same with a filter that is wider where the new grid is the coarser one.
+
+    What of the filter is beyond the ends is left out; every row has the sum 1.
+    """
+    scale = torch.ones(()) * old / new
+    center = (torch.arange(new) + 0.5) * scale
+    distance = torch.arange(old) + 0.5 - center.unsqueeze(1)
+    weights = _cubic(distance / scale.clamp(min=1.0), _ANTIALIASED)
     return weights / weights.sum(1, keepdim=True)
+
+
+def _cubic(x: Tensor, a: float) -> Tensor:
+    """Keys' filter: 1 at 0, and 0 at all other whole numbers."""
+    x = x.abs()
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
 def rotary_positions(rope: Any, shape: tuple[int, int]) -> Tensor:
@@ -118,16 +161,3 @@ def rotary_positions(rope: Any, shape: tuple[int, int]) -> Tensor:
     rows, columns = ((torch.arange(side) + 0.5) / side for side in shape)
     places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
     return torch.cat(rope._get_pos_embed_from_coords(2.0 * places - 1.0), -1)
-
-
-def _product(rows: Tensor, x: Tensor, columns: Tensor) -> Tensor:
-    """``rows x columns^T`` of maps ``(..., h, w)``; of what multiplies, F.linear exports best."""
-    return F.linear(F.linear(x, columns).mT, rows).mT
-
-
-def _cubic(x: Tensor) -> Tensor:
-    """Keys' filter: 1 at 0, and 0 at all other whole numbers."""
-    x = x.abs()
-    near = ((_CUBIC + 2) * x - (_CUBIC + 3)) * x * x + 1
-    far = ((_CUBIC * x - 5 * _CUBIC) * x + 8 * _CUBIC) * x - 4 * _CUBIC
-    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))

@@ -13,11 +13,10 @@ from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from models.layers import Normalize
+from models.layers import BicubicResize, Normalize
 from models.weights import OfficialFile, find_weights, official_file
 from utils.errors import ConfigError, DataError
 
@@ -65,6 +64,7 @@ class FrozenViT(nn.Module):
         self.normalize = Normalize(
             tuple(vit.pretrained_cfg["mean"]), tuple(vit.pretrained_cfg["std"])
         )
+        self.resize = BicubicResize()
         self.vit = vit.requires_grad_(False)
         if dtype != torch.float32:
             for module in vit.modules():
@@ -100,8 +100,7 @@ class FrozenViT(nn.Module):
     def _tokens(self, picture: Tensor) -> Tensor:
         patch = self.patch_px
         height, width = ((side + patch - 1) // patch * patch for side in picture.shape[-2:])
-        x = self.normalize(picture)
-        x = F.interpolate(x, size=(height, width), mode="bicubic", align_corners=False)
+        x = self.resize(self.normalize(picture), (height, width))
         tokens = self.vit.forward_intermediates(
             x, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
         )

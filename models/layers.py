@@ -12,6 +12,14 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
+class BicubicResize(nn.Module):
+    """Bicubic resize, a module so that ``models.exportable`` can replace it."""
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """``(B, C, h, w)`` -> ``(B, C, *size)``; of its own size it comes back as it is."""
+        return F.interpolate(x, size=size, mode="bicubic", align_corners=False)
+
+
 def _no_autocast(device_type: str) -> AbstractContextManager[None]:
     """Leave autocast, on devices that have it (the meta device, which counts, does not)."""
     if torch.amp.is_autocast_available(device_type):

@@ -9,8 +9,15 @@ from torch import nn
 
 from configs.schema import ModelConfig, VitConfig
 from models.build import build_network
-from models.exportable import PoolByProducts, exportable, resample_positions, rotary_positions
+from models.exportable import (
+    PoolByProducts,
+    ResizeByProducts,
+    exportable,
+    resample_positions,
+    rotary_positions,
+)
 from models.frozen_vit import load_frozen_vit
+from models.layers import BicubicResize
 
 
 @pytest.mark.parametrize("size", [(7, 7), (1, 1), (8, 13), (3, 50), (64, 41)])
@@ -27,6 +34,13 @@ def test_positions_by_products_are_those_of_timm(new, num_prefix):
     expected = resample_abs_pos_embed(positions, new, (37, 37), num_prefix)
     ours = resample_positions(positions, new, (37, 37), num_prefix)
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("old", [(48, 80), (1, 1), (33, 50), (100, 17), (2, 3)])
+def test_a_resize_by_products_is_that_of_pytorch(old):
+    x, size = torch.rand(2, 3, *old), (112, 84)
+    ours = ResizeByProducts()(x, size)
+    torch.testing.assert_close(ours, BicubicResize()(x, size), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(5, 7), (1, 1), (37, 20)])
@@ -70,5 +84,5 @@ def test_a_picture_of_whole_patches_is_not_changed_by_the_resize(dtype):
     x = vit.normalize(picture)
     for autocast in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            resized = F.interpolate(x, size=(48, 80), mode="bicubic", align_corners=False)
+            resized = vit.resize(x, (48, 80))
         assert torch.equal(resized, x)
