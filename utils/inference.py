@@ -7,7 +7,7 @@ import io
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from utils.distributed import DistContext
 from utils.errors import DataError, UserError
 from utils.evaluation import classes_of
 from utils.files import write_png
-from utils.inference_page import write_inference_page
+from utils.inference_page import NUM_PICTURES, write_inference_page
 from utils.records import Record, drop_record, is_done, read_record, state_of, write_record
 from utils.results import write_results
 from utils.row_file import RowFile
@@ -97,8 +97,7 @@ def infer_images(
     for number, image in enumerate(shared):
         run.segment_share(image, writer=number % dist.world_size)
     failures = sorted(failure for part in dist.gather(run.failures) for failure in part)
-    found = [read_record(wanted.output, image.result) for image in images]
-    records = {Path(record.result): record for record in found if record is not None}
+    records = _records(wanted.output, images)
     if dist.is_main:
         write_png(wanted.output / "legend.png", legend(wanted.classes, wanted.palette, 400))
         write_inference_page(
@@ -115,6 +114,16 @@ def infer_images(
         head = f"{len(failures)} of {len(images)} images could not be segmented:"
         raise DataError("\n  ".join([head, *failures]))
     return {result: record.size for result, record in records.items()}
+
+
+def _records(output: Path, images: Sequence[Picture]) -> dict[Path, Record]:
+    """What is known of the images that are done, by their results; few of them with a picture."""
+    records: dict[Path, Record] = {}
+    for image in images:
+        if (record := read_record(output, image.result)) is not None:
+            small = record if len(records) < NUM_PICTURES else replace(record, thumbnail="")
+            records[image.result] = small
+    return records
 
 
 class _Run:

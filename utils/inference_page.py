@@ -28,7 +28,7 @@ from utils.html import (
 from utils.records import Record
 from utils.visualize import Color
 
-_NUM_PICTURES = 200  # of more images the page would be slow to open
+NUM_PICTURES = 200  # of more images the page would be slow to open
 _M2_PER_HA = 10_000
 
 
@@ -93,7 +93,7 @@ def _hectares(records: Sequence[Record], index: int) -> float | None:
 def _pictures(records: Sequence[Record], classes: Sequence[str], palette: Sequence[Color]) -> Html:
     """The overlays in small, each a link to the large one."""
     figures = []
-    for record in records[:_NUM_PICTURES]:
+    for record in records[:NUM_PICTURES]:
         small = np.array(Image.open(io.BytesIO(base64.b64decode(record.thumbnail))))
         height, width = record.size
         caption = f"{record.result}: {width:,} x {height:,} px"
@@ -104,7 +104,7 @@ def _pictures(records: Sequence[Record], classes: Sequence[str], palette: Sequen
     left = len(records) - len(figures)
     note = "Each picture leads to its file in full size."
     if left:
-        note = f"The first {_NUM_PICTURES} images; {left:,} more are in the table. {note}"
+        note = f"The first {NUM_PICTURES} images; {left:,} more are in the table. {note}"
     return row_html(note, figures)
 
 

@@ -71,7 +71,7 @@ def test_one_image_without_a_scale_leaves_the_sum_unknown(tmp_path):
 
 
 def test_a_page_of_many_images_shows_the_first_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(inference_page, "_NUM_PICTURES", 2)
+    monkeypatch.setattr(inference_page, "NUM_PICTURES", 2)
     records = [record(f"{i}.png", (1, 1), None) for i in range(5)]
     write_inference_page(tmp_path, records, CLASSES, PALETTE, [])
     page = Reader((tmp_path / "index.html").read_text())
