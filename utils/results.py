@@ -16,7 +16,7 @@ from utils.scene import Scene
 from utils.visualize import Color, colorize, overlay
 
 KINDS = ("index", "color", "overlay", "confidence", "polygons")
-_STRIP_ROWS = 512  # those of a row of tiles in the TIFF files that are written
+_STRIP_PX = 1 << 21  # pixels that are painted at a time; blending takes some 60 bytes of each
 _THUMBNAIL_PX = 360
 
 
@@ -63,8 +63,7 @@ def write_results(
         classes: C names.
         palette: C colours, RGB in 0..255.
     """
-    height, width = scene.size
-    place = scene.georeference
+    width, place = scene.size[1], scene.georeference
     pixels = np.zeros(256, np.int64)
     thumbnail = _Thumbnail(scene.size)
     with ExitStack() as stack:
@@ -84,7 +83,7 @@ def write_results(
             "overlay": writer("overlay", 3),
             "confidence": writer("confidence", 1),
         }
-        for rows in strips_of(height):
+        for rows in strips_of(scene.size):
             labels = index.read(rows)
             pixels += np.bincount(labels.ravel(), minlength=256)
             blended = overlay(scene.read(rows, slice(0, width)), labels, palette)
@@ -99,7 +98,7 @@ def write_results(
                     target.write(strip)
     if "polygons" in kinds:
         write_geojson(
-            (index.read(rows) for rows in strips_of(height)),
+            (index.read(rows) for rows in strips_of(scene.size)),
             result_path(output, "polygons", result),
             names=classes,
             palette=palette,
@@ -111,10 +110,11 @@ def write_results(
     )
 
 
-def strips_of(height: int) -> Iterator[slice]:
-    """Rows of an image, some hundred at a time."""
-    for top in range(0, height, _STRIP_ROWS):
-        yield slice(top, min(top + _STRIP_ROWS, height))
+def strips_of(size: tuple[int, int]) -> Iterator[slice]:
+    """Rows of an image from the top down, as many at a time as memory should hold."""
+    num_rows = max(1, _STRIP_PX // size[1])
+    for top in range(0, size[0], num_rows):
+        yield slice(top, min(top + num_rows, size[0]))
 
 
 class _Thumbnail:
