@@ -41,7 +41,7 @@ _TRACED = (2, 68, 100)  # images, height, width the operations are recorded at
 _CHECKED = ((1, 64, 96), (3, 101, 47), (1, 257, 290))
 _MAX_BATCH = 1 << 20  # torch 2.6 compares with the largest int64 and takes no batch without a limit
 
-Run = Callable[[Tensor, Tensor], Tensor]
+_Run = Callable[[Tensor, Tensor], Tensor]
 
 
 def export_network(
@@ -156,7 +156,7 @@ def _inputs(structure_channels: int, *size: int) -> tuple[Tensor, Tensor]:
     return image, torch.rand(number, structure_channels, height, width, generator=generator)
 
 
-def _onnx_run(path: Path) -> Run:
+def _onnx_run(path: Path) -> _Run:
     """An ONNX file as a function of tensors."""
     import onnxruntime
 
@@ -169,7 +169,7 @@ def _onnx_run(path: Path) -> Run:
     return run
 
 
-def _check(run: Run, network: nn.Module, structure_channels: int, path: Path) -> float:
+def _check(run: _Run, network: nn.Module, structure_channels: int, path: Path) -> float:
     """The largest difference of what was written; an error if it is above the tolerance."""
     largest = 0.0
     for size in _CHECKED:

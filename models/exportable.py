@@ -96,7 +96,7 @@ def pooling_matrix(old: int, new: int) -> Tensor:
     last = torch.div((cell + 1) * old + new - 1, new, rounding_mode="floor")
     place = torch.arange(old)
     inside = (place >= first) & (place < last)
-    return inside / (last - first)
+    return inside.float() / (last - first)
 
 
 def resample_positions(
