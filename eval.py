@@ -127,8 +127,7 @@ def measure(
     tile_set, config = subject.tile_set, subject.config
     classes, kinds = tile_set.classes, {p.labels for p in protocols_of(tile_set.classes)}
     loader = build_eval_loader(config, tile_set, split, dist, kinds)
-    sources = {tile_set.tiles[tile_id].source for tile_id in tile_set.split(split)}
-    measurements = Measurements(classes, sources, loader.labels)
+    measurements = Measurements(classes, sources_of(tile_set, split).values(), loader.labels)
     evaluate(
         subject.predictor,
         loader,
@@ -151,7 +150,7 @@ def header_of(subject: Subject, split: str) -> dict[str, Any]:
     if subject.encoder.stores and absent:
         seen += f"; absent: {', '.join(sorted(absent))}"
     scales = ", ".join(f"{scale:g}" for scale in config.eval.scales)
-    tile_ids, kinds = tile_set.split(split), tile_set.kinds_of(split)
+    sources, kinds = sources_of(tile_set, split), tile_set.kinds_of(split)
     labels = plan_labels(kinds, config.eval.labels).phrase(config.eval.labels)
     return {
         "checkpoint": str(checkpoint.path),
@@ -161,8 +160,8 @@ def header_of(subject: Subject, split: str) -> dict[str, Any]:
         "split": split,
         "lists": f"{tile_set.split_name}, SHA-256 {tile_set.split_sha256}",
         "labels": labels,
-        "images": len({tile_set.tiles[tile_id].source for tile_id in tile_ids}),
-        "tiles": len(tile_ids),
+        "images": len({*sources.values()}),
+        "tiles": len(sources),
         "unit": config.eval.unit,
         "structure": f"{config.structure.control}: {seen}",
         "window": f"{config.eval.window_px} px, overlap {config.eval.overlap_px} px",
@@ -249,7 +248,7 @@ def attribute(
         counts.add(batch.tile_ids[0], batch.target[0], found)
     findings = counts.findings(dist, config.eval.mean_without)
     if dist.is_main:
-        header = header_of(subject, split) | plan
+        header = header_of(subject, split) | {"unit": "tile"} | plan
         write_attribution(output, findings=findings, classes=classes, header=header)
         print(f"\n{attribution_text(findings, classes)}\n\ntable, figures and picture in {output}")
 

@@ -7,19 +7,13 @@ from typing import Protocol
 
 import numpy as np
 
+from datasets.generation import MapMaker
 from datasets.inputs import Input
 from datasets.maps import MapRecipe, depth_levels, is_done, map_path, read_map, write_map
 from datasets.modalities import holds_values, store_folder
 from utils.files import sha256_of
 from utils.pieces import Piece
 from utils.segmentation import MakeMaps
-
-
-class MapMaker(Protocol):
-    """What is needed of a generator (``models.generators.build.StructureGenerator``)."""
-
-    def generate(self, image: np.ndarray) -> np.ndarray:
-        """The map of an image."""
 
 
 class MapSource(Protocol):
@@ -94,7 +88,7 @@ class StoredMaps:
 
 
 def _levels(maker: MapMaker, recipe: MapRecipe, pixels: np.ndarray) -> np.ndarray:
-    made = maker.generate(pixels)
+    (made,) = maker.generate_batch([pixels])
     return depth_levels(made)[0] if holds_values(recipe.generator) else made
 
 

@@ -94,13 +94,18 @@ def run_prepare(
     return run
 
 
+def train_briefly(config: Config) -> Path:
+    """Train a network; its ``best.pth``."""
+    run = build_run(config, single_process())
+    train(run)
+    run.log.close()
+    return run.folder / "best.pth"
+
+
 @pytest.fixture(scope="session")
 def checkpoint(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A network that was trained for two epochs."""
-    run = build_run(make_config(data_root, tmp_path_factory.mktemp("runs")), single_process())
-    train(run)
-    run.log.close()
-    return load_checkpoint(run.folder / "best.pth")
+    return load_checkpoint(train_briefly(make_config(data_root, tmp_path_factory.mktemp("runs"))))
 
 
 @pytest.fixture

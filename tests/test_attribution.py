@@ -17,8 +17,7 @@ from datasets.maps import MapRecipe, map_settings, read_map, write_map
 from datasets.modalities import SENSOR, read_manifest, store_folder, write_manifest
 from datasets.tiles import open_tile_set
 from models.vsgnet import VSGNet
-from tests.conftest import make_config, single_process
-from train import build_run, train
+from tests.conftest import make_config, single_process, train_briefly
 from utils.checkpoint import load_checkpoint
 from utils.config import config_from_dict
 from utils.errors import ConfigError
@@ -67,12 +66,7 @@ def root(data_root, tmp_path_factory):
 def checkpoint(root, tmp_path_factory):
     """Trained on both, with colours that tell the class."""
     overrides = ["optim.num_epochs=8", "optim.lr=5e-3", "structure.modalities=[sam,height]"]
-    run = build_run(
-        make_config(root, tmp_path_factory.mktemp("runs"), *overrides), single_process()
-    )
-    train(run)
-    run.log.close()
-    return run.folder / "best.pth"
+    return train_briefly(make_config(root, tmp_path_factory.mktemp("runs"), *overrides))
 
 
 def attribute(checkpoint, output, *overrides, split="val"):
@@ -158,10 +152,8 @@ def test_a_single_modality_shuffled_is_the_control_experiment(root, tmp_path_fac
     """Also in zoomed and turned windows; its evaluation reads the other maps in another way."""
     overrides = ["optim.num_epochs=2", "structure.modalities=[sam]"]
     runs = tmp_path_factory.mktemp("runs")
-    run = build_run(make_config(root, runs, *overrides), single_process())
-    train(run)
-    run.log.close()
-    path, loaded = run.folder / "best.pth", load_checkpoint(run.folder / "best.pth")
+    path = train_briefly(make_config(root, runs, *overrides))
+    loaded = load_checkpoint(path)
     counts = []
     for name, settings in (("plain", []), ("views", VIEWS)):
         shuffled = [*settings, "structure.control=shuffled"]

@@ -12,8 +12,7 @@ import pytest
 import eval as eval_script
 from datasets.tile_writer import TileSetWriter
 from datasets.tiles import open_tile_set
-from tests.conftest import make_config, single_process
-from train import build_run, train
+from tests.conftest import make_config, single_process, train_briefly
 from utils.checkpoint import load_checkpoint
 from utils.config import config_from_dict
 from utils.errors import ConfigError, DataError, MissingDataError
@@ -24,12 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def checkpoint(data_root, tmp_path_factory):
     overrides = ["optim.num_epochs=6", "optim.lr=5e-3"]
-    run = build_run(
-        make_config(data_root, tmp_path_factory.mktemp("runs"), *overrides), single_process()
-    )
-    train(run)
-    run.log.close()
-    return run.folder / "best.pth"
+    return train_briefly(make_config(data_root, tmp_path_factory.mktemp("runs"), *overrides))
 
 
 def evaluate(checkpoint, output, *overrides, split="val"):

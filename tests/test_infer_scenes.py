@@ -20,9 +20,8 @@ from rasterio.features import rasterize
 from rasterio.transform import Affine
 
 import infer
-from tests.conftest import make_config, single_process
+from tests.conftest import make_config, train_briefly
 from tests.hostile_images import BAD, GOOD, write_hostile_images
-from train import build_run, train
 from utils import pieces
 from utils.checkpoint import load_checkpoint
 from utils.errors import ConfigError
@@ -41,10 +40,7 @@ def checkpoint(data_root, tmp_path_factory):
     """One that looks at the RGB picture alone: what it predicts does not depend on pieces."""
     overrides = ["structure.control=off", "optim.num_epochs=2"]
     config = make_config(data_root, tmp_path_factory.mktemp("runs"), *overrides)
-    run = build_run(config, single_process())
-    train(run)
-    run.log.close()
-    return load_checkpoint(run.folder / "best.pth")
+    return load_checkpoint(train_briefly(config))
 
 
 @pytest.fixture(scope="module")
@@ -220,15 +216,10 @@ def test_hostile_files_are_done_or_named(checkpoint, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_scene_of_20000_x_20000_with_the_tiny_network_within_3_gib(
-    data_root, tmp_path, monkeypatch
-):
+def test_a_scene_of_20000_x_20000_with_the_tiny_network_within_3_gib(data_root, tmp_path):
     """With superpixels; about a quarter of an hour on two cores."""
     config = make_config(data_root, tmp_path / "runs", "eval.window_px=512", "eval.overlap_px=128")
-    small = build_run(config, single_process())
-    train(small)
-    small.log.close()
-    checkpoint = load_checkpoint(small.folder / "best.pth")
+    checkpoint = load_checkpoint(train_briefly(config))
     side, scene, output = 20_000, tmp_path / "scene.tif", tmp_path / "out"
     part = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), dtype=np.uint8)
     write_geotiff(scene, np.tile(part, (side // 2000, side // 2000, 1)))

@@ -10,11 +10,11 @@ from typing import Any
 
 from utils.attribution import Attribution, Change, Effect
 from utils.bootstrap import LEVEL, NUM_DRAWS, SEED
+from utils.comparison import Difference
 from utils.difference_chart import Panel, difference_chart
-from utils.files import write_json, write_png, write_text
-from utils.paired import Difference
+from utils.files import known, write_json, write_png, write_text
 from utils.report_tables import percent, points
-from utils.tables import GAP, table
+from utils.tables import GAP, listed, table
 
 _TEXT_WIDTH = 100
 _RULE_OF_READING = (
@@ -40,10 +40,8 @@ def write_attribution(
         classes: C class names.
         header: what was evaluated and how, plain values in display order.
     """
-    key_width = max(map(len, header), default=0)
-    lines = [f"{key.ljust(key_width)}{GAP}{value}" for key, value in header.items()]
     text = attribution_text(findings, classes)
-    write_text(folder / "attribution.txt", "\n".join([*lines, "", text]) + "\n")
+    write_text(folder / "attribution.txt", f"{listed(header)}\n\n{text}\n")
     write_png(folder / "attribution.png", _picture(findings, classes))
     write_text(folder / "attribution.csv", _csv(findings, classes))
     write_json(folder / "attribution.json", {"header": header, **_plain(findings, classes)})
@@ -199,11 +197,11 @@ def _csv(findings: Attribution, classes: Sequence[str]) -> str:
         effect = _effect_of(findings, change)
         for index, name in enumerate(["mean", *classes]):
             row: dict[str, Any] = {"modality": change.subject, "change": change.name, "class": name}
-            row |= {"iou_as_it_is": _known(as_it_is[index]), "unmeasured": change.unmeasured}
+            row |= {"iou_as_it_is": known(as_it_is[index]), "unmeasured": change.unmeasured}
             if effect is not None:
                 found = (effect.differences.miou, *effect.differences.iou)[index]
                 row |= _ends(found)
-                row["moved"] = _known((effect.moved, *effect.moved_by_class)[index])
+                row["moved"] = known((effect.moved, *effect.moved_by_class)[index])
             writer.writerow(row)
     return file.getvalue()
 
@@ -220,8 +218,8 @@ def _plain(findings: Attribution, classes: Sequence[str]) -> dict[str, Any]:
         iou = zip(classes, effect.differences.iou, effect.moved_by_class, strict=True)
         entry |= {
             "miou": _ends(effect.differences.miou),
-            "moved": _known(effect.moved),
-            "classes": [{"name": n, **_ends(d), "moved": _known(share)} for n, d, share in iou],
+            "moved": known(effect.moved),
+            "classes": [{"name": n, **_ends(d), "moved": known(share)} for n, d, share in iou],
             "confusion": effect.confusion.tolist(),
         }
         entries.append(entry)
@@ -234,10 +232,10 @@ def _plain(findings: Attribution, classes: Sequence[str]) -> dict[str, Any]:
         },
         "mean_without": list(findings.left_out),
         "as_it_is": {
-            "miou": _known(findings.scores.miou),
-            "miou_interval": [_known(end) for end in ends],
+            "miou": known(findings.scores.miou),
+            "miou_interval": [known(end) for end in ends],
             "classes": [
-                {"name": name, "iou": _known(iou)}
+                {"name": name, "iou": known(iou)}
                 for name, iou in zip(classes, findings.scores.iou, strict=True)
             ],
             "confusion": findings.confusion.tolist(),
@@ -249,11 +247,7 @@ def _plain(findings: Attribution, classes: Sequence[str]) -> dict[str, Any]:
 
 def _ends(found: Difference) -> dict[str, float | None]:
     return {
-        "difference": _known(found.value),
-        "low": _known(found.low),
-        "high": _known(found.high),
+        "difference": known(found.value),
+        "low": known(found.low),
+        "high": known(found.high),
     }
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -1,7 +1,7 @@
 """Whether one setting is better than another: paired differences and how sure they are.
 
 Scores of all settings are taken on the same draws of source images, so that what makes an image
-hard for all of them cancels (``utils.paired``). Where a setting was trained with several seeds, its
+hard for all of them cancels. Where a setting was trained with several seeds, its
 score is the mean over them, and every draw takes the seeds, too, with replacement: a hierarchical
 bootstrap (Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8).
 """
@@ -12,7 +12,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.bootstrap import NUM_DRAWS, SEED, draw_times, interval_of, scores_of_draws
-from utils.paired import Difference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Of two scores, as fractions in -1..1, and the ends of its 95 % interval.
+
+    The difference is nan for a class that does not occur in one of the two, and the ends are where
+    no draw has one, or where there are fewer than two source images.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of zero (False for nan)."""
+        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,13 +11,12 @@ import numpy as np
 
 from utils.bootstrap import LEVEL, NUM_DRAWS, SEED
 from utils.compared import Setting
-from utils.comparison import Sample, differences, sample, spread_over_seeds
+from utils.comparison import Difference, Sample, differences, sample, spread_over_seeds
 from utils.difference_chart import Panel, difference_chart
-from utils.files import write_json, write_png, write_text
+from utils.files import known, write_json, write_png, write_text
 from utils.html import Html, Section, list_html, page, picture_html, table_html, text_html, together
-from utils.paired import Difference
 from utils.report_tables import percent, points
-from utils.tables import GAP, Table
+from utils.tables import GAP, Table, listed
 
 _TEXT_WIDTH = 100
 _MARK = "*"  # the interval excludes zero
@@ -80,9 +79,7 @@ def comparison_text(comparison: Comparison) -> str:
     for table in difference_tables(comparison):
         blocks.append(f"difference to {reference}, in points\n{table.text}")
     for key, said in header_facts(comparison).items():
-        width = max(map(len, said))
-        lines = (f"{GAP}{name.ljust(width)}{GAP}{text}" for name, text in said.items())
-        blocks.append("\n".join([key, *lines]))
+        blocks.append(f"{key}\n{textwrap.indent(listed(said), GAP)}")
     notes = [textwrap.fill(note, _TEXT_WIDTH) for note in (_READING, method(comparison))]
     return "\n\n".join([*blocks, *notes])
 
@@ -207,13 +204,13 @@ def _plain(comparison: Comparison) -> dict[str, Any]:
             {
                 "name": setting.name,
                 "reports": [str(report.path) for report in setting.reports],
-                "miou_of_seeds": [_known(value) for value in found.of_seeds[:, 0]],
-                "spread_over_seeds": _known(spread_over_seeds(found)),
-                **{key: _known(_mean_over_seeds(setting, key)) for key in ("mf1", "oa", "kappa")},
+                "miou_of_seeds": [known(value) for value in found.of_seeds[:, 0]],
+                "spread_over_seeds": known(spread_over_seeds(found)),
+                **{key: known(_mean_over_seeds(setting, key)) for key in ("mf1", "oa", "kappa")},
                 **_named(
                     comparison,
                     [
-                        {"value": _known(value), "low": _known(low), "high": _known(high)}
+                        {"value": known(value), "low": known(low), "high": known(high)}
                         for value, (low, high) in zip(found.mean, found.intervals, strict=True)
                     ],
                 ),
@@ -242,8 +239,8 @@ def _named(comparison: Comparison, entries: list[dict[str, Any]]) -> dict[str, A
 
 
 def _entry(found: Difference) -> dict[str, Any]:
-    ends = {"low": _known(found.low), "high": _known(found.high)}
-    return {"value": _known(found.value), **ends, "excludes_zero": bool(found.excludes_zero)}
+    ends = {"low": known(found.low), "high": known(found.high)}
+    return {"value": known(found.value), **ends, "excludes_zero": bool(found.excludes_zero)}
 
 
 def _mean_over_seeds(setting: Setting, key: str) -> float:
@@ -253,7 +250,3 @@ def _mean_over_seeds(setting: Setting, key: str) -> float:
 
 def _range(low: float, high: float, words: Any) -> str:
     return "-" if math.isnan(low) else f"{words(low)} to {words(high)}"
-
-
-def _known(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from utils.axes import tick_step
+from utils.axes import Axis, tick_step
 from utils.bootstrap import LEVEL
 from utils.charts import legend
-from utils.paired import Difference
+from utils.comparison import Difference
 from utils.report_tables import points
 from utils.typesetting import (
     FAINT_INK,
@@ -63,7 +63,7 @@ def difference_chart(
     colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(series)}
     key = Image.fromarray(legend(series, list(colors.values()), inner_px))
     pitch_px, head_px = _BAR_PX + 6, line_height_px(TITLE_PX) + GAP_PX
-    scale = _Scale.around(panels, names, width_px)
+    scale = _axis(panels, names, width_px)
     heights_px = [_panel_height_px(panel, len(names), pitch_px) for panel in panels]
     top_px = MARGIN_PX + head_px + line_height_px() + GAP_PX + key.height + 2 * GAP_PX
     page = blank(top_px + sum(heights_px) + MARGIN_PX, width_px)
@@ -77,44 +77,20 @@ def difference_chart(
     return np.array(page)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scale:
-    """Points of a percentage along the width."""
-
-    low: float
-    high: float
-    step: float
-    start_px: int
-    end_px: int
-
-    @staticmethod
-    def around(panels: Sequence[Panel], names: Sequence[str], width_px: int) -> "_Scale":
-        """The scale that holds all intervals, and zero."""
-        inner_px = width_px - 2 * MARGIN_PX
-        names_px = min(max(map(text_width_px, names)), inner_px // 3)
-        start_px = MARGIN_PX + names_px + 2 * GAP_PX
-        end_px = width_px - MARGIN_PX - text_width_px("-100.00") - 2 * GAP_PX
-        found = [d for panel in panels for all_of in panel.series.values() for d in all_of]
-        ends = [100 * x for d in found for x in (d.value, d.low, d.high) if math.isfinite(x)]
-        low, high = min([0.0, *ends]), max([0.0, *ends])
-        if low == high:
-            low, high = -1.0, 1.0
-        step = tick_step(low, high, max(2, (end_px - start_px) // 80))
-        low, high = math.floor(low / step) * step, math.ceil(high / step) * step
-        return _Scale(low=low, high=high, step=step, start_px=start_px, end_px=end_px)
-
-    def at(self, points: float) -> int:
-        """Pixel coordinate."""
-        share = (points - self.low) / (self.high - self.low)
-        return round(self.start_px + share * (self.end_px - self.start_px))
-
-    def ticks(self) -> list[float]:
-        """The multiples of the step."""
-        return [i * self.step for i in range(round(self.low / self.step), self._last + 1)]
-
-    @property
-    def _last(self) -> int:
-        return round(self.high / self.step)
+def _axis(panels: Sequence[Panel], names: Sequence[str], width_px: int) -> Axis:
+    """Points of a percentage along the width: all intervals, and zero, in whole steps."""
+    inner_px = width_px - 2 * MARGIN_PX
+    names_px = min(max(map(text_width_px, names)), inner_px // 3)
+    start_px = MARGIN_PX + names_px + 2 * GAP_PX
+    end_px = width_px - MARGIN_PX - text_width_px("-100.00") - 2 * GAP_PX
+    found = [d for panel in panels for all_of in panel.series.values() for d in all_of]
+    ends = [100 * x for d in found for x in (d.value, d.low, d.high) if math.isfinite(x)]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    if low == high:
+        low, high = -1.0, 1.0
+    step = tick_step(low, high, max(2, (end_px - start_px) // 80))
+    low, high = math.floor(low / step) * step, math.ceil(high / step) * step
+    return Axis(low=low, high=high, step=step, start_px=start_px, end_px=end_px)
 
 
 def _panel_head_px(panel: Panel) -> int:
@@ -132,7 +108,7 @@ def _draw_panel(
     panel: Panel,
     names: Sequence[str],
     colors: Mapping[str, Color],
-    scale: _Scale,
+    scale: Axis,
     top_px: int,
     pitch_px: int,
 ) -> None:
@@ -146,14 +122,14 @@ def _draw_panel(
     group_px = max(len(panel.series) * pitch_px, line_height_px()) + GAP_PX
     base_px = top_px + len(names) * group_px
     for tick in scale.ticks():
-        x_px = scale.at(tick)
+        x_px = round(scale.at(tick))
         draw.line((x_px, top_px, x_px, base_px), fill=FAINT_INK if tick == 0 else RULE)
         text = f"{round(tick, 6):+g}" if tick else "0"
         draw_text(page, x_px, base_px + 5, text, anchor="ma", color=FAINT_INK)
     for number, name in enumerate(names):
         group_top_px = top_px + number * group_px
         draw.line((MARGIN_PX, group_top_px, page.width - MARGIN_PX, group_top_px), fill=RULE)
-        text = shorten(name, scale.start_px - 2 * GAP_PX - MARGIN_PX)
+        text = shorten(name, round(scale.start_px) - 2 * GAP_PX - MARGIN_PX)
         middle_px = group_top_px + group_px // 2
         draw_text(page, scale.start_px - 2 * GAP_PX, middle_px, text, anchor="rm")
         first_px = middle_px - len(panel.series) * pitch_px // 2 + pitch_px // 2
@@ -164,19 +140,19 @@ def _draw_panel(
 
 
 def _draw_difference(
-    page: Image.Image, found: Difference, scale: _Scale, middle_px: int, color: Color
+    page: Image.Image, found: Difference, scale: Axis, middle_px: int, color: Color
 ) -> None:
     draw = ImageDraw.Draw(page)
     right_px = page.width - MARGIN_PX
     if math.isnan(found.value):
         draw_text(page, right_px, middle_px, "-", anchor="rm", color=FAINT_INK)
         return
-    ends_px = sorted((scale.at(0), scale.at(100 * found.value)))
+    ends_px = sorted((round(scale.at(0)), round(scale.at(100 * found.value))))
     pale = tuple(round(c + _PALER * (255 - c)) for c in color)
     half_px = _BAR_PX // 2
     draw.rectangle((ends_px[0], middle_px - half_px, ends_px[1], middle_px + half_px), fill=pale)
     if not math.isnan(found.low):
-        low_px, high_px = scale.at(100 * found.low), scale.at(100 * found.high)
+        low_px, high_px = round(scale.at(100 * found.low)), round(scale.at(100 * found.high))
         draw.line((low_px, middle_px, high_px, middle_px), fill=color, width=2)
         for x_px in (low_px, high_px):
             draw.line((x_px, middle_px - _CAP_PX, x_px, middle_px + _CAP_PX), fill=color, width=2)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a plain value to ``path`` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def known(number: float) -> float | None:
+    """A number as JSON can hold it: null for nan and infinity."""
+    return float(number) if math.isfinite(number) else None
 
 
 def read_json(path: Path) -> Any:

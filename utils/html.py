@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -193,16 +194,32 @@ def picture_html(array: np.ndarray, caption: str, alt: str, *, photo: bool = Fal
         alt: what is read to those who do not see the picture.
         photo: embedded as JPEG, which is small; otherwise as PNG, pixel by pixel.
     """
-    file = io.BytesIO()
-    if photo:
-        Image.fromarray(array).save(file, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-    else:
-        Image.fromarray(array).save(file, "PNG", optimize=True)
     height_px, width_px = array.shape[:2]
-    data = base64.b64encode(file.getvalue()).decode("ascii")
+    data = jpeg_base64(array) if photo else _base64(array, "PNG", optimize=True)
     source = f"data:image/{'jpeg' if photo else 'png'};base64,{data}"
     size = f'width="{width_px}" height="{height_px}"'
     image = f'<img {size} alt="{escape(alt)}" src="{source}">'
+    return _figure_html(image, caption)
+
+
+def jpeg_html(data: str, caption: str, alt: str) -> Html:
+    """A picture that is a JPEG already, as ``jpeg_base64`` makes one."""
+    image = f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}">'
+    return _figure_html(image, caption)
+
+
+def jpeg_base64(array: np.ndarray) -> str:
+    """``(H, W, 3)`` or ``(H, W)`` uint8 as a JPEG, in base64."""
+    return _base64(array, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+
+
+def _base64(array: np.ndarray, kind: str, **settings: Any) -> str:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind, **settings)
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _figure_html(image: str, caption: str) -> Html:
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return Html(f"<figure>{image}{below}</figure>")
 

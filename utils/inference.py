@@ -1,9 +1,7 @@
 """A run over images: which are open, who does them, what is written, what is told at the end."""
 
-import base64
 import errno
 import hashlib
-import io
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,11 +17,12 @@ from utils.distributed import DistContext
 from utils.errors import DataError, UserError
 from utils.evaluation import classes_of
 from utils.files import write_png
+from utils.html import jpeg_base64
 from utils.inference_page import NUM_PICTURES, write_inference_page
 from utils.records import Record, drop_record, is_done, read_record, state_of, write_record
 from utils.results import write_results
 from utils.row_file import RowFile
-from utils.scene import Scene, open_scene
+from utils.scene import Scene, count_pixels, open_scene
 from utils.segmentation import Read, confidence_of
 from utils.stopwatch import Stopwatch
 from utils.visualize import Color
@@ -80,16 +77,18 @@ def infer_images(
         dist: this process. Ranks take images in turn, and share the rows of large ones.
 
     Returns:
-        Height and width of the images, by the name of their results.
+        On the main rank, height and width of the images by the name of their results.
 
     Raises:
         DataError: some images could not be segmented.
     """
     run, start = _Run(segmenter, wanted, dist), time.perf_counter()
+    todo: list[Any] = []
     if dist.is_main:  # the others wait below
         for leftover in wanted.output.rglob(".*.partial"):
             leftover.unlink()
-    todo = dist.gather([image for image in images if not run.is_done(image)])[0]
+        todo = [image for image in images if not run.is_done(image)]
+    todo = dist.gather(todo)[0]
     whole, shared = run.sort(todo)
     own = whole[dist.rank :: dist.world_size]
     for image in tqdm(own, desc="infer", unit="image", disable=not dist.is_main):
@@ -97,7 +96,7 @@ def infer_images(
     for number, image in enumerate(shared):
         run.segment_share(image, writer=number % dist.world_size)
     failures = sorted(failure for part in dist.gather(run.failures) for failure in part)
-    records = _records(wanted.output, images)
+    records = _records(wanted.output, images) if dist.is_main else {}
     if dist.is_main:
         write_png(wanted.output / "legend.png", legend(wanted.classes, wanted.palette, 400))
         write_inference_page(
@@ -145,9 +144,8 @@ class _Run:
         shared = []
         for image in images[self._dist.rank :: self._dist.world_size]:
             try:
-                with open_scene(image.path, self._wanted.stretch) as scene:
-                    if scene.size[0] * scene.size[1] > SHARED_FROM_PX:
-                        shared.append(image)
+                if count_pixels(image.path) > SHARED_FROM_PX:
+                    shared.append(image)
             except UserError:  # told by the rank that tries to segment it
                 continue
         all_shared = {i.result for part in self._dist.gather(shared) for i in part}
@@ -230,7 +228,7 @@ class _Run:
                     size=scene.size,
                     pixels=written.pixels,
                     pixel_area_m2=None if place is None else place.pixel_area_m2(),
-                    thumbnail=_jpeg(written.thumbnail),
+                    thumbnail=jpeg_base64(written.thumbnail),
                 ),
             )
 
@@ -275,10 +273,3 @@ def _throughput(watch: Stopwatch, num_pixels: int, seconds: float) -> str:
     told = ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
     rate = num_pixels / 1e6 / max(seconds, 1e-9)
     return f"{num_pixels / 1e6:.1f} megapixels, {rate:.2f} a second; seconds: {told}"
-
-
-def _jpeg(picture: np.ndarray) -> str:
-    """As base64 text."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="JPEG", quality=80)
-    return base64.b64encode(file.getvalue()).decode()

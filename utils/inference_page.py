@@ -1,6 +1,5 @@
 """What was found in all images, to look at: ``index.html`` and ``areas.csv`` beside the results."""
 
-import base64
 import csv
 import io
 from collections.abc import Sequence
@@ -8,18 +7,15 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-import numpy as np
-from PIL import Image
-
 from utils.files import write_text
 from utils.html import (
     Html,
     Section,
     bar_html,
+    jpeg_html,
     legend_html,
     name_html,
     page,
-    picture_html,
     row_html,
     table_html,
     text_html,
@@ -94,10 +90,9 @@ def _pictures(records: Sequence[Record], classes: Sequence[str], palette: Sequen
     """The overlays in small, each a link to the large one."""
     figures = []
     for record in records[:NUM_PICTURES]:
-        small = np.array(Image.open(io.BytesIO(base64.b64decode(record.thumbnail))))
         height, width = record.size
         caption = f"{record.result}: {width:,} x {height:,} px"
-        figure = picture_html(small, caption, f"classes over {record.result}", photo=True)
+        figure = jpeg_html(record.thumbnail, caption, f"classes over {record.result}")
         kind = next((k for k in ("overlay", "color", "index") if k in record.kinds), None)
         link = "" if kind is None else f' href="{escape(quote(f"{kind}/{record.result}"))}"'
         figures.append(Html(f"<a{link}>{figure}</a>"))

@@ -6,6 +6,7 @@ all rows were written; a kill leaves a ``.partial`` and nothing that looks finis
 
 import struct
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ _CHUNK_ROWS = 256
 _UP = 2  # a PNG filter: the difference to the row above
 
 
-class _Writer:
+class _Writer(ABC):
     """Rows in, an atomic file out; what the two formats share."""
 
     def __init__(
@@ -89,14 +90,17 @@ class _Writer:
             raise ValueError(f"{self._num_rows} of {self.size[0]} rows of {self.path} were written")
         self._finish()
 
+    @abstractmethod
     def _begin(self) -> None:
-        raise NotImplementedError
+        """Write what comes before the rows."""
 
+    @abstractmethod
     def _write(self, rows: np.ndarray) -> None:
-        raise NotImplementedError
+        """Write rows, which are as they should be."""
 
+    @abstractmethod
     def _finish(self) -> None:
-        raise NotImplementedError
+        """Write what comes after all rows."""
 
 
 class TiffWriter(_Writer):

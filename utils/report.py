@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from utils.bootstrap import LEVEL, NUM_DRAWS, SEED, Intervals
 from utils.charts import confusion_picture
 from utils.confidence_picture import confidence_picture
 from utils.cost import Cost, cost_facts
-from utils.files import write_json, write_png, write_text
+from utils.files import known, write_json, write_png, write_text
 from utils.measurements import Findings
 from utils.metrics import Scores
 from utils.objects import size_names
@@ -25,7 +25,7 @@ from utils.report_tables import (
     no_full_labels,
     summary,
 )
-from utils.tables import GAP
+from utils.tables import listed
 from utils.visualize import PanelRow, prediction_panel
 
 _MEANS = ("miou", "mf1", "mprecision", "mrecall", "oa", "kappa")
@@ -212,16 +212,11 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 def _text(
     findings: Findings, classes: Sequence[str], header: dict[str, Any], cost: Cost | None
 ) -> str:
-    parts = [_listed(header)] if header else []
+    parts = [listed(header)] if header else []
     parts += [summary(findings, classes), details(findings, classes)]
     if cost is not None:
-        parts.append(f"cost of the network alone\n{_listed(cost_facts(cost))}")
+        parts.append(f"cost of the network alone\n{listed(cost_facts(cost))}")
     return "\n\n".join(parts) + "\n"
-
-
-def _listed(facts: Mapping[str, Any]) -> str:
-    width = max(map(len, facts))
-    return "\n".join(f"{name.ljust(width)}{GAP}{value}" for name, value in facts.items())
 
 
 def _plain(value: Any) -> Any:
@@ -231,7 +226,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
+        return known(value)
     if value is None or isinstance(value, (str, bool, int)):
         return value
     return str(value)

@@ -14,8 +14,10 @@ from utils.raster_writers import PngWriter, TiffWriter, open_writer
 from utils.row_file import RowFile
 from utils.scene import Scene
 from utils.visualize import Color, colorize, overlay
+from utils.windows import nearest_pixels
 
-KINDS = ("index", "color", "overlay", "confidence", "polygons")
+_CHANNELS = {"index": 1, "color": 3, "overlay": 3, "confidence": 1}  # of the pictures
+KINDS = (*_CHANNELS, "polygons")
 _STRIP_PX = 1 << 21  # pixels that are painted at a time; blending takes some 60 bytes of each
 _THUMBNAIL_PX = 360
 
@@ -47,7 +49,7 @@ def write_results(
     kinds: Sequence[str],
     scene: Scene,
     index: RowFile,
-    confidence: RowFile | None,
+    confidence: RowFile,
     classes: Sequence[str],
     palette: Sequence[Color],
 ) -> Written:
@@ -59,43 +61,34 @@ def write_results(
         kinds: which of ``KINDS``.
         scene: the image.
         index: its class indices.
-        confidence: of them, in steps of 1/255; needed for that kind.
+        confidence: of them, in steps of 1/255; read for that kind only.
         classes: C names.
         palette: C colours, RGB in 0..255.
     """
     width, place = scene.size[1], scene.georeference
     pixels = np.zeros(256, np.int64)
     thumbnail = _Thumbnail(scene.size)
+    # A PNG of indices stays grey: servers that score submissions want values, not a palette.
+    colors = palette if result.suffix == ".tif" else None
+    writers: dict[str, TiffWriter | PngWriter] = {}
     with ExitStack() as stack:
-
-        def writer(
-            kind: str, channels: int, colors: Sequence[Color] | None = None
-        ) -> TiffWriter | PngWriter | None:
-            path = result_path(output, kind, result)
-            opened = open_writer(path, scene.size, channels, place, colors)
-            return stack.enter_context(opened) if kind in kinds else None
-
-        # A PNG of indices stays grey: servers that score submissions want values, not a palette.
-        is_tiff = result.suffix == ".tif"
-        writers = {
-            "index": writer("index", 1, palette if is_tiff else None),
-            "color": writer("color", 3),
-            "overlay": writer("overlay", 3),
-            "confidence": writer("confidence", 1),
-        }
+        for kind, channels in _CHANNELS.items():
+            if kind in kinds:
+                path, own = result_path(output, kind, result), colors if kind == "index" else None
+                opened = open_writer(path, scene.size, channels, place, own)
+                writers[kind] = stack.enter_context(opened)
         for rows in strips_of(scene.size):
             labels = index.read(rows)
             pixels += np.bincount(labels.ravel(), minlength=256)
             blended = overlay(scene.read(rows, slice(0, width)), labels, palette)
             thumbnail.add(rows, blended)
             strips = {"index": labels, "overlay": blended}
-            if writers["color"] is not None:
+            if "color" in writers:
                 strips["color"] = colorize(labels, palette)
-            if confidence is not None:
+            if "confidence" in writers:
                 strips["confidence"] = confidence.read(rows)
-            for kind, strip in strips.items():
-                if (target := writers[kind]) is not None:
-                    target.write(strip)
+            for kind, writer in writers.items():
+                writer.write(strips[kind])
     if "polygons" in kinds:
         write_geojson(
             (index.read(rows) for rows in strips_of(scene.size)),
@@ -128,7 +121,7 @@ class _Thumbnail:
 
     def add(self, rows: slice, strip: np.ndarray) -> None:
         """Reduce a strip to the rows of the small picture whose centres lie in it."""
-        centres = (2 * np.arange(self._height) + 1) * self._size[0] // (2 * self._height)
+        centres = nearest_pixels(self._size[0], self._height)
         inside = np.flatnonzero((centres >= rows.start) & (centres < rows.stop))
         if inside.size:
             size = (self._width, inside.size)

@@ -30,7 +30,7 @@ from utils.pixel_values import Stretch, check_stretch
 from utils.tiff_layout import WholeOnly, read_layout
 from utils.tiff_tags import MAGICS, TiffTags
 from utils.tiff_window import TiffWindows
-from utils.whole_image import CONVERT, WholeImage
+from utils.whole_image import CONVERT, WholeImage, count_whole
 
 # EXIF orientation -> how the stored image becomes the seen one: transposed, then its rows reversed,
 # its columns reversed.
@@ -136,6 +136,15 @@ def open_scene(path: Path, stretch: Stretch | None = None) -> Iterator[Scene]:
         yield (
             _open_tiff(file, path, stretch) if _is_tiff(file) else _open_other(file, path, stretch)
         )
+
+
+def count_pixels(path: Path) -> int:
+    """Height times width of an image file, of which no pixel is decoded; errors as open_scene."""
+    with _open(path) as file:
+        if _is_tiff(file):
+            tags = TiffTags(file, path)
+            return tags.number(tag.HEIGHT, 0) * tags.number(tag.WIDTH, 0)
+        return count_whole(file, path)
 
 
 def _open(path: Path) -> BinaryIO:

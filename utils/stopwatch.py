@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,7 +11,7 @@ class Stopwatch:
     """Sums up seconds by name; parts that threads carry out at the same time all count."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
 
     @contextmanager
@@ -22,4 +22,4 @@ class Stopwatch:
             yield
         finally:
             with self._lock:
-                self.seconds[name] += time.perf_counter() - start  # type: ignore[assignment]
+                self.seconds[name] += time.perf_counter() - start

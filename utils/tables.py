@@ -1,7 +1,8 @@
 """Text in columns, for the console and for files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 GAP = "  "
 _MIN_WIDTH = 9  # of a column of numbers, so that tables below each other line up
@@ -30,6 +31,12 @@ def table(
     for index, row in enumerate(rows):
         lines += [rule] * (index in rule_before) + [line(row)]
     return "\n".join(lines)
+
+
+def listed(facts: Mapping[str, Any]) -> str:
+    """A line for each name, the values below each other."""
+    width = max(map(len, facts), default=0)
+    return "\n".join(f"{name.ljust(width)}{GAP}{value}" for name, value in facts.items())
 
 
 @dataclass(frozen=True, kw_only=True)

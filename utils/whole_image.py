@@ -142,3 +142,19 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
     if image.format != "PNG" or not image.tile:
         return ""
     return str(image.tile[0].args)
+
+
+def count_whole(file: BinaryIO, path: Path) -> int:
+    """Height times width, by the header of a file that is no TIFF file.
+
+    Raises:
+        DataError: Pillow cannot open it, or it is too large.
+    """
+    file.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(file, formats=_FORMATS)
+    except Exception as error:  # a broken file makes Pillow raise nearly anything
+        raise DataError(f"{path} cannot be read as an image; replace the file") from error
+    return image.height * image.width

@@ -19,9 +19,8 @@ from datasets.tiles import open_tile_set
 from eval import evaluate_split
 from generate import generate_store
 from models.generators import build
-from tests.conftest import make_config, single_process
+from tests.conftest import make_config, single_process, train_briefly
 from tests.datasets.fakes import FakeGenerator
-from train import build_run, train
 from utils.checkpoint import load_checkpoint
 from utils.config import config_from_dict
 from utils.errors import ConfigError, DataError
@@ -103,10 +102,7 @@ def test_depth_gives_no_segments_to_a_loss(tmp_path):
 
 def test_depth_is_trained_on_evaluated_and_inferred_with(with_depth, tmp_path):
     config = make_config(with_depth, tmp_path, BOTH, "optim.num_epochs=1", "optim.warmup_epochs=0")
-    run = build_run(config, single_process())
-    train(run)
-    run.log.close()
-    checkpoint = load_checkpoint(run.folder / "best.pth")
+    checkpoint = load_checkpoint(train_briefly(config))
     assert checkpoint.identity.maps["depth_anything"]["weights_sha256"] == "fake"
     evaluate_split(checkpoint, config, "val", tmp_path / "eval", single_process())
     assert (tmp_path / "eval" / "predictions.png").is_file()

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from utils.comparison import Difference
 from utils.difference_chart import Panel, difference_chart
-from utils.paired import Difference
 
 BLUE, PALE_BLUE = (24, 100, 171), (167, 196, 223)
 

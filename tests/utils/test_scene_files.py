@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tests.utils.failing import read_soon
 from tests.utils.tiff_files import pixels_of, read_all, write_tiff
 from utils.errors import DataError, MissingDataError
-from utils.scene import open_scene
+from utils.scene import count_pixels, open_scene
 
 PICTURE = np.random.default_rng(2).integers(0, 256, (60, 70, 3)).astype(np.uint8)
 REPLACE = r"; replace the file$"
@@ -92,3 +92,17 @@ def test_damaged_files_of_other_formats_are_read_or_named(tmp_path: Path, name: 
             refused += 1
     assert refused > 30
     assert not [warning for warning in recwarn if warning.category is not ResourceWarning]
+
+
+def test_pixels_are_counted_without_decoding_one(tmp_path: Path, monkeypatch):
+    picture = Image.new("RGB", (30, 20))
+    names = [f"a.{suffix}" for suffix in ("png", "jpg", "bmp", "webp", "tif")]
+    for name in names:
+        picture.save(tmp_path / name)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    assert [count_pixels(tmp_path / name) for name in names] == [600] * 5
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(DataError, match=r"text\.png cannot be read as an image; replace the file$"):
+        count_pixels(tmp_path / "text.png")
+    with pytest.raises(MissingDataError, match=r"gone\.png does not exist$"):
+        count_pixels(tmp_path / "gone.png")
