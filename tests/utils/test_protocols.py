@@ -67,7 +67,7 @@ def test_a_data_set_has_the_protocols_of_its_classes(classes, expected):
 
 
 def test_the_families_score_on_the_labels_that_they_are_known_for():
-    """docs/data.md and section 3 of the notes on the method say which."""
+    """docs/evaluation.md says which."""
     labels = {protocol.name: protocol.labels for protocol in WITH_CLUTTER}
     assert labels == {
         "mmsegmentation": "eroded",
