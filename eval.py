@@ -46,6 +46,7 @@ from utils.cost import Cost, measure_cost
 from utils.distributed import DistContext, distributed_session
 from utils.errors import DataError, run_command
 from utils.evaluation import Predictor, evaluate
+from utils.host_memory import keep_freed_memory
 from utils.label_plan import plan_labels
 from utils.measurements import Findings, Measurements
 from utils.panel_rows import SpreadRows, WorstRows
@@ -274,6 +275,8 @@ def run_on_checkpoint(
         checkpoint.identity.recipe, f"the recipe in {args.checkpoint}", args.overrides
     )
     with distributed_session(config.run.device) as dist:
+        if dist.device.type == "cpu":
+            keep_freed_memory()
         command(checkpoint, config, args.split, output, dist)
 
 

@@ -22,6 +22,7 @@ from models.generators.build import build_generator, fetch_generator_weights
 from utils.config import load_config, recipe_parser
 from utils.distributed import DistContext, distributed_session
 from utils.errors import run_command
+from utils.host_memory import keep_freed_memory
 
 PATIENCE = timedelta(days=14)  # how long a rank that has finished waits for the slowest one
 _SHARD_HELP = (
@@ -77,6 +78,8 @@ def main() -> None:
     args = parser.parse_args()
     config = load_config(args.config, args.overrides)
     with distributed_session(config.run.device, PATIENCE) as dist:
+        if dist.device.type == "cpu":
+            keep_freed_memory()
         if args.download and dist.local_rank == 0:
             fetch_generator_weights(config.structure)
         dist.barrier()

@@ -38,6 +38,7 @@ from utils.distributed import distributed_session
 from utils.errors import ConfigError, DataError, UserError, run_command
 from utils.evaluation import Predictor, classes_of
 from utils.files import sha256_of
+from utils.host_memory import keep_freed_memory
 from utils.inference import Wanted, infer_images
 from utils.pieces import Pieces
 from utils.precision import Precision
@@ -223,6 +224,8 @@ def segment(args: argparse.Namespace, checkpoint: Checkpoint, config: Config) ->
     names = submission_names(inputs) if args.submission else {}
     recipe = checkpoint.identity.recipe
     with distributed_session(config.run.device, PATIENCE) as dist:
+        if dist.device.type == "cpu":
+            keep_freed_memory(large=False)
         if dist.is_main and (note := absence_note(config.structure, recipe["structure"])):
             print(note)
         keep = args.output / "maps" if args.keep_maps else None

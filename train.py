@@ -30,6 +30,7 @@ from utils.ema import Ema
 from utils.environment import record_environment
 from utils.errors import run_command
 from utils.evaluation import Predictor
+from utils.host_memory import keep_freed_memory
 from utils.optim import build_optimizer, build_schedule, set_learning_rate
 from utils.precision import Precision
 from utils.rehearsal import describe, measure
@@ -185,6 +186,8 @@ def main() -> None:
         StopRequest(dist, config.run.log_every_steps) as stop,
         scratch_output(config) as config,
     ):
+        if dist.device.type == "cpu":
+            keep_freed_memory()
         run = build_run(config, dist, stop)
         run.log.begin(run.state, run.folder, [*notes, *run.notes])
         if config.run.dry:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import ConfigError
-from utils.host_memory import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +94,6 @@ def distributed_session(
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
         torch.use_deterministic_algorithms(True)
-    if chosen.type == "cpu":
-        keep_freed_memory()
     if world_size > 1:
         gloo = chosen.type == "cpu" or patience is not None
         dist.init_process_group("gloo" if gloo else "nccl", timeout=patience)

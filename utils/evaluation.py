@@ -95,7 +95,6 @@ class Predictor:
 
         yield from self.strips_of((image.shape[-2], image.shape[-1]), cut)
 
-    @torch.inference_mode()
     def strips_of(
         self, size: tuple[int, int], cut: Callable[[Window], Members], part: slice = slice(None)
     ) -> Iterator[tuple[slice, Tensor]]:
@@ -112,6 +111,7 @@ class Predictor:
             Rows, and their logits ``(C, rows, W)`` float32 on the device.
         """
 
+        @torch.inference_mode()  # on the generator, it would hold each strip while the next is made
         def forward(windows: list[Window]) -> Tensor:
             images, maps, others = zip(*map(cut, windows), strict=True)
             picture = self._stack(images).float() / 255

@@ -197,6 +197,7 @@ class _Run:
                 index.write(rows.start, classes_of(logits).numpy())
                 if "confidence" in self._wanted.kinds:
                     confidence.write(rows.start, confidence_of(logits))
+                del logits  # not held while the next ones are made
                 bar.update(rows.stop - rows.start)
 
     def _write(self, image: Picture, scene: Scene) -> None:

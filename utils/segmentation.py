@@ -81,5 +81,5 @@ def segment_strips(
 
 def confidence_of(logits: Tensor) -> np.ndarray:
     """Its softmax probability in steps of 1/255: ``(C, H, W)`` -> ``(H, W)`` uint8."""
-    best = 1 / (logits - logits.max(0).values).exp().sum(0)
+    best = 1 / (logits - logits.max(0).values).exp_().sum(0)
     return (255 * best).round().to(torch.uint8).cpu().numpy()

@@ -82,6 +82,8 @@ def predict_strips(
         untouched = batch[-1][0].stop if last else windows[first + batch_size][0].start
         if untouched > done:
             rows = slice(max(done, begin), min(untouched, end))
+            finished = held[:, max(rows.start - done, 0) : rows.stop - done]
+            held, done = held[:, untouched - done :].clone(), untouched
             if rows.start < rows.stop:
-                yield rows, held[:, rows.start - done : rows.stop - done]
-            held, done = held[:, untouched - done :], untouched
+                yield rows, finished
+            del finished  # with all of the sums it was cut from

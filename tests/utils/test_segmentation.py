@@ -1,5 +1,7 @@
 """Scenes in pieces: the same as at once, read once, each piece with its own maps."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,33 @@ def test_rows_alone_equal_those_of_the_whole(image, part):
     whole, _ = segment(image, make)
     rows, _ = segment(image, make, part)
     assert torch.equal(rows, whole[:, part])
+
+
+def test_no_strip_is_held_while_the_next_is_made(image):
+    """A strip of a wide scene is hundreds of MB."""
+    given = []
+
+    class Watching(Sum):
+        def forward(self, image, structure):
+            assert all(strip() is None for strip in given)
+            return super().forward(image, structure)
+
+    def make(piece, pixels):
+        return {"height": np.zeros(pixels.shape[:2], np.uint16)}
+
+    strips = segment_strips(
+        Predictor(Watching(), Levels(), Precision("fp32", CPU), CONFIG, CPU),
+        pieces.Pieces(image.shape[:2], CONFIG.window_px, CONFIG.overlap_px),
+        image.shape[:2],
+        lambda rows, columns: image[rows, columns],
+        make,
+        Stopwatch(),
+    )
+    for _, logits in strips:
+        assert not logits.requires_grad
+        given.append(weakref.ref(logits))
+        del logits
+    assert len(given) > 3
 
 
 def test_every_pixel_is_read_about_once_and_in_order(image):
