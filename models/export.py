@@ -64,7 +64,7 @@ def export_network(
     Raises:
         ConfigError: the file name has another ending, or packages that write ONNX are missing.
         DataError: the file would be too large, or does not compute what the network does, or this
-            version of torch cannot export the network (2.6 writes .pt2 alone).
+            version of torch cannot export the network.
     """
     writers = {".pt2": export_program, ".onnx": export_onnx}
     if path.suffix not in writers:
