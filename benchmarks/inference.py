@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--part", choices=["speed", "memory"], help="default: both")
     args = parser.parse_args()
     bench = Bench(args.device, args.quick)
-    keep_freed_memory()  # as the scripts do; it serves the loop as well
+    keep_freed_memory()  # as eval.py does; it serves the loop as well
     for size in ("tiny", "small"):
         if args.part in (None, "speed"):
             speed(bench, size, (640, 1152) if args.quick else (2176, 2176))

@@ -13,13 +13,13 @@ def keep_freed_memory(*, large: bool = True) -> bool:
 
     By default glibc returns every large block at once, and the kernel has to clear each page of
     the next one. On a CPU that costs a third of a training step (``benchmarks/model.py``
-    measures it). Peak memory stays what it is; up to 2 GiB at its end are kept after it.
+    measures it). The price is memory: holes in the heap, and up to 2 GiB at its end, are kept.
 
     Args:
-        large: keep blocks of 32 MiB and more as well. Without them a step is slower, but a long run
-            with threads needs less memory: what is allocated in between settles in the holes that
-            large blocks leave. ``infer.py`` then had 1 GiB in use and 2.4 GiB in holes after 250
-            megapixels of one scene; without, no more than after its first rows.
+        large: keep blocks of 32 MiB and more as well. A step that needs such blocks is faster, but
+            what is allocated between them settles in the holes that they leave, and in a long run
+            with threads the heap grows: ``infer.py`` had 1 GiB in use and 2.4 GiB in holes after
+            250 megapixels of one scene. Without them it stays near what its first rows need.
 
     Returns:
         Whether the C library took the setting; elsewhere than on Linux nothing is done.

@@ -88,9 +88,13 @@ def test_no_strip_is_held_while_the_next_is_made(image):
     given = []
 
     class Watching(Sum):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
         def forward(self, image, structure):
             assert all(strip() is None for strip in given)
-            return super().forward(image, structure)
+            return self.scale * super().forward(image, structure)
 
     def make(piece, pixels):
         return {"height": np.zeros(pixels.shape[:2], np.uint16)}
