@@ -24,36 +24,42 @@ from typing import Any
 from torch import Tensor
 
 from configs.schema import Config
-from datasets.build import (
+from datasets.dataset import Batch
+from datasets.encodings import StructureEncoder
+from datasets.loaders import (
     absence_note,
     build_attribution_loader,
     build_eval_loader,
     check_structure,
 )
-from datasets.encodings import StructureEncoder
-from datasets.interventions import AS_IT_IS, Changed, SuperpixelMaps, changes_of, predictions
-from datasets.samples import Batch
-from datasets.tiles import TileSet, open_tile_set
+from datasets.tile_set import TileSet, open_tile_set
 from models.build import load_network
-from models.generators.build import build_generator
+from models.structure.build import build_generator
 from models.vsgnet import VSGNet
-from utils.attribution import ChangeCounts
-from utils.attribution_report import attribution_text, write_attribution
-from utils.checkpoint import Checkpoint, check_split, load_checkpoint
-from utils.comparing import compare_reports
 from utils.config import config_from_dict
-from utils.cost import Cost, measure_cost
 from utils.distributed import DistContext, distributed_session
 from utils.errors import DataError, run_command
-from utils.evaluation import Predictor, evaluate
-from utils.host_memory import keep_freed_memory
-from utils.label_plan import plan_labels
-from utils.measurements import Findings, Measurements
-from utils.panel_rows import SpreadRows, WorstRows
+from utils.evaluation.attribution import ChangeCounts
+from utils.evaluation.comparing import compare_reports
+from utils.evaluation.evaluate import Predictor, evaluate
+from utils.evaluation.examples import SpreadRows, WorstRows
+from utils.evaluation.interventions import (
+    AS_IT_IS,
+    Changed,
+    SuperpixelMaps,
+    changes_of,
+    predictions,
+)
+from utils.evaluation.label_plan import plan_labels
+from utils.evaluation.measurements import Findings, Measurements
+from utils.evaluation.protocols import conditions_of, indices_left_out, protocols_of
+from utils.malloc import keep_freed_memory
 from utils.precision import Precision
-from utils.protocols import conditions_of, indices_left_out, protocols_of
-from utils.report import write_report
-from utils.report_tables import summary
+from utils.reports.attribution_report import attribution_text, write_attribution
+from utils.reports.cost import Cost, measure_cost
+from utils.reports.report import write_report
+from utils.reports.tables import summary
+from utils.training.checkpoint import Checkpoint, check_split, load_checkpoint
 
 NUM_PANEL_ROWS, CELL_PX = 6, 256  # of a panel; side of a picture in it
 _ATTRIBUTION = "Tell what a network makes of its structure maps, by changing them."

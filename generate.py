@@ -13,16 +13,16 @@ from datetime import timedelta
 from pathlib import Path
 
 from configs.schema import Config
-from datasets.generation import Shard, Store, complete_store
 from datasets.map_sheets import draw_common_sheet, draw_store_sheet
-from datasets.maps import MapRecipe, map_settings
-from datasets.modalities import store_folder
-from datasets.tiles import TileSet, open_tile_set
-from models.generators.build import build_generator, fetch_generator_weights
+from datasets.structure_generation import Shard, Store, complete_store
+from datasets.structure_maps import MapRecipe, map_settings
+from datasets.structure_stores import store_folder
+from datasets.tile_set import TileSet, open_tile_set
+from models.structure.build import build_generator, fetch_generator_weights
 from utils.config import load_config, recipe_parser
 from utils.distributed import DistContext, distributed_session
 from utils.errors import run_command
-from utils.host_memory import keep_freed_memory
+from utils.malloc import keep_freed_memory
 
 PATIENCE = timedelta(days=14)  # how long a rank that has finished waits for the slowest one
 _SHARD_HELP = (

@@ -22,30 +22,30 @@ import torch
 from torch import Tensor
 
 from configs.schema import Config
-from datasets.build import absence_note, check_structure
 from datasets.encodings import StructureEncoder
-from datasets.inputs import Input, find_inputs, submission_names
-from datasets.maps import MapRecipe, map_settings
-from datasets.piece_maps import MadeMaps, MapSource, StoredMaps
-from datasets.tiles import open_tile_set
+from datasets.loaders import absence_note, check_structure
+from datasets.preparation.submission import submit
+from datasets.structure_maps import MapRecipe, map_settings
+from datasets.tile_set import open_tile_set
 from models.build import load_network
 from models.export import export_network
-from models.generators.build import StructureGenerator, build_generator, check_generated
+from models.structure.build import StructureGenerator, build_generator, check_generated
 from utils.arguments import low_and_high
-from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.config import config_from_dict, differences
 from utils.distributed import distributed_session
 from utils.errors import ConfigError, DataError, UserError, run_command
-from utils.evaluation import Predictor, classes_of
+from utils.evaluation.evaluate import Predictor, classes_of
 from utils.files import sha256_of
-from utils.host_memory import keep_freed_memory
-from utils.inference import Wanted, infer_images
-from utils.pieces import Pieces
+from utils.inference.chunk_maps import MadeMaps, MapSource, StoredMaps
+from utils.inference.chunks import Pieces
+from utils.inference.inputs import Input, find_inputs, submission_names
+from utils.inference.results import KINDS, kinds_of_results
+from utils.inference.run import Wanted, infer_images
+from utils.inference.segment import Read, segment_strips
+from utils.malloc import keep_freed_memory
 from utils.precision import Precision
-from utils.results import KINDS, kinds_of_results
-from utils.segmentation import Read, segment_strips
 from utils.stopwatch import Stopwatch
-from utils.submission import submit
+from utils.training.checkpoint import Checkpoint, load_checkpoint
 
 PATIENCE = timedelta(days=2)  # ranks meet after images that may take hours
 
@@ -90,7 +90,7 @@ class Segmenter:
         return torch.cat([classes_of(logits) for _, logits in strips]).numpy()
 
     def shares(self, size: tuple[int, int], number: int) -> list[slice]:
-        """Rows of an image for each of some processes (``utils.pieces.Pieces.shares``)."""
+        """Rows of an image for each of some processes (see ``utils.inference.chunks``)."""
         return self._pieces(size).shares(number)
 
     def _pieces(self, size: tuple[int, int]) -> Pieces:
@@ -106,7 +106,7 @@ class Segmenter:
         read: Read,
         part: slice | None = None,
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Logits of an image strip by strip, as ``utils.segmentation.segment_strips``.
+        """Logits of an image strip by strip, as ``utils.inference.segment.segment_strips``.
 
         Args:
             image: which one; None: one that is in no file.

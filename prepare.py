@@ -13,7 +13,16 @@
 
 import argparse
 
-from datasets import check, folder, loveda, potsdam, sensor, synthetic, tree_mapping, vaihingen
+from datasets.preparation import (
+    check,
+    folder,
+    loveda,
+    potsdam,
+    sensor,
+    synthetic,
+    tree_mapping,
+    vaihingen,
+)
 from utils.errors import run_command
 
 COMMANDS = {

@@ -16,33 +16,33 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from configs.schema import Config
-from datasets.build import build_eval_loader, build_train_loader, check_structure
+from datasets.dataset import Batch, prepare_inputs
 from datasets.encodings import StructureEncoder
+from datasets.loaders import build_eval_loader, build_train_loader, check_structure
 from datasets.samplers import TrainBatches
-from datasets.samples import Batch, prepare_inputs
-from datasets.tiles import open_tile_set
+from datasets.tile_set import open_tile_set
 from models.build import build_network, fetch_frozen_weights, frozen_identities
 from models.losses import SegmentationLoss, build_loss
-from utils.checkpoint import Identity, begin_with, check_split
 from utils.config import config_to_dict, load_config_from_command_line
 from utils.distributed import DistContext, distributed_session
-from utils.ema import Ema
-from utils.environment import record_environment
 from utils.errors import run_command
-from utils.evaluation import Predictor
-from utils.host_memory import keep_freed_memory
-from utils.optim import build_optimizer, build_schedule, set_learning_rate
+from utils.evaluation.evaluate import Predictor
+from utils.malloc import keep_freed_memory
 from utils.precision import Precision
-from utils.rehearsal import describe, measure
-from utils.rhythm import Rhythm
-from utils.run_folder import open_run_folder, scratch_output
-from utils.run_log import RunLog
-from utils.run_page import draw_run_page
-from utils.seed import seed_torch
-from utils.stopping import StopRequest
-from utils.train_state import TrainState
-from utils.validation import Validation
-from utils.validation_view import ValidationView
+from utils.training.checkpoint import Identity, begin_with, check_split
+from utils.training.dry_run import describe, measure
+from utils.training.ema import Ema
+from utils.training.environment import record_environment
+from utils.training.log import RunLog
+from utils.training.optim import build_optimizer, build_schedule, set_learning_rate
+from utils.training.run_folder import open_run_folder, scratch_output
+from utils.training.run_page import draw_run_page
+from utils.training.schedule import Rhythm
+from utils.training.seed import seed_torch
+from utils.training.signals import StopRequest
+from utils.training.state import TrainState
+from utils.training.validation import Validation
+from utils.training.validation_view import ValidationView
 
 
 @dataclass(frozen=True, kw_only=True)

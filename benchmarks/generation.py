@@ -17,7 +17,7 @@ the threshold, a tenth unless given: 300 of the 32 x 32 grid's. ``--quick`` asks
   the rate of a large fp32 matrix product in the same run; ``share``: that by the time taken.
 - ``peak memory``: of the process on the CPU, of the allocator on a CUDA device.
 
-On the CPU both sides profit from ``utils.host_memory``, which our programs use and a user of the
+On the CPU both sides profit from ``utils.malloc``, which our programs use and a user of the
 package does not; ``--plain-memory`` leaves it out for both.
 
 Depth Anything v2_small stands beside the ``transformers`` one, random weights on both sides, with
@@ -44,13 +44,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.bench import Bench, Step
 from benchmarks.lively_sam import enliven
-from datasets.synthetic import draw_scene
-from models.generators.depth_anything import DepthAnything, load_depth_anything, network_size
-from models.generators.sam import Sam
-from models.generators.segment_map import canonical
+from datasets.preparation.synthetic import draw_scene
+from datasets.rasters import SUFFIX, write_raster
+from models.structure.depth_anything import DepthAnything, load_depth_anything, network_size
+from models.structure.sam import Sam
+from models.structure.segments import canonical
 from tests.models.literal_paint import paint_literally
-from utils.host_memory import keep_freed_memory
-from utils.raster import SUFFIX, write_raster
+from utils.malloc import keep_freed_memory
 
 SIZE_PX = 512
 

@@ -36,11 +36,11 @@ from configs.schema import EvalConfig, ModelConfig, VitConfig
 from configs.structure import StructureConfig
 from datasets.encodings import StructureEncoder
 from models.build import build_network
-from utils.evaluation import Predictor
-from utils.host_memory import keep_freed_memory
+from utils.boxes import window_starts
+from utils.evaluation.evaluate import Predictor
+from utils.evaluation.sliding_window import window_shares
+from utils.malloc import keep_freed_memory
 from utils.precision import Precision
-from utils.sliding_window import window_shares
-from utils.windows import window_starts
 
 Size = tuple[int, int]
 NUM_CLASSES, SEGMENT_PX = 6, 16

@@ -11,7 +11,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from models.generators.sam_encoder import encode
+from models.structure.sam_encoder import encode
 
 
 def enliven(network: Sam, picture: Tensor, *, seed: int = 0, contrast: float = 60.0) -> Sam:

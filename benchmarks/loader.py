@@ -34,23 +34,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.bench import Bench
 from configs.schema import Config
-from datasets.build import build_train_loader
+from datasets.dataset import TileDataset, prepare_inputs
 from datasets.encodings import StructureEncoder
-from datasets.maps import MapRecipe, map_path, to_levels, write_map
-from datasets.modalities import store_folder
+from datasets.loaders import build_train_loader
+from datasets.preparation.synthetic import CLASSES, PALETTE, draw_scene
+from datasets.preparation.writer import TileSetWriter
+from datasets.rasters import open_raster
 from datasets.samplers import SampleKey
-from datasets.samples import TileDataset, prepare_inputs
-from datasets.synthetic import CLASSES, PALETTE, draw_scene
-from datasets.tile_writer import TileSetWriter
-from datasets.tiles import Tile, TileSet, open_tile_set
+from datasets.structure_maps import MapRecipe, map_path, to_levels, write_map
+from datasets.structure_stores import store_folder
+from datasets.tile_set import Tile, TileSet, open_tile_set
 from datasets.transforms import Geometry
 from models.build import build_network
 from models.losses import build_loss
 from utils.config import config_from_dict
 from utils.distributed import DistContext
 from utils.files import write_png
-from utils.host_memory import keep_freed_memory
-from utils.raster import open_raster
+from utils.malloc import keep_freed_memory
 
 TILE_PX, CROP_PX, SCALE_RANGE, BATCH_SIZE = 1024, 512, (0.5, 1.75), 8
 STORES = ("segments", "height")

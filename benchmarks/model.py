@@ -36,7 +36,7 @@ from configs.schema import ModelConfig, VitConfig
 from models.build import build_network
 from models.feature_recalibration import FeatureRecalibration
 from models.fusion_enhancement import FusionEnhancement
-from utils.host_memory import keep_freed_memory
+from utils.malloc import keep_freed_memory
 
 IMAGE_PX, NUM_CLASSES = 512, 5
 

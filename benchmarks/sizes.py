@@ -5,8 +5,8 @@
     python benchmarks/sizes.py
 
 The networks are built on the meta device, so ``large`` with its 1.1 billion frozen parameters
-needs no memory. Operations are those that ``utils.cost`` counts, for one image of 512x512 pixels,
-five classes, and a structure input of four channels (superpixels: mean colour and borders).
+needs no memory. Operations are those that ``utils.reports.cost`` counts, for one image of 512x512
+pixels, five classes, and a structure input of four channels (superpixels: mean colour and borders).
 """
 
 import sys
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configs.schema import ModelConfig, VitConfig
 from models.build import SIZES, build_network
-from utils.cost import count_flops, count_parameters
+from utils.reports.cost import count_flops, count_parameters
 
 IMAGE_PX = 512
 HEADER = "| size | C1..C4 | FE blocks | heads | frozen ViTs: RGB, structure | trainable | frozen | \

@@ -23,8 +23,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datasets.synthetic import draw_scene
-from models.generators.superpixels import Superpixels
+from datasets.preparation.synthetic import draw_scene
+from models.structure.superpixels import Superpixels
 
 SIZE_PX = 512
 Segmenter = Callable[[np.ndarray], np.ndarray]

@@ -8,12 +8,12 @@ import torch
 
 from configs.structure import StructureConfig
 from datasets.encodings import mean_color
-from datasets.maps import map_path, read_map
-from datasets.modalities import SHEET, store_folder
-from datasets.tiles import TileSet
-from utils.contact_sheet import Cell, contact_sheet
+from datasets.structure_maps import map_path, read_map
+from datasets.structure_stores import SHEET, store_folder
+from datasets.tile_set import TileSet
 from utils.files import write_png
-from utils.visualize import colorize_segments, colorize_values, draw_boundaries
+from utils.visualization.colors import colorize_segments, colorize_values, draw_boundaries
+from utils.visualization.panels import Cell, contact_sheet
 
 NUM_ROWS = 4
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from configs.schema import IGNORE_INDEX
-from utils.windows import nearest_pixels
+from utils.boxes import nearest_pixels
 
 # Photos are averaged when resized, and values where there is data; class indices and segment ids
 # must stay what they are.

@@ -10,7 +10,7 @@ from models.frozen_vit import FrozenViT, load_frozen_vit, published_weights
 from models.mlp_head import MlpHead
 from models.vsgnet import VSGNet
 from models.weights import fetch_weights
-from utils.checkpoint import Checkpoint, load_weights
+from utils.training.checkpoint import Checkpoint, load_weights
 
 Pictures = tuple[tuple[int, int, int], ...]
 

@@ -13,14 +13,14 @@ from PIL import Image
 import infer
 import prepare
 from configs.schema import Config
-from datasets.synthetic import prepare_synthetic
-from datasets.tiles import open_tile_set
+from datasets.preparation.synthetic import prepare_synthetic
+from datasets.tile_set import open_tile_set
 from generate import generate_store
 from train import build_run, train
-from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.config import config_from_dict
 from utils.distributed import DistContext
 from utils.errors import run_command
+from utils.training.checkpoint import Checkpoint, load_checkpoint
 
 torch.set_num_threads(1)  # the tests' tensors are too small to share
 

@@ -34,9 +34,9 @@ TEST_EXTRAS = {"pytest", "scipy", "sklearn", "rasterio"}
 # Peers to measure against, required by nothing else.
 BENCHMARK_EXTRAS = {"skimage", "segmentation_models_pytorch", "transformers", "cv2"}
 HOMES = {
-    "timm": {"models/frozen_vit.py", "models/generators/depth_anything.py"},
+    "timm": {"models/frozen_vit.py", "models/structure/depth_anything.py"},
     "segment_anything": {
-        f"models/generators/{name}.py"
+        f"models/structure/{name}.py"
         for name in (
             "sam",
             "sam_attention",
@@ -47,8 +47,8 @@ HOMES = {
         )
     },
     "onnxruntime": {"models/export.py"},
-    "tensorboard": {"utils/run_log.py"},
-    "torch.utils.tensorboard": {"utils/run_log.py"},
+    "tensorboard": {"utils/training/log.py"},
+    "torch.utils.tensorboard": {"utils/training/log.py"},
     "yaml": {"utils/config.py"},
     "torch.distributed": {"utils/distributed.py"},
     "torch.nn.parallel": {"utils/distributed.py"},
@@ -211,7 +211,7 @@ def test_a_planted_violation_is_found(path: str, text: str, problem: str):
         ("utils/a.py", "import torch\nfrom torch.utils import data\ntorch.utils.data"),
         ("utils/a.py", "context.distributed.world_size"),
         ("tests/a.py", "import os\nimport pytest\nimport timm\nimport train\nos.environ['A']"),
-        ("benchmarks/a.py", "import segment_anything\nfrom models.generators import sam"),
+        ("benchmarks/a.py", "import segment_anything\nfrom models.structure import sam"),
         ("benchmarks/a.py", "import skimage"),
         ("benchmarks/a.py", "from tests.models import literal"),
         ("train.py", "def f():\n    print(1)\n\n\nif __name__ == '__main__':\n    print(f())"),

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 import eval as eval_script
-from datasets.maps import MapRecipe, map_settings, read_map, write_map
-from datasets.modalities import SENSOR, read_manifest, store_folder, write_manifest
-from datasets.tiles import open_tile_set
+from datasets.structure_maps import MapRecipe, map_settings, read_map, write_map
+from datasets.structure_stores import SENSOR, read_manifest, store_folder, write_manifest
+from datasets.tile_set import open_tile_set
 from models.vsgnet import VSGNet
 from tests.conftest import make_config, single_process, train_briefly
-from utils.checkpoint import load_checkpoint
 from utils.config import config_from_dict
 from utils.errors import ConfigError
 from utils.files import read_rgb, sha256_of
+from utils.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 CHANGES = [  # of the recipe below, that are tried

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import eval as eval_script
-from datasets.tile_writer import TileSetWriter
-from datasets.tiles import open_tile_set
+from datasets.preparation.writer import TileSetWriter
+from datasets.tile_set import open_tile_set
 from tests.conftest import make_config, single_process, train_briefly
-from utils.checkpoint import load_checkpoint
 from utils.config import config_from_dict
 from utils.errors import ConfigError, DataError, MissingDataError
+from utils.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 

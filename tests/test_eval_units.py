@@ -11,7 +11,7 @@ from generate import generate_store
 from tests.conftest import make_config, single_process
 from tests.test_train import NO_VIT, run_to_the_end
 from tests.test_whole_images import cut, write_tree
-from utils.checkpoint import load_checkpoint
+from utils.training.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 import generate
-from datasets import generation
-from datasets.generation import Shard
+from datasets import structure_generation as generation
 from datasets.map_sheets import draw_common_sheet
-from datasets.maps import map_path, read_map
-from datasets.modalities import read_manifest, store_folder
-from datasets.tiles import open_tile_set
+from datasets.structure_generation import Shard
+from datasets.structure_maps import map_path, read_map
+from datasets.structure_stores import read_manifest, store_folder
+from datasets.tile_set import open_tile_set
 from tests.conftest import make_config, single_process
 from tests.datasets.fakes import picture, write_cut_set
 from utils.errors import DataError, MissingDataError

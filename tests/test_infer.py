@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 import infer
-from datasets.tiles import open_tile_set
-from models.generators.superpixels import Superpixels
+from datasets.tile_set import open_tile_set
+from models.structure.superpixels import Superpixels
 from tests.conftest import single_process
 from utils.config import config_from_dict
 from utils.errors import ConfigError, DataError
-from utils.pieces import Piece
-from utils.raster_writers import PngWriter
+from utils.inference.chunks import Piece
+from utils.rasters.writing import PngWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 

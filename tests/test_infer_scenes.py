@@ -22,10 +22,10 @@ from rasterio.transform import Affine
 import infer
 from tests.conftest import make_config, train_briefly
 from tests.hostile_images import BAD, GOOD, write_hostile_images
-from utils import pieces
-from utils.checkpoint import load_checkpoint
 from utils.errors import ConfigError
-from utils.evaluation import classes_of
+from utils.evaluation.evaluate import classes_of
+from utils.inference import chunks as pieces
+from utils.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data" / "geotiff-samples" / "images"

@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 import prepare
-from datasets.tiles import open_tile_set
+from datasets.tile_set import open_tile_set
 from utils.errors import DataError
 
 

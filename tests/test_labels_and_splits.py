@@ -6,16 +6,16 @@ import shutil
 import numpy as np
 import pytest
 
-from datasets.build import build_eval_loader, build_train_loader
-from datasets.tiles import open_tile_set
+from datasets.loaders import build_eval_loader, build_train_loader
+from datasets.rasters import write_raster
+from datasets.tile_set import open_tile_set
 from eval import evaluate_split
 from tests.conftest import make_config, single_process
 from tests.test_train import NO_VIT, run_to_the_end
 from train import build_run
-from utils.checkpoint import load_checkpoint
-from utils.erosion import erode
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.raster import write_raster
+from utils.evaluation.morphology import erode
+from utils.training.checkpoint import load_checkpoint
 
 
 def change(root, **values):

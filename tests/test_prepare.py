@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import tile_writer
-from datasets.class_file import read_class_file
-from datasets.mask_decoder import MaskDecoder
+from datasets.preparation import writer as tile_writer
+from datasets.preparation.classes import read_class_file
+from datasets.preparation.mask_decoder import MaskDecoder
 from datasets.splits import split_sha256
-from datasets.tiles import is_prepared, open_tile_set
+from datasets.tile_set import is_prepared, open_tile_set
 from utils.errors import DataError
 from utils.files import open_image
 

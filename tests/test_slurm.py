@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_train import NO_VIT
-from utils.checkpoint import load_checkpoint
+from utils.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 

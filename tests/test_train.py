@@ -16,9 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.conftest import make_config, single_process
 from train import Run, build_run, train, train_one_epoch
-from utils.checkpoint import load_checkpoint
 from utils.errors import ConfigError, MissingDataError
-from utils.run_log import read_rows
+from utils.training.checkpoint import load_checkpoint
+from utils.training.log import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_VIT = ("model.rgb_vit.name=none", "model.structure_vit.name=none")

@@ -6,8 +6,8 @@ import torch
 from tests.conftest import make_config, single_process
 from tests.test_train import NO_VIT
 from train import build_run, train
-from utils.checkpoint import load_checkpoint
 from utils.errors import DataError
+from utils.training.checkpoint import load_checkpoint
 
 EARLY = ["optim.num_epochs=4", "run.log_every_steps=1000", "eval.every_epochs=1"]
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import train as script
-from datasets.synthetic import prepare_synthetic
-from datasets.tiles import open_tile_set
+from datasets.preparation.synthetic import prepare_synthetic
+from datasets.tile_set import open_tile_set
 from generate import generate_store
 from tests.conftest import make_config, single_process
 from tests.test_train import NO_VIT, run_to_the_end
-from utils.checkpoint import load_checkpoint
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.run_log import read_rows
+from utils.training.checkpoint import load_checkpoint
+from utils.training.log import read_rows
 
 
 def test_a_run_without_progress_ends_early(data_root, tmp_path):

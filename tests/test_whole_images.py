@@ -8,19 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.build import build_eval_loader
-from datasets.class_file import ClassFile
-from datasets.folder import prepare_folder
-from datasets.folder_splits import find_split_folders
-from datasets.tiles import open_tile_set
-from datasets.tiling import Tiling
+from datasets.loaders import build_eval_loader
+from datasets.preparation.classes import ClassFile
+from datasets.preparation.folder import prepare_folder
+from datasets.preparation.folder_splits import find_split_folders
+from datasets.preparation.tiling import Tiling
+from datasets.rasters import write_raster
+from datasets.tile_set import open_tile_set
 from tests.conftest import make_config, single_process
-from utils.erosion import erode
 from utils.errors import DataError
-from utils.evaluation import Predictor, evaluate
-from utils.measurements import Measurements
+from utils.evaluation.evaluate import Predictor, evaluate
+from utils.evaluation.measurements import Measurements
+from utils.evaluation.morphology import erode
 from utils.precision import Precision
-from utils.raster import write_raster
 
 NUM_CLASSES = 4
 CLASSES = ClassFile(

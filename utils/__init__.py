@@ -1,1 +1,1 @@
-"""One named concern a file; nothing here knows models or data sets."""
+"""Helpers of all layers: configuration, errors, files, ranks, threads."""

@@ -22,7 +22,7 @@ Part = tuple[slice, slice]  # rows, columns
 
 
 class Placed(Protocol):
-    """What has a place in an image: a ``Box``, a ``datasets.tiles.Tile``."""
+    """What has a place in an image: a ``Box``, a ``datasets.tile_set.Tile``."""
 
     @property
     def top_px(self) -> int: ...  # noqa: D102

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.check import check_tile_set
-from datasets.maps import MapRecipe, write_map
-from datasets.modalities import SENSOR, store_folder, write_manifest
-from datasets.tile_writer import TileSetWriter
-from datasets.tiles import Tile, TileSet, open_tile_set
+from datasets.preparation.check import check_tile_set
+from datasets.preparation.writer import TileSetWriter
+from datasets.rasters import write_raster
+from datasets.structure_maps import MapRecipe, write_map
+from datasets.structure_stores import SENSOR, store_folder, write_manifest
+from datasets.tile_set import Tile, TileSet, open_tile_set
 from utils.files import sha256_of
-from utils.raster import write_raster
 
 SIZE_PX = 8
 CLASSES, PALETTE = ("ground", "roof", "water"), ((90, 90, 90), (200, 0, 0), (0, 0, 200))

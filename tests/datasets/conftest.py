@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.tiles import TileSet, open_tile_set
+from datasets.tile_set import TileSet, open_tile_set
 from tests.datasets.broken import write_set
 
 

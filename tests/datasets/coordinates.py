@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from datasets.maps import MapRecipe, write_map
-from datasets.modalities import store_folder
-from datasets.tile_writer import TileSetWriter
-from datasets.tiles import Tile, TileSet, open_tile_set
+from datasets.preparation.writer import TileSetWriter
+from datasets.structure_maps import MapRecipe, write_map
+from datasets.structure_stores import store_folder
+from datasets.tile_set import Tile, TileSet, open_tile_set
 from datasets.transforms import Geometry
 
 NUM_CLASSES = 50

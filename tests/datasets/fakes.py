@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.generation import Shard, Store, complete_store
-from datasets.maps import MapRecipe, map_path, read_map
-from datasets.modalities import store_folder
-from datasets.tile_writer import TileSetWriter
-from datasets.tiles import Tile, TileSet, open_tile_set
+from datasets.preparation.writer import TileSetWriter
+from datasets.structure_generation import Shard, Store, complete_store
+from datasets.structure_maps import MapRecipe, map_path, read_map
+from datasets.structure_stores import store_folder
+from datasets.tile_set import Tile, TileSet, open_tile_set
+from utils.boxes import window_starts
 from utils.distributed import DistContext, distributed_session
 from utils.errors import DataError
-from utils.windows import window_starts
 
 RECIPES = {
     "segments": MapRecipe(generator="sam", settings={}, weights_sha256="s"),

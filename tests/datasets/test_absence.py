@@ -10,19 +10,19 @@ import torch
 import infer
 from configs.schema import Config
 from configs.structure import StructureConfig
-from datasets.build import absence_note, build_eval_loader, build_train_loader
+from datasets.dataset import prepare_inputs
 from datasets.encodings import StructureEncoder
+from datasets.loaders import absence_note, build_eval_loader, build_train_loader
 from datasets.samplers import SampleKey
-from datasets.samples import prepare_inputs
-from datasets.tiles import open_tile_set
+from datasets.tile_set import open_tile_set
 from eval import evaluate_split
-from models.generators.build import check_generated
+from models.structure.build import check_generated
 from tests.conftest import make_config, single_process
 from train import build_run, train
-from utils.checkpoint import load_checkpoint
 from utils.config import config_from_dict
 from utils.errors import ConfigError
-from utils.evaluation import Predictor
+from utils.evaluation.evaluate import Predictor
+from utils.training.checkpoint import load_checkpoint
 
 BOTH = "structure.modalities=[superpixels,height]"
 

@@ -10,21 +10,21 @@ import torch
 import infer
 from configs.schema import Config
 from configs.structure import DepthAnythingConfig, SamConfig, StructureConfig, SuperpixelsConfig
-from datasets.build import build_train_loader, check_structure
 from datasets.encodings import StructureEncoder
-from datasets.maps import depth_levels, from_levels, map_path, map_settings, read_map
-from datasets.modalities import store_folder
+from datasets.loaders import build_train_loader, check_structure
 from datasets.samplers import SampleKey
-from datasets.tiles import open_tile_set
+from datasets.structure_maps import depth_levels, from_levels, map_path, map_settings, read_map
+from datasets.structure_stores import store_folder
+from datasets.tile_set import open_tile_set
 from eval import evaluate_split
 from generate import generate_store
-from models.generators import build
+from models.structure import build
 from tests.conftest import make_config, single_process, train_briefly
 from tests.datasets.fakes import FakeGenerator
-from utils.checkpoint import load_checkpoint
 from utils.config import config_from_dict
 from utils.errors import ConfigError, DataError
-from utils.pieces import Piece
+from utils.inference.chunks import Piece
+from utils.training.checkpoint import load_checkpoint
 
 BOTH = "structure.modalities=[depth_anything,superpixels]"
 DEPTH = StructureConfig(modalities=("depth_anything",))

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datasets.dataset import Batch, TileDataset
 from datasets.samplers import SampleKey
-from datasets.samples import Batch, TileDataset
-from datasets.tiles import TileSet
+from datasets.tile_set import TileSet
 from datasets.transforms import Geometry
 from tests.datasets.coordinates import LARGEST_SIDE, STORES, check_aligned, write_set
 

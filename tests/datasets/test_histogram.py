@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 
 from configs.schema import DataConfig
-from datasets.build import build_train_loader
+from datasets.dataset import TileDataset
 from datasets.histogram import RareClasses, count_classes, read_histogram, write_histogram
+from datasets.loaders import build_train_loader
+from datasets.rasters import write_raster
 from datasets.samplers import SampleKey
-from datasets.samples import TileDataset
-from datasets.tiles import TileSet, open_tile_set
+from datasets.tile_set import TileSet, open_tile_set
 from datasets.transforms import Geometry
 from tests.conftest import make_config
 from tests.datasets.coordinates import write_set
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.raster import write_raster
 
 
 @pytest.fixture(scope="module")

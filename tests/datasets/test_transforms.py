@@ -12,7 +12,7 @@ from datasets.transforms import (
     resize_nearest,
 )
 from tests.datasets.coordinates import check_aligned, cut_all, draw_members
-from utils.windows import nearest_pixels
+from utils.boxes import nearest_pixels
 
 
 @pytest.mark.parametrize("size", [(40, 40), (40, 90), (7, 100), (1, 1), (1, 70), (33, 31)])

@@ -10,7 +10,7 @@ from models.feature_recalibration import ChannelGate, FeatureRecalibration, Spat
 from models.fusion_enhancement import FusionEnhancement, FusionEnhancementBlock
 from models.layers import ChannelNorm, ResidualAdd, ScaledConv1x1, resize
 from models.mlp_head import MlpHead
-from utils.optim import build_optimizer
+from utils.training.optim import build_optimizer
 
 SIZES = [(1, 8, 8), (2, 7, 13), (1, 1, 5), (3, 16, 4)]
 

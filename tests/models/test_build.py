@@ -7,7 +7,7 @@ from configs.schema import ModelConfig, OptimConfig, VitConfig
 from models.build import SIZES, build_network, frozen_identities
 from models.vit_join import JOINS
 from utils.errors import MissingDataError
-from utils.optim import build_optimizer
+from utils.training.optim import build_optimizer
 
 RANDOM, NONE = VitConfig(name="test_vit", weights="random"), VitConfig(name="none")
 

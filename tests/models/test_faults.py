@@ -13,7 +13,7 @@ from models.build import build_network
 from models.feature_recalibration import ChannelGate, FeatureRecalibration, SpatialGate
 from models.fusion_enhancement import FusionEnhancement, FusionEnhancementBlock
 from models.vsgnet import VSGNet
-from utils.optim import build_optimizer
+from utils.training.optim import build_optimizer
 
 RANDOM = VitConfig(name="test_vit", weights="random")
 

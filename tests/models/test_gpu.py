@@ -5,7 +5,7 @@ import torch
 
 from configs.schema import ModelConfig, OptimConfig, VitConfig
 from models.build import build_network
-from utils.optim import build_optimizer
+from utils.training.optim import build_optimizer
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,7 +7,7 @@ from torch import nn
 from configs.schema import ModelConfig, OptimConfig, VitConfig
 from models.build import build_network
 from models.vsgnet import VSGNet
-from utils.optim import build_optimizer
+from utils.training.optim import build_optimizer
 
 NONE = VitConfig(name="none")
 

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from datasets.tiles import Tile
+from datasets.tile_set import Tile
 from utils.alignment import align, overlap_moments
 from utils.mosaic import (
     Box,

@@ -1,0 +1,300 @@
+"""A sample, a batch of samples, and the data set that reads them from a tile folder."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from datasets.encodings import StructureEncoder, shuffle_ids
+from datasets.histogram import FILE_NAME, RareClasses
+from datasets.rasters import Kind, open_raster
+from datasets.samplers import SampleKey
+from datasets.structure_maps import map_path
+from datasets.structure_stores import store_folder
+from datasets.tile_set import TileSet, check_target
+from datasets.transforms import (
+    Geometry,
+    draw_color_factors,
+    draw_id_key,
+    jitter_colors,
+    resize_nearest,
+)
+from utils.errors import DataError
+
+_STRIP_PX = 32  # columns of a turned array that are copied at a time
+_MORE_LABELS = " labels"  # ending of the names of further targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Samples of one size, members aligned pixel by pixel, in the types they have on disk.
+
+    A whole tile for evaluation is a batch of one.
+    """
+
+    tile_ids: tuple[str, ...]
+    image: Tensor  # (B, 3, H, W) uint8 RGB
+    target: Tensor  # (B, H, W) uint8 class index, 255 = ignore
+    maps: dict[str, Tensor]  # store -> (B, H, W) uint16 segment ids, or levels of values
+    structure_image: Tensor | None  # (B, 3, H, W) uint8, if the maps belong to another image
+    color_factors: Tensor  # (B, 3) brightness, contrast, saturation; 1 = unchanged
+    present: Tensor  # (B, M) bool, which modalities the network is shown
+    id_keys: Tensor | None = None  # (B, 3) int32: how segment ids are shuffled, if they are
+    more_targets: tuple[Tensor, ...] = ()  # of further kinds of label, as ``target``
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy to a device; pinned memory is not waited for."""
+        return self._each(lambda x: x.to(device, non_blocking=True))
+
+    def split(self, num_parts: int) -> list["Batch"]:
+        """Parts of equal size, one after the other; views, nothing is copied."""
+        size = len(self.tile_ids) // num_parts
+        spans = [slice(first, first + size) for first in range(0, size * num_parts, size)]
+        other = self.structure_image
+        return [
+            Batch(
+                tile_ids=self.tile_ids[span],
+                image=self.image[span],
+                target=self.target[span],
+                maps={store: ids[span] for store, ids in self.maps.items()},
+                structure_image=None if other is None else other[span],
+                color_factors=self.color_factors[span],
+                present=self.present[span],
+                id_keys=None if self.id_keys is None else self.id_keys[span],
+                more_targets=tuple(target[span] for target in self.more_targets),
+            )
+            for span in spans
+        ]
+
+    def pin_memory(self) -> "Batch":
+        """Copy to page-locked memory (called by the loader when a CUDA device is used)."""
+        return self._each(lambda x: x.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return Batch(
+            tile_ids=self.tile_ids,
+            image=change(self.image),
+            target=change(self.target),
+            maps={store: change(levels) for store, levels in self.maps.items()},
+            structure_image=None if self.structure_image is None else change(self.structure_image),
+            color_factors=change(self.color_factors),
+            present=change(self.present),
+            id_keys=None if self.id_keys is None else change(self.id_keys),
+            more_targets=tuple(map(change, self.more_targets)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What one key stands for; the members may still be views of mapped files."""
+
+    tile_id: str
+    members: dict[str, np.ndarray]  # (H, W) or (H, W, 3), of one size, by name
+    color_factors: np.ndarray  # (3,) float32
+    present: np.ndarray  # (M,) bool
+    id_key: np.ndarray | None  # (3,) int32
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Copy samples of one size into a batch: the only time that all of their pixels move."""
+    first = samples[0]
+    members = {name: _stack([s.members[name] for s in samples]) for name in first.members}
+    image, target = members.pop("image"), members.pop("target")
+    more_targets = [members.pop(name) for name in [*members] if name.endswith(_MORE_LABELS)]
+    structure_image = members.pop("structure_image", None)
+    keys = [sample.id_key for sample in samples if sample.id_key is not None]
+    return Batch(
+        tile_ids=tuple(sample.tile_id for sample in samples),
+        image=image.movedim(-1, 1),
+        target=target,
+        maps=members,
+        structure_image=None if structure_image is None else structure_image.movedim(-1, 1),
+        color_factors=_stack([sample.color_factors for sample in samples]),
+        present=_stack([sample.present for sample in samples]),
+        id_keys=_stack(keys) if keys else None,
+        more_targets=tuple(more_targets),
+    )
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> Tensor:
+    """Arrays of one shape copied into a tensor, ``(B, *shape)``."""
+    first = arrays[0]
+    shape, dtype = (len(arrays), *first.shape), torch.from_numpy(np.empty(0, first.dtype)).dtype
+    if get_worker_info() is None:
+        tensor = torch.empty(shape, dtype=dtype)
+    else:  # in memory that the main process sees: no second copy on the way to it
+        storage = torch.UntypedStorage._new_shared(len(arrays) * first.nbytes)
+        tensor = torch.empty(0, dtype=dtype).set_(storage).view(shape)
+    for place, array in zip(tensor.numpy(), arrays, strict=True):
+        _copy(array, place)
+    return tensor
+
+
+def _copy(array: np.ndarray, place: np.ndarray) -> None:
+    """Copy; a turned array in strips and by channel: twice as fast, its rows stay in the cache."""
+    if array.ndim == 1 or array.strides[1:] == place.strides[1:]:
+        place[...] = array
+        return
+    channels = [np.s_[..., i] for i in range(3)] if array.ndim == 3 else [np.s_[...]]
+    for left in range(0, array.shape[1], _STRIP_PX):
+        strip = np.s_[:, left : left + _STRIP_PX]
+        for channel in channels:
+            place[strip][channel] = array[strip][channel]
+
+
+def prepare_inputs(batch: Batch, encoder: StructureEncoder) -> tuple[Tensor, Tensor, Tensor]:
+    """What the network and the loss take, computed on the batch's device.
+
+    Returns:
+        image ``(B, 3, H, W)`` in [0, 1] with jittered colours, structure ``(B, S, H, W)`` in
+        [0, 1], both channels-last, and target ``(B, H, W)`` int64.
+    """
+    image = jitter_colors(batch.image.float() / 255, batch.color_factors)
+    other = None if batch.structure_image is None else batch.structure_image.float() / 255
+    maps = batch.maps
+    if batch.id_keys is not None:
+        segments = [store for store in maps if store not in encoder.value_stores]
+        maps = maps | {store: shuffle_ids(maps[store], batch.id_keys) for store in segments}
+    structure = encoder(image, maps, other, batch.present)
+    image, structure = (x.contiguous(memory_format=torch.channels_last) for x in (image, structure))
+    return image, structure, batch.target.long()
+
+
+class TileDataset(Dataset[Batch]):
+    """Tiles with their targets and structure maps.
+
+    Args:
+        tile_set: the prepared data set.
+        tile_ids: which tiles, in order.
+        labels: kinds of the targets, ``full`` or ``eroded``; the first is that of the batch.
+        stores: modality stores to read; empty for ``control: off``.
+        shuffled: give every tile the maps of another one (control experiment).
+        partner_step: without ``geometry``, how many tiles further on the other one is.
+        geometry: random zoom, crop and flips for training; None returns whole tiles.
+        color_jitter: largest relative change of brightness, contrast and saturation.
+        available: of each modality of the recipe, whether it is there at all.
+        dropout: probability that an available modality of a sample is absent; one always stays.
+        shuffle_ids: draw for every sample how its segment ids are shuffled.
+        rare_class_share: probability that a crop is drawn to show a class, all classes alike.
+    """
+
+    def __init__(
+        self,
+        *,
+        tile_set: TileSet,
+        tile_ids: Sequence[str],
+        stores: Sequence[str],
+        labels: Sequence[str] = ("full",),
+        shuffled: bool = False,
+        partner_step: int = 1,
+        geometry: Geometry | None = None,
+        color_jitter: float = 0.0,
+        available: Sequence[bool] = (True,),
+        dropout: float = 0.0,
+        shuffle_ids: bool = False,
+        rare_class_share: float = 0.0,
+    ) -> None:
+        if shuffled and len(tile_ids) < 2:
+            raise DataError("structure.control=shuffled needs at least two tiles in every split")
+        self.tile_set = tile_set
+        self.tile_ids = list(tile_ids)
+        self.stores = list(stores)
+        self._targets = {"target": labels[0], **{k + _MORE_LABELS: k for k in labels[1:]}}
+        self.shuffled = shuffled
+        self.partner_step = partner_step
+        self.geometry = geometry
+        self.color_jitter = color_jitter
+        self.available = np.array(available)
+        self.dropout = dropout
+        self.shuffle_ids = shuffle_ids
+        self.rare_class_share = rare_class_share
+        if rare_class_share > 0:
+            self._rare = RareClasses(tile_set.root, self.tile_ids, len(tile_set.classes))
+
+    def __len__(self) -> int:
+        return len(self.tile_ids)
+
+    def __getitem__(self, key: SampleKey) -> Batch:
+        """A batch of one; the same key gives the same sample in any process at any time."""
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[SampleKey]) -> Batch:
+        """The batch of these samples (the loader calls this, and so has nothing to collate)."""
+        return collate([self._read(key) for key in keys])
+
+    def _read(self, key: SampleKey) -> Sample:
+        rng = np.random.default_rng(key.seed)
+        index, class_index = key.index, None
+        if self.rare_class_share > 0 and rng.random() < self.rare_class_share:
+            index, class_index = self._rare.draw(rng)
+        tile_id = self.tile_ids[index]
+        members = self._open(tile_id, self._partner(index, rng) if self.shuffled else tile_id)
+        if self.geometry is not None:
+            target = members["target"]
+            shown = (
+                None if class_index is None else self._draw_pixel(tile_id, target, class_index, rng)
+            )
+            window = self.geometry.draw((target.shape[0], target.shape[1]), rng, shown)
+            members = {n: self.geometry.cut(n, member, window) for n, member in members.items()}
+        for name, kind in self._targets.items():
+            path = self.tile_set.target_path(tile_id, kind)
+            check_target(path, members[name], len(self.tile_set.classes))
+        return Sample(
+            tile_id=tile_id,
+            members=members,
+            color_factors=draw_color_factors(self.color_jitter, rng),
+            present=self._draw_present(rng),
+            id_key=draw_id_key(rng) if self.shuffle_ids else None,
+        )
+
+    def _open(self, tile_id: str, source: str) -> dict[str, np.ndarray]:
+        """The members of a tile, mapped; its maps are those of ``source``."""
+        paths: dict[str, tuple[Path, Kind]] = {"image": (self.tile_set.image_path(tile_id), "RGB")}
+        for name, kind in self._targets.items():
+            paths[name] = (self.tile_set.target_path(tile_id, kind), "8-bit")
+        for store in self.stores:
+            folder = store_folder(self.tile_set.root, store)
+            paths[store] = (map_path(folder, source), "16-bit")
+        if self.shuffled:
+            paths["structure_image"] = (self.tile_set.image_path(source), "RGB")
+        members = {name: open_raster(*path) for name, path in paths.items()}
+        size = members["image"].shape[:2]
+        for name, member in members.items():
+            if member.shape[:2] == size:
+                continue
+            if not self.shuffled or name in self._targets:
+                raise DataError(
+                    f"tile '{tile_id}' of {self.tile_set.root}: image is {size} and {name} "
+                    f"{member.shape[:2]} (height, width); prepare or generate it again"
+                )
+            members[name] = resize_nearest(member, (size[0], size[1]))
+        return members
+
+    def _draw_pixel(
+        self, tile_id: str, target: np.ndarray, class_index: int, rng: np.random.Generator
+    ) -> tuple[int, int]:
+        """Row and column of one of the pixels of a class."""
+        places = np.flatnonzero(target == class_index)
+        if not places.size:
+            raise DataError(
+                f"{self.tile_set.target_path(tile_id)} has no pixel of class "
+                f"{class_index}, which {FILE_NAME} says it has; prepare the data set again"
+            )
+        row, column = divmod(int(rng.choice(places)), target.shape[1])
+        return row, column
+
+    def _draw_present(self, rng: np.random.Generator) -> np.ndarray:
+        """Which modalities the sample keeps: each independently, and at least one."""
+        present = self.available & (rng.random(len(self.available)) >= self.dropout)
+        if not present.any():
+            present[rng.choice(np.flatnonzero(self.available))] = True
+        return present
+
+    def _partner(self, index: int, rng: np.random.Generator) -> str:
+        """Another tile: any for training, a fixed one for evaluation, so that it is repeatable."""
+        step = self.partner_step if self.geometry is None else int(rng.integers(1, len(self)))
+        return self.tile_ids[(index + step) % len(self)]

@@ -1,0 +1,257 @@
+"""DataConfig and StructureConfig -> loaders; the stores are checked before anything is built.
+
+Loaders get a generator of their own, though nothing is drawn from it: without one, every pass
+takes a number from torch's global generator, and a run resumed inside an epoch would drop other
+paths than a straight one.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from configs.schema import Config
+from configs.structure import GENERATORS, StructureConfig
+from datasets.dataset import Batch, TileDataset
+from datasets.encodings import StructureEncoder
+from datasets.samplers import EvalOrder, SampleKey, TrainBatches
+from datasets.structure_maps import MapRecipe, map_settings
+from datasets.structure_stores import SENSOR, check_store, store_folder
+from datasets.tile_set import TileSet
+from datasets.transforms import Geometry
+from utils.distributed import DistContext
+from utils.errors import ConfigError, DataError, MissingDataError
+from utils.evaluation.interventions import TilePairs
+from utils.evaluation.label_plan import LabelPlan, plan_labels
+from utils.evaluation.units import Unit, units_of
+from utils.training.signals import end_workers_at_exit, leave_signals_to_the_main_process
+
+Tiles = TileDataset | TilePairs
+
+
+def check_structure(
+    tile_set: TileSet,
+    structure: StructureConfig,
+    splits: list[str],
+    trained_with: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, MapRecipe]:
+    """Refuse stores that are missing, incomplete, stale or made otherwise than the recipe says.
+
+    Args:
+        tile_set: the prepared data set.
+        structure: the recipe's ``structure`` section.
+        splits: every tile of these must have its maps.
+        trained_with: the recipe of every store in a checkpoint: weights of generators and range
+            of sensors must be the same.
+
+    Returns:
+        The recipe of every store in use, by store; empty for ``control: off``.
+    """
+    if structure.control == "off":
+        return {}
+    images = {t: tile_set.image_path(t) for split in splits for t in tile_set.split(split)}
+    recipes = {}
+    for generator, config in structure.selected().items():
+        wanted: dict[str, Any] = {"generator": generator, "settings": map_settings(config)}
+        if trained_with is not None and config.store in trained_with:
+            wanted["weights_sha256"] = trained_with[config.store]["weights_sha256"]
+        recipes[config.store] = check_store(tile_set.root, config.store, wanted, images)
+    for sensor in structure.sensors():
+        if not (store_folder(tile_set.root, sensor) / "manifest.json").is_file():
+            raise MissingDataError(
+                f"structure.modalities names '{sensor}', which is no generator (these are "
+                f"{', '.join(GENERATORS)}) and no sensor in {tile_set.root}; import it with "
+                f"prepare.py sensor --data {tile_set.root} --name {sensor} --rasters FOLDER"
+            )
+        wanted = {"generator": SENSOR}
+        if trained_with is not None and sensor in trained_with:
+            wanted["settings"] = trained_with[sensor]["settings"]
+        recipes[sensor] = check_store(tile_set.root, sensor, wanted, images)
+    return recipes
+
+
+def absence_note(structure: StructureConfig, trained_with: dict[str, Any]) -> str | None:
+    """A line for the console if modalities are absent that training never went without.
+
+    Args:
+        structure: how the network is used now.
+        trained_with: the ``structure`` section of the checkpoint's recipe.
+    """
+    never_absent = [m for m in structure.absent if m not in trained_with.get("absent", ())]
+    if structure.control == "off" or not never_absent or trained_with.get("dropout", 0.0) > 0:
+        return None
+    return (
+        f"note: {', '.join(never_absent)} is absent, and the checkpoint was trained with "
+        "structure.dropout=0, so it never had to do without"
+    )
+
+
+def build_train_loader(
+    config: Config, tile_set: TileSet, dist: DistContext
+) -> tuple[DataLoader[Batch], TrainBatches]:
+    """The training loader of one rank, and the sampler that holds its position."""
+    num_parts = dist.world_size * config.optim.accumulate
+    if config.optim.batch_size % num_parts:
+        raise ConfigError(
+            f"optim.batch_size is {config.optim.batch_size}, which {dist.world_size} processes "
+            f"with optim.accumulate={config.optim.accumulate} do not divide; change one of them"
+        )
+    data, encoder = config.data, StructureEncoder(config.structure)
+    tile_set.require_labels(data.train_split, data.labels)
+    dataset = TileDataset(
+        tile_set=tile_set,
+        tile_ids=tile_set.split(data.train_split),
+        stores=encoder.stores,
+        labels=[data.labels],
+        shuffled=config.structure.control == "shuffled",
+        geometry=Geometry(
+            crop_size_px=data.crop_size_px,
+            scale_range=data.scale_range,
+            dihedral=data.dihedral,
+            value_stores=encoder.value_stores,
+        ),
+        color_jitter=data.color_jitter,
+        available=encoder.available,
+        dropout=config.structure.dropout,
+        shuffle_ids=config.structure.shuffle_ids,
+        rare_class_share=data.rare_class_share,
+    )
+    batches = TrainBatches(
+        num_samples=len(dataset),
+        batch_size=config.optim.batch_size,
+        seed=config.run.seed,
+        num_batches=config.optim.steps_per_epoch,
+        rank=dist.rank,
+        world_size=dist.world_size,
+    )
+    return _build_loader(dataset, batches, data.num_workers, dist), batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalLoader:
+    """The whole tiles of what this rank scores, one at a time."""
+
+    batches: DataLoader[Batch]
+    units: tuple[Unit, ...]  # their tiles, one after the other, are the batches
+    labels: LabelPlan  # kinds of target
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def build_eval_loader(
+    config: Config, tile_set: TileSet, split: str, dist: DistContext, also: Collection[str] = ()
+) -> EvalLoader:
+    """The part of a split that this rank scores: every source image is read by one rank.
+
+    Args:
+        config: the recipe.
+        tile_set: the prepared data set.
+        split: train, val or test.
+        dist: this process.
+        also: kinds of label to score on besides ``eval.labels``, where there are any.
+
+    Raises:
+        MissingDataError: the labels of the split are hidden, or there are none of the kind.
+    """
+    tile_ids = tile_set.split(split)
+    headline, kinds = config.eval.labels, tile_set.kinds_of(split)
+    tile_set.require_labels(split, headline if headline in kinds else "full")
+    labels = plan_labels(kinds, headline, also)
+    step = 1 if config.structure.control == "shuffled" else 0
+    dataset = _whole_tiles(config, tile_set, split, step, labels.read)
+    units = units_of((tile_set.tiles[tile_id] for tile_id in tile_ids), config.eval.unit)
+    units = units[dist.rank :: dist.world_size]
+    place = {tile_id: number for number, tile_id in enumerate(tile_ids)}
+    order = [place[tile.id] for unit in units for tile in unit.tiles]
+    batches = _build_eval_loader(dataset, order, config, dist)
+    return EvalLoader(batches=batches, units=units, labels=labels)
+
+
+def build_attribution_loader(
+    config: Config, tile_set: TileSet, split: str, dist: DistContext, more_stores: Sequence[str]
+) -> DataLoader[tuple[Batch, Batch]]:
+    """Whole tiles of a split, each for itself, and beside each the maps of another one.
+
+    Args:
+        config: the recipe; ``structure.control`` is on or shuffled.
+        tile_set: the prepared data set.
+        split: which tiles.
+        dist: this process.
+        more_stores: those that are read of the tile itself as well.
+
+    Raises:
+        DataError: there are too few tiles to take the maps of another one.
+    """
+    labels = config.eval.labels
+    tile_set.require_labels(split, labels)
+    num_tiles, step = len(tile_set.split(split)), 1 if config.structure.control == "shuffled" else 0
+    if num_tiles < step + 2:
+        raise DataError(
+            f"attribution shuffles maps between the images of a split: with structure.control="
+            f"{config.structure.control} it takes {step + 2}, and '{split}' of {tile_set.root} has "
+            f"{num_tiles}"
+        )
+    shown = _whole_tiles(config, tile_set, split, step, [labels], more_stores)
+    pairs = TilePairs(shown, _whole_tiles(config, tile_set, split, step + 1, [labels]))
+    return _build_eval_loader(pairs, range(dist.rank, num_tiles, dist.world_size), config, dist)
+
+
+def _whole_tiles(
+    config: Config,
+    tile_set: TileSet,
+    split: str,
+    step: int,
+    labels: Sequence[str],
+    more_stores: Sequence[str] = (),
+) -> TileDataset:
+    """The tiles of a split, with the maps of the tile that is ``step`` further on."""
+    encoder = StructureEncoder(config.structure)
+    return TileDataset(
+        tile_set=tile_set,
+        tile_ids=tile_set.split(split),
+        stores=tuple(dict.fromkeys([*encoder.stores, *more_stores])),
+        labels=labels,
+        shuffled=step > 0,
+        partner_step=step,
+        available=encoder.available,
+    )
+
+
+def _build_eval_loader(
+    dataset: Tiles, indices: Sequence[int], config: Config, dist: DistContext
+) -> DataLoader[Any]:
+    # A tile may be a whole survey image: few are in memory at a time.
+    num_workers = min(config.data.num_workers, 2)
+    return _build_loader(dataset, EvalOrder(indices), num_workers, dist, prefetch=1)
+
+
+def _build_loader(
+    dataset: Tiles,
+    batches: Sampler[list[SampleKey]],
+    num_workers: int,
+    dist: DistContext,
+    prefetch: int = 2,  # batches a worker is ahead
+) -> DataLoader[Any]:
+    end_workers_at_exit()
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=prefetch if num_workers > 0 else None,
+        pin_memory=dist.device.type == "cuda",
+        worker_init_fn=leave_signals_to_the_main_process,
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    """The data set gives batches, or pairs of them."""
+    return batch

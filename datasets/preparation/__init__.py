@@ -1,0 +1,1 @@
+"""Preparation: published archives or user folders to a prepared data set."""

@@ -1,0 +1,142 @@
+"""ISPRS Potsdam: 38 images of 6000 x 6000 pixels of 0.05 m, from the official archives.
+
+``Potsdam.zip`` holds the archives that are named below; any of them, or the folders they unpack to,
+will do. ``top_potsdam_2_10_RGB.tif`` is the image of tile 2_10.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from datasets.preparation import isprs
+from datasets.preparation.archives import Archives
+from datasets.preparation.arguments import prepare_published
+from datasets.preparation.mask_decoder import LabelRepair
+from datasets.preparation.members import Member
+from datasets.preparation.pipeline import Plan, Source
+from datasets.preparation.tiling import Tiling
+from datasets.splits import NamedSplit, find_split
+
+_TRAIN = (
+    *("2_10", "2_11", "2_12", "3_10", "3_11", "3_12", "4_10", "4_11", "4_12", "5_10", "5_11"),
+    *("5_12", "6_7", "6_8", "6_9", "6_10", "6_11", "6_12"),
+    *("7_7", "7_8", "7_9", "7_10", "7_11", "7_12"),
+)
+_TEST = (
+    *("2_13", "2_14", "3_13", "3_14", "4_13", "4_14", "4_15", "5_13", "5_14", "5_15"),
+    *("6_13", "6_14", "6_15", "7_13"),
+)
+_SSRS_TEST = ("2_11", "3_10", "4_10", "5_11", "6_11", "7_12")
+
+
+def _without(tiles: tuple[str, ...], *left_out: str) -> tuple[str, ...]:
+    return tuple(tile for tile in tiles if tile not in left_out)
+
+
+SPLITS = {
+    split.name: split
+    for split in (
+        NamedSplit(
+            name="official",
+            source="the benchmark's own 24 and 14 tiles, no val, as mmsegmentation's converter",
+            lists={"train": _TRAIN, "test": _TEST},
+        ),
+        NamedSplit(
+            name="geoseg",
+            source="GeoSeg and its descendants: val 2_10, train without 7_10 (wrong labels)",
+            lists={"train": _without(_TRAIN, "2_10", "7_10"), "val": ("2_10",), "test": _TEST},
+        ),
+        NamedSplit(
+            name="ssrs",
+            source="SSRS (CMFNet to MFNet, EVSR): 18 and 6 of the 24 train tiles, no val",
+            lists={"train": _without(_TRAIN, *_SSRS_TEST), "test": _SSRS_TEST},
+        ),
+    )
+}
+# Faults of the official files, as independent preparations of the set report them.
+REPAIRS = {
+    "4_12": LabelRepair(why="the label was saved with losses", threshold=128),
+    "6_7": LabelRepair(why="cars are (252, 255, 0)", colors=(((252, 255, 0), (255, 255, 0)),)),
+}
+LACKS_COLUMNS_PX = {"3_13": 1}  # of the surface models: 5999 wide
+_NDSM_HELP = "import the normalised surface model (8 bit, LAStools) as the modality ndsm"
+_IMAGES = {"rgb": "2_Ortho_RGB.zip", "irrg": "3_Ortho_IRRG.zip"}  # by bands
+_RGBIR, _DSM, _NDSM = "4_Ortho_RGBIR.zip", "1_DSM.zip", "1_DSM_normalisation.zip"
+_CHANNELS = {"rgb": (0, 1, 2), "irrg": (3, 0, 1)}  # of the files with four
+
+
+def add_arguments(add: Callable[..., Any]) -> None:
+    """Arguments of ``prepare.py potsdam``."""
+    isprs.add_arguments(add, SPLITS)
+    add("--bands", choices=tuple(_IMAGES), default="rgb", help="the image's three channels")
+    add("--ndsm", action="store_true", help=_NDSM_HELP)
+
+
+def run(args: argparse.Namespace) -> None:
+    """``prepare.py potsdam``."""
+    split, value_range = find_split(args.split, SPLITS.values(), "potsdam"), isprs.dsm_range(args)
+
+    def plan_of(archives: Archives, tiling: Tiling, settings: dict[str, Any]) -> Plan:
+        sources = _find_sources(archives, args, split.sources())
+        return Plan(
+            name="potsdam",
+            origin="ISPRS 2D semantic labelling, Potsdam",
+            classes=isprs.CLASSES,
+            sources={key: [sources[i] for i in ids] for key, ids in split.lists.items()},
+            split=split,
+            tiling=tiling,
+            prepared_with=settings,
+            bands=args.bands,
+            mask_kind="color",
+            unknown_to_ignore=args.unknown_to_ignore,
+            ranges={"dsm": value_range},
+        )
+
+    skip = [name for bands, name in _IMAGES.items() if bands != args.bands]
+    skip += [name for name, asked in ((_DSM, args.dsm), (_NDSM, args.ndsm)) if not asked]
+    lower = [name.lower() for name in skip]
+    prepare_published(args, "potsdam", plan_of, skip=lower, in_place=[_RGBIR.lower()])
+
+
+def _find_sources(
+    archives: Archives, args: argparse.Namespace, tiles: tuple[str, ...]
+) -> dict[str, Source]:
+    images, channels = _find_images(archives, args.bands, tiles)
+    full = archives.require(
+        "label",
+        {tile: f"top_potsdam_{tile}_label.tif" for tile in tiles},
+        "5_Labels_all.zip (or 5_Labels_for_participants.zip, which lacks the test tiles)",
+    )
+    eroded = archives.find({tile: f"top_potsdam_{tile}_label_noBoundary.tif" for tile in tiles})
+    rasters: dict[str, dict[str, Member]] = {}
+    padded = {tile: "_".join(part.zfill(2) for part in tile.split("_")) for tile in tiles}
+    if args.dsm:
+        names = {tile: f"dsm_potsdam_{number}.tif" for tile, number in padded.items()}
+        rasters["dsm"] = archives.require("surface model", names, _DSM)
+    if args.ndsm:
+        ending = "normalized_lastools.jpg"
+        names = {tile: f"dsm_potsdam_{number}_{ending}" for tile, number in padded.items()}
+        rasters["ndsm"] = archives.require("normalised surface model", names, _NDSM)
+    return {
+        tile: Source(
+            id=tile,
+            image=images[tile],
+            labels={"full": full[tile], **({"eroded": eroded[tile]} if tile in eroded else {})},
+            rasters={name: members[tile] for name, members in rasters.items()},
+            channels=channels,
+            repair=REPAIRS.get(tile),
+            lacks_columns_px=LACKS_COLUMNS_PX.get(tile, 0),
+        )
+        for tile in tiles
+    }
+
+
+def _find_images(
+    archives: Archives, bands: str, tiles: tuple[str, ...]
+) -> tuple[dict[str, Member], tuple[int, int, int] | None]:
+    """The images, and which of their channels to take; those of four bands where need be."""
+    four = archives.find({tile: f"top_potsdam_{tile}_RGBIR.tif" for tile in tiles})
+    names = {tile: f"top_potsdam_{tile}_{bands.upper()}.tif" for tile in tiles}
+    if len(four) == len(tiles) and len(archives.find(names)) < len(tiles):
+        return four, _CHANNELS[bands]
+    return archives.require(f"{bands.upper()} image", names, _IMAGES[bands]), None

@@ -1,0 +1,53 @@
+"""Tree mapping: the forest set of the paper, which its authors never published.
+
+So there is no archive to start from. Whoever has such images lays them out as
+
+::
+
+    TREE/train/images/NAME.tif    8-bit RGB, any size, any image format
+    TREE/train/labels/NAME.tif    the mask of the same name and size, any lossless format
+    TREE/val/images ...           and test, if there is one
+
+Masks with one channel hold 0 for background, 1 for tree and 255 for ignore; RGB and palette masks
+hold black for background and green (0, 255, 0) for tree. All else is as ``prepare.py folder`` has
+it.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from datasets.preparation.classes import ClassFile
+from datasets.preparation.folder import add_mask_arguments, prepare_from_arguments
+from datasets.preparation.folder_splits import has_split_folders
+from datasets.tile_set import SPLITS
+from utils.errors import DataError
+
+CLASSES = ClassFile(
+    names=("background", "tree"),
+    colors=((0, 0, 0), (0, 255, 0)),
+    values=(0, 1),
+    ignore_colors=(),
+    ignore_values=(255,),
+)
+_TREE_HELP = "folder with train/images, train/labels, val/images ...; see datasets/tree_mapping.py"
+
+
+def add_arguments(add: Callable[..., Any]) -> None:
+    """Arguments of ``prepare.py tree_mapping``."""
+    add("--output", type=Path, required=True, help="data/NAME")
+    add("--tree", type=Path, required=True, help=_TREE_HELP)
+    add_mask_arguments(add)
+
+
+def run(args: argparse.Namespace) -> None:
+    """``prepare.py tree_mapping``."""
+    if not has_split_folders(args.tree):
+        raise DataError(
+            f"{args.tree} has no splits; lay it out as TREE/SPLIT/images and TREE/SPLIT/labels, or "
+            "give a class file and lists or shares to 'prepare.py folder'"
+        )
+    absent = {"images": None, "labels": None, "shares": None, "seed": 0}
+    lists = {f"{split}_list": None for split in SPLITS}
+    prepare_from_arguments(argparse.Namespace(**vars(args), **absent, **lists), CLASSES)

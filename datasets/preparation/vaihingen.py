@@ -1,0 +1,106 @@
+"""ISPRS Vaihingen: 33 images of various sizes, 0.09 m, near infrared, red and green.
+
+From the official archives, or the folders they unpack to. Images and labels share their file names,
+``top_mosaic_09cm_area1.tif``, so the folder or the archive tells them apart::
+
+    ISPRS_semantic_labeling_Vaihingen.zip                          top/, dsm/, gts_for_participants/
+    ISPRS_semantic_labeling_Vaihingen_ground_truth_COMPLETE.zip          the labels of all areas
+    ISPRS_semantic_labeling_Vaihingen_ground_truth_eroded_COMPLETE.zip   ..._noBoundary.tif
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from datasets.preparation import isprs
+from datasets.preparation.archives import Archives
+from datasets.preparation.arguments import prepare_published
+from datasets.preparation.pipeline import Plan, Source
+from datasets.preparation.tiling import Tiling
+from datasets.splits import NamedSplit, find_split
+
+_TRAIN = (
+    *("1", "3", "5", "7", "11", "13", "15", "17"),
+    *("21", "23", "26", "28", "30", "32", "34", "37"),
+)
+_TEST = (
+    *("2", "4", "6", "8", "10", "12", "14", "16", "20"),
+    *("22", "24", "27", "29", "31", "33", "35", "38"),
+)
+_SSRS_TEST = ("5", "15", "21", "30")
+SPLITS = {
+    split.name: split
+    for split in (
+        NamedSplit(
+            name="official",
+            source="the benchmark's own 16 and 17 areas, no val, as mmsegmentation's converter",
+            lists={"train": _TRAIN, "test": _TEST},
+        ),
+        NamedSplit(
+            name="geoseg",
+            source="GeoSeg and its descendants: the official areas, val 30",
+            lists={
+                "train": tuple(area for area in _TRAIN if area != "30"),
+                "val": ("30",),
+                "test": _TEST,
+            },
+        ),
+        NamedSplit(
+            name="ssrs",
+            source="SSRS (CMFNet to MFNet, EVSR): 12 and 4 of the 16 train areas, no val",
+            lists={
+                "train": tuple(area for area in _TRAIN if area not in _SSRS_TEST),
+                "test": _SSRS_TEST,
+            },
+        ),
+    )
+}
+_ALL = "ISPRS_semantic_labeling_Vaihingen"
+
+
+def add_arguments(add: Callable[..., Any]) -> None:
+    """Arguments of ``prepare.py vaihingen``."""
+    isprs.add_arguments(add, SPLITS)
+
+
+def run(args: argparse.Namespace) -> None:
+    """``prepare.py vaihingen``."""
+    split, value_range = find_split(args.split, SPLITS.values(), "vaihingen"), isprs.dsm_range(args)
+
+    def plan_of(archives: Archives, tiling: Tiling, settings: dict[str, Any]) -> Plan:
+        sources = _find_sources(archives, args.dsm, split.sources())
+        return Plan(
+            name="vaihingen",
+            origin="ISPRS 2D semantic labelling, Vaihingen",
+            classes=isprs.CLASSES,
+            sources={key: [sources[i] for i in ids] for key, ids in split.lists.items()},
+            split=split,
+            tiling=tiling,
+            prepared_with=settings,
+            bands="irrg",
+            mask_kind="color",
+            unknown_to_ignore=args.unknown_to_ignore,
+            ranges={"dsm": value_range},
+        )
+
+    prepare_published(args, "vaihingen", plan_of)
+
+
+def _find_sources(archives: Archives, dsm: bool, areas: tuple[str, ...]) -> dict[str, Source]:
+    names = {area: f"top_mosaic_09cm_area{area}.tif" for area in areas}
+    images = archives.require("image", names, f"{_ALL}.zip", ["top"])
+    places = [r"[^/]*ground_truth_COMPLETE", r"gts[^/]*"]  # gts_for_participants lacks the test
+    full = archives.require("label", names, f"{_ALL}_ground_truth_COMPLETE.zip", places)
+    bordered = {area: f"top_mosaic_09cm_area{area}_noBoundary.tif" for area in areas}
+    eroded = archives.find(bordered)
+    heights = {area: f"dsm_09cm_matching_area{area}.tif" for area in areas}
+    rasters = archives.require("surface model", heights, f"{_ALL}.zip") if dsm else {}
+    return {
+        area: Source(
+            id=area,
+            image=images[area],
+            labels={"full": full[area], **({"eroded": eroded[area]} if area in eroded else {})},
+            rasters={"dsm": rasters[area]} if dsm else {},
+        )
+        for area in areas
+    }

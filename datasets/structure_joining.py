@@ -1,0 +1,217 @@
+"""Joining the maps of overlapping tiles: one id an object, one scale of depth, per source image.
+
+Every tile of a group (the tiles of one source image that hang together by overlaps) is mapped on
+its own first, to a *part*. ``utils.mosaic`` then finds what the parts agree on. The work is shared:
+each rank looks at some of the overlaps, and writes some of the maps. A joined map carries the
+digest of all images of its group, so that it is not taken for done when a neighbour has changed.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from datasets.structure_maps import (
+    LARGEST,
+    MapRecipe,
+    from_levels,
+    is_done,
+    map_path,
+    read_facts,
+    read_map,
+    to_levels,
+    write_map,
+)
+from datasets.structure_stores import holds_values
+from datasets.tile_set import Tile
+from utils.alignment import Alignment, align, overlap_moments
+from utils.distributed import DistContext
+from utils.errors import DataError, MissingDataError
+from utils.mosaic import (
+    Layout,
+    blend,
+    connected_groups,
+    join_segments,
+    lay_out,
+    match_segments,
+    overlap_of,
+    overlapping_pairs,
+    paste,
+)
+from utils.threads import WriteBehind
+
+PARTS = ".parts"  # folder in a store: the maps of tiles that are still to be joined
+_NUM_IN_MEMORY = 16  # parts; a tile of a grid and its neighbours are nine
+_NUM_WRITERS, _NUM_BEHIND = 2, 4
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tiles of one source image that hang together by overlaps, at least two."""
+
+    source: str
+    tiles: tuple[Tile, ...]  # sorted by id
+    layout: Layout = field(repr=False)
+
+    def digest(self, sources: Mapping[str, str]) -> str | None:
+        """SHA-256 of the tiles' places and images; None if an image's hash is not in ``sources``.
+
+        Args:
+            sources: tile id -> SHA-256 of its image file.
+        """
+        if not all(tile.id in sources for tile in self.tiles):
+            return None
+        members = [[asdict(tile), sources[tile.id]] for tile in self.tiles]
+        return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()
+
+
+def find_groups(tiles: Sequence[Tile]) -> list[Group]:
+    """All groups of a data set, sorted by their first tile; a tile without overlap is in none."""
+    by_source: dict[str, list[Tile]] = {}
+    for tile in sorted(tiles, key=lambda tile: tile.id):
+        by_source.setdefault(tile.source, []).append(tile)
+    groups = []
+    for source, members in by_source.items():
+        labels = connected_groups(len(members), overlapping_pairs(members))
+        for label in np.flatnonzero(np.bincount(labels) > 1):
+            chosen = tuple(members[index] for index in np.flatnonzero(labels == label))
+            groups.append(Group(source, chosen, lay_out(chosen)))
+    return sorted(groups, key=lambda group: group.tiles[0].id)
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """What joins the parts of a group."""
+
+    facts: dict[str, Any]  # written into every map of the group
+    tables: Sequence[np.ndarray] = ()  # segments: of each part, its id -> id in the image
+    alignment: Alignment | None = None  # values: the parts' scales
+
+
+class _Parts:
+    """The parts of a store, the last few of them in memory."""
+
+    def __init__(self, folder: Path, sources: Mapping[str, str], recipe: MapRecipe) -> None:
+        self._folder, self._sources, self._recipe = folder / PARTS, sources, recipe
+        self._values = holds_values(recipe.generator)
+        self.read = lru_cache(_NUM_IN_MEMORY)(self._read)
+
+    def facts(self, tile: Tile) -> dict[str, Any]:
+        found = read_facts(self._folder, tile.id, self._sources[tile.id], self._recipe)
+        if found is None:
+            path = map_path(self._folder, tile.id)
+            raise MissingDataError(
+                f"{path} has gone or changed while the maps were joined; run the same command "
+                "again, in one process or one torchrun at a time"
+            )
+        return found
+
+    def _read(self, tile: Tile) -> np.ndarray:
+        """A part's ids, ``(H, W)`` int32, or its values, ``(H, W)`` float32."""
+        levels = read_map(map_path(self._folder, tile.id))
+        if not self._values:
+            return levels.astype(np.int32)
+        return from_levels(levels, *self.facts(tile)["range"]).astype(np.float32)
+
+
+def join_groups(
+    groups: Sequence[Group],
+    folder: Path,
+    recipe: MapRecipe,
+    sources: Mapping[str, str],
+    dist: DistContext,
+) -> dict[int, str]:
+    """Write the joined maps of groups that have all their parts. Call on all ranks.
+
+    Args:
+        groups: the same on every rank.
+        folder: the store; its parts are in ``.parts``.
+        recipe: how its maps are made.
+        sources: of every tile, the SHA-256 of its image file.
+        dist: this process.
+
+    Returns:
+        Index of a group -> why its tiles cannot be joined; the same on every rank.
+    """
+    parts = _Parts(folder, sources, recipe)
+    pairs = [(g, pair) for g, group in enumerate(groups) for pair in group.layout.pairs]
+    compare = overlap_moments if holds_values(recipe.generator) else match_segments
+    ours: list[dict[tuple[int, int], np.ndarray]] = [{} for _ in groups]
+    for g, (i, j) in _share(pairs, dist):
+        one, other = groups[g].tiles[i], groups[g].tiles[j]
+        part, other_part = overlap_of(one, other)
+        ours[g][i, j] = compare(parts.read(one)[part], parts.read(other)[other_part])
+    gathered = dist.gather(ours)
+    found = [{key: f for each in gathered for key, f in each[g].items()} for g in range(len(ours))]
+    # One rank solves for all: another machine might round otherwise.
+    solved = _solve_all(groups, found, parts) if dist.is_main else ({}, {})
+    solutions, failures = dist.gather(solved)[0]
+    with WriteBehind(num_threads=_NUM_WRITERS, behind=_NUM_BEHIND) as writer:
+        places = [(g, i) for g in solutions for i in range(len(groups[g].tiles))]
+        for g, i in _share(places, dist):
+            tile, facts = groups[g].tiles[i], solutions[g].facts
+            facts = {"group": groups[g].digest(sources), **facts}
+            if not is_done(folder, tile.id, sources[tile.id], recipe, facts["group"]):
+                levels = _render(groups[g], i, solutions[g], parts)
+                writer.call(write_map, folder, tile.id, levels, sources[tile.id], recipe, facts)
+    dist.barrier()
+    return failures
+
+
+def _share(jobs: list[T], dist: DistContext) -> list[T]:
+    """This rank's share, all of one piece: neighbours need the same parts."""
+    first, last = (len(jobs) * rank // dist.world_size for rank in (dist.rank, dist.rank + 1))
+    return jobs[first:last]
+
+
+def _solve_all(
+    groups: Sequence[Group], found: Sequence[Mapping[tuple[int, int], np.ndarray]], parts: _Parts
+) -> tuple[dict[int, _Solution], dict[int, str]]:
+    """By index of a group its solution, or why there is none."""
+    solutions, failures = {}, {}
+    for g, (group, compared) in enumerate(zip(groups, found, strict=True)):
+        try:
+            solutions[g] = _solve(group, compared, [parts.facts(tile) for tile in group.tiles])
+        except DataError as error:
+            failures[g] = str(error)
+    return solutions, failures
+
+
+def _solve(
+    group: Group,
+    compared: Mapping[tuple[int, int], np.ndarray],
+    facts: Sequence[Mapping[str, Any]],
+) -> _Solution:
+    if "range" not in facts[0]:
+        tables = join_segments([each["num_segments"] for each in facts], compared)
+        num_segments = max(int(table.max()) for table in tables)
+        if num_segments > LARGEST:
+            raise DataError(
+                f"the source image '{group.source}' has {num_segments} segments in its "
+                f"{len(facts)} tiles together, a 16-bit map holds {LARGEST}; set "
+                "structure.sam.join_tiles=false, or settings that give larger segments"
+            )
+        return _Solution({"num_segments": num_segments}, tables=tables)
+    alignment = align(compared, len(facts))
+    ends = np.array([each["range"] for each in facts]) * alignment.scale[:, np.newaxis]
+    ends += alignment.shift[:, np.newaxis]
+    low, high = float(ends.min()), float(ends.max())
+    residual = alignment.residual / max(high - low, 1e-12)
+    return _Solution({"range": [low, high], "residual": float(residual)}, alignment=alignment)
+
+
+def _render(group: Group, index: int, solution: _Solution, parts: _Parts) -> np.ndarray:
+    """The joined map of one tile, ``(H, W)`` uint16."""
+    needed = (index, *group.layout.neighbours[index])
+    maps = {i: parts.read(group.tiles[i]) for i in needed}
+    if solution.alignment is None:
+        return paste(group.layout, index, maps, solution.tables).astype(np.uint16)
+    aligned = {i: solution.alignment.apply(i, values) for i, values in maps.items()}
+    return to_levels(blend(group.layout, index, aligned), *solution.facts["range"])

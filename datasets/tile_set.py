@@ -1,0 +1,278 @@
+"""The tile folder: what every data set looks like on disk once it is prepared.
+
+::
+
+    ROOT/dataset.json          name, classes, palette, ignore index, origin, split, how it was made
+    ROOT/tiles.csv             id, source image, offset and size in it, of every tile
+    ROOT/histogram.csv         pixels of every class, and ignored ones, of every labelled tile
+    ROOT/splits/SPLIT.txt      tile ids, one a line
+    ROOT/images/ID.tif         (H, W, 3) 8-bit RGB
+    ROOT/labels/ID.tif         (H, W) 8-bit class index, 255 = ignore
+    ROOT/labels_eroded/ID.tif  the same, ignored along the borders of objects, where published
+
+A tile comes from one source image, and a source image is in one split. Splits whose labels are
+hidden (``unlabelled``) have no labels.
+"""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.schema import IGNORE_INDEX
+from datasets.rasters import SUFFIX, read_raster
+from datasets.splits import check_disjoint, split_sha256
+from utils.config import differences
+from utils.errors import DataError, MissingDataError
+from utils.files import read_json
+
+FORMAT_VERSION = 2
+SPLITS = ("train", "val", "test")
+LABEL_FOLDERS = {"full": "labels", "eroded": "labels_eroded"}
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """A rectangle of a source image."""
+
+    id: str  # file name without suffix
+    source: str  # id of the source image
+    top_px: int
+    left_px: int
+    height_px: int
+    width_px: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileSet:
+    """A prepared data set, opened for reading."""
+
+    root: Path
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]  # RGB of each class
+    origin: str  # where the images come from
+    prepared_with: dict[str, Any]  # the settings of prepare.py
+    split_name: str
+    split_sha256: str  # of the lists as they are, see datasets.splits
+    unlabelled: tuple[str, ...]  # splits whose labels are hidden
+    label_kinds: tuple[str, ...]  # of LABEL_FOLDERS
+    bands: str  # what the three channels hold: rgb or irrg
+    tiles: dict[str, Tile] = field(repr=False)
+    splits: dict[str, tuple[str, ...]] = field(repr=False)
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the set: name, classes, colours and split."""
+        return {
+            "dataset": self.name,
+            "classes": list(self.classes),
+            "palette": [list(color) for color in self.palette],
+            "split": {"name": self.split_name, "sha256": self.split_sha256},
+        }
+
+    def image_path(self, tile_id: str) -> Path:
+        """File of a tile's RGB image."""
+        return image_path(self.root, tile_id)
+
+    def target_path(self, tile_id: str, kind: str = "full") -> Path:
+        """File of a tile's class indices: ``full``, or ``eroded`` (ignore along borders)."""
+        return target_path(self.root, tile_id, kind)
+
+    def split(self, name: str) -> tuple[str, ...]:
+        """Tile ids of a split.
+
+        Raises:
+            MissingDataError: the data set has no such split, or it is empty.
+        """
+        if not self.splits.get(name):
+            known = ", ".join(split for split, ids in self.splits.items() if ids)
+            raise MissingDataError(f"{self.root} has no split '{name}'; it has {known}")
+        return self.splits[name]
+
+    def read_image(self, tile_id: str) -> np.ndarray:
+        """A tile's image, ``(H, W, 3)`` uint8 RGB; ``datasets.rasters.open_raster`` maps it."""
+        return read_raster(self.image_path(tile_id), "RGB")
+
+    def read_target(self, tile_id: str, kind: str = "full") -> np.ndarray:
+        """A tile's class indices, ``(H, W)`` uint8 in ``0..num_classes-1`` or 255 = ignore.
+
+        Raises:
+            MissingDataError: the labels are hidden, or there is no such file.
+            DataError: the file is not whole, not 8-bit, or holds an unknown index.
+        """
+        path = self.target_path(tile_id, kind)
+        if not path.is_file():
+            for split in self.unlabelled:
+                if tile_id in self.splits.get(split, ()):
+                    self.require_labels(split, kind)
+            self.require_labels("", kind)
+        target = read_raster(path, "8-bit")
+        check_target(path, target, len(self.classes))
+        return target
+
+    def kinds_of(self, split: str) -> tuple[str, ...]:
+        """The kinds of label that a split has; eroded ones may be there of a part of it only."""
+        tile_ids = self.split(split)
+        return tuple(
+            kind
+            for kind in self.label_kinds
+            if kind == "full" or all(self.target_path(t, kind).is_file() for t in tile_ids)
+        )
+
+    def require_labels(self, split: str, kind: str) -> None:
+        """Refuse to train on, or to score, what has no labels of a kind.
+
+        Raises:
+            MissingDataError: the labels of the split are hidden, or the set has none of this kind.
+        """
+        if split in self.unlabelled:
+            raise MissingDataError(
+                f"the labels of the split {split} of {self.root} are hidden: infer.py predicts its "
+                "images, nothing here can score them"
+            )
+        if kind not in self.label_kinds:
+            raise MissingDataError(
+                f"{self.root} has no {kind} labels, only {', '.join(self.label_kinds)}; prepare it "
+                "again with the archive that holds them"
+            )
+
+
+def image_path(root: Path, tile_id: str) -> Path:
+    """File of a tile's RGB image in a set, or in what will be one."""
+    return root / "images" / f"{tile_id}{SUFFIX}"
+
+
+def target_path(root: Path, tile_id: str, kind: str) -> Path:
+    """File of a tile's class indices, likewise."""
+    return root / LABEL_FOLDERS[kind] / f"{tile_id}{SUFFIX}"
+
+
+def check_target(path: Path, target: np.ndarray, num_classes: int) -> None:
+    """Refuse class indices that the data set does not have.
+
+    Args:
+        path: for the error.
+        target: uint8, the class indices or any part of them.
+        num_classes: how many the data set has.
+    """
+    # In uint8 the number after ignore (255) is 0, so the largest successor shows what is unknown.
+    largest = int((target + np.uint8(1)).max(initial=0)) - 1
+    if largest >= num_classes:
+        raise DataError(
+            f"{path} holds class index {largest}, the data set has {num_classes} classes "
+            f"(0..{num_classes - 1}, {IGNORE_INDEX} = ignore)"
+        )
+
+
+def is_prepared(root: Path, settings: dict[str, Any]) -> bool:
+    """Whether ``root`` holds a set made with these settings.
+
+    Raises:
+        DataError: it holds something else; both sides are named.
+    """
+    if not root.exists():
+        return False
+    if not (root / "dataset.json").is_file():
+        raise DataError(f"{root} exists and is not a prepared data set; choose another --output")
+    meta = read_json(root / "dataset.json")
+    if lines := differences(settings, meta.get("prepared_with", {})):
+        raise DataError(
+            f"{root} was prepared with other settings (wanted | found): {'; '.join(lines)}. Delete "
+            "it or choose another --output"
+        )
+    if (version := meta.get("format_version")) != FORMAT_VERSION:
+        raise DataError(
+            f"{root} has data set format {version}, this program writes {FORMAT_VERSION}. Delete "
+            "it or choose another --output"
+        )
+    print(f"{root} is already prepared with these settings")
+    return True
+
+
+def open_tile_set(root: Path) -> TileSet:
+    """Open a prepared data set and check that its lists agree.
+
+    Raises:
+        MissingDataError: the folder, or one of its lists, is not there.
+        DataError: another format version, a tile that no list describes, a source in two splits,
+            lists that are not those of the split they are said to be.
+    """
+    if not (root / "dataset.json").is_file():
+        raise MissingDataError(
+            f"{root} is not a prepared data set (no dataset.json); make it with prepare.py"
+        )
+    meta = read_json(root / "dataset.json")
+    if meta.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"{root} has data set format {meta.get('format_version')}, this program reads "
+            f"{FORMAT_VERSION}; prepare it again"
+        )
+    tiles = _read_tiles(root / "tiles.csv")
+    splits = {path.stem: _read_ids(path) for path in sorted((root / "splits").glob("*.txt"))}
+    hashed = check_splits(root, tiles, splits)
+    split = meta["split"]
+    if split.get("sha256") not in (None, hashed):
+        raise DataError(
+            f"the lists in {root}/splits are not those of the split '{split['name']}' any more "
+            f"(SHA-256 {hashed}, recorded is {split['sha256']}); restore the lists, or give the "
+            "split a name of its own (split.name in dataset.json) and delete split.sha256"
+        )
+    return TileSet(
+        root=root,
+        name=meta["name"],
+        classes=tuple(meta["classes"]),
+        palette=tuple(_color(rgb) for rgb in meta["palette"]),
+        origin=meta["origin"],
+        prepared_with=meta["prepared_with"],
+        split_name=split["name"],
+        split_sha256=hashed,
+        unlabelled=tuple(split["unlabelled"]),
+        label_kinds=tuple(meta["labels"]),
+        bands=meta["bands"],
+        tiles=tiles,
+        splits=splits,
+    )
+
+
+def _color(rgb: list[int]) -> Color:
+    red, green, blue = rgb
+    return red, green, blue
+
+
+def _read_ids(path: Path) -> tuple[str, ...]:
+    lines = path.read_text(encoding="utf-8").split("\n")  # an id may hold spaces
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _read_tiles(path: Path) -> dict[str, Tile]:
+    if not path.is_file():
+        raise MissingDataError(f"{path} does not exist; prepare the data set again")
+    tiles = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            numbers = {key: int(row[key]) for key in row if key.endswith("_px")}
+            tiles[row["id"]] = Tile(id=row["id"], source=row["source"], **numbers)
+    return tiles
+
+
+def check_splits(root: Path, tiles: dict[str, Tile], splits: dict[str, tuple[str, ...]]) -> str:
+    """Check that the lists of tiles agree with their table.
+
+    Returns:
+        The hash of the split, see ``datasets.splits``.
+
+    Raises:
+        DataError: a tile is not in the table, or a source image is in two splits.
+    """
+    sources: dict[str, list[str]] = {}
+    for split, ids in splits.items():
+        for tile_id in ids:
+            if tile_id not in tiles:
+                raise DataError(f"{root}/splits/{split}.txt names '{tile_id}', tiles.csv does not")
+        sources[split] = [tiles[tile_id].source for tile_id in ids]
+    check_disjoint(str(root), sources)
+    return split_sha256(sources)

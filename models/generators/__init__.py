@@ -1,1 +1,0 @@
-"""Structure generators: image -> segment map."""

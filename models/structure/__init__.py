@@ -1,0 +1,1 @@
+"""Structure generators: RGB image to segment map or depth map."""

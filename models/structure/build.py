@@ -1,0 +1,186 @@
+"""Config -> structure generator: the one place in ``models/structure`` that reads settings.
+
+A generator's module is imported when it is built: the packages behind SAM and the depth network
+take longer to import than a small set of superpixels to compute.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from configs.structure import (
+    DepthAnythingConfig,
+    GeneratorConfig,
+    SamConfig,
+    StructureConfig,
+    SuperpixelsConfig,
+)
+from models.weights import fetch_weights
+from utils.errors import ConfigError
+
+
+class StructureGenerator(Protocol):
+    """What makes a structure map of an RGB image. Equal batches of images give equal maps."""
+
+    @property
+    def kind(self) -> Literal["segments", "values"]:
+        """What its maps hold."""
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """SHA-256 of the weights file, None for a generator without weights."""
+
+    @property
+    def images_per_batch(self) -> int:
+        """How many images are best given to ``generate_batch`` together."""
+
+    def generate(self, image: np.ndarray) -> np.ndarray:
+        """Make the map of one image.
+
+        Args:
+            image: ``(H, W, 3)`` uint8 RGB.
+
+        Returns:
+            Segments: ``(H, W)`` uint16 ids in canonical form: 1..K in raster order of the segments'
+            first pixels, 0 = pixel without a segment. Values: ``(H, W)`` float32, relative inverse
+            depth.
+
+        Raises:
+            DataError: more segments than a 16-bit map can hold.
+        """
+
+    def generate_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Make the maps of several images of any sizes, each as ``generate`` does."""
+
+
+def build_generator(name: str, config: GeneratorConfig, device: torch.device) -> StructureGenerator:
+    """Build the structure generator ``name`` with its settings.
+
+    Args:
+        name: as in ``structure.modalities``.
+        config: the settings of that generator.
+        device: where it is to run.
+
+    Raises:
+        ConfigError: there is no such generator.
+        MissingDataError: its weights file is missing.
+        DataError: its weights file cannot be used.
+    """
+    if name not in _BUILDERS:
+        known = ", ".join(_BUILDERS)
+        raise ConfigError(f"there is no structure generator '{name}'; known are {known}")
+    return _BUILDERS[name](config, device)
+
+
+def fetch_generator_weights(structure: StructureConfig) -> None:
+    """Download the official weights of a recipe's generators that are not in ``weights/``.
+
+    Raises:
+        DataError: a download failed.
+    """
+    for config in structure.selected().values():
+        if isinstance(config, SamConfig) and config.checkpoint is None:
+            from models.structure.sam_weights import official_sam_file
+
+            fetch_weights(f"SAM {config.model_type}", official_sam_file(config.model_type))
+        elif isinstance(config, DepthAnythingConfig) and config.checkpoint is None:
+            from models.structure.depth_weights import official_depth_file
+
+            file = official_depth_file(config.model_type)
+            fetch_weights(f"Depth Anything {config.model_type}", file)
+
+
+def check_generated(structure: StructureConfig, source: str) -> None:
+    """Refuse structure that cannot be made of an RGB image alone.
+
+    Args:
+        structure: what a checkpoint wants.
+        source: the checkpoint's path, for the sentence.
+
+    Raises:
+        ConfigError: the maps of other images (``shuffled``), or a sensor that is not absent.
+    """
+    if structure.control == "shuffled":
+        raise ConfigError(
+            f"{source} was trained on the maps of other images (structure.control=shuffled), a "
+            "control experiment; infer with structure.control=on"
+        )
+    if structure.control == "on" and structure.sensors():
+        names = ",".join(structure.sensors())
+        raise ConfigError(
+            f"{source} was trained with a sensor ({names}), which cannot be made of RGB; go "
+            f"without it: structure.absent=[{names}]"
+        )
+
+
+def _build_superpixels(config: SuperpixelsConfig, device: torch.device) -> StructureGenerator:
+    from models.structure.superpixels import Superpixels
+
+    return Superpixels(
+        segment_size_px=config.segment_size_px,
+        compactness=config.compactness,
+        num_iterations=config.num_iterations,
+        min_area_share=config.min_area_share,
+        device=device,
+    )
+
+
+def _build_sam(config: SamConfig, device: torch.device) -> StructureGenerator:
+    from models.structure.sam import Sam
+    from models.structure.sam_weights import load_sam
+
+    network, digest = load_sam(config.model_type, config.checkpoint, device)
+    sam = Sam(
+        network=network,
+        weights_sha256=digest,
+        points_per_side=config.points_per_side,
+        points_per_batch=config.points_per_batch,
+        pred_iou_thresh=config.pred_iou_thresh,
+        stability_score_thresh=config.stability_score_thresh,
+        stability_score_offset=config.stability_score_offset,
+        box_nms_thresh=config.box_nms_thresh,
+        crop_n_layers=config.crop_n_layers,
+        crop_nms_thresh=config.crop_nms_thresh,
+        crop_overlap_ratio=config.crop_overlap_ratio,
+        crop_n_points_downscale_factor=config.crop_n_points_downscale_factor,
+        images_per_batch=config.images_per_batch,
+        dtype=_dtype(config.precision, device),
+    )
+    return _in_windows(sam, config)
+
+
+def _build_depth_anything(config: DepthAnythingConfig, device: torch.device) -> StructureGenerator:
+    from models.structure.depth_anything import DepthAnything, load_depth_anything
+
+    dtype = _dtype(config.precision, device)
+    network, digest = load_depth_anything(config.model_type, config.checkpoint, device, dtype)
+    depth = DepthAnything(
+        network=network,
+        weights_sha256=digest,
+        input_size_px=config.input_size_px,
+        images_per_batch=config.images_per_batch,
+        dtype=dtype,
+    )
+    return _in_windows(depth, config)
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    is_bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.bfloat16 if is_bf16 else torch.float32
+
+
+def _in_windows(
+    generator: StructureGenerator, config: SamConfig | DepthAnythingConfig
+) -> StructureGenerator:
+    from models.structure.windows import Windowed
+
+    return Windowed(generator, window_px=config.window_px, overlap_px=config.window_overlap_px)
+
+
+_BUILDERS: dict[str, Callable[[Any, torch.device], StructureGenerator]] = {
+    "superpixels": _build_superpixels,
+    "sam": _build_sam,
+    "depth_anything": _build_depth_anything,
+}

@@ -1,0 +1,300 @@
+"""Relative inverse depth by Depth Anything: DINOv2 with a DPT head.
+
+Source: Yang et al., "Depth Anything V2", NeurIPS 2024 (arXiv 2406.09414), and "Depth Anything",
+CVPR 2024 (arXiv 2401.10891). The two versions differ in their weights and in the layers whose
+tokens the head sees. The tests compare the network with that of ``transformers`` on random weights;
+no official file was ever loaded here.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import Normalize
+from models.structure.depth_weights import Layout, official_depth_file, read_weights
+from models.structure.dpt_head import DptHead
+from utils.errors import DataError
+
+__all__ = ["DepthAnything", "DepthAnythingNetwork", "load_depth_anything", "official_depth_file"]
+
+PATCH_PX = 14
+RANDOM = "random"
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_RANDOM_SEED = 0  # random weights are the same ones whenever a network is built
+
+
+class _Size(NamedTuple):
+    """What makes a network small, base or large."""
+
+    layers: tuple[int, ...]  # whose tokens the head sees; in version 1 the last four instead
+    widths: tuple[int, int, int, int]  # of the head, by layer
+    features: int  # width of the head's fusion
+
+
+_SIZES = {
+    "small": _Size((2, 5, 8, 11), (48, 96, 192, 384), 64),
+    "base": _Size((2, 5, 8, 11), (96, 192, 384, 768), 128),
+    "large": _Size((4, 11, 17, 23), (256, 512, 1024, 1024), 256),
+}
+
+
+class DepthAnythingNetwork(nn.Module):
+    """DINOv2 and the head; parameters are named as in the official files.
+
+    Args:
+        vit: a timm DINOv2 without registers that takes any picture size.
+        layers: the four whose tokens the head sees, each through the ViT's final norm.
+        widths: see ``DptHead``.
+        features: see ``DptHead``.
+    """
+
+    def __init__(
+        self, vit: Any, layers: Sequence[int], widths: tuple[int, int, int, int], features: int
+    ) -> None:
+        super().__init__()
+        self.layers = tuple(layers)
+        self.pretrained = vit
+        self.depth_head = DptHead(vit.embed_dim, widths, features, PATCH_PX)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Relative inverse depth of pictures of one size.
+
+        Args:
+            pictures: ``(B, 3, H, W)``, normalised with ImageNet's mean and deviation; H and W are
+                multiples of 14.
+
+        Returns:
+            ``(B, H, W)`` float32, 0 or more, larger is nearer.
+        """
+        vit = self.pretrained
+        patches = vit.patch_embed(pictures)  # (B, h, w, D)
+        grid = tuple(patches.shape[1:3])
+        first = vit.cls_token.expand(len(patches), -1, -1)
+        x = torch.cat([first, patches.flatten(1, 2)], 1) + resize_positions(vit.pos_embed, grid)
+        found = []
+        for number, block in enumerate(vit.blocks):
+            x = block(x)
+            if number in self.layers:
+                found.append(vit.norm(x)[:, 1:].mT.unflatten(2, grid))
+        return self.depth_head(found)
+
+
+def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The position embedding for another grid of patches, by the rule of DINOv2's authors.
+
+    Bicubic without antialiasing, by a factor 0.1 patches larger than the grid asks for: of n
+    patches, patch i looks at ``(i + 0.5) * 37 / (n + 0.1) - 0.5`` of the 37 learned ones. Neither
+    timm (which also antialiases) nor ``transformers`` 5.23 has the 0.1; the official code has.
+
+    Args:
+        positions: ``(1, 1 + 37 * 37, D)``, that of the class token first.
+        grid: rows and columns of patches.
+
+    Returns:
+        ``(1, 1 + rows * columns, D)``.
+    """
+    side = math.isqrt(positions.shape[1] - 1)
+    if grid == (side, side):
+        return positions
+    patches = positions[:, 1:].mT.unflatten(2, (side, side))
+    factors = tuple((count + 0.1) / side for count in grid)
+    patches = F.interpolate(patches, scale_factor=factors, mode="bicubic", align_corners=False)
+    return torch.cat([positions[:, :1], patches.flatten(2).mT], 1)
+
+
+def load_depth_anything(
+    model_type: str,
+    checkpoint: str | None,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[DepthAnythingNetwork, str]:
+    """Build Depth Anything with the weights of a local file; nothing is downloaded.
+
+    Args:
+        model_type: ``v2_small``, ``v2_base``, ``v2_large``, or ``v1_`` and one of these sizes.
+        checkpoint: an official file, or one of the same layout under another name; None: the
+            official file in ``weights/``; ``random``: fixed random weights, for tests and timing.
+        device: where the network is to run.
+        dtype: what it is to run in. A half dtype also stores the weights of linear layers and
+            convolutions, which autocast would only cast again for every batch.
+
+    Returns:
+        The network in eval mode, and the SHA-256 of the file or ``random``.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: the file is not what its name or ``model_type`` says.
+    """
+    if checkpoint == RANDOM:
+        network, digest = _random(model_type), RANDOM
+    else:
+        weights, digest = read_weights(model_type, checkpoint, _layout)
+        with torch.device("meta"):
+            network = _build(model_type)
+        # The file's own tensors become the parameters: nothing is initialised at random first.
+        network.load_state_dict(weights, assign=True)
+    network = network.float()
+    if dtype != torch.float32:
+        _store_as(dtype, network)
+    return network.to(device).eval().requires_grad_(False), digest
+
+
+def _build(model_type: str) -> DepthAnythingNetwork:
+    version, size = model_type.split("_")
+    parts = _SIZES[size]
+    name = f"vit_{size}_patch14_dinov2"
+    vit: Any = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
+    depth = len(vit.blocks)
+    layers = range(depth - 4, depth) if version == "v1" else parts.layers
+    return DepthAnythingNetwork(vit, layers, parts.widths, parts.features)
+
+
+def _layout(model_type: str) -> Layout:
+    """Name and shape of every parameter of the network."""
+    with torch.device("meta"):
+        weights = _build(model_type).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+
+
+def _random(model_type: str) -> DepthAnythingNetwork:
+    """Fixed random weights that give maps with something in them."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(_RANDOM_SEED)  # of the CPU alone
+        network = _build(model_type)
+    for name, parameter in network.named_parameters():
+        if name.endswith("gamma"):
+            nn.init.ones_(parameter)  # timm's layer scale of 1e-5 would leave the picture out
+    # The sum before the last ReLU must not be negative everywhere.
+    network.depth_head.get_parameter("scratch.output_conv2.2.weight").data.abs_()
+    return network
+
+
+def _store_as(dtype: torch.dtype, network: DepthAnythingNetwork) -> None:
+    kept = {module for part in network.depth_head.output_layers() for module in part.modules()}
+    for module in network.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and module not in kept:
+            module.to(dtype)
+
+
+class DepthAnything:
+    """The relative inverse depth of an image, as ``infer_image`` of the official code finds it.
+
+    Differs from the official code: the image is resized in float32 and not in float64. The cubic of
+    PyTorch is that of OpenCV (a = -0.75, no antialiasing, edges repeated). Version 1's script
+    brings the map back to the image's size with ``align_corners=False``; here it is True for both.
+
+    Args:
+        network: in eval mode, on the device where it is to run.
+        weights_sha256: of the file its weights came from; ``random`` or None if from none.
+        input_size_px: least length of the shorter side of what the network sees.
+        images_per_batch: computed together on a CUDA device; one on the CPU, where more is no
+            faster. Halved, for good, whenever the device has not enough memory.
+        dtype: of the network's products (autocast); its output is float32 always.
+    """
+
+    kind: Literal["values"] = "values"
+
+    def __init__(
+        self,
+        *,
+        network: DepthAnythingNetwork,
+        weights_sha256: str | None,
+        input_size_px: int = 518,
+        images_per_batch: int = 1,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.weights_sha256 = weights_sha256
+        self.input_size_px = input_size_px
+        self.device = next(network.parameters()).device
+        self.images_per_batch = images_per_batch if self.device.type == "cuda" else 1
+        self.dtype = dtype
+        self._network = network
+        self._normalize = Normalize(_MEAN, _STD).to(self.device)
+
+    def generate(self, image: np.ndarray) -> np.ndarray:
+        """Find the depth of one image.
+
+        Args:
+            image: ``(H, W, 3)`` uint8 RGB.
+
+        Returns:
+            ``(H, W)`` float32, 0 or more, larger is nearer; the scale is the image's own.
+
+        Raises:
+            DataError: no memory for a single image.
+        """
+        return self.generate_batch([image])[0]
+
+    @torch.no_grad()
+    def generate_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Find the depth of images of any sizes, each as ``generate`` would, but for rounding."""
+        groups: dict[tuple[int, int], list[int]] = {}  # computed together, by network size
+        for index, image in enumerate(images):
+            size = network_size(image.shape[0], image.shape[1], self.input_size_px)
+            groups.setdefault(size, []).append(index)
+        maps: dict[int, np.ndarray] = {}
+        for size, left in groups.items():
+            while left:
+                chunk = left[: self.images_per_batch]
+                depths = self._compute([images[index] for index in chunk], size)
+                if depths is None:
+                    self.images_per_batch = len(chunk) // 2
+                    torch.cuda.empty_cache()
+                else:
+                    maps.update(zip(chunk, depths, strict=True))
+                    left = left[len(chunk) :]
+        return [maps[index] for index in range(len(images))]
+
+    def _compute(
+        self, images: Sequence[np.ndarray], size: tuple[int, int]
+    ) -> list[np.ndarray] | None:
+        """The maps of images of one network size; None: they are too many for the memory."""
+        try:
+            pictures = torch.cat([self._preprocess(image, size) for image in images])
+            with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
+                depths = self._network(pictures)
+            return [_resize(depth, image) for depth, image in zip(depths, images, strict=True)]
+        except torch.OutOfMemoryError as error:
+            if len(images) == 1:
+                raise DataError(
+                    "Depth Anything does not fit the memory of the device even with one image at "
+                    f"a time; lower structure.depth_anything.input_size_px={self.input_size_px}, "
+                    "take a smaller structure.depth_anything.model_type, or run.device=cpu"
+                ) from error
+            return None
+
+    def _preprocess(self, image: np.ndarray, size: tuple[int, int]) -> Tensor:
+        """``(H, W, 3)`` uint8 -> ``(1, 3, *size)``, normalised."""
+        pixels = torch.tensor(np.ascontiguousarray(image), device=self.device)
+        picture = pixels.permute(2, 0, 1)[None] / 255
+        picture = F.interpolate(picture, size, mode="bicubic", align_corners=False)
+        return self._normalize(picture)
+
+
+def _resize(depth: Tensor, image: np.ndarray) -> np.ndarray:
+    """``(h, w)`` -> the ``(H, W)`` of an image."""
+    size = image.shape[:2]
+    resized = F.interpolate(depth[None, None], size, mode="bilinear", align_corners=True)
+    return resized[0, 0].cpu().numpy()
+
+
+def network_size(height: int, width: int, input_size_px: int) -> tuple[int, int]:
+    """The size in which the network sees an image.
+
+    The shorter side becomes ``input_size_px``, the other keeps the aspect ratio, and both go to
+    the nearest multiple of 14, or the next above if that is below ``input_size_px``.
+    """
+    scale = max(input_size_px / height, input_size_px / width)
+
+    def fit(side: int) -> int:
+        nearest = PATCH_PX * round(scale * side / PATCH_PX)
+        return nearest if nearest >= input_size_px else nearest + PATCH_PX
+
+    return fit(height), fit(width)

@@ -1,0 +1,204 @@
+"""SAM's mask decoder for many point prompts on one image, on the package's own weights.
+
+Source: Kirillov et al., "Segment Anything", ICCV 2023, appendix A (mask decoder) and figure 14.
+
+The same function as the package's, up to rounding, with a fraction of the operations. ``N`` image
+tokens (4096) have ``C`` channels (256):
+
+- Attention between the tokens of a prompt and the image brings the short side over, see
+  ``sam_attention``.
+- Before the first layer the image tokens are those of the image: projected once for all prompts.
+  So is their position encoding in every layer.
+- The predicted IoU needs one token of the last attention. The other tokens, and the upscaling,
+  which is the costlier half, are computed for prompts that have a mask above the threshold; masks
+  are made only of these.
+- On the CPU few prompts are computed together, so that their image tokens stay in the cache.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import MaskDecoder
+from segment_anything.modeling import Sam as SamNetwork
+from torch import Tensor, nn
+
+from models.structure.sam_attention import ToImage, ToTokens
+
+_CPU_CHUNK = 8  # prompts; the image tokens of one are 4 MB
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Masks that passed the predicted IoU, in the order of the prompts.
+
+    Attributes:
+        logits: ``(K, h, w)`` float32, four times the image embedding's height and width.
+        iou: ``(K,)`` float32, the IoU that the network predicts.
+        prompt: ``(K,)`` int64, index of the prompt.
+    """
+
+    logits: Tensor
+    iou: Tensor
+    prompt: Tensor
+
+
+class PromptDecoder:
+    """The prompt encoder and mask decoder of a SAM network, for single foreground points.
+
+    Args:
+        network: the package's network, on the device where it is to run; only parameters are used.
+    """
+
+    def __init__(self, network: SamNetwork) -> None:
+        self._prompts = network.prompt_encoder
+        self._decoder = network.mask_decoder
+        transformer = self._decoder.transformer
+        self._layers = list(transformer.layers)
+        self._to_image = [ToImage(layer.cross_attn_token_to_image) for layer in self._layers]
+        self._to_tokens = [ToTokens(layer.cross_attn_image_to_token) for layer in self._layers]
+        self._final = ToImage(transformer.final_attn_token_to_image)
+        self._norm_final = transformer.norm_final_attn
+        self._upscaling = _Upscaling(self._decoder)
+
+    def decode(
+        self, embedding: Tensor, points: Tensor, iou_thresh: float, points_per_batch: int
+    ) -> Candidates:
+        """Masks of an image at points.
+
+        Args:
+            embedding: ``(C, h, w)`` float32 from the image encoder.
+            points: ``(P, 2)`` x, y in pixels of the encoder's picture.
+            iou_thresh: masks with a higher predicted IoU are kept; 0 or less: all.
+            points_per_batch: prompts computed together, at most.
+        """
+        image = self._project(embedding)
+        labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
+        sparse, _ = self._prompts(points=(points[:, None], labels), boxes=None, masks=None)
+        chunk = points_per_batch if embedding.is_cuda else min(points_per_batch, _CPU_CHUNK)
+        parts = []
+        for first in range(0, len(points), chunk):
+            part = self._decode_chunk(image, sparse[first : first + chunk], iou_thresh)
+            parts.append((*part[:2], part[2] + first))
+        logits, iou, prompt = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Candidates(logits, iou, prompt)
+
+    def _project(self, embedding: Tensor) -> "_Image":
+        """What is the same for all prompts on an image."""
+        dense = self._prompts.no_mask_embed.weight[0]
+        keys = embedding.flatten(1).T + dense
+        place = self._prompts.get_dense_pe()[0].flatten(1).T
+        later = range(1, len(self._layers))
+        return _Image(
+            height=embedding.shape[1],
+            width=embedding.shape[2],
+            keys=keys.unsqueeze(0),
+            for_tokens=[
+                self._to_image[0].fixed(keys + place, keys),
+                *(self._to_image[index].fixed(place) for index in later),
+                self._final.fixed(place),
+            ],
+            for_image=[
+                (self._to_tokens[0].fixed(keys + place), True),
+                *((self._to_tokens[index].fixed(place), False) for index in later),
+            ],
+        )
+
+    def _decode_chunk(
+        self, image: "_Image", sparse: Tensor, iou_thresh: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        decoder = self._decoder
+        output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        start = torch.cat([output.expand(len(sparse), -1, -1), sparse], 1)
+        tokens, keys = self._two_way(image, start)
+        num_masks = decoder.num_multimask_outputs
+        iou_token = self._last(image, tokens[:, :1], start[:, :1], keys)
+        iou = decoder.iou_prediction_head(iou_token[:, 0])[:, 1 : 1 + num_masks]
+        keep = iou > iou_thresh if iou_thresh > 0 else torch.ones_like(iou, dtype=torch.bool)
+        some = keep.any(1).nonzero()[:, 0]
+        which, mask = keep[some].nonzero(as_tuple=True)
+        side = (4 * image.height, 4 * image.width)
+        if not len(some):
+            return keys.new_zeros(0, *side), iou[keep], some
+        mask_tokens = slice(2, 2 + num_masks)  # after the IoU's and the single mask's
+        tokens = self._last(image, tokens[some, mask_tokens], start[some, mask_tokens], keys[some])
+        networks = decoder.output_hypernetworks_mlps[1:]
+        weights = torch.stack([mlp(tokens[:, i]) for i, mlp in enumerate(networks)], 1)
+        logits = self._upscaling(keys[some], weights)[which, mask]
+        return _in_rows(logits, image.height, image.width), iou[keep], some[which]
+
+    def _two_way(self, image: "_Image", start: Tensor) -> tuple[Tensor, Tensor]:
+        """The transformer's layers: tokens ``(B, T, C)`` and image tokens ``(B, N, C)``."""
+        tokens, keys = start, image.keys
+        for index, layer in enumerate(self._layers):
+            if layer.skip_first_layer_pe:
+                tokens = layer.norm1(layer.self_attn(q=tokens, k=tokens, v=tokens))
+            else:
+                query = tokens + start
+                tokens = layer.norm1(tokens + layer.self_attn(q=query, k=query, v=tokens))
+            change = self._to_image[index](tokens + start, keys, image.for_tokens[index])
+            tokens = layer.norm2(tokens + change)
+            tokens = layer.norm3(tokens + layer.mlp(tokens))
+            attend = self._to_tokens[index]
+            keys = layer.norm4(attend(tokens + start, tokens, keys, *image.for_image[index]))
+        return tokens, keys
+
+    def _last(self, image: "_Image", tokens: Tensor, start: Tensor, keys: Tensor) -> Tensor:
+        """The attention to the image after the layers, for some of the tokens."""
+        change = self._final(tokens + start, keys, image.for_tokens[-1])
+        return self._norm_final(tokens + change)
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What is the same for all prompts on an image.
+
+    Attributes:
+        height: of the image embedding.
+        width: of the image embedding.
+        keys: ``(1, N, C)`` image tokens before the first layer.
+        for_tokens: for each attention of the tokens to the image, the part of the image's keys that
+            is fixed, ``(heads, c, N)``: position and image in the first layer, then the position;
+            and, in the first layer, the image's values ``(heads, N, c)``.
+        for_image: for each attention of the image to the tokens, the fixed part of its queries,
+            ``(heads, c, N)``, and whether that is all of them.
+    """
+
+    height: int
+    width: int
+    keys: Tensor
+    for_tokens: list[tuple[Tensor, Tensor | None]]
+    for_image: list[tuple[Tensor, bool]]
+
+
+class _Upscaling:
+    """Four times finer image tokens, and masks of them.
+
+    A transposed convolution whose stride is its kernel size is a linear layer for each token; its
+    results stay where they are until the masks, a tenth of the size, are put in order.
+    """
+
+    def __init__(self, decoder: MaskDecoder) -> None:
+        first, self._norm, self._act1, second, self._act2 = decoder.output_upscaling
+        self._linear = [_as_linear(first), _as_linear(second)]
+
+    def __call__(self, keys: Tensor, weights: Tensor) -> Tensor:
+        """``(B, N, C)`` image tokens, ``(B, M, C')`` weights -> ``(B, M, N * 16)`` logits."""
+        norm = self._norm
+        x = F.linear(keys, *self._linear[0]).unflatten(-1, (4, -1))
+        x = F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
+        x = self._act2(F.linear(self._act1(x), *self._linear[1])).unflatten(-1, (4, -1))
+        return weights @ x.flatten(1, 3).mT
+
+
+def _in_rows(logits: Tensor, height: int, width: int) -> Tensor:
+    """Sixteen logits for each image token, ``(K, N * 16)``, as pictures ``(K, 4h, 4w)``."""
+    logits = logits.view(-1, height, width, 2, 2, 2, 2)
+    return logits.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * height, 4 * width)
+
+
+def _as_linear(convolution: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the linear layer that gives the 2 x 2 results of each input."""
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
+    assert convolution.bias is not None
+    return weight, convolution.bias.repeat(4)

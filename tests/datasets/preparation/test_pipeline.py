@@ -1,0 +1,208 @@
+"""The engine: equal results whatever happens on the way, and nothing left after an error."""
+
+import errno
+import hashlib
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.preparation import pipeline as preparation
+from datasets.preparation import writer as tile_writer
+from datasets.preparation.members import Member
+from datasets.tile_set import open_tile_set
+from tests.datasets.fake_archives import encode, pack, potsdam
+
+ROOT = Path(__file__).resolve().parents[3]
+SOME = ("2_Ortho_RGB", "5_Labels_all", "5_Labels_all_noBoundary", "1_DSM")
+SLOWLY = """
+import time
+from datasets import preparation, sensor
+def slow(function):
+    return lambda *arguments: (time.sleep(0.05), function(*arguments))[1]
+preparation.write_tile = slow(preparation.write_tile)
+sensor.write_map = slow(sensor.write_map)
+import prepare
+prepare.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def files():
+    return {name: content for name, content in potsdam((40, 36)).items() if name in SOME}
+
+
+@pytest.fixture(scope="module")
+def archives(files, tmp_path_factory):
+    return pack(files, tmp_path_factory.mktemp("potsdam"), "nested")
+
+
+def command(source, root, *more):
+    options = ("--tile-size", 32, "--dsm", "--overlap", 8)
+    arguments = ("potsdam", "--source", source, "--output", root, *options, *more)
+    return tuple(map(str, arguments))
+
+
+def content(root):
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(archives, tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed") / "set"
+    done = [sys.executable, "prepare.py", *command(archives, root, "--workers", 1)]
+    subprocess.run(done, cwd=ROOT, check=True, capture_output=True)
+    return content(root)
+
+
+def test_the_number_of_workers_changes_nothing(run_prepare, archives, undisturbed, tmp_path):
+    for number in (2, 5):
+        root = tmp_path / f"set{number}" / "set"
+        assert run_prepare(*command(archives, root, "--workers", number))[0] == 0
+        assert content(root) == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("stage", "number"), [("tiles", 1), ("tiles", 9), ("dsm", 20), ("dsm", 45)]
+)
+def test_a_killed_run_goes_on_where_it_stopped(
+    run_prepare, archives, undisturbed, tmp_path, monkeypatch, stage, number
+):
+    root, partial = tmp_path / "set", tmp_path / ".set.partial"
+    arguments = command(archives, root, "--workers", 2)
+    with subprocess.Popen([sys.executable, "-c", SLOWLY, *arguments], cwd=ROOT) as process:
+        while process.poll() is None:
+            done = list((partial / "records" / stage).glob("[!.]*.json"))
+            if len(done) >= number:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.002)
+    assert process.returncode == -signal.SIGKILL and not root.exists()
+    done = [path.stem for path in (partial / "records" / "tiles").glob("[!.]*.json")]
+    assert len(done) < 37 if stage == "tiles" else len(done) == 37
+    (partial / "images" / ".half.partial").write_bytes(b"")
+    opened, open_image = [], Member.open_image
+
+    def watch(self):
+        opened.append(self.name)
+        return open_image(self)
+
+    monkeypatch.setattr(Member, "open_image", watch)
+    assert run_prepare(*arguments)[0] == 0
+    assert len(done) >= (number if stage == "tiles" else 37)
+    assert not [name for name in opened for tile in done if f"potsdam_{tile}_RGB.tif" in name]
+    assert content(root) == undisturbed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+
+
+def test_ctrl_c_keeps_what_is_done(run_prepare, archives, undisturbed, tmp_path, monkeypatch):
+    written, write_tile = [], preparation.write_tile
+
+    def interrupted(*arguments):
+        written.append(arguments)
+        if len(written) == 30:
+            raise KeyboardInterrupt
+        return write_tile(*arguments)
+
+    monkeypatch.setattr(preparation, "write_tile", interrupted)
+    arguments = command(archives, tmp_path / "set", "--workers", 1)
+    code, _, err = run_prepare(*arguments)
+    assert code == 130 and err.endswith("interrupted; run the same command again to go on\n")
+    assert [path.name for path in tmp_path.iterdir()] == [".set.partial"]
+    written[:] = [None] * 100
+    assert run_prepare(*arguments)[0] == 0
+    assert len(written) - 100 < 37 * 4 - 20 and content(tmp_path / "set") == undisturbed
+
+
+def test_other_settings_or_archives_begin_anew(run_prepare, files, archives, tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    arguments = command(archives, tmp_path / "set", "--workers", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "_prepare_sensors", killed)
+        assert run_prepare(*arguments)[0] == 130
+    changed = {**files, "2_Ortho_RGB": dict(files["2_Ortho_RGB"])}
+    image = np.full((40, 36, 3), 9, np.uint8)
+    changed["2_Ortho_RGB"]["2_Ortho_RGB/top_potsdam_2_12_RGB.tif"] = encode(image)
+    other = pack(changed, tmp_path / "in", "nested")
+    for source, more, value in ((other, (), 9), (archives, ("--split", "ssrs"), None)):
+        with monkeypatch.context() as patch:
+            patch.setattr(preparation, "_prepare_sensors", lambda *_: None)
+            assert run_prepare(*command(source, tmp_path / "set"), *more)[0] == 0
+        tiles = open_tile_set(tmp_path / "set")
+        assert len({tile.source for tile in tiles.tiles.values()}) == (37 if value else 24)
+        found = tiles.read_image("2_12_y00000_x00000")
+        assert (found == 9).all() == (value == 9)
+        (tmp_path / "set").rename(tmp_path / f"done{value}")
+
+
+@pytest.mark.parametrize("archive", ["2_Ortho_RGB", "5_Labels_all", "1_DSM"])
+def test_a_damaged_file_in_the_middle_leaves_nothing(run_prepare, files, tmp_path, archive):
+    folder = pack(files, tmp_path / "in", "zips")
+    path = folder / f"{archive}.zip"
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    code, _, err = run_prepare(*command(folder, tmp_path / "set"))
+    sentence = err.splitlines()[-1]  # behind the progress bars
+    assert code == 2 and sentence.startswith(f"error: in/{archive}.zip/")
+    assert sentence.endswith("; get the archive again") and ".tif is damaged (" in sentence
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.95])
+def test_a_truncated_archive_leaves_nothing(run_prepare, files, tmp_path, share):
+    path = pack(files, tmp_path / "in", "nested")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    code, _, err = run_prepare(*command(path, tmp_path / "set"))
+    assert code == 2 and err.startswith("error: All.zip is truncated or no zip archive (")
+    assert err.endswith("); get it again\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_a_full_disk_leaves_nothing(run_prepare, archives, tmp_path, monkeypatch):
+    written, write_raster = [], tile_writer.write_raster
+
+    def full(path, array):
+        written.append(path)
+        if len(written) == 50:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_raster(path, array)
+
+    monkeypatch.setattr(tile_writer, "write_raster", full)
+    code, _, err = run_prepare(*command(archives, tmp_path / "set"))
+    assert code == 1 and "error: the system refused: No space left on device" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_without_heights_is_one_sentence(run_prepare, files, tmp_path):
+    nothing = encode(np.full((40, 36), np.nan, np.float32))
+    flat = {**files, "1_DSM": dict.fromkeys(files["1_DSM"], nothing)}
+    source = pack(flat, tmp_path / "in", "zips")
+    code, _, err = run_prepare(*command(source, tmp_path / "set"))
+    sentence = "error: no raster of the sensor dsm holds a pixel with data; leave it out"
+    assert code == 2 and err.splitlines()[-1] == sentence
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_the_histogram_counts_every_pixel_of_every_tile(run_prepare, archives, tmp_path):
+    assert run_prepare(*command(archives, tmp_path / "set"))[0] == 0
+    tiles = open_tile_set(tmp_path / "set")
+    header, *rows = (tmp_path / "set" / "histogram.csv").read_text().splitlines()
+    assert header == "id,0,1,2,3,4,5,ignored"
+    assert [row.split(",")[0] for row in rows] == sorted(tiles.tiles)
+    for row in rows:
+        name, *numbers = row.split(",")
+        target = tiles.read_target(name)
+        expected = [int((target == value).sum()) for value in (*range(6), 255)]
+        assert list(map(int, numbers)) == expected

@@ -1,0 +1,223 @@
+"""Depth Anything: the network against that of transformers, and maps of images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.structure.depth_anything import (
+    DepthAnything,
+    DepthAnythingNetwork,
+    load_depth_anything,
+    network_size,
+    official_depth_file,
+    resize_positions,
+)
+from tests.models.structure.depth_reference import (
+    CPU,
+    cubic,
+    fill,
+    literal_positions,
+    official_weights,
+    other_network,
+    pictures,
+    scene,
+)
+from utils.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def small() -> DepthAnythingNetwork:
+    return load_depth_anything("v2_small", "random", CPU)[0]
+
+
+@pytest.fixture
+def depth(small) -> DepthAnything:
+    """On small pictures, for time."""
+    return DepthAnything(network=small, weights_sha256=None, input_size_px=70)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "size"),
+    [
+        ("v2_small", (518, 518)),
+        ("v2_small", (126, 350)),
+        ("v1_small", (252, 154)),
+        ("v2_base", (42, 98)),
+        ("v1_base", (56, 56)),
+        ("v2_large", (42, 56)),
+        ("v1_large", (28, 70)),
+    ],
+)
+@torch.no_grad()
+def test_network_gives_the_depth_of_transformers(model_type, size, tmp_path, monkeypatch):
+    weights = official_weights(model_type.split("_")[1])
+    x = pictures(1, 3, *size)
+    theirs = other_network(model_type, weights)(x).predicted_depth
+    ours = fill(model_type, weights, tmp_path / "mine.pth", monkeypatch)(x)
+    assert ours.shape == theirs.shape == (1, *size)
+    spread = theirs.std()
+    assert spread > 0.1 and (theirs > 0).float().mean() > 0.2  # the last ReLU leaves something
+    assert (ours - theirs).abs().max() < 1e-4 * min(1, spread)
+
+
+@pytest.mark.parametrize("grid", [(37, 37), (37, 49), (20, 20), (74, 61), (1, 3)])
+def test_positions_follow_the_official_rule(grid):
+    positions = pictures(1, 1 + 37 * 37, 5)
+    expected = literal_positions(positions, grid)
+    ours = resize_positions(positions, grid)
+    assert ours.shape == (1, 1 + grid[0] * grid[1], 5)
+    assert (ours - expected).abs().max() < 1e-4
+    if grid != (37, 37):  # the 0.1 can be seen
+        patches = positions[:, 1:].mT.unflatten(2, (37, 37))
+        plain = F.interpolate(patches, grid, mode="bicubic").flatten(2).mT
+        assert (ours[:, 1:] - plain).abs().max() > 0.01
+
+
+def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(small):
+    before = torch.random.get_rng_state()
+    again, digest = load_depth_anything("v2_small", "random", CPU)
+    assert torch.equal(torch.random.get_rng_state(), before) and digest == "random"
+    theirs = again.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in small.state_dict().items())
+
+
+def test_random_weights_give_different_maps_for_different_images(depth):
+    one, other = depth.generate_batch([scene(70, 70), scene(70, 70, 1)])
+    assert one.std() > 1e-3 and (one > 0).mean() > 0.9 and np.abs(one - other).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("image", "input_size_px", "expected"),
+    [
+        ((512, 512), 518, (518, 518)),  # 37 patches
+        ((600, 800), 518, (518, 686)),  # 800 * 518 / 600 = 690.7, 49.3 patches
+        ((800, 600), 518, (686, 518)),
+        ((1024, 1000), 518, (532, 518)),  # 1024 * 0.518 = 530.4, 37.9 patches
+        ((50, 20), 518, (1288, 518)),  # 1295 is 92.5 patches, and a half goes to the even
+        ((54, 20), 518, (1400, 518)),  # 1398.6, 99.9 patches
+        ((100, 100), 512, (518, 518)),  # 36.6 patches
+        ((100, 100), 510, (518, 518)),  # 36.4 patches would be 504, below 510
+        ((100, 150), 14, (14, 28)),  # 21 is 1.5 patches, and a half goes to the even
+    ],
+)
+def test_network_size_is_the_official_one(image, input_size_px, expected):
+    assert network_size(*image, input_size_px) == expected
+
+
+def test_images_are_resized_by_opencvs_cubic_and_normalised(depth):
+    image = scene(40, 60)
+    image[10:, 20:] = 255
+    rows, columns = cubic(40, 70, 70), cubic(60, 112, 112)
+    resized = torch.einsum("ia,jb,abc->cij", rows, columns, torch.tensor(image).double() / 255)
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+    expected = (resized - mean) / std
+    assert expected.max() > 1.001 * ((1 - mean) / std).max()  # overshoots are kept
+    found = depth._preprocess(image, (70, 112))
+    assert found.shape == (1, 3, 70, 112)
+    assert (found[0] - expected).abs().max() < 1e-5
+
+
+def test_maps_are_brought_back_corner_to_corner(depth, monkeypatch):
+    image = scene(64, 96)
+    ramp = torch.arange(70.0)[:, None] + 1000 * torch.arange(112.0)
+    monkeypatch.setattr(depth, "_network", lambda x: ramp.expand(len(x), -1, -1))
+    found = depth.generate(image)
+    y, x = np.linspace(0, 69, 64)[:, None], np.linspace(0, 111, 96)
+    assert found.dtype == np.float32 and found.shape == (64, 96)
+    assert np.abs(found - (y + 1000 * x)).max() < 0.05
+
+
+def test_a_batch_gives_the_maps_of_its_images_one_by_one(depth, monkeypatch):
+    sizes = [(64, 64), (60, 90), (80, 80), (64, 64), (90, 60), (40, 60)]
+    images = [scene(*size, seed) for seed, size in enumerate(sizes)]
+    singles = [depth.generate(image) for image in images]
+    seen, network = [], depth._network
+    monkeypatch.setattr(depth, "_network", lambda x: seen.append(tuple(x.shape)) or network(x))
+    depth.images_per_batch = 2
+    together = depth.generate_batch(images)
+    assert seen == [(2, 3, 70, 70), (1, 3, 70, 70), (2, 3, 70, 112), (1, 3, 112, 70)]
+    for image, one, other in zip(images, singles, together, strict=True):
+        assert one.shape == other.shape == image.shape[:2]
+        assert one.dtype == other.dtype == np.float32 and one.min() >= 0
+        assert np.abs(one - other).max() < 1e-5
+
+
+def test_an_image_may_be_a_read_only_view(depth):
+    image = scene(60, 80)
+    flipped = image[::-1]
+    flipped.flags.writeable = False
+    assert np.array_equal(depth.generate(flipped), depth.generate(flipped.copy()))
+
+
+def test_on_the_cpu_images_are_computed_one_at_a_time(small):
+    depth = DepthAnything(network=small, weights_sha256="a", images_per_batch=8)
+    assert depth.images_per_batch == 1 and depth.weights_sha256 == "a" and depth.kind == "values"
+
+
+def test_a_half_network_gives_nearly_the_same_float32_map(small):
+    image = scene(70, 98)
+    options = {"weights_sha256": None, "input_size_px": 70}
+    network, _ = load_depth_anything("v2_small", "random", CPU, torch.bfloat16)
+    assert network.pretrained.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
+    assert network.depth_head.scratch["output_conv1"].weight.dtype == torch.float32
+    single = DepthAnything(network=small, **options).generate(image)
+    half = DepthAnything(network=network, dtype=torch.bfloat16, **options).generate(image)
+    stored_single = DepthAnything(network=small, dtype=torch.bfloat16, **options).generate(image)
+    assert half.dtype == np.float32
+    assert np.array_equal(half, stored_single)  # autocast would have cast the weights anyway
+    assert 0 < np.abs(half - single).max() < 0.2 * np.ptp(single)
+    assert len(np.unique(half)) > 0.9 * half.size  # no steps of bfloat16
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_halved(depth, monkeypatch):
+    images = [scene(64, 64, seed) for seed in range(7)]
+    expected = depth.generate_batch(images)
+    tried, network = [], depth._network
+
+    def small_memory(x: Tensor) -> Tensor:
+        tried.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return network(x)
+
+    monkeypatch.setattr(depth, "_network", small_memory)
+    depth.images_per_batch = 6
+    found = depth.generate_batch(images)
+    assert tried == [6, 3, 1, 1, 1, 1, 1, 1, 1] and depth.images_per_batch == 1
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one - other).max() < 1e-5
+
+
+def test_no_memory_for_one_image_says_what_to_lower(depth, monkeypatch):
+    def no_memory(x: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(depth, "_network", no_memory)
+    depth.images_per_batch = 4
+    sentence = (
+        r"^Depth Anything does not fit the memory of the device even with one image at a time; "
+        r"lower structure\.depth_anything\.input_size_px=70, take a smaller "
+        r"structure\.depth_anything\.model_type, or run\.device=cpu$"
+    )
+    with pytest.raises(DataError, match=sentence):
+        depth.generate_batch([scene(64, 64, seed) for seed in range(3)])
+
+
+WEIGHTS = Path(__file__).resolve().parents[3] / "weights" / official_depth_file("v2_small").file
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"weights/{WEIGHTS.name} is not at hand")
+def test_the_official_small_network_puts_the_floor_in_front():
+    """Lines that run to a vanishing point: the lower edge is nearer than the middle."""
+    y, x = np.mgrid[:240, :320]
+    below = np.clip(y - 100, 1, None)
+    floor = ((4000 // below + 12 * (x - 160) // below) % 2) * 120 + 60
+    image = np.where(y > 100, floor, 210)[..., None].repeat(3, -1).astype(np.uint8)
+    network, digest = load_depth_anything("v2_small", str(WEIGHTS), CPU)
+    found = DepthAnything(network=network, weights_sha256=digest).generate(image)
+    assert found[-10:].mean() > found[120:130].mean() > 0

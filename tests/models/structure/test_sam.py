@@ -1,0 +1,274 @@
+"""Our mask generator against the package's own, on fixed random weights."""
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+from segment_anything.utils.transforms import ResizeLongestSide
+
+from benchmarks.lively_sam import enliven
+from configs.structure import SamConfig
+from models.structure import sam_decoder
+from models.structure.sam import Sam
+from models.structure.sam_encoder import encode
+from models.structure.sam_masks import paint, resampling
+from models.structure.segments import canonical
+from tests.models.literal_paint import paint_literally
+from tests.models.structure.small_sam import LOOSE, picture, random_sam
+from utils.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def network():
+    return random_sam()
+
+
+def everything(network, **settings):
+    return Sam(network=network, weights_sha256=None, **settings)
+
+
+def at_full_size(masks, frames, size):
+    """Logits of every mask at the image's size, ``(K, H, W)``; far below 0 outside its crop."""
+    whole = np.full((len(masks), *size), -1e9, np.float32)
+    for index, number in enumerate(masks.frame):
+        frame = frames[number]
+        rows = slice(frame.top, frame.top + frame.height)
+        columns = slice(frame.left, frame.left + frame.width)
+        whole[index, rows, columns] = frame.logits(masks.coarse[index : index + 1])[0]
+    return whole
+
+
+def assert_equals_the_package(network, image, **settings):
+    generator, package = (
+        everything(network, **settings),
+        SamAutomaticMaskGenerator(network, **settings),
+    )
+    records = package.generate(image)
+    with torch.no_grad():
+        masks, frames = generator._find([image])[0]
+    size = image.shape[:2]
+    assert len(masks) == len(records) and 30 <= len(records) <= 300
+    boxes = np.array([record["bbox"] for record in records])
+    boxes[:, 2:] += boxes[:, :2]
+    np.testing.assert_allclose(masks.boxes, boxes, atol=1e-4)
+    np.testing.assert_allclose(masks.iou, [r["predicted_iou"] for r in records], atol=1e-4)
+    points = [record["point_coords"][0] for record in records]
+    np.testing.assert_allclose(masks.points, points, atol=1e-4)
+    crops = [record["crop_box"][:2] for record in records]
+    assert crops == [[frames[number].left, frames[number].top] for number in masks.frame]
+    logits = at_full_size(masks, frames, size)
+    theirs = np.stack([record["segmentation"] for record in records])
+    doubtful = np.abs(logits) < 1e-3
+    np.testing.assert_array_equal(theirs[~doubtful], logits[~doubtful] > 0)
+    # A score of pixel counts is right to the pixels that lie on a threshold.
+    near = [np.abs(logits - sign * package.stability_score_offset) < 1e-3 for sign in (1, -1)]
+    union = np.maximum((logits > -package.stability_score_offset).sum((1, 2)), 1)
+    doubt = (near[0] | near[1]).sum((1, 2)) / union
+    error = np.abs(masks.stability.numpy() - [r["stability_score"] for r in records])
+    assert (np.nan_to_num(error) <= 1e-4 + doubt).all() and (doubt == 0).mean() > 0.5
+    painted = paint_literally(np.where(doubtful, logits > 0, theirs), size)
+    ids = paint(masks, frames, size, 0.0).numpy()
+    np.testing.assert_array_equal(canonical(ids), canonical(painted))
+    assert painted.max() > 3  # more than a few masks are to be seen
+
+
+@pytest.mark.parametrize("crop_n_layers", [0, 1])
+@pytest.mark.parametrize("points_per_side", [10, 12, 14])
+@pytest.mark.parametrize("shape", [(64, 64), (48, 64), (100, 37), (130, 97)])
+def test_masks_and_map_are_those_of_the_package(network, shape, points_per_side, crop_n_layers):
+    settings = {
+        **LOOSE,
+        "points_per_side": points_per_side,
+        "stability_score_thresh": 0.1,
+        "box_nms_thresh": 0.99,
+        "crop_nms_thresh": 0.95,
+        "crop_n_layers": crop_n_layers,
+    }
+    assert_equals_the_package(network, picture(*shape), **settings)
+
+
+def test_all_parameters_count_as_in_the_package(network):
+    settings = {
+        "points_per_side": 12,
+        "points_per_batch": 7,
+        "pred_iou_thresh": 0.05,
+        "stability_score_thresh": 0.3,
+        "stability_score_offset": 3.0,
+        "box_nms_thresh": 0.97,
+        "crop_n_layers": 2,
+        "crop_nms_thresh": 0.97,
+        "crop_overlap_ratio": 0.5,
+        "crop_n_points_downscale_factor": 2,
+    }
+    assert_equals_the_package(network, picture(120, 150), **settings)
+
+
+def test_masks_of_vit_b_are_those_of_the_package():
+    """The official architecture, with few points: the package needs a second for four of them."""
+    image = np.kron(picture(12, 16), np.ones((30, 30, 1), np.uint8))  # 360 x 480
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = sam_model_registry["vit_b"]()
+    pixels = torch.from_numpy(ResizeLongestSide(1024).apply_image(image)).permute(2, 0, 1)
+    enliven(network, network.preprocess(pixels.unsqueeze(0)))
+    settings = {**LOOSE, "points_per_side": 6, "stability_score_thresh": 0.0}
+    settings["box_nms_thresh"] = 0.99
+    torch.set_num_threads(2)
+    try:
+        assert_equals_the_package(network, image, **settings)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_no_mask_in_any_crop_is_an_empty_map(network):
+    for crop_n_layers in (0, 1):
+        strict = {**LOOSE, "pred_iou_thresh": 1e9, "crop_n_layers": crop_n_layers}
+        ids = everything(network, **strict).generate(picture(40, 56))
+        np.testing.assert_array_equal(ids, np.zeros((40, 56)))
+
+
+def test_thresholds_of_zero_keep_all_masks_as_the_package_does(network):
+    """0 means off, even for empty masks, whose stability is 0/0."""
+    settings = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+    settings["box_nms_thresh"] = 1.0
+    ours = everything(network, **settings).find_masks(picture())
+    records = SamAutomaticMaskGenerator(network, **settings).generate(picture())
+    assert len(ours) == len(records) == 3 * 4 * 4
+    assert (ours.areas == 0).any()
+
+
+def test_of_equal_areas_the_mask_with_the_first_pixel_lies_on_top(network, monkeypatch):
+    """Shifted copies of one mask, in both orders of the prompts."""
+    coarse = torch.full((2, 32, 32), -9.0)
+    coarse[0, 8:16, 8:16] = 9
+    coarse[1, 12:20, 8:16] = 9
+    for order in ([0, 1], [1, 0]):
+        generator = everything(network, **{**LOOSE, "points_per_side": 1})
+        found = sam_decoder.Candidates(
+            coarse[order], torch.tensor([0.5, 0.4]), torch.zeros(2, dtype=torch.int64)
+        )
+        monkeypatch.setattr(generator._decoder, "decode", lambda *a, found=found: found)
+        ids = generator.generate(picture(64, 64))
+        assert np.flatnonzero(ids.any(1)).tolist() == list(range(16, 40))
+        assert (ids[24:32, 16:32] == 1).all() and (ids[33:40, 16:32] == 2).all()
+
+
+def test_a_batch_gives_what_single_images_give(network):
+    generator = everything(network, **LOOSE, crop_n_layers=1)
+    generator._encoded_together = 3  # as on a CUDA device
+    images = [picture(48, 64), picture(64, 64), picture(30, 90)]
+    for image, ids in zip(images, generator.generate_batch(images), strict=True):
+        np.testing.assert_array_equal(
+            ids, everything(network, **LOOSE, crop_n_layers=1).generate(image)
+        )
+
+
+@pytest.mark.parametrize("points_per_batch", [1, 5, 64])
+def test_points_per_batch_and_chunks_do_not_change_the_masks(
+    network, points_per_batch, monkeypatch
+):
+    monkeypatch.setattr(sam_decoder, "_CPU_CHUNK", points_per_batch)
+    ours = everything(network, **LOOSE, points_per_batch=points_per_batch).find_masks(picture())
+    usual = everything(network, **LOOSE).find_masks(picture())
+    np.testing.assert_array_equal(ours.boxes, usual.boxes)
+    np.testing.assert_allclose(ours.coarse, usual.coarse, atol=1e-4)
+
+
+def test_out_of_memory_halves_the_prompts_and_the_pictures_and_goes_on(network, monkeypatch):
+    usual = everything(network, **LOOSE).generate(picture())
+    generator = everything(network, **LOOSE, points_per_batch=64)
+    generator._encoded_together = 4
+    decode, tried, encoded = generator._decoder.decode, [], []
+
+    def small_device(embedding, points, thresh, count):
+        tried.append(count)
+        if count > 16:
+            raise torch.OutOfMemoryError("no memory")
+        return decode(embedding, points, thresh, count)
+
+    def small_encoder(encoder, pictures):
+        encoded.append(len(pictures))
+        if len(pictures) > 1:
+            raise torch.OutOfMemoryError("no memory")
+        return encode(encoder, pictures)
+
+    monkeypatch.setattr(generator._decoder, "decode", small_device)
+    monkeypatch.setattr("models.structure.sam.encode", small_encoder)
+    for ids in generator.generate_batch([picture()] * 4):
+        np.testing.assert_array_equal(ids, usual)
+    assert tried == [64, 32, 16, 16, 16, 16] and encoded == [4, 2, 1, 1, 1, 1]
+
+
+def test_no_memory_for_a_single_prompt_is_one_sentence(network, monkeypatch):
+    generator = everything(network, **LOOSE)
+
+    def nothing(*arguments):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(generator._decoder, "decode", nothing)
+    with pytest.raises(DataError, match="does not fit the memory of the device even with one"):
+        generator.generate(picture())
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {},
+        {"window_size": 0},
+        {"window_size": 4},
+        {"use_rel_pos": False},
+        {"use_abs_pos": False},
+        {"qkv_bias": False},
+        {"window_size": 5, "global_attn_indexes": ()},
+    ],
+    ids=str,
+)
+def test_the_encoder_is_the_packages(encoder):
+    network = random_sam(**encoder)
+    pictures = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = network.image_encoder(pictures)
+    torch.testing.assert_close(encode(network.image_encoder, pictures), expected, rtol=0, atol=2e-5)
+    assert expected.std() > 0.5
+
+
+def test_the_encoder_stretches_relative_positions_like_the_package(network):
+    """With more tokens than the table was made for; the package interpolates it."""
+    network = random_sam(use_abs_pos=False, window_size=0)
+    pictures = torch.randn(1, 3, 96, 80, generator=torch.Generator().manual_seed(0))
+    expected = network.image_encoder(pictures)
+    torch.testing.assert_close(encode(network.image_encoder, pictures), expected, rtol=0, atol=2e-5)
+
+
+def test_bf16_changes_the_maps_little(network):
+    image = picture(64, 64)
+    exact = everything(network, **LOOSE).find_masks(image)
+    rough = everything(network, **LOOSE, dtype=torch.bfloat16)._find([image])[0][0]
+    assert rough.coarse.dtype == torch.float32
+    assert not torch.equal(rough.iou, exact.iou[: len(rough.iou)])  # it was bf16
+    wide, found = exact.boxes.float(), rough.boxes.float()
+    nearest = torch.cdist(wide, found).amin(1)
+    assert (nearest <= 2).float().mean() > 0.8
+
+
+@pytest.mark.parametrize(("used", "length"), [(64, 64), (48, 37), (64, 130), (9, 9), (64, 5)])
+def test_one_matrix_does_both_interpolations(used, length):
+    logits = torch.randn(1, 1, 16, 4, generator=torch.Generator().manual_seed(0))
+
+    def resized(x, height):
+        size = (height, x.shape[-1])
+        return torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+    expected = resized(resized(logits, 64)[:, :, :used], length)
+    matrix = resampling(16, 64, used, length, torch.device("cpu"))
+    torch.testing.assert_close(matrix @ logits, expected)
+
+
+def test_the_defaults_are_those_of_the_recipe_and_of_the_package(network):
+    ours = vars(everything(network))
+    packages = vars(SamAutomaticMaskGenerator(network))
+    names = packages.keys() - {"predictor", "point_grids", "min_mask_region_area", "output_mode"}
+    names -= {"crop_n_points_downscale_factor"}  # kept by both in the grids alone
+    assert {name: ours[name] for name in names} == {name: packages[name] for name in names}
+    for name in names:
+        assert ours[name] == getattr(SamConfig(), name), name
+    np.testing.assert_array_equal(ours["_grids"], packages["point_grids"])

@@ -1,0 +1,121 @@
+"""Masks of a SAM made by hand: measured, thinned out and painted; test_sam.py has the real ones."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from models.structure.sam_masks import Frame, Masks, drop_cut_off, measure, paint, suppress
+from models.structure.segments import canonical
+from tests.models.literal_paint import paint_literally
+
+
+def masks_of(seed, shape=(12, 15), count=6):
+    rng = np.random.default_rng(seed)
+    masks = []
+    for _ in range(count):
+        y, x = rng.integers(0, shape[0]), rng.integers(0, shape[1])
+        mask = np.zeros(shape, bool)
+        mask[y : y + rng.integers(1, 8), x : x + rng.integers(1, 8)] = True
+        masks.append(mask)
+    return masks
+
+
+def as_masks(arrays, frame_of=None):
+    """Masks whose coarse logits have the size of their crop: 9 inside and -9 outside."""
+    coarse = torch.from_numpy(np.stack(arrays)) * 18.0 - 9
+    count = len(arrays)
+    return Masks(
+        coarse=coarse,
+        frame=torch.tensor(frame_of or [0] * count),
+        boxes=torch.zeros(count, 4, dtype=torch.int64),
+        areas=torch.tensor([int(array.sum()) for array in arrays]),
+        iou=torch.linspace(1, 0.5, count),
+        stability=torch.zeros(count),
+        points=torch.zeros(count, 2, dtype=torch.float64),
+    )
+
+
+def crop(top, left, height, width):
+    return Frame(top, left, height, width, torch.eye(height), torch.eye(width))
+
+
+def painted(arrays):
+    size = arrays[0].shape
+    return paint(as_masks(arrays), [crop(0, 0, *size)], size, 0.0).numpy()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_painting_follows_the_rule_in_any_order_of_the_masks(seed):
+    arrays = masks_of(seed, count=8)
+    expected = canonical(paint_literally(arrays, (12, 15)))
+    for order in (range(8), np.random.default_rng(seed).permutation(8)):
+        ids = painted([arrays[index] for index in order])
+        np.testing.assert_array_equal(canonical(ids), expected)
+    for place in np.ndindex(expected.shape):  # the rule itself, but for ties
+        over = [mask for mask in arrays if mask[place]]
+        assert (expected[place] > 0) == bool(over)
+        if over:
+            smallest = min(mask.sum() for mask in over)
+            top = [mask for mask in over if mask.sum() == smallest]
+            assert any(mask[expected == expected[place]].all() for mask in top)
+
+
+def test_masks_of_equal_area_are_ordered_by_where_they_lie():
+    rows = ([1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1])
+    arrays = [np.array([row], dtype=bool) for row in rows]
+    for order in itertools.permutations(arrays):
+        np.testing.assert_array_equal(canonical(painted(list(order))), [[1, 1, 1, 2, 3]])
+        literal = paint_literally(order, (1, 5))
+        np.testing.assert_array_equal(canonical(literal), [[1, 1, 1, 2, 3]])
+
+
+def test_masks_of_crops_are_painted_where_the_crops_lie():
+    arrays = [np.ones((4, 5), bool), np.eye(4, 5, dtype=bool), np.ones((4, 5), bool)]
+    frames = [crop(0, 0, 4, 5), crop(2, 3, 4, 5)]
+    ids = paint(as_masks(arrays, [0, 1, 1]), frames, (6, 8), 0.0).numpy()
+    expected = np.zeros((6, 8), int)
+    expected[2:, 3:] = 1  # of equal areas the later in raster order is painted first
+    expected[:4, :5] = 2
+    expected[2:, 3:][np.eye(4, 5, dtype=bool)] = 3
+    np.testing.assert_array_equal(ids, expected)
+
+
+def test_no_masks_give_an_empty_map():
+    masks = as_masks(masks_of(0))
+    nothing = masks.pick(torch.zeros(len(masks), dtype=torch.bool))
+    assert not paint(nothing, [crop(0, 0, 12, 15)], (12, 15), 0.0).any()
+
+
+def test_box_area_and_stability_are_counted_pixel_by_pixel():
+    logits = torch.full((3, 4, 6), -9.0)
+    logits[0, 1, 2:4] = torch.tensor([0.5, 3.0])  # one pixel between the thresholds
+    logits[0, 2, 2] = 3.0
+    logits[1, 0, 0] = -0.5  # empty at 0, one pixel at -1
+    masks = as_masks([np.zeros((4, 6), bool)] * 3)
+    masks = Masks(**{**vars(masks), "coarse": logits})
+    found = measure(masks, crop(10, 20, 4, 6), 0.0, 1.0, 0.0)
+    assert found.areas.tolist() == [3, 0, 0]
+    assert found.boxes.tolist() == [[22, 11, 23, 12], [20, 10, 20, 10], [20, 10, 20, 10]]
+    assert found.stability[:2].tolist() == pytest.approx([2 / 3, 0])
+    assert found.stability[2].isnan()
+    assert len(measure(masks, crop(0, 0, 4, 6), 0.0, 1.0, 2 / 3)) == 1  # >=, as in the package
+    assert len(measure(masks, crop(0, 0, 4, 6), 0.0, 1.0, 0.7)) == 0
+
+
+def test_masks_that_a_crop_cuts_off_go_but_not_at_the_border_of_the_image():
+    masks = as_masks([np.zeros((100, 100), bool)] * 3)
+    boxes = torch.tensor([[60, 60, 99, 99], [30, 40, 70, 70], [0, 0, 60, 50]])
+    masks = Masks(**{**vars(masks), "boxes": boxes})
+    inside = drop_cut_off(masks, crop(0, 0, 100, 100), (300, 300))
+    assert inside.boxes.tolist() == boxes[1:].tolist()
+    assert len(drop_cut_off(masks, crop(0, 0, 100, 100), (100, 100))) == 3
+
+
+def test_of_masks_with_one_box_the_best_rated_stays():
+    masks = as_masks([np.zeros((9, 9), bool)] * 3)
+    boxes = torch.tensor([[0, 0, 8, 8], [0, 0, 8, 7], [4, 4, 8, 8]])
+    masks = Masks(**{**vars(masks), "boxes": boxes})
+    assert suppress(masks, masks.iou, 0.7).boxes.tolist() == [[0, 0, 8, 8], [4, 4, 8, 8]]
+    assert suppress(masks, masks.iou.flip(0), 0.7).boxes.tolist() == [[4, 4, 8, 8], [0, 0, 8, 7]]

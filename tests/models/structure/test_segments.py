@@ -1,0 +1,139 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from models.structure.segments import canonical, connected_components, merge_small
+from utils.errors import DataError
+
+
+def random_ids(seed, height, width, num_ids=4):
+    return np.random.default_rng(seed).integers(0, num_ids, (height, width))
+
+
+def flood(ids):
+    """Literal reference: 4-connected regions of equal id, in raster order, 0 left out."""
+    out = np.zeros(ids.shape, np.int32)
+    number = 0
+    for start in np.ndindex(ids.shape):
+        if ids[start] == 0 or out[start]:
+            continue
+        number += 1
+        stack = [start]
+        while stack:
+            y, x = stack.pop()
+            inside = 0 <= y < ids.shape[0] and 0 <= x < ids.shape[1]
+            if not inside or out[y, x] or ids[y, x] != ids[start]:
+                continue
+            out[y, x] = number
+            stack += [(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)]
+    return out
+
+
+SIZES = [(1, 1), (1, 9), (9, 1), (7, 12), (25, 31)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("num_ids", [1, 2, 4])
+def test_components_equal_a_literal_flood_fill(size, num_ids):
+    for seed in range(10):
+        ids = random_ids(seed, *size, num_ids)
+        assert np.array_equal(connected_components(ids), flood(ids))
+
+
+def test_components_of_a_spiral_are_one():
+    spiral = np.ones((9, 9), int)
+    spiral[1, 1:8] = spiral[1:8, 7] = spiral[7, 2:8] = spiral[3:8, 2] = spiral[3, 2:6] = 0
+    assert set(np.unique(connected_components(spiral))) == set(np.unique(flood(spiral)))
+
+
+def test_small_pieces_join_the_longest_border_by_hand():
+    ids = np.array(
+        [
+            [1, 1, 1, 2, 2],
+            [1, 3, 1, 2, 2],
+            [1, 3, 2, 2, 2],
+            [1, 1, 1, 1, 1],
+        ]
+    )
+    merged = merge_small(ids, 3)  # piece 3 has five edges with 1 and one with 2
+    assert merged.tolist() == [[1, 1, 1, 2, 2], [1, 1, 1, 2, 2], [1, 1, 2, 2, 2], [1] * 5]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_no_small_piece_with_a_neighbour_is_left(size):
+    for seed in range(10):
+        ids = 1 + random_ids(seed, *size)
+        merged = merge_small(ids, 5)
+        areas = np.bincount(merged.ravel())[1:]
+        assert areas.min() >= 5 or len(areas) == 1
+        assert np.array_equal(merged, flood(merged))
+
+
+def test_pixels_without_a_segment_stay_without_one():
+    ids = np.array([[0, 1, 0], [2, 0, 3]])
+    assert np.array_equal(merge_small(ids, 10) > 0, ids > 0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_canonical_does_not_depend_on_the_ids(size):
+    ids = random_ids(1, *size, 9)
+    names = np.concatenate([[0], 1 + np.random.default_rng(2).permutation(8) * 1000])
+    assert np.array_equal(canonical(names[ids]), canonical(ids))
+    assert np.array_equal(canonical(canonical(ids)), canonical(ids))
+
+
+def test_canonical_by_hand():
+    out = canonical(np.array([[9, 9, 4], [0, 4, 70000]]))
+    assert out.tolist() == [[1, 1, 2], [0, 2, 3]] and out.dtype == np.uint16
+
+
+def test_more_segments_than_16_bits_hold_are_refused():
+    assert canonical(np.arange(65536).reshape(256, 256)).max() == 65535
+    with pytest.raises(DataError, match="65536 segments and a 16-bit map holds 65535; make"):
+        canonical(1 + np.arange(65536).reshape(256, 256))
+
+
+def neighbours(y, x, shape):
+    for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        if 0 <= y + dy < shape[0] and 0 <= x + dx < shape[1]:
+            yield y + dy, x + dx
+
+
+def slow_merge(ids, min_area_px):
+    """The documented rule, literally, one round at a time."""
+    regions = connected_components(ids)
+    while True:
+        names = [int(n) for n in np.unique(regions) if n]
+        area = {n: int((regions == n).sum()) for n in names}
+        border = {n: dict.fromkeys(names, 0) for n in names}
+        for pixel in np.ndindex(regions.shape):
+            for other in neighbours(*pixel, regions.shape):
+                mine, theirs = int(regions[pixel]), int(regions[other])
+                if mine and theirs and mine != theirs:
+                    border[mine][theirs] += 1
+        joined = {n: {n} for n in names}
+        for n in names:
+            choices = [(-b, -area[m], m) for m, b in border[n].items() if b]
+            if area[n] < min_area_px and choices:
+                union = joined[n] | joined[min(choices)[2]]
+                for m in union:
+                    joined[m] = union
+        if all(len(group) == 1 for group in joined.values()):
+            return connected_components(regions)
+        for n in names:
+            regions[regions == n] = min(joined[n])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (5, 8), (13, 13)])
+@pytest.mark.parametrize("min_area_px", [0, 2, 5, 20])
+def test_merge_small_equals_the_literal_rule(shape, min_area_px):
+    for num_ids, seed in itertools.product((2, 4, 7), range(3)):
+        ids = np.random.default_rng(seed).integers(0, num_ids, shape)
+        np.testing.assert_array_equal(merge_small(ids, min_area_px), slow_merge(ids, min_area_px))
+
+
+def test_merge_small_breaks_ties_by_area_then_by_position():
+    large_right = merge_small(np.array([[7, 7, 9, 4, 4, 4]]), 2)
+    np.testing.assert_array_equal(large_right, [[1, 1, 2, 2, 2, 2]])
+    np.testing.assert_array_equal(merge_small(np.array([[7, 7, 9, 4, 4]]), 2), [[1, 1, 1, 2, 2]])

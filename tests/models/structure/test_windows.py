@@ -1,0 +1,249 @@
+from itertools import product
+
+import numpy as np
+import pytest
+
+from models.structure.segments import MAX_SEGMENTS, canonical, connected_components
+from models.structure.windows import Windowed, join_ids, join_values
+from utils.alignment import align, overlap_moments
+from utils.errors import DataError
+from utils.mosaic import Box, blend, join_segments, lay_out, match_segments, overlap_of, paste
+
+
+class Fake:
+    """A generator: ``make`` an image's map, and keep the sizes of the images of each call."""
+
+    weights_sha256 = "0" * 64
+
+    def __init__(self, kind, make, images_per_batch=3):
+        self.kind, self.make, self.images_per_batch = kind, make, images_per_batch
+        self.calls = []
+
+    def generate_batch(self, images):
+        self.calls.append([image.shape[:2] for image in images])
+        return [self.make(image) for image in images]
+
+    def generate(self, image):
+        return self.generate_batch([image])[0]
+
+
+def picture(values: np.ndarray) -> np.ndarray:
+    """An image that hides integers below 2**24, one a pixel."""
+    return np.stack([values >> 16, values >> 8 & 255, values & 255], axis=-1).astype(np.uint8)
+
+
+def hidden(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.int64) @ [1 << 16, 1 << 8, 1]
+
+
+def discs(height: int, width: int, seed: int) -> np.ndarray:
+    """Discs of many sizes that do not touch, 1 on 0."""
+    rng, scene = np.random.default_rng(seed), np.zeros((height, width), np.int64)
+    y, x = np.indices(scene.shape)
+    fixed = [(64, 64, 12), (64, 90, 5), (90, 140, 45)]  # a corner of four, a border, many windows
+    random = zip(rng.integers(height, size=90), rng.integers(width, size=90), strict=True)
+    for top, left, radius in [*fixed, *((*place, rng.integers(1, 15)) for place in random)]:
+        far = (y - top) ** 2 + (x - left) ** 2
+        if not scene[far <= (radius + 3) ** 2].any():
+            scene[far <= radius**2] = 1
+    return scene
+
+
+def components(background_is_segment: bool):
+    """Numbers what an image shows: every connected disc, and 0 or one segment for the rest."""
+    rng = np.random.default_rng(0)
+
+    def make(image: np.ndarray) -> np.ndarray:
+        ids = connected_components(hidden(image))
+        if background_is_segment:
+            ids[ids == 0] = ids.max() + 1
+        names = np.r_[0, rng.permutation(9999)[: ids.max()] + 1]
+        return names[ids].astype(np.uint16)
+
+    return make
+
+
+def relative(seed: int, *, levels: int | None = None, noise: float = 0.0):
+    """Depth as a network gives it: 0..1 in every window, then a random positive scale and shift."""
+    rng = np.random.default_rng(seed)
+
+    def make(image: np.ndarray) -> np.ndarray:
+        values = hidden(image) + noise * rng.normal(size=image.shape[:2])
+        values = (values - values.min()) / (np.ptp(values) or 1)
+        if levels:
+            values = np.round(values * (levels - 1)) / (levels - 1)
+        return (values * rng.uniform(0.5, 2) + rng.normal()).astype(np.float32)
+
+    return make
+
+
+def surface(name: str, height: int, width: int) -> np.ndarray:
+    y, x = np.indices((height, width)) / 100
+    z = {"plane": x + 2 * y, "curved": np.sin(3 * x) + np.cos(2 * y + x) * y}[name]
+    return np.round((z - z.min()) / np.ptp(z) * (2**24 - 1)).astype(np.int64)
+
+
+def error_of(joint: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Difference as a share of the range, after the best positive scale and shift of all pixels."""
+    columns = np.stack([joint.ravel().astype(float), np.ones(joint.size)], axis=1)
+    (scale, shift), *_ = np.linalg.lstsq(columns, truth.ravel(), rcond=None)
+    assert scale > 0
+    return (joint * scale + shift - truth) / np.ptp(truth)
+
+
+SIZES = [(150, 200), (64, 300), (300, 50), (65, 64), (65, 65), (129, 400)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("background_is_segment", [False, True])
+def test_every_object_is_one_segment_as_in_a_map_of_the_whole_image(size, background_is_segment):
+    image = picture(discs(*size, seed=1))
+    inner = Fake("segments", components(background_is_segment))
+    joint = Windowed(inner, window_px=64, overlap_px=16).generate(image)
+    assert joint.dtype == np.uint16 and joint.max() > 2
+    assert np.array_equal(joint, canonical(inner.make(image)))
+    assert max(max(shape) for call in inner.calls for shape in call) == 64
+
+
+def test_the_discs_lie_where_they_are_hard():
+    layout = Windowed(Fake("segments", None), window_px=64, overlap_px=16)._windows(150, 200)
+    ids = connected_components(discs(150, 200, seed=1))
+    seen = [set(np.unique(part)) - {0} for part in (cut(ids, box) for box in layout.boxes)]
+    num_windows = np.bincount(np.concatenate([sorted(each) for each in seen]))
+    assert (num_windows == 1).any() and (num_windows == 2).any()
+    assert (num_windows == 4).any() and (num_windows > 8).any()
+
+
+def cut(whole: np.ndarray, box: Box) -> np.ndarray:
+    rows = slice(box.top_px, box.top_px + box.height_px)
+    return whole[rows, box.left_px : box.left_px + box.width_px]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ["plane", "curved"])
+def test_depth_has_one_scale_and_no_step(size, name):
+    truth = surface(name, *size)
+    (joined,) = Windowed(Fake("values", relative(0)), window_px=64, overlap_px=16).generate_joined(
+        [picture(truth)]
+    )
+    assert joined.map.dtype == np.float32 and joined.map.shape == size
+    error = error_of(joined.map, truth)
+    assert np.abs(error).max() < 1e-5
+    for axis in (0, 1):
+        assert np.abs(np.diff(error, axis=axis)).max() < 1e-5
+    assert joined.residual is not None and joined.residual < 1e-5 * np.ptp(joined.map)
+
+
+@pytest.mark.parametrize("name", ["plane", "curved"])
+def test_depth_of_16_bits_stays_without_steps(name):
+    truth = surface(name, 200, 260)
+    inner = Fake("values", relative(1, levels=65536))
+    error = error_of(Windowed(inner, window_px=64, overlap_px=16).generate(picture(truth)), truth)
+    assert np.abs(error).max() < 1e-3
+
+
+def test_noise_leaves_the_surface_the_right_way_up():
+    truth = surface("curved", 200, 260)
+    inner = Fake("values", relative(2, noise=2e5))  # a quarter of what a window shows
+    windowed = Windowed(inner, window_px=64, overlap_px=16)
+    (joined,) = windowed.generate_joined([picture(truth)])
+    assert np.abs(error_of(joined.map, truth)).mean() < 0.05
+    assert joined.residual is not None and 0.002 < joined.residual / np.ptp(joined.map) < 0.2
+
+
+def test_a_constant_overlap_says_nothing_of_scales_but_of_shifts():
+    ramp = np.maximum(np.arange(20) - 8, 0) * np.ones((20, 1), np.float32)
+    layout = lay_out([Box(0, 0, 20, 20), Box(0, 12, 20, 20)])
+    joint, residual = join_values(layout, [ramp[:, ::-1] * 3 + 5, ramp + np.float32(0.1)])
+    assert residual < 1e-12
+    row = np.r_[3 * ramp[0, ::-1], ramp[0, 8:]] + 2.55  # what they share was 5 and 0.1
+    np.testing.assert_allclose(joint, np.tile(row, (20, 1)), rtol=1e-6)
+
+
+def test_a_constant_image_stays_constant():
+    image = np.full((100, 170, 3), 7, np.uint8)
+    joint = Windowed(Fake("values", relative(0)), window_px=64, overlap_px=8).generate(image)
+    assert np.isfinite(joint).all() and np.ptp(joint) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["segments", "values"])
+def test_small_images_go_straight_through_beside_large_ones(kind):
+    sizes = [(64, 64), (64, 65), (10, 3), (130, 40), (64, 20)]
+    images = [picture(surface("plane", *size)) for size in sizes]
+    make = {"segments": lambda: components(True), "values": lambda: relative(3)}[kind]
+    inner = Fake(kind, make())
+    windowed = Windowed(inner, window_px=64, overlap_px=16)
+    assert (windowed.kind, windowed.images_per_batch) == (kind, 3)
+    assert windowed.weights_sha256 == "0" * 64
+    maps = windowed.generate_batch(images)
+    assert [each.shape for each in maps] == sizes
+    assert inner.calls[0] == [(64, 64), (10, 3), (64, 20)]  # one call, in their order
+    assert inner.calls[1:] == [[(64, 64)] * 2, [(64, 40)] * 3]
+    for index, alone in zip((0, 2, 4), Fake(kind, make()).generate_batch(images[::2]), strict=True):
+        assert np.array_equal(maps[index], alone) and maps[index].dtype == alone.dtype
+    joined = windowed.generate_joined(images)
+    assert [j.residual is None for j in joined] == [
+        kind == "segments" or i % 2 == 0 for i in range(5)
+    ]
+    assert windowed.generate_batch([]) == []
+
+
+@pytest.mark.parametrize("overlap", [1, 16, 45])
+@pytest.mark.parametrize("size", [(65, 64), (64, 200), (128, 129), (127, 100), (70, 20)])
+def test_windows_are_of_one_size_cover_all_and_share_the_overlap(size, overlap):
+    layout = Windowed(Fake("values", None), window_px=64, overlap_px=overlap)._windows(*size)
+    assert layout.frame == Box(0, 0, *size)
+    assert {(b.height_px, b.width_px) for b in layout.boxes} == {tuple(min(64, s) for s in size)}
+    tops = sorted({box.top_px for box in layout.boxes})
+    lefts = sorted({box.left_px for box in layout.boxes})
+    assert [(b.top_px, b.left_px) for b in layout.boxes] == list(product(tops, lefts))
+    for starts in (tops, lefts):
+        steps = np.diff(starts)
+        assert (steps > 0).all() and (steps <= 64 - overlap).all()
+        assert not steps.size or np.ptp(steps) <= 1  # evenly spread
+
+
+def test_batches_are_no_larger_than_the_generator_likes():
+    inner = Fake("values", relative(0), images_per_batch=4)
+    Windowed(inner, window_px=32, overlap_px=8).generate(picture(surface("plane", 80, 80)))
+    assert [len(call) for call in inner.calls] == [4, 4, 1]
+
+
+@pytest.mark.parametrize("overlap", [0, -1, 64, 100])
+def test_an_overlap_that_joins_nothing_is_refused(overlap):
+    with pytest.raises(ValueError, match=f"overlap_px is {overlap}; windows of 64 px must share"):
+        Windowed(Fake("values", None), window_px=64, overlap_px=overlap)
+
+
+def test_more_segments_than_16_bits_hold_are_an_error_with_the_hint():
+    def single(image):
+        return np.arange(1, image.shape[0] * image.shape[1] + 1).reshape(image.shape[:2])
+
+    inner = Fake("segments", lambda image: single(image).astype(np.uint16))
+    image = np.zeros((260, 260, 3), np.uint8)
+    assert 260 * 260 > MAX_SEGMENTS
+    with pytest.raises(DataError, match=r"has 67600 segments .* make the segments larger"):
+        Windowed(inner, window_px=140, overlap_px=20).generate(image)
+
+
+@pytest.mark.parametrize("kind", ["segments", "values"])
+def test_pieces_one_at_a_time_give_the_whole(kind):
+    layout = Windowed(Fake(kind, None), window_px=64, overlap_px=16)._windows(150, 200)
+    shown = {"segments": discs(150, 200, 1), "values": surface("curved", 150, 200)}[kind]
+    make = {"segments": components(False), "values": relative(4, noise=1e4)}[kind]
+    maps = [make(picture(cut(shown, box))) for box in layout.boxes]
+    found = {}
+    for i, j in reversed(layout.pairs):
+        one, other = overlap_of(layout.boxes[i], layout.boxes[j])
+        compare = match_segments if kind == "segments" else overlap_moments
+        found[i, j] = compare(maps[i][one], maps[j][other])
+    tables = [] if kind == "values" else join_segments([m.max() for m in maps], found)
+    alignment = align(found, len(maps)) if kind == "values" else None
+    whole = join_values(layout, maps)[0] if kind == "values" else join_ids(layout, maps)
+    for index in reversed(range(len(maps))):
+        near = {i: maps[i] for i in (index, *layout.neighbours[index])}
+        if alignment is None:
+            piece = paste(layout, index, near, tables)
+        else:
+            piece = blend(layout, index, {i: alignment.apply(i, m) for i, m in near.items()})
+        assert np.array_equal(piece, cut(whole, layout.boxes[index]))

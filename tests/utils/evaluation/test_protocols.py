@@ -1,0 +1,121 @@
+"""Named protocols on a matrix worked out by hand."""
+
+import pytest
+import torch
+
+from configs.schema import EvalConfig
+from utils.errors import ConfigError
+from utils.evaluation.label_plan import plan_labels
+from utils.evaluation.metrics import scores
+from utils.evaluation.protocols import (
+    WITH_CLUTTER,
+    WITHOUT_CLUTTER,
+    conditions_of,
+    indices_left_out,
+    protocols_of,
+    sentence_of,
+)
+
+CLASSES = ("ground", "car", "clutter")
+CONFUSION = torch.tensor([[80, 5, 5], [2, 8, 0], [10, 0, 10]])
+MMSEG, GEOSEG, VSGNET, ALL = WITH_CLUTTER
+
+
+def score(protocol, confusion=CONFUSION):
+    counted = protocol.apply(confusion, CLASSES)
+    return scores(counted, protocol.not_in_mean(CLASSES))
+
+
+@pytest.mark.parametrize("protocol", [MMSEG, ALL, *WITHOUT_CLUTTER])
+def test_all_classes(protocol):
+    result = score(protocol)
+    assert result.miou == pytest.approx((80 / 102 + 8 / 15 + 10 / 25) / 3)
+    assert result.oa == pytest.approx(98 / 120)
+
+
+def test_clutter_left_out_of_the_mean_still_costs_the_others():
+    result = score(GEOSEG)
+    assert result.miou == pytest.approx((80 / 102 + 8 / 15) / 2)
+    assert result.mf1 == pytest.approx((160 / 182 + 16 / 23) / 2)
+    assert result.oa == pytest.approx(98 / 120)
+
+
+def test_clutter_removed():
+    result = score(VSGNET)
+    assert result.miou == pytest.approx((80 / 92 + 8 / 15) / 2)
+    assert result.oa == pytest.approx(88 / 100)
+    assert sum(result.support) == 100
+
+
+def test_removing_takes_several_matrices_and_leaves_them_alone():
+    several = torch.stack([CONFUSION, 2 * CONFUSION])
+    assert torch.equal(VSGNET.apply(several, CLASSES).sum(0), 3 * VSGNET.apply(CONFUSION, CLASSES))
+    assert torch.equal(several[0], CONFUSION)
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (CLASSES, WITH_CLUTTER),
+        (("clutter", "road"), WITH_CLUTTER),
+        (("building", "road"), WITHOUT_CLUTTER),
+        (("clutter",), WITHOUT_CLUTTER),
+    ],
+)
+def test_a_data_set_has_the_protocols_of_its_classes(classes, expected):
+    assert protocols_of(classes) == expected
+
+
+def test_the_families_score_on_the_labels_that_they_are_known_for():
+    """docs/evaluation.md says which."""
+    labels = {protocol.name: protocol.labels for protocol in WITH_CLUTTER}
+    assert labels == {
+        "mmsegmentation": "eroded",
+        "GeoSeg, SSRS": "eroded",
+        "VSGNet config": "full",
+        "all classes": "full",
+    }
+    assert [protocol.labels for protocol in WITHOUT_CLUTTER] == ["full", "eroded"]
+
+
+def test_the_sentence_says_which_labels_and_classes():
+    assert sentence_of(ALL, plan_labels(["full"], "full")) == (
+        "labels full; means over all classes that occur; OA over all pixels that are not ignored"
+    )
+    made = sentence_of(MMSEG, plan_labels(["full"], "full", ["eroded"]))
+    assert made.startswith("labels eroded, made of the full ones with a disc of 3 px; means over")
+
+
+def test_the_conditions_are_told_to_the_letter():
+    assert conditions_of(EvalConfig(), "potsdam, split test of geoseg, SHA-256 01234567") == (
+        "potsdam, split test of geoseg, SHA-256 01234567; whole source images; where they lie in "
+        "tiles that overlap, the logits are averaged with weights that fall linearly over the "
+        "overlap; windows of 640 px that share 128 px or more, logits averaged with weights that "
+        "fall linearly over the overlap; no test-time augmentation; one confusion matrix of all "
+        "pixels"
+    )
+    other = EvalConfig(unit="tile", window_px=512, overlap_px=0, scales=(0.5, 1.0), turns=8)
+    assert conditions_of(other, "a set") == (
+        "a set; every tile by itself; windows of 512 px; softmax averaged over the scales 0.5, 1, "
+        "each in all flips and quarter turns; one confusion matrix of all pixels"
+    )
+    mirrored = conditions_of(EvalConfig(turns=2), "a set")
+    assert "softmax averaged over the scales 1, each also mirrored; one" in mirrored
+
+
+def test_names_become_indices():
+    assert indices_left_out(["clutter", "ground"], CLASSES) == [2, 0]
+    assert indices_left_out([], CLASSES) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cow"], "eval.mean_without names cow; the data set has ground, car, clutter"),
+        (list(CLASSES), "eval.mean_without names every class; one at least must stay in the mean"),
+    ],
+)
+def test_names_that_cannot_be_left_out(names, message):
+    with pytest.raises(ConfigError) as caught:
+        indices_left_out(names, CLASSES)
+    assert str(caught.value) == message

@@ -1,0 +1,150 @@
+"""What infer.py reads, and how the results are called."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from datasets.preparation.writer import TileSetWriter
+from datasets.tile_set import Tile, TileSet, open_tile_set
+from tests.datasets.broken import CLASSES, PALETTE, image_of, target_of
+from utils.errors import ConfigError, DataError, MissingDataError
+from utils.inference.inputs import Input, find_inputs, submission_names, submission_sizes
+
+
+def write_tiles(root: Path, *tiles: tuple[str, str, int]) -> TileSet:
+    """A test split of tiles with an id, a source and a column."""
+    writer = TileSetWriter(
+        root, name="toy", classes=CLASSES, palette=PALETTE, origin="", prepared_with={}
+    )
+    with writer:
+        for tile_id, source, left_px in tiles:
+            tile = Tile(
+                id=tile_id, source=source, top_px=0, left_px=left_px, height_px=8, width_px=8
+            )
+            writer.add("test", tile, image_of("a"), target_of("a"))
+    return open_tile_set(root)
+
+
+def test_a_split_gives_its_images_under_the_names_of_their_sources(tmp_path):
+    tile_set = write_tiles(tmp_path / "set", ("9", "9", 0), ("7", "7", 0))
+    assert find_inputs(tile_set.root, tmp_path / "out", "test") == [
+        Input(path=tile_set.image_path("7"), result=Path("7.png"), stem="7", tile_id="7"),
+        Input(path=tile_set.image_path("9"), result=Path("9.png"), stem="9", tile_id="9"),
+    ]
+    assert submission_sizes(tile_set, "test") == {"7.png": (8, 8), "9.png": (8, 8)}
+
+
+def test_only_the_split_is_read(toy, tmp_path):
+    inputs = find_inputs(toy.root, tmp_path, "train")
+    assert [item.path for item in inputs] == [toy.image_path("a"), toy.image_path("b")]
+
+
+@pytest.mark.parametrize("lefts", [(0, 8), (8,)])
+def test_images_that_were_cut_are_refused(tmp_path, lefts):
+    tiles = [(f"photo_y00000_x{left:05d}", "photo", left) for left in lefts]
+    tile_set = write_tiles(tmp_path / "set", *tiles)
+    sentence = re.escape(
+        f"the images of the split 'test' of {tile_set.root} were cut into tiles (first: "
+        f"'{tiles[0][0]}'); prepare the data set with --keep-whole test"
+    )
+    with pytest.raises(DataError, match=f"^{sentence}$"):
+        find_inputs(tile_set.root, tmp_path, "test")
+    with pytest.raises(DataError, match=f"^{sentence}$"):
+        submission_sizes(tile_set, "test")
+
+
+def test_a_data_set_without_a_split_is_refused(toy, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"say which of its images: --split, e\.g\. --split test$"
+    ):
+        find_inputs(toy.root, tmp_path, None)
+
+
+def test_a_folder_with_a_split_is_refused(toy, tmp_path):
+    with pytest.raises(MissingDataError, match="images is not a prepared data set"):
+        find_inputs(toy.root / "images", tmp_path, "test")
+    with pytest.raises(MissingDataError, match="has no split 'night'; it has test, train, val"):
+        find_inputs(toy.root, tmp_path, "night")
+
+
+def test_two_images_of_one_stem_cannot_be_submitted(toy, tmp_path):
+    folder = tmp_path / "photos"
+    for name in ("1.png", "far/1.tif", "2.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(toy.image_path("a"), folder / name)
+    inputs = find_inputs(folder, tmp_path / "out", None, png=True)
+    sentence = (
+        f"{folder / '1.png'} and {folder / 'far/1.tif'} would both be 1.png in the submission; "
+        "rename or remove one of them"
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(sentence)}$"):
+        submission_names(inputs)
+    (folder / "far/1.tif").rename(folder / "far/3.tif")
+    assert submission_names(find_inputs(folder, tmp_path / "out", None, png=True)) == {
+        "1.png": Path("1.png"),
+        "2.png": Path("2.png"),
+        "3.png": Path("far/3.png"),
+    }
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Empty files: only their names are looked at."""
+    folder = tmp_path / "photos"
+    for name in ("a.PNG", "a.tif", "b.tiff", "far/c.jpg", "far/.c.jpg", ".far/d.jpg", "far/e.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "f.png").mkdir()  # a folder, whatever it is called
+    return folder
+
+
+def results_of(source, output):
+    return {str(item.path): str(item.result) for item in find_inputs(source, output, None)}
+
+
+def test_a_tiff_gives_a_tiff_and_all_else_a_png(photos, tmp_path):
+    assert results_of(photos, tmp_path / "out") == {
+        f"{photos}/a.PNG": "a.PNG.png",
+        f"{photos}/a.tif": "a.tif.tif",
+        f"{photos}/b.tiff": "b.tif",
+        f"{photos}/far/c.jpg": "far/c.png",
+    }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a.tif", {"a.tif": "a.tif"}),
+        ("far/e.txt", {"far/e.txt": "e.png"}),  # whoever names a file means it
+        ("*.tif*", {"a.tif": "a.tif", "b.tiff": "b.tif"}),
+        ("**/*.jpg", {"far/c.jpg": "far/c.png"}),
+        ("f*/*.jpg", {"far/c.jpg": "far/c.png"}),
+        ("far/?.jpg", {"far/c.jpg": "c.png"}),
+    ],
+)
+def test_a_file_and_a_pattern(photos, tmp_path, pattern, expected):
+    found = results_of(f"{photos}/{pattern}", tmp_path / "out")
+    assert found == {f"{photos}/{path}": result for path, result in expected.items()}
+
+
+def test_results_in_the_folder_of_the_images_are_left_out(photos):
+    assert [*results_of(photos, photos / "far")] == [
+        f"{photos}/{name}" for name in ("a.PNG", "a.tif", "b.tiff")
+    ]
+    with pytest.raises(MissingDataError, match=r"far holds no image outside .*far, where the res"):
+        find_inputs(photos / "far", photos / "far", None)
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("nothing", r"--input .*nothing does not exist$"),
+        ("*.bmp", r"no file is called like --input .*\*\.bmp$"),
+        ("f.png", r"f\.png holds no image \(\.png, "),
+    ],
+)
+def test_nothing_to_segment_is_said(photos, tmp_path, source, sentence):
+    with pytest.raises(MissingDataError, match=sentence):
+        find_inputs(f"{photos}/{source}", tmp_path / "out", None)

@@ -1,0 +1,153 @@
+"""Scenes in pieces: the same as at once, read once, each piece with its own maps."""
+
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import EvalConfig
+from utils.evaluation.evaluate import Predictor, classes_of
+from utils.inference import chunks as pieces
+from utils.inference.segment import confidence_of, segment_strips
+from utils.precision import Precision
+from utils.stopwatch import Stopwatch
+
+CPU = torch.device("cpu")
+CONFIG = EvalConfig(window_px=64, overlap_px=16, batch_size=3)
+
+
+class Sum(torch.nn.Module):
+    """Looks at colours and maps of a pixel; no two of its logits are equal by chance."""
+
+    def forward(self, image, structure):
+        return torch.cat([image.mean(1, keepdim=True), structure, image[:, :1]], 1)
+
+
+class Levels:
+    """An encoder that shows the map."""
+
+    value_stores = ("height",)
+
+    def __call__(self, image, maps, structure_image=None):
+        return maps["height"].unsqueeze(1).float() / 65535
+
+
+def segment(image, make_maps, part=None, read=None):
+    predictor = Predictor(Sum(), Levels(), Precision("fp32", CPU), CONFIG, CPU)
+    watch = Stopwatch()
+    strips = segment_strips(
+        predictor,
+        pieces.Pieces(image.shape[:2], CONFIG.window_px, CONFIG.overlap_px),
+        image.shape[:2],
+        read or (lambda rows, columns: image[rows, columns]),
+        make_maps,
+        watch,
+        part,
+    )
+    return torch.cat([logits for _, logits in strips], 1), watch
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE_PX", 150)
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (431, 350, 3), dtype=np.uint8)
+
+
+def test_a_scene_in_pieces_equals_the_scene_at_once(image):
+    """Maps that do not depend on the piece: values of the whole image, cut."""
+    levels = np.random.default_rng(1).integers(0, 65536, image.shape[:2], dtype=np.uint16)
+    logits, watch = segment(
+        image, lambda piece, pixels: {"height": levels[piece.rows, piece.columns]}
+    )
+    predictor = Predictor(Sum(), Levels(), Precision("fp32", CPU), CONFIG, CPU)
+    whole = predictor.strips(
+        torch.from_numpy(image).movedim(-1, 0).unsqueeze(0),
+        {"height": torch.from_numpy(levels).unsqueeze(0)},
+    )
+    assert torch.equal(logits, torch.cat([strip for _, strip in whole], 1))
+    assert {"read", "structure", "wait"} == set(watch.seconds)
+
+
+@pytest.mark.parametrize("part", [slice(0, 100), slice(100, 431), slice(200, 201)])
+def test_rows_alone_equal_those_of_the_whole(image, part):
+    def make(piece, pixels):  # tells pieces apart
+        return {"height": np.full(pixels.shape[:2], sum(piece.corner) * 50, np.uint16)}
+
+    whole, _ = segment(image, make)
+    rows, _ = segment(image, make, part)
+    assert torch.equal(rows, whole[:, part])
+
+
+def test_no_strip_is_held_while_the_next_is_made(image):
+    """A strip of a wide scene is hundreds of MB."""
+    given = []
+
+    class Watching(Sum):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, image, structure):
+            assert all(strip() is None for strip in given)
+            return self.scale * super().forward(image, structure)
+
+    def make(piece, pixels):
+        return {"height": np.zeros(pixels.shape[:2], np.uint16)}
+
+    strips = segment_strips(
+        Predictor(Watching(), Levels(), Precision("fp32", CPU), CONFIG, CPU),
+        pieces.Pieces(image.shape[:2], CONFIG.window_px, CONFIG.overlap_px),
+        image.shape[:2],
+        lambda rows, columns: image[rows, columns],
+        make,
+        Stopwatch(),
+    )
+    for _, logits in strips:
+        assert not logits.requires_grad
+        given.append(weakref.ref(logits))
+        del logits
+    assert len(given) > 3
+
+
+def test_every_pixel_is_read_about_once_and_in_order(image):
+    seen = np.zeros(image.shape[:2], int)
+    tops = []
+
+    def read(rows, columns):
+        seen[rows, columns] += 1
+        tops.append(rows.start)
+        return image[rows, columns]
+
+    segment(
+        image, lambda piece, pixels: {"height": np.zeros(pixels.shape[:2], np.uint16)}, None, read
+    )
+    assert seen.min() == 1 and tops == sorted(tops)
+    assert seen.mean() < 1.6  # pieces of three windows overlap as windows do
+
+
+def test_a_piece_sees_its_own_pixels(image):
+    def make(piece, pixels):
+        assert np.array_equal(pixels, image[piece.rows, piece.columns])
+        return {"height": np.zeros(pixels.shape[:2], np.uint16)}
+
+    segment(image, make)
+
+
+def test_an_error_of_a_reader_is_told_and_ends_the_thread(image):
+    def read(rows, columns):
+        raise ValueError("broken block")
+
+    with pytest.raises(ValueError, match="broken block"):
+        segment(image, None, None, read)
+
+
+def test_class_and_confidence_by_hand():
+    logits = torch.tensor([[0.0, 2.0, 1.0], [0.0, 0.0, -1e30]]).view(2, 1, 3)
+    assert classes_of(logits).tolist() == [[0, 0, 0]]
+    expected = [255 * 0.5, 255 / (1 + np.exp(-2.0)), 255]
+    assert np.abs(confidence_of(logits)[0] - expected).max() <= 0.5

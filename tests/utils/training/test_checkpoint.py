@@ -1,0 +1,83 @@
+import errno
+
+import pytest
+import torch
+from torch import nn
+
+from utils.errors import DataError, MissingDataError
+from utils.training.checkpoint import Identity, load_checkpoint, load_weights, save_checkpoint
+
+IDENTITY = Identity(
+    recipe={"name": "x", "optim": {"lr": 0.1}},
+    dataset="scenes",
+    classes=["a", "b"],
+    palette=[[0, 0, 0], [255, 0, 0]],
+    maps={},
+    frozen={"rgb_vit": {"name": "v", "sha256": "1"}},
+    split={"name": "own", "sha256": "0" * 64},
+    selected_on="val",
+    selected_by="miou",
+)
+
+
+def save(path, net):
+    progress = {"epoch": 1}
+    save_checkpoint(path, identity=IDENTITY, weights=net.state_dict(), progress=progress)
+
+
+def test_round_trip_reads_plain_types_only(tmp_path):
+    net, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    save(tmp_path / "a.pth", net)
+    checkpoint = load_checkpoint(tmp_path / "a.pth")
+    assert checkpoint.identity == IDENTITY
+    assert checkpoint.progress == {"epoch": 1} and checkpoint.training is None
+    load_weights(other, checkpoint, IDENTITY.frozen)
+    assert torch.equal(other.weight, net.weight)
+
+
+def test_another_network_or_frozen_vit_is_refused_with_both_sides(tmp_path):
+    save(tmp_path / "a.pth", nn.Linear(2, 3))
+    checkpoint = load_checkpoint(tmp_path / "a.pth")
+    with pytest.raises(DataError, match=r"2 of 2 weights differ \(first: weight\)"):
+        load_weights(nn.Linear(2, 4), checkpoint, IDENTITY.frozen)
+    with pytest.raises(DataError, match=r"trained with rgb_vit .*'1'.*this network has .*'2'"):
+        load_weights(nn.Linear(2, 3), checkpoint, {"rgb_vit": {"name": "v", "sha256": "2"}})
+
+
+def test_files_that_are_no_checkpoints_are_refused(tmp_path):
+    with pytest.raises(MissingDataError, match=r"the checkpoint .*none\.pth does not exist"):
+        load_checkpoint(tmp_path / "none.pth")
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    with pytest.raises(DataError, match="cannot be read as a checkpoint; it is damaged or foreign"):
+        load_checkpoint(tmp_path / "text.pth")
+    torch.save({"format_version": 99}, tmp_path / "new.pth")
+    with pytest.raises(DataError, match="has format 99, this program reads 2"):
+        load_checkpoint(tmp_path / "new.pth")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pth")
+    with pytest.raises(DataError, match="has no format version, this program reads 2"):
+        load_checkpoint(tmp_path / "foreign.pth")
+
+
+def test_truncated_checkpoint_is_refused(tmp_path):
+    save(tmp_path / "a.pth", nn.Linear(20, 30))
+    whole = (tmp_path / "a.pth").read_bytes()
+    for share in (0.1, 0.5, 0.9, 0.99):
+        (tmp_path / "b.pth").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(DataError, match="damaged or foreign"):
+            load_checkpoint(tmp_path / "b.pth")
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    net = nn.Linear(2, 3)
+    save(tmp_path / "a.pth", net)
+    before = (tmp_path / "a.pth").read_bytes()
+
+    def full(content, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        save(tmp_path / "a.pth", nn.Linear(2, 3))
+    assert (tmp_path / "a.pth").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]

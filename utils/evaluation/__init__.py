@@ -1,0 +1,1 @@
+"""Metrics, protocols, sliding-window prediction, comparison, attribution."""

@@ -1,0 +1,168 @@
+"""All that is measured of an evaluation besides its confusion matrix, in one pass over the images.
+
+Whole numbers are counted for each image and added, over images and ranks alike, so the result does
+not depend on how images are shared out. The tables grow with classes and source images only.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.distributed import DistContext
+from utils.evaluation.bootstrap import Intervals, bootstrap
+from utils.evaluation.boundary import COUNTS as BOUNDARY_COUNTS
+from utils.evaluation.boundary import WIDTHS_PX, BoundaryScores, boundary_counts, boundary_scores
+from utils.evaluation.calibration import COUNTS as CALIBRATION_COUNTS
+from utils.evaluation.calibration import NUM_BINS, Calibration, calibration, calibration_counts
+from utils.evaluation.label_plan import LabelPlan
+from utils.evaluation.metrics import Scores, scores
+from utils.evaluation.objects import AREAS_PX, ObjectScores, object_counts, object_scores
+from utils.evaluation.objects import COUNTS as OBJECT_COUNTS
+from utils.evaluation.protocols import Protocol, protocols_of, sentence_of
+from utils.evaluation.tile_assembler import Canvas
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolScores:
+    """What a family of papers would report."""
+
+    protocol: Protocol
+    sentence: str  # which classes and labels are counted
+    scores: Scores
+    intervals: Intervals | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Everything that is reported of an evaluation."""
+
+    confusion: Tensor  # (C, C) int64, rows = target, columns = prediction
+    sources: tuple[str, ...]  # names of the S source images, sorted
+    source_confusions: Tensor  # (S, C, C) int64, of each of them; their sum is the one above
+    left_out: tuple[str, ...]  # classes that the means below do not count
+    scores: Scores
+    intervals: Intervals | None  # None: fewer than two source images
+    boundaries: BoundaryScores | None  # of full labels; None: there are none
+    objects: ObjectScores
+    all_objects: ObjectScores  # of all classes together: one row
+    calibration: Calibration
+    protocols: tuple[ProtocolScores, ...]
+    impossible: tuple[Protocol, ...]  # protocols whose labels the data set does not have
+    conditions: str  # what all figures depend on: images, unit, windows, augmentation
+
+
+class Measurements:
+    """Counts of the images of this rank.
+
+    Args:
+        classes: names of the C classes.
+        sources: names of the source images of the split, of all ranks.
+        labels: kinds of target. What is no protocol's is measured on those of the headline, but
+            borders on full labels: eroded ones leave them out.
+    """
+
+    def __init__(self, classes: Sequence[str], sources: Iterable[str], labels: LabelPlan) -> None:
+        num_classes = len(classes)
+        self._sources = tuple(sorted({*sources}))
+        self._place = {source: number for number, source in enumerate(self._sources)}
+        self._classes, self._labels = tuple(classes), labels
+        shape = (len(self._sources), num_classes, num_classes)
+        self._confusions = {kind: torch.zeros(shape, dtype=torch.int64) for kind in labels.kinds}
+        self._boundaries = np.zeros(
+            (len(WIDTHS_PX), num_classes, len(BOUNDARY_COUNTS)), dtype=np.int64
+        )
+        self._objects = np.zeros((num_classes, len(AREAS_PX) + 1, len(OBJECT_COUNTS)), np.int64)
+        self._calibration = np.zeros((NUM_BINS, len(CALIBRATION_COUNTS)), dtype=np.int64)
+
+    def add_strip(self, target: Tensor, logits: Tensor, classes: Tensor) -> None:
+        """Measure confidence in rows of an image: ``on_strip`` of ``utils.evaluation.evaluate``.
+
+        Args:
+            target: ``(rows, W)`` uint8 of the headline.
+            logits: ``(C, rows, W)`` float32.
+            classes: their class indices ``(rows, W)`` uint8.
+        """
+        self._calibration += calibration_counts(
+            logits.cpu().numpy(), target.numpy(), classes.numpy()
+        )
+
+    def add(self, canvas: Canvas) -> None:
+        """Measure all else of an image: ``on_unit`` of ``utils.evaluation.evaluate``."""
+        predicted, num_classes = canvas.prediction.numpy(), len(self._classes)
+        for kind, confusion in canvas.confusions.items():
+            self._confusions[kind][self._place[canvas.source]] += confusion
+        if "full" in self._labels.kinds:
+            full = canvas.targets["full"].numpy()
+            self._boundaries += boundary_counts(full, predicted, num_classes)
+        self._objects += object_counts(canvas.target.numpy(), predicted, num_classes)
+
+    def findings(
+        self, dist: DistContext, left_out: Sequence[str] = (), conditions: str = ""
+    ) -> Findings:
+        """What all ranks found together. Call on all ranks.
+
+        Args:
+            dist: this process.
+            left_out: names of classes that the means do not count.
+            conditions: see ``utils.evaluation.protocols.conditions_of``.
+        """
+
+        def total(counts: Tensor) -> Tensor:
+            return dist.sum(counts.to(dist.device)).cpu()
+
+        by_kind = {kind: total(self._confusions[kind]) for kind in self._labels.kinds}
+        confusions = by_kind[self._labels.headline]
+        boundaries, objects, confidence = (
+            total(torch.from_numpy(counts)).numpy()
+            for counts in (self._boundaries, self._objects, self._calibration)
+        )
+        without = [self._classes.index(name) for name in left_out]
+        return Findings(
+            confusion=confusions.sum(0),
+            sources=self._sources,
+            source_confusions=confusions,
+            left_out=tuple(left_out),
+            scores=scores(confusions.sum(0), without),
+            intervals=bootstrap(confusions.numpy(), without),
+            boundaries=boundary_scores(boundaries) if "full" in by_kind else None,
+            objects=object_scores(objects),
+            all_objects=object_scores(objects.sum(axis=0, keepdims=True)),
+            calibration=calibration(confidence),
+            protocols=protocol_scores(by_kind, self._classes, self._labels),
+            impossible=tuple(
+                protocol
+                for protocol in protocols_of(self._classes)
+                if protocol.labels not in by_kind
+            ),
+            conditions=conditions,
+        )
+
+
+def protocol_scores(
+    confusions: Mapping[str, Tensor], classes: Sequence[str], labels: LabelPlan
+) -> tuple[ProtocolScores, ...]:
+    """The scores of every protocol that is usual for these classes and has its labels.
+
+    Args:
+        confusions: ``(sources, C, C)`` int64 by kind of label.
+        classes: C names.
+        labels: where these kinds come from.
+    """
+    found = []
+    for protocol in protocols_of(classes):
+        if protocol.labels not in confusions:
+            continue
+        counted = protocol.apply(confusions[protocol.labels], classes)
+        without = protocol.not_in_mean(classes)
+        found.append(
+            ProtocolScores(
+                protocol=protocol,
+                sentence=sentence_of(protocol, labels),
+                scores=scores(counted.sum(0), without),
+                intervals=bootstrap(counted.numpy(), without),
+            )
+        )
+    return tuple(found)

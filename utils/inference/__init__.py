@@ -1,0 +1,1 @@
+"""Inference on image folders and large scenes."""

@@ -1,0 +1,1 @@
+"""Training state, checkpoints, optimisation, logging."""
