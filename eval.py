@@ -39,23 +39,22 @@ from models.vsgnet import VSGNet
 from utils.config import config_from_dict
 from utils.distributed import DistContext, distributed_session
 from utils.errors import DataError, run_command
-from utils.evaluation.attribution import ChangeCounts
-from utils.evaluation.comparing import compare_reports
-from utils.evaluation.evaluate import Predictor, evaluate
-from utils.evaluation.examples import SpreadRows, WorstRows
-from utils.evaluation.interventions import (
+from utils.evaluation.attribution import (
     AS_IT_IS,
+    ChangeCounts,
     Changed,
     SuperpixelMaps,
     changes_of,
     predictions,
 )
-from utils.evaluation.label_plan import plan_labels
+from utils.evaluation.evaluate import Predictor, evaluate
+from utils.evaluation.examples import SpreadRows, WorstRows
 from utils.evaluation.measurements import Findings, Measurements
-from utils.evaluation.protocols import conditions_of, indices_left_out, protocols_of
+from utils.evaluation.protocols import conditions_of, indices_left_out, plan_labels, protocols_of
 from utils.malloc import keep_freed_memory
 from utils.precision import Precision
 from utils.reports.attribution_report import attribution_text, write_attribution
+from utils.reports.comparison_report import compare_reports
 from utils.reports.cost import Cost, measure_cost
 from utils.reports.report import write_report
 from utils.reports.tables import summary

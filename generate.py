@@ -15,8 +15,7 @@ from pathlib import Path
 from configs.schema import Config
 from datasets.map_sheets import draw_common_sheet, draw_store_sheet
 from datasets.structure_generation import Shard, Store, complete_store
-from datasets.structure_maps import MapRecipe, map_settings
-from datasets.structure_stores import store_folder
+from datasets.structure_maps import MapRecipe, map_settings, store_folder
 from datasets.tile_set import TileSet, open_tile_set
 from models.structure.build import build_generator, fetch_generator_weights
 from utils.config import load_config, recipe_parser

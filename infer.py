@@ -44,7 +44,7 @@ from utils.inference.run import Wanted, infer_images
 from utils.inference.segment import Read, segment_strips
 from utils.malloc import keep_freed_memory
 from utils.precision import Precision
-from utils.stopwatch import Stopwatch
+from utils.threads import Stopwatch
 from utils.training.checkpoint import Checkpoint, load_checkpoint
 
 PATIENCE = timedelta(days=2)  # ranks meet after images that may take hours

@@ -31,18 +31,14 @@ from utils.malloc import keep_freed_memory
 from utils.precision import Precision
 from utils.training.checkpoint import Identity, begin_with, check_split
 from utils.training.dry_run import describe, measure
-from utils.training.ema import Ema
-from utils.training.environment import record_environment
 from utils.training.log import RunLog
 from utils.training.optim import build_optimizer, build_schedule, set_learning_rate
-from utils.training.run_folder import open_run_folder, scratch_output
+from utils.training.run_folder import open_run_folder, record_environment, scratch_output
 from utils.training.run_page import draw_run_page
 from utils.training.schedule import Rhythm
-from utils.training.seed import seed_torch
 from utils.training.signals import StopRequest
-from utils.training.state import TrainState
-from utils.training.validation import Validation
-from utils.training.validation_view import ValidationView
+from utils.training.state import Ema, TrainState, seed_torch
+from utils.training.validation import Validation, ValidationView
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.bench import Bench
-from configs.schema import EvalConfig, ModelConfig, VitConfig
-from configs.structure import StructureConfig
+from configs.schema import EvalConfig, ModelConfig, StructureConfig, VitConfig
 from datasets.encodings import StructureEncoder
 from models.build import build_network
 from utils.boxes import window_starts

@@ -41,8 +41,7 @@ from datasets.preparation.synthetic import CLASSES, PALETTE, draw_scene
 from datasets.preparation.writer import TileSetWriter
 from datasets.rasters import open_raster
 from datasets.samplers import SampleKey
-from datasets.structure_maps import MapRecipe, map_path, to_levels, write_map
-from datasets.structure_stores import store_folder
+from datasets.structure_maps import MapRecipe, map_path, store_folder, to_levels, write_map
 from datasets.tile_set import Tile, TileSet, open_tile_set
 from datasets.transforms import Geometry
 from models.build import build_network

@@ -39,7 +39,7 @@ QUICK_TILES = ("2_10", "2_11", "2_13", "3_13")  # two of train, two of test
 COMMAND = """
 import sys
 from datasets import potsdam
-from datasets.splits import NamedSplit
+from datasets.tile_set import NamedSplit
 tiles = set(sys.argv.pop(1).split(","))
 full = potsdam.SPLITS["official"]
 lists = {split: tuple(t for t in ids if t in tiles) for split, ids in full.lists.items()}

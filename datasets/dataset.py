@@ -10,12 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from datasets.encodings import StructureEncoder, shuffle_ids
-from datasets.histogram import FILE_NAME, RareClasses
 from datasets.rasters import Kind, open_raster
 from datasets.samplers import SampleKey
-from datasets.structure_maps import map_path
-from datasets.structure_stores import store_folder
-from datasets.tile_set import TileSet, check_target
+from datasets.structure_maps import map_path, store_folder
+from datasets.tile_set import FILE_NAME, RareClasses, TileSet, check_target
 from datasets.transforms import (
     Geometry,
     draw_color_factors,

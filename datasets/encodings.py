@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from configs.structure import GENERATORS, StructureConfig
+from configs.schema import GENERATORS, StructureConfig
 
 DISTANCE_LIMIT_PX = 16
 ABSENT = 0.5  # what an absent modality shows; the stem's fixed normalisation makes it 0

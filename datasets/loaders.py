@@ -12,20 +12,18 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from configs.schema import Config
-from configs.structure import GENERATORS, StructureConfig
+from configs.schema import GENERATORS, Config, StructureConfig
 from datasets.dataset import Batch, TileDataset
 from datasets.encodings import StructureEncoder
 from datasets.samplers import EvalOrder, SampleKey, TrainBatches
-from datasets.structure_maps import MapRecipe, map_settings
-from datasets.structure_stores import SENSOR, check_store, store_folder
+from datasets.structure_maps import SENSOR, MapRecipe, check_store, map_settings, store_folder
 from datasets.tile_set import TileSet
 from datasets.transforms import Geometry
 from utils.distributed import DistContext
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.evaluation.interventions import TilePairs
-from utils.evaluation.label_plan import LabelPlan, plan_labels
-from utils.evaluation.units import Unit, units_of
+from utils.evaluation.attribution import TilePairs
+from utils.evaluation.evaluate import Unit, units_of
+from utils.evaluation.protocols import LabelPlan, plan_labels
 from utils.training.signals import end_workers_at_exit, leave_signals_to_the_main_process
 
 Tiles = TileDataset | TilePairs

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configs.structure import StructureConfig
+from configs.schema import StructureConfig
 from datasets.encodings import mean_color
-from datasets.structure_maps import map_path, read_map
-from datasets.structure_stores import SHEET, store_folder
+from datasets.structure_maps import SHEET, map_path, read_map, store_folder
 from datasets.tile_set import TileSet
 from utils.files import write_png
 from utils.visualization.colors import colorize_segments, colorize_values, draw_boundaries

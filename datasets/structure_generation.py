@@ -22,8 +22,17 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.structure_joining import PARTS, Group, find_groups, join_groups
-from datasets.structure_maps import MapRecipe, depth_levels, map_path, read_facts, write_map
-from datasets.structure_stores import begin_store, check_recipe, holds_values, write_manifest
+from datasets.structure_maps import (
+    MapRecipe,
+    begin_store,
+    check_recipe,
+    depth_levels,
+    holds_values,
+    map_path,
+    read_facts,
+    write_manifest,
+    write_map,
+)
 from datasets.tile_set import TileSet
 from utils.distributed import DistContext
 from utils.errors import DataError, UserError

@@ -20,6 +20,7 @@ from datasets.structure_maps import (
     LARGEST,
     MapRecipe,
     from_levels,
+    holds_values,
     is_done,
     map_path,
     read_facts,
@@ -27,18 +28,19 @@ from datasets.structure_maps import (
     to_levels,
     write_map,
 )
-from datasets.structure_stores import holds_values
 from datasets.tile_set import Tile
-from utils.alignment import Alignment, align, overlap_moments
 from utils.distributed import DistContext
 from utils.errors import DataError, MissingDataError
 from utils.mosaic import (
+    Alignment,
     Layout,
+    align,
     blend,
     connected_groups,
     join_segments,
     lay_out,
     match_segments,
+    overlap_moments,
     overlap_of,
     overlapping_pairs,
     paste,

@@ -4,14 +4,86 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.conv_stem import ConvStem
 from models.feature_recalibration import FeatureRecalibration
 from models.frozen_vit import FrozenViT
 from models.fusion_enhancement import FusionEnhancement
-from models.layers import Normalize
-from models.vit_join import JOINS
+from models.layers import ChannelNorm, Normalize, resize
+
+
+class ConvStem(nn.Module):
+    """conv3x3 /2 - BN - GELU - conv3x3 /2 - BN, the stem of the figure and of DFormer.
+
+    Args:
+        in_channels: 3 for RGB; for structure, the channels of all encodings together.
+        channels: C1, width of the first stage.
+    """
+
+    def __init__(self, *, in_channels: int, channels: int) -> None:
+        super().__init__()
+        middle = channels // 2
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, middle, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.GELU(),
+            nn.Conv2d(middle, channels, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, in_channels, H, W)`` -> ``(B, C1, ⌈H/4⌉, ⌈W/4⌉)``."""
+        return self.layers(x)
+
+
+CELL = 8  # side of the picture that depth-to-space makes of one token
+
+
+class ProjectionJoin(nn.Module):
+    """LN - 1x1 conv on the tokens' own grid - bilinear to H/4.
+
+    Differs from the released code, which reshapes tokens to a picture so that their columns are
+    scrambled, blows it up to full size and strides it back (faults 11-13).
+    """
+
+    def __init__(self, vit_channels: int, channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(vit_channels)
+        self.project = nn.Conv2d(vit_channels, channels, 1)
+
+    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """``(B, D, h, w)`` -> ``(B, C1, *size)``."""
+        return resize(self.project(self.norm(tokens)), size)
+
+
+class DepthToSpaceJoin(nn.Module):
+    """Every token unfolded to 8x8 pixels of D/64 channels, resized, and a stride-4 stem.
+
+    What the released code means to do (faults 11, 13), with the pixels of a token in its own
+    cell. Heavy in memory: the picture has four times the side of the result. An ablation.
+    """
+
+    def __init__(self, vit_channels: int, channels: int) -> None:
+        super().__init__()
+        if vit_channels % CELL**2:
+            raise ValueError(
+                f"join=depth_to_space needs tokens of a multiple of {CELL**2} channels, these "
+                f"have {vit_channels}; take join=projection"
+            )
+        self.stem = ConvStem(in_channels=vit_channels // CELL**2, channels=channels)
+
+    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """``(B, D, h, w)`` -> ``(B, C1, *size)``."""
+        picture = F.pixel_shuffle(tokens, CELL)
+        return self.stem(resize(picture, (4 * size[0], 4 * size[1])))
+
+
+JOINS: dict[str, type[ProjectionJoin] | type[DepthToSpaceJoin]] = {
+    "projection": ProjectionJoin,
+    "depth_to_space": DepthToSpaceJoin,
+}
+
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -23,7 +95,7 @@ class Embedding(nn.Module):
         in_channels: channels of the input.
         channels: C1.
         vit: the branch's frozen ViT, or None for the CNN stem alone.
-        join: ``projection`` or ``depth_to_space``, see ``models.vit_join``.
+        join: ``projection`` or ``depth_to_space``, see ``models.encoder``.
         pictures: for each picture shown to the ViT, the three input channels it is made of.
         mean, std: fixed normalisation of the stem's input, one entry a channel.
     """

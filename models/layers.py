@@ -13,7 +13,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class BicubicResize(nn.Module):
-    """Bicubic resize, a module so that ``models.exportable`` can replace it."""
+    """Bicubic resize, a module so that ``models.export`` can replace it."""
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """``(B, C, h, w)`` -> ``(B, C, *size)``; of its own size it comes back as it is."""

@@ -1,5 +1,6 @@
 """Shared fixtures: a small synthetic data set with its maps, recipes for it, prepare.py."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ import infer
 import prepare
 from configs.schema import Config
 from datasets.preparation.synthetic import prepare_synthetic
-from datasets.tile_set import open_tile_set
+from datasets.tile_set import TileSet, open_tile_set
 from generate import generate_store
+from tests.datasets.broken import write_set
 from train import build_run, train
 from utils.config import config_from_dict
 from utils.distributed import DistContext
@@ -139,3 +141,14 @@ def run_infer(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Callab
         return output
 
     return run
+
+
+@pytest.fixture(scope="session")
+def sound(tmp_path_factory) -> Path:
+    return write_set(tmp_path_factory.mktemp("sound") / "toy").root
+
+
+@pytest.fixture
+def toy(sound, tmp_path) -> TileSet:
+    """A copy, to be broken."""
+    return open_tile_set(shutil.copytree(sound, tmp_path / "toy"))

@@ -204,7 +204,7 @@ def test_a_planted_violation_is_found(path: str, text: str, problem: str):
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("train.py", "from models.build import a\nfrom datasets.build import b\nimport torch"),
+        ("train.py", "from models.build import a\nfrom datasets.loaders import b\nimport torch"),
         ("models/a.py", "from configs.schema import C\nfrom utils.files import d\nimport models.b"),
         ("models/frozen_vit.py", "import timm"),
         ("utils/distributed.py", "import os\nimport torch.distributed as d\nos.environ['A']"),

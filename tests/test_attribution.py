@@ -13,8 +13,16 @@ import pytest
 import torch
 
 import eval as eval_script
-from datasets.structure_maps import MapRecipe, map_settings, read_map, write_map
-from datasets.structure_stores import SENSOR, read_manifest, store_folder, write_manifest
+from datasets.structure_maps import (
+    SENSOR,
+    MapRecipe,
+    map_settings,
+    read_manifest,
+    read_map,
+    store_folder,
+    write_manifest,
+    write_map,
+)
 from datasets.tile_set import open_tile_set
 from models.vsgnet import VSGNet
 from tests.conftest import make_config, single_process, train_briefly

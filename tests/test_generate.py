@@ -18,8 +18,7 @@ import generate
 from datasets import structure_generation as generation
 from datasets.map_sheets import draw_common_sheet
 from datasets.structure_generation import Shard
-from datasets.structure_maps import map_path, read_map
-from datasets.structure_stores import read_manifest, store_folder
+from datasets.structure_maps import map_path, read_manifest, read_map, store_folder
 from datasets.tile_set import open_tile_set
 from tests.conftest import make_config, single_process
 from tests.datasets.fakes import picture, write_cut_set

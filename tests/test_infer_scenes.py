@@ -24,7 +24,7 @@ from tests.conftest import make_config, train_briefly
 from tests.hostile_images import BAD, GOOD, write_hostile_images
 from utils.errors import ConfigError
 from utils.evaluation.evaluate import classes_of
-from utils.inference import chunks as pieces
+from utils.inference.run import chunks as pieces
 from utils.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.preparation import writer as tile_writer
-from datasets.preparation.classes import read_class_file
-from datasets.preparation.mask_decoder import MaskDecoder
-from datasets.splits import split_sha256
-from datasets.tile_set import is_prepared, open_tile_set
+from datasets.preparation.classes import MaskDecoder, read_class_file
+from datasets.preparation.pipeline import writer as tile_writer
+from datasets.tile_set import is_prepared, open_tile_set, split_sha256
 from utils.errors import DataError
 from utils.files import open_image
 

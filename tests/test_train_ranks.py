@@ -157,7 +157,7 @@ from pathlib import Path
 from train import build_run
 from utils.config import load_config
 from utils.distributed import distributed_session
-from utils.run_page import draw_run_page
+from utils.training.run_page import draw_run_page
 
 def main(recipe, *overrides):
     with distributed_session("cpu") as dist:

@@ -10,8 +10,7 @@ from PIL import Image
 
 from datasets.loaders import build_eval_loader
 from datasets.preparation.classes import ClassFile
-from datasets.preparation.folder import prepare_folder
-from datasets.preparation.folder_splits import find_split_folders
+from datasets.preparation.folder import find_split_folders, prepare_folder
 from datasets.preparation.tiling import Tiling
 from datasets.rasters import write_raster
 from datasets.tile_set import open_tile_set

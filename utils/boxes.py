@@ -1,10 +1,37 @@
-"""Places along one side of an image: where windows begin, which pixels a resize keeps."""
+"""Rectangles of an image, window positions and blending weights along one axis."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
 
+@dataclass(frozen=True)
+class Box:
+    """A non-empty rectangle of an image, in pixels."""
+
+    top_px: int
+    left_px: int
+    height_px: int
+    width_px: int
+
+    @property
+    def bottom_px(self) -> int:
+        """First row below the rectangle."""
+        return self.top_px + self.height_px
+
+    @property
+    def right_px(self) -> int:
+        """First column to the right of the rectangle."""
+        return self.left_px + self.width_px
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, to index arrays of shape ``(H, W)``."""
+        return slice(self.top_px, self.bottom_px), slice(self.left_px, self.right_px)
+
+
 def window_starts(length_px: int, window_px: int, overlap_px: int) -> list[int]:
-    """Starts of windows that cover ``0..length_px``, evenly spaced, the last one flush.
+    """Return starts of windows that cover ``0..length_px``, evenly spaced, the last one flush.
 
     Neighbours share at least ``overlap_px``. A length up to the window size gives one window.
     """
@@ -14,6 +41,18 @@ def window_starts(length_px: int, window_px: int, overlap_px: int) -> list[int]:
     return [round(i * (length_px - window_px) / num_steps) for i in range(num_steps + 1)]
 
 
+def ramp(length_px: int, before_px: int, after_px: int) -> np.ndarray:
+    """Return blending weights along one axis, ``(length_px,)`` float32 in (0, 1].
+
+    The weight is 1 in the interior and falls linearly towards an end over the pixels shared with
+    the neighbour there, so that the weights of two neighbours sum to one where they overlap. An end
+    that shares nothing (0 px) does not fall.
+    """
+    position = np.arange(1, length_px + 1, dtype=np.float32)
+    rising, falling = position / (before_px + 1), position[::-1] / (after_px + 1)
+    return np.minimum(1, np.minimum(rising, falling))
+
+
 def nearest_pixels(length: int, new_length: int) -> np.ndarray:
-    """For every pixel of a resized side, the pixel whose centre is nearest, ``(new_length,)``."""
+    """Return the source pixel nearest to each centre of a resized axis, ``(new_length,)``."""
     return (2 * np.arange(new_length) + 1) * length // (2 * new_length)

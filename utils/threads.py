@@ -3,9 +3,12 @@
 Both hold a fixed number of items, so that memory does not grow when one side is faster.
 """
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -77,3 +80,21 @@ class WriteBehind:
                 self._pending.popleft().result()
         finally:
             self._pool.shutdown(cancel_futures=True)
+
+
+class Stopwatch:
+    """Sums up seconds by name; parts that threads carry out at the same time all count."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        """Add the time that the block takes."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.seconds[name] += time.perf_counter() - start

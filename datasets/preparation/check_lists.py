@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
-from datasets.histogram import FILE_NAME, read_histogram
 from datasets.preparation.check_tiles import Finding, TileFacts
-from datasets.tile_set import SPLITS, Tile, TileSet
+from datasets.tile_set import FILE_NAME, SPLITS, Tile, TileSet, read_histogram
 from utils.errors import UserError
 
 _HISTOGRAM = "wrong histogram.csv"

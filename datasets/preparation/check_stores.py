@@ -3,15 +3,15 @@
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from configs.structure import GENERATORS
+from configs.schema import GENERATORS
 from datasets.preparation.check_tiles import Finding, StoreRecord, TileFacts
 from datasets.preparation.writer import partial_folder
-from datasets.structure_maps import map_path
-from datasets.structure_stores import (
+from datasets.structure_maps import (
     SENSOR,
     SHEET,
     holds_values,
     maker,
+    map_path,
     read_manifest,
     store_folder,
 )

@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
-from datasets.histogram import count_values
 from datasets.rasters import Kind, open_raster
-from datasets.structure_maps import MapRecipe, map_path, read_facts
-from datasets.structure_stores import SENSOR, holds_values, maker
-from datasets.tile_set import Tile, TileSet
+from datasets.structure_maps import SENSOR, MapRecipe, holds_values, maker, map_path, read_facts
+from datasets.tile_set import Tile, TileSet, count_values
 from utils.errors import UserError
 from utils.files import sha256_of
 

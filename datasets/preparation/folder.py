@@ -1,26 +1,272 @@
 """Any folder of images and masks -> a prepared data set.
 
-Which image is in which split is decided in ``datasets.preparation.folder_splits``, what the masks
+Which image is in which split is decided in ``datasets.preparation.folder``, what the masks
 mean in ``datasets.preparation.classes``.
 """
 
 import argparse
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datasets.preparation import sensor, tiling
 from datasets.preparation.classes import ClassFile, read_class_file
-from datasets.preparation.folder_splits import Pair, find_splits
 from datasets.preparation.members import file_member
-from datasets.preparation.pipeline import Plan, Source, prepare
-from datasets.preparation.summary import Summary
+from datasets.preparation.pipeline import Plan, Source, Summary, prepare
 from datasets.preparation.tiling import Tiling, tiling_of
-from datasets.splits import NamedSplit
-from datasets.tile_set import SPLITS, is_prepared
+from datasets.tile_set import SPLITS, NamedSplit, is_prepared
 from utils.arguments import add_workers, default_workers, non_negative_int
+from utils.errors import ConfigError, DataError, MissingDataError
+from utils.files import list_images
+
+_MASK_FOLDERS = ("labels", "masks")
+_NUM_NAMED = 3  # names in an error; the rest is counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A source image and its mask, as files."""
+
+    id: str  # path below the image folder without suffix, '/' replaced by '__'
+    image_path: Path
+    mask_path: Path
+
+
+def find_splits(
+    *,
+    tree: Path | None,
+    images: Path | None,
+    masks: Path | None,
+    lists: dict[str, Path | None],
+    shares: list[float] | None,
+    seed: int,
+) -> dict[str, list[Pair]]:
+    """The source images of every split, from what the command line gives.
+
+    Either ``tree`` or both ``images`` and ``masks``; and either ``lists`` (by split; None where not
+    given) or ``shares``, unless the tree has its splits in folders.
+
+    Raises:
+        ConfigError: too little is given, or too much.
+        MissingDataError, DataError: as the functions below.
+    """
+    given = {split: path for split, path in lists.items() if path is not None}
+    if tree is not None:
+        if images or masks:
+            raise ConfigError("give --tree, or --images and --labels, not both")
+        if has_split_folders(tree):
+            if given or shares:
+                raise ConfigError(f"{tree} has its splits in folders; leave out lists and shares")
+            return find_split_folders(tree)
+        images, masks = pair_folders(tree)
+    if images is None or masks is None:
+        raise ConfigError("give --tree, or --images and --labels")
+    if bool(given) == bool(shares):
+        raise ConfigError("say how to split: give either --train-list and --val-list, or --shares")
+    sources = find_pairs(images, masks)
+    if shares:
+        return split_by_shares(sources, tuple(shares), seed)
+    return split_by_lists(sources, given)
+
+
+def find_pairs(images: Path, masks: Path) -> list[Pair]:
+    """Every image below one folder with the mask of the same name below another.
+
+    Raises:
+        MissingDataError: an image without mask or a mask without image; counts and names them.
+        DataError: two files of one folder would have one name or one id.
+    """
+    image_of, mask_of = (_by_name(folder) for folder in (images, masks))
+    problems = []
+    for have, lack, one, other in (
+        (image_of, mask_of, "image", f"mask of the same name in {masks}"),
+        (mask_of, image_of, "mask", f"image of the same name in {images}"),
+    ):
+        if alone := sorted(have.keys() - lack.keys()):
+            problems.append(f"{len(alone)} of {len(have)} {one}s have no {other} ({_first(alone)})")
+    if problems:
+        raise MissingDataError(
+            f"{', and '.join(problems)}; add the missing files or remove the others"
+        )
+    sources = [
+        Pair(id=_id(name), image_path=image_of[name], mask_path=mask_of[name])
+        for name in sorted(image_of)
+    ]
+    _check_ids(sources)
+    return sources
+
+
+def pair_folders(folder: Path) -> tuple[Path, Path]:
+    """The folders ``images`` and ``labels`` (or ``masks``) of a folder.
+
+    Raises:
+        MissingDataError: there is no folder of masks.
+        DataError: there are two.
+    """
+    masks = [folder / name for name in _MASK_FOLDERS if (folder / name).is_dir()]
+    if not masks:
+        raise MissingDataError(f"{folder} has no folder 'labels' or 'masks'; name it with --labels")
+    if len(masks) > 1:
+        raise DataError(f"{folder} has both 'labels' and 'masks'; give --images and --labels")
+    return folder / "images", masks[0]
+
+
+def has_split_folders(tree: Path) -> bool:
+    """Whether a tree is ``TREE/SPLIT/images``, not ``TREE/images``.
+
+    Raises:
+        MissingDataError: it is neither.
+        DataError: it is both, or has folders of images that are no split.
+    """
+    if not tree.is_dir():
+        raise MissingDataError(f"{tree} is not a folder")
+    groups = sorted(p.name for p in tree.iterdir() if (p / "images").is_dir())
+    splits = ", ".join(SPLITS)
+    if unknown := [name for name in groups if name not in SPLITS]:
+        raise DataError(
+            f"{tree} has images in {', '.join(unknown)}, which is no split; rename it to one of "
+            f"{splits}, or move it out"
+        )
+    is_flat = (tree / "images").is_dir()
+    if is_flat and groups:
+        raise DataError(f"{tree} has 'images' and {', '.join(groups)}; move one of them out")
+    if not is_flat and not groups:
+        raise MissingDataError(
+            f"{tree} has neither SPLIT/images (SPLIT: {splits}) nor images; see --tree in --help, "
+            "or give --images and --labels"
+        )
+    return not is_flat
+
+
+def find_split_folders(tree: Path) -> dict[str, list[Pair]]:
+    """Pairs in ``TREE/SPLIT/images`` and ``TREE/SPLIT/labels`` (or ``masks``), by split.
+
+    Raises:
+        MissingDataError: no split folder, one without masks, or files without their partner.
+        DataError: an image name is in two splits.
+    """
+    found = {
+        split: find_pairs(*pair_folders(tree / split))
+        for split in SPLITS
+        if (tree / split / "images").is_dir()
+    }
+    _check_ids(source for members in found.values() for source in members)
+    return found
+
+
+def split_by_lists(sources: list[Pair], lists: dict[str, Path]) -> dict[str, list[Pair]]:
+    """Splits from text files with one image a line: its path without suffix.
+
+    Raises:
+        MissingDataError: a list is missing or empty, or names images that are not there.
+        DataError: an image is listed twice, or not at all.
+    """
+    left = {source.id: source for source in sources}
+    found: dict[str, list[Pair]] = {}
+    split_of: dict[str, str] = {}
+    for split, path in lists.items():
+        names = _read_names(path)
+        if unknown := [name for name in names if _id(name) not in left.keys() | split_of.keys()]:
+            raise MissingDataError(
+                f"{path} names {len(unknown)} images that are not there ({_first(unknown)}); a "
+                "name is the path below --images without suffix"
+            )
+        found[split] = []
+        for name in names:
+            if (key := _id(name)) in split_of:
+                raise DataError(
+                    f"'{name}' is listed twice, for {split_of[key]} and {split}; list it once"
+                )
+            split_of[key] = split
+            found[split].append(left.pop(key))
+    if left:
+        raise DataError(
+            f"{len(left)} of {len(sources)} images are in no list ({_first(list(left))}); list "
+            "them or remove the files"
+        )
+    return found
+
+
+def split_by_shares(
+    sources: list[Pair], shares: tuple[float, ...], seed: int
+) -> dict[str, list[Pair]]:
+    """Random train, val and test splits of the source images.
+
+    Args:
+        sources: all of them.
+        shares: of train, val and test; they sum to 1. A split with a share gets one image at least.
+        seed: 0 or more; the same seed and images give the same splits.
+
+    Raises:
+        ConfigError: shares that do not sum to 1, or too few images for them.
+    """
+    total_is_one = abs(sum(shares) - 1) <= 1e-6  # false for nan, too
+    if not total_is_one or min(shares) < 0 or shares[0] == 0:
+        raise ConfigError(
+            f"--shares must be three numbers from 0 to 1 that sum to 1, the first (train) above 0, "
+            f"not {' '.join(map(str, shares))}"
+        )
+    counts = [max(1, round(share * len(sources))) if share else 0 for share in shares]
+    counts[0] = len(sources) - sum(counts[1:])
+    if counts[0] < 1:
+        raise ConfigError(
+            f"{len(sources)} images are too few for --shares {' '.join(map(str, shares))}; every "
+            "split needs one"
+        )
+    order = np.random.default_rng(seed).permutation(len(sources))
+    groups = np.split(order, np.cumsum(counts)[:-1])
+    return {
+        split: [sources[i] for i in sorted(group)]
+        for split, group in zip(SPLITS, groups, strict=True)
+        if len(group)
+    }
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in list_images(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise DataError(f"{found[name]} and {path} have one name; rename or remove one of them")
+        found[name] = path
+    return found
+
+
+def _id(name: str) -> str:
+    return name.replace("/", "__")
+
+
+def _check_ids(sources: Iterable[Pair]) -> None:
+    found: dict[str, Path] = {}
+    for source in sources:
+        if source.id in found:
+            raise DataError(
+                f"{found[source.id]} and {source.image_path} would both be called '{source.id}'; "
+                "rename one of them"
+            )
+        found[source.id] = source.image_path
+
+
+def _read_names(path: Path) -> list[str]:
+    if not path.is_file():
+        raise MissingDataError(f"the split list {path} does not exist")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"the split list {path} is not a text file in UTF-8") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise MissingDataError(f"the split list {path} is empty; leave it out or name images in it")
+    return names
+
+
+def _first(names: list[str]) -> str:
+    return f"first: {', '.join(names[:_NUM_NAMED])}"
+
 
 _KIND_HELP = (
     "auto: masks with one channel hold values, RGB and palette masks hold colours; give index "

@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets.preparation.arguments import add_source, add_tiles
 from datasets.preparation.classes import ClassFile
-from datasets.splits import NamedSplit
+from datasets.tile_set import NamedSplit
 from utils.errors import ConfigError
 
 _NAMES = ("impervious surface", "building", "low vegetation", "tree", "car", "clutter")

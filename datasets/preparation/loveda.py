@@ -18,7 +18,7 @@ from datasets.preparation.classes import ClassFile
 from datasets.preparation.members import Member
 from datasets.preparation.pipeline import Plan, Source
 from datasets.preparation.tiling import Tiling
-from datasets.splits import NamedSplit
+from datasets.tile_set import NamedSplit
 from utils.errors import MissingDataError
 
 CLASSES = ClassFile(

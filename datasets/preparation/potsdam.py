@@ -11,11 +11,11 @@ from typing import Any
 from datasets.preparation import isprs
 from datasets.preparation.archives import Archives
 from datasets.preparation.arguments import prepare_published
-from datasets.preparation.mask_decoder import LabelRepair
+from datasets.preparation.classes import LabelRepair
 from datasets.preparation.members import Member
 from datasets.preparation.pipeline import Plan, Source
 from datasets.preparation.tiling import Tiling
-from datasets.splits import NamedSplit, find_split
+from datasets.tile_set import NamedSplit, find_split
 
 _TRAIN = (
     *("2_10", "2_11", "2_12", "3_10", "3_11", "3_12", "4_10", "4_11", "4_12", "5_10", "5_11"),

@@ -15,10 +15,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from configs.structure import GENERATORS
+from configs.schema import GENERATORS
 from datasets.preparation.members import Member, file_member
-from datasets.structure_maps import MapRecipe, to_levels, write_map
-from datasets.structure_stores import SENSOR, begin_store, store_folder, write_manifest
+from datasets.structure_maps import (
+    SENSOR,
+    MapRecipe,
+    begin_store,
+    store_folder,
+    to_levels,
+    write_manifest,
+    write_map,
+)
 from datasets.tile_set import Tile, TileSet, image_path, open_tile_set
 from utils.arguments import default_workers
 from utils.errors import ConfigError, DataError, MissingDataError

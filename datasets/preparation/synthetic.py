@@ -21,8 +21,7 @@ from datasets.preparation.sensor import to_levels
 from datasets.preparation.synthetic_canvas import Canvas
 from datasets.preparation.synthetic_town import draw_town
 from datasets.preparation.writer import TileSetWriter
-from datasets.structure_maps import MapRecipe, write_map
-from datasets.structure_stores import SENSOR, store_folder, write_manifest
+from datasets.structure_maps import SENSOR, MapRecipe, store_folder, write_manifest, write_map
 from datasets.tile_set import SPLITS, Tile, is_prepared
 from utils.arguments import non_negative_int
 from utils.errors import ConfigError, DataError

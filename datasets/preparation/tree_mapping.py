@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets.preparation.classes import ClassFile
-from datasets.preparation.folder import add_mask_arguments, prepare_from_arguments
-from datasets.preparation.folder_splits import has_split_folders
+from datasets.preparation.folder import (
+    add_mask_arguments,
+    has_split_folders,
+    prepare_from_arguments,
+)
 from datasets.tile_set import SPLITS
 from utils.errors import DataError
 

@@ -17,7 +17,7 @@ from datasets.preparation.archives import Archives
 from datasets.preparation.arguments import prepare_published
 from datasets.preparation.pipeline import Plan, Source
 from datasets.preparation.tiling import Tiling
-from datasets.splits import NamedSplit, find_split
+from datasets.tile_set import NamedSplit, find_split
 
 _TRAIN = (
     *("1", "3", "5", "7", "11", "13", "15", "17"),

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
-from datasets.histogram import count_classes, write_histogram
 from datasets.rasters import write_raster
 from datasets.tile_set import (
     FORMAT_VERSION,
@@ -20,8 +19,10 @@ from datasets.tile_set import (
     Color,
     Tile,
     check_splits,
+    count_classes,
     image_path,
     target_path,
+    write_histogram,
 )
 from utils.errors import DataError
 from utils.files import write_json, write_text
@@ -176,7 +177,7 @@ class TileSetWriter:
             shutil.rmtree(self._partial, ignore_errors=True)  # gone already if all went well
 
     def split_sha256(self) -> str:
-        """Hash of the split as far as it is recorded, see ``datasets.splits``."""
+        """Hash of the split as far as it is recorded, see ``datasets.tile_set``."""
         return check_splits(self._root, self._tiles, {k: tuple(v) for k, v in self._splits.items()})
 
     def _finish(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from configs.structure import (
+from configs.schema import (
     DepthAnythingConfig,
     GeneratorConfig,
     SamConfig,
@@ -82,7 +82,7 @@ def fetch_generator_weights(structure: StructureConfig) -> None:
     """
     for config in structure.selected().values():
         if isinstance(config, SamConfig) and config.checkpoint is None:
-            from models.structure.sam_weights import official_sam_file
+            from models.structure.sam import official_sam_file
 
             fetch_weights(f"SAM {config.model_type}", official_sam_file(config.model_type))
         elif isinstance(config, DepthAnythingConfig) and config.checkpoint is None:
@@ -128,8 +128,7 @@ def _build_superpixels(config: SuperpixelsConfig, device: torch.device) -> Struc
 
 
 def _build_sam(config: SamConfig, device: torch.device) -> StructureGenerator:
-    from models.structure.sam import Sam
-    from models.structure.sam_weights import load_sam
+    from models.structure.sam import Sam, load_sam
 
     network, digest = load_sam(config.model_type, config.checkpoint, device)
     sam = Sam(

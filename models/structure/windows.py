@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from models.structure.segments import canonical
-from utils.alignment import align, overlap_moments
 from utils.boxes import window_starts
 from utils.mosaic import (
     Box,
     Layout,
+    align,
     blend,
     join_segments,
     lay_out,
     match_segments,
+    overlap_moments,
     overlap_of,
     paste,
 )

@@ -8,8 +8,7 @@ import numpy as np
 from datasets.preparation.check import check_tile_set
 from datasets.preparation.writer import TileSetWriter
 from datasets.rasters import write_raster
-from datasets.structure_maps import MapRecipe, write_map
-from datasets.structure_stores import SENSOR, store_folder, write_manifest
+from datasets.structure_maps import SENSOR, MapRecipe, store_folder, write_manifest, write_map
 from datasets.tile_set import Tile, TileSet, open_tile_set
 from utils.files import sha256_of
 

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from datasets.preparation.writer import TileSetWriter
-from datasets.structure_maps import MapRecipe, write_map
-from datasets.structure_stores import store_folder
+from datasets.structure_maps import MapRecipe, store_folder, write_map
 from datasets.tile_set import Tile, TileSet, open_tile_set
 from datasets.transforms import Geometry
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from datasets.preparation.writer import TileSetWriter
 from datasets.structure_generation import Shard, Store, complete_store
-from datasets.structure_maps import MapRecipe, map_path, read_map
-from datasets.structure_stores import store_folder
+from datasets.structure_maps import MapRecipe, map_path, read_map, store_folder
 from datasets.tile_set import Tile, TileSet, open_tile_set
 from utils.boxes import window_starts
 from utils.distributed import DistContext, distributed_session

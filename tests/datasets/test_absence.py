@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import infer
-from configs.schema import Config
-from configs.structure import StructureConfig
+from configs.schema import Config, StructureConfig
 from datasets.dataset import prepare_inputs
 from datasets.encodings import StructureEncoder
 from datasets.loaders import absence_note, build_eval_loader, build_train_loader

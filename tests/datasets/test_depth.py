@@ -8,13 +8,24 @@ import pytest
 import torch
 
 import infer
-from configs.schema import Config
-from configs.structure import DepthAnythingConfig, SamConfig, StructureConfig, SuperpixelsConfig
+from configs.schema import (
+    Config,
+    DepthAnythingConfig,
+    SamConfig,
+    StructureConfig,
+    SuperpixelsConfig,
+)
 from datasets.encodings import StructureEncoder
 from datasets.loaders import build_train_loader, check_structure
 from datasets.samplers import SampleKey
-from datasets.structure_maps import depth_levels, from_levels, map_path, map_settings, read_map
-from datasets.structure_stores import store_folder
+from datasets.structure_maps import (
+    depth_levels,
+    from_levels,
+    map_path,
+    map_settings,
+    read_map,
+    store_folder,
+)
 from datasets.tile_set import open_tile_set
 from eval import evaluate_split
 from generate import generate_store

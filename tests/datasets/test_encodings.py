@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from configs.structure import SamConfig, StructureConfig, SuperpixelsConfig
+from configs.schema import SamConfig, StructureConfig, SuperpixelsConfig
 from datasets.encodings import (
     ENCODINGS,
     StructureEncoder,

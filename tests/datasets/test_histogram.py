@@ -6,11 +6,17 @@ import pytest
 
 from configs.schema import DataConfig
 from datasets.dataset import TileDataset
-from datasets.histogram import RareClasses, count_classes, read_histogram, write_histogram
 from datasets.loaders import build_train_loader
 from datasets.rasters import write_raster
 from datasets.samplers import SampleKey
-from datasets.tile_set import TileSet, open_tile_set
+from datasets.tile_set import (
+    RareClasses,
+    TileSet,
+    count_classes,
+    open_tile_set,
+    read_histogram,
+    write_histogram,
+)
 from datasets.transforms import Geometry
 from tests.conftest import make_config
 from tests.datasets.coordinates import write_set

@@ -13,8 +13,7 @@ from datasets.dataset import Batch, prepare_inputs
 from datasets.encodings import StructureEncoder, shuffle_ids
 from datasets.loaders import build_eval_loader, build_train_loader
 from datasets.rasters import write_raster
-from datasets.structure_maps import map_path
-from datasets.structure_stores import store_folder
+from datasets.structure_maps import map_path, store_folder
 from datasets.tile_set import TileSet
 from tests.conftest import make_config, single_process
 from tests.datasets.coordinates import draw_members, write_set

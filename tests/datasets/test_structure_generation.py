@@ -12,8 +12,7 @@ from PIL import Image
 from datasets import structure_generation as generation
 from datasets.rasters import write_raster
 from datasets.structure_generation import Shard, complete_store
-from datasets.structure_maps import from_levels, map_path, read_facts, read_map
-from datasets.structure_stores import read_manifest
+from datasets.structure_maps import from_levels, map_path, read_facts, read_manifest, read_map
 from datasets.tile_set import TileSet
 from tests.conftest import single_process
 from tests.datasets.fakes import (

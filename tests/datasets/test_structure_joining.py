@@ -16,8 +16,7 @@ import pytest
 from datasets import structure_joining as joining
 from datasets.structure_generation import Shard, complete_store
 from datasets.structure_joining import find_groups
-from datasets.structure_maps import map_path, read_map
-from datasets.structure_stores import read_manifest
+from datasets.structure_maps import map_path, read_manifest, read_map
 from datasets.tile_set import Tile, TileSet
 from tests.conftest import single_process
 from tests.datasets.fakes import (

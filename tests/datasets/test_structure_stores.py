@@ -6,14 +6,18 @@ import pytest
 from PIL import Image
 
 from datasets.rasters import write_raster
-from datasets.structure_maps import MapRecipe, is_done, map_path, read_map, write_map
-from datasets.structure_stores import (
+from datasets.structure_maps import (
+    MapRecipe,
     begin_store,
     check_store,
+    is_done,
+    map_path,
     read_manifest,
+    read_map,
     recipe_problem,
     store_folder,
     write_manifest,
+    write_map,
 )
 from utils.errors import DataError, MissingDataError
 from utils.files import sha256_of

@@ -6,8 +6,7 @@ import pytest
 from PIL import Image
 
 from datasets.preparation.writer import TileSetWriter
-from datasets.splits import split_sha256
-from datasets.tile_set import Tile, open_tile_set
+from datasets.tile_set import Tile, open_tile_set, split_sha256
 from utils.errors import DataError, MissingDataError
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)

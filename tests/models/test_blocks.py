@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from configs.schema import OptimConfig
-from models.conv_stem import ConvStem
+from models.encoder import ConvStem
 from models.feature_recalibration import ChannelGate, FeatureRecalibration, SpatialGate
 from models.fusion_enhancement import FusionEnhancement, FusionEnhancementBlock
 from models.layers import ChannelNorm, ResidualAdd, ScaledConv1x1, resize

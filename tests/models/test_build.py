@@ -5,7 +5,7 @@ import torch
 
 from configs.schema import ModelConfig, OptimConfig, VitConfig
 from models.build import SIZES, build_network, frozen_identities
-from models.vit_join import JOINS
+from models.encoder import JOINS
 from utils.errors import MissingDataError
 from utils.training.optim import build_optimizer
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from configs.schema import ModelConfig, VitConfig
 from models.build import build_network
-from models.exportable import (
+from models.export import (
     PoolByProducts,
     ResizeByProducts,
     exportable,

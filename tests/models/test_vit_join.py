@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.vit_join import DepthToSpaceJoin, ProjectionJoin
+from models.encoder import DepthToSpaceJoin, ProjectionJoin
 
 
 @pytest.mark.parametrize("join", [ProjectionJoin, DepthToSpaceJoin])

@@ -8,7 +8,7 @@ from utils.malloc import keep_freed_memory
 # Page faults of 20 rounds of allocating, filling and freeing a block.
 COUNT = """
 import resource, torch
-from utils.host_memory import keep_freed_memory
+from utils.malloc import keep_freed_memory
 if {keep}:
     keep_freed_memory(large={large})
 for _ in range(20):  # the heap finds its size

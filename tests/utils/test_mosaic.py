@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 
 from datasets.tile_set import Tile
-from utils.alignment import align, overlap_moments
 from utils.mosaic import (
     Box,
+    align,
     blend,
     connected_groups,
     join_segments,
     lay_out,
     match_segments,
+    overlap_moments,
     overlap_of,
     owners,
     paste,

@@ -17,12 +17,11 @@ from utils.evaluation.boundary import COUNTS as BOUNDARY_COUNTS
 from utils.evaluation.boundary import WIDTHS_PX, BoundaryScores, boundary_counts, boundary_scores
 from utils.evaluation.calibration import COUNTS as CALIBRATION_COUNTS
 from utils.evaluation.calibration import NUM_BINS, Calibration, calibration, calibration_counts
-from utils.evaluation.label_plan import LabelPlan
+from utils.evaluation.evaluate import Canvas
 from utils.evaluation.metrics import Scores, scores
 from utils.evaluation.objects import AREAS_PX, ObjectScores, object_counts, object_scores
 from utils.evaluation.objects import COUNTS as OBJECT_COUNTS
-from utils.evaluation.protocols import Protocol, protocols_of, sentence_of
-from utils.evaluation.tile_assembler import Canvas
+from utils.evaluation.protocols import LabelPlan, Protocol, protocols_of, sentence_of
 
 
 @dataclass(frozen=True, kw_only=True)

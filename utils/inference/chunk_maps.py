@@ -8,8 +8,16 @@ from typing import Protocol
 import numpy as np
 
 from datasets.structure_generation import MapMaker
-from datasets.structure_maps import MapRecipe, depth_levels, is_done, map_path, read_map, write_map
-from datasets.structure_stores import holds_values, store_folder
+from datasets.structure_maps import (
+    MapRecipe,
+    depth_levels,
+    holds_values,
+    is_done,
+    map_path,
+    read_map,
+    store_folder,
+    write_map,
+)
 from utils.files import sha256_of
 from utils.inference.chunks import Piece
 from utils.inference.inputs import Input

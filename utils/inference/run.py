@@ -30,7 +30,7 @@ from utils.rasters.row_file import RowFile
 from utils.rasters.scene import Scene, count_pixels, open_scene
 from utils.reports.html import jpeg_base64
 from utils.reports.inference_page import NUM_PICTURES, write_inference_page
-from utils.stopwatch import Stopwatch
+from utils.threads import Stopwatch
 from utils.visualization.charts import legend
 from utils.visualization.colors import Color
 

@@ -10,8 +10,7 @@ from torch import Tensor
 from utils.evaluation.evaluate import Members, Predictor
 from utils.evaluation.sliding_window import Window
 from utils.inference.chunks import Piece, Pieces
-from utils.stopwatch import Stopwatch
-from utils.threads import read_ahead
+from utils.threads import Stopwatch, read_ahead
 
 # Rows and columns of an image -> their pixels (h, w, 3) uint8 RGB.
 Read = Callable[[slice, slice], np.ndarray]

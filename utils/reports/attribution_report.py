@@ -12,8 +12,7 @@ from utils.evaluation.attribution import Attribution, Change, Effect
 from utils.evaluation.bootstrap import LEVEL, NUM_DRAWS, SEED
 from utils.evaluation.compare import Difference
 from utils.files import known, write_json, write_png, write_text
-from utils.reports.tables import percent, points
-from utils.reports.text_tables import GAP, listed, table
+from utils.reports.tables import GAP, listed, percent, points, table
 from utils.visualization.difference_chart import Panel, difference_chart
 
 _TEXT_WIDTH = 100

@@ -1,5 +1,6 @@
 """Several runs in one table, and what each scores more than the first: text, JSON, page, chart."""
 
+import argparse
 import math
 import textwrap
 from collections.abc import Sequence
@@ -10,8 +11,15 @@ from typing import Any
 import numpy as np
 
 from utils.evaluation.bootstrap import LEVEL, NUM_DRAWS, SEED
-from utils.evaluation.compare import Difference, Sample, differences, sample, spread_over_seeds
-from utils.evaluation.compared import Setting
+from utils.evaluation.compare import (
+    Difference,
+    Sample,
+    Setting,
+    differences,
+    read_settings,
+    sample,
+    spread_over_seeds,
+)
 from utils.files import known, write_json, write_png, write_text
 from utils.reports.html import (
     Html,
@@ -23,8 +31,7 @@ from utils.reports.html import (
     text_html,
     together,
 )
-from utils.reports.tables import percent, points
-from utils.reports.text_tables import GAP, Table, listed
+from utils.reports.tables import GAP, Table, listed, percent, points
 from utils.visualization.difference_chart import Panel, difference_chart
 
 _TEXT_WIDTH = 100
@@ -259,3 +266,24 @@ def _mean_over_seeds(setting: Setting, key: str) -> float:
 
 def _range(low: float, high: float, words: Any) -> str:
     return "-" if math.isnan(low) else f"{words(low)} to {words(high)}"
+
+
+_COMPARE = "Scores of several evaluations and their differences to the first, with intervals."
+_RUN = (
+    "a run folder, the folder of an evaluation or its report.json; with a name: NAME=A; several "
+    "seeds of one setting: NAME=A,B,C"
+)
+
+
+def compare_reports(arguments: Sequence[str]) -> None:
+    """Compare several evaluations, the first of which is the reference."""
+    parser = argparse.ArgumentParser(prog="eval.py compare", description=_COMPARE)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=_RUN)
+    parser.add_argument("--output", type=Path, help="default: compare, in that of the first report")
+    args = parser.parse_args(arguments)
+    settings = read_settings(args.runs)
+    comparison = compare(settings)
+    output = args.output or settings[0].reports[0].path.parent / "compare"
+    write_comparison(output, comparison)
+    print(comparison_text(comparison))
+    print(f"\ntables, picture and all of it on one page, compare.html, in {output}")

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from utils.precision import Precision
 from utils.training.dry_run import peak_memory_gib
-from utils.training.environment import device_name
+from utils.training.run_folder import device_name
 
 Shape = Sequence[int]
 

@@ -20,10 +20,10 @@ from utils.reports.tables import (
     boundary_means,
     details,
     interval_sentence,
+    listed,
     no_full_labels,
     summary,
 )
-from utils.reports.text_tables import listed
 from utils.visualization.charts import confusion_picture
 from utils.visualization.colors import PanelRow, prediction_panel
 from utils.visualization.confidence_picture import confidence_picture

@@ -27,6 +27,7 @@ from utils.reports.html import (
 )
 from utils.reports.tables import (
     NO_BORDERS,
+    Table,
     boundary_table,
     class_details,
     class_table,
@@ -36,7 +37,6 @@ from utils.reports.tables import (
     protocol_scores_table,
     protocol_sentences,
 )
-from utils.reports.text_tables import Table
 from utils.visualization.colors import ERROR_COLORS, PanelRow, panel_cells
 
 _MEAN_COLOR: Color = (110, 116, 128)

@@ -1,17 +1,111 @@
 """The folder of a training run: opened new, or gone on with."""
 
+import hashlib
+import json
+import platform
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from configs.schema import Config
+import torch
+
+from configs.schema import Config, OptimConfig
 from utils.config import config_to_dict, config_to_yaml, differences
 from utils.distributed import DistContext
 from utils.errors import ConfigError
-from utils.files import remove_partial, write_text
+from utils.files import remove_partial, write_json, write_text
 from utils.training.checkpoint import Checkpoint, load_checkpoint
+from utils.training.state import TrainState
+
+_PACKAGES = ("torch", "torchvision", "timm", "segment-anything", "numpy", "pillow")
+_ELSEWHERE = ("recipe", "palette")  # of the identity; in config.yaml and in the data set
+
+
+def record_environment(folder: Path, state: TrainState, optim: OptimConfig) -> None:
+    """Write ``environment.json`` of a run that is built. Call on all ranks."""
+    environment = describe_environment(state, optim)
+    if state.dist.is_main:
+        write_json(folder / "environment.json", environment)
+
+
+def describe_environment(state: TrainState, optim: OptimConfig) -> dict[str, Any]:
+    """The environment of a run as plain values. Call on all ranks.
+
+    Args:
+        state: of the run; its identity names data set, classes, splits, structure maps and frozen
+            ViTs, and its precision has switched TF32 on or off.
+        optim: says how a batch is divided.
+    """
+    dist = state.dist
+    is_cuda = dist.device.type == "cuda"
+    own_device = device_name(dist.device)
+    known = {key: value for key, value in asdict(state.identity).items() if key not in _ELSEWHERE}
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "cuda": torch.version.cuda,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changes": _git("status", "--porcelain"),
+        "devices": dist.gather(own_device),  # of every rank
+        "num_threads": torch.get_num_threads(),
+        "precision": state.precision.name,
+        "tf32": {  # whether fp32 products are rounded; only CUDA devices can
+            "matmul": is_cuda and torch.backends.cuda.matmul.allow_tf32,
+            "cudnn": is_cuda and torch.backends.cudnn.allow_tf32,
+        },
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "world_size": dist.world_size,
+        "batch": _batch(optim, dist.world_size),
+        "data": {
+            **known,
+            "maps": {name: _with_digest(maps) for name, maps in known["maps"].items()},
+        },
+    }
+
+
+def _batch(optim: OptimConfig, num_ranks: int) -> dict[str, int]:
+    """How many samples are where in a step."""
+    per_rank = optim.batch_size // num_ranks
+    return {
+        "samples": optim.batch_size,
+        "per_rank": per_rank,
+        "micro_batches_per_rank": optim.accumulate,
+        "per_micro_batch": per_rank // optim.accumulate,
+    }
+
+
+def _with_digest(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A store's recipe and the SHA-256 of its canonical JSON, which its maps carry as well."""
+    text = json.dumps(recipe, sort_keys=True)
+    return {**recipe, "digest": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def device_name(device: torch.device) -> str:
+    """Name of a GPU, or of the CPU as far as the system tells."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints about this code, or None where there is no git or no repository."""
+    if shutil.which("git") is None:
+        return None
+    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
+
 
 # Settings that may change when a run goes on: they do not change what is computed.
 _FREE = (

@@ -1,6 +1,7 @@
 """Everything that changes while training, in one object, saved and restored whole."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,134 @@ import torch
 from torch import Tensor, nn
 
 from utils.distributed import DistContext
+from utils.errors import DataError
 from utils.precision import Precision
 from utils.training.checkpoint import Checkpoint, Identity, check_weights, save_checkpoint
-from utils.training.ema import Ema
-from utils.training.finite import LossWatch, check_weights_are_finite
-from utils.training.seed import random_state, restore_random_state, seed_torch
+
+
+def seed_torch(seed: int, rank: int = 0) -> None:
+    """Seed torch on every device. Samples carry seeds of their own and do not depend on this."""
+    torch.manual_seed(seed * 1_000_003 + rank)
+
+
+def random_state() -> dict[str, Tensor]:
+    """State of torch's generators, as plain tensors."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(state: dict[str, Tensor]) -> None:
+    """Put back what ``random_state`` gave."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+class Ema:
+    """``average <- d * average + (1 - d) * weights`` after every step.
+
+    ``d = min(decay, (1 + step) / (10 + step))``: early on, the average follows quickly, so that the
+    random start is forgotten. Buffers (the statistics of batch norm) are averaged like weights,
+    counters are copied.
+
+    Args:
+        network: its ``state_dict`` decides what is averaged; frozen parts are not in it.
+        decay: the limit of d, below 1.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self.average = {key: value.detach().clone() for key, value in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take in the weights after optimiser step number ``step`` (from 1)."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        for key, value in network.state_dict().items():
+            if value.is_floating_point():
+                self.average[key].lerp_(value, 1 - decay)
+            else:
+                self.average[key].copy_(value)
+
+    @contextmanager
+    def applied_to(self, network: nn.Module) -> Iterator[None]:
+        """Inside the block, ``network`` has the averaged weights; afterwards its own again."""
+        own = {key: value.detach().clone() for key, value in network.state_dict().items()}
+        _copy(self.average, network)
+        try:
+            yield
+        finally:
+            _copy(own, network)
+
+
+@torch.no_grad()
+def _copy(state: dict[str, Tensor], network: nn.Module) -> None:
+    for key, value in network.state_dict().items():
+        value.copy_(state[key])
+
+
+class LossWatch:
+    """Keeps the losses of the last steps on the device, and reads all of them back at once.
+
+    Reading makes the device wait, so it is done now and then: whenever losses are reported, and
+    before anything is saved. What is saved has therefore been looked at, up to its last step.
+
+    Args:
+        dist: this process.
+    """
+
+    def __init__(self, dist: DistContext) -> None:
+        self._dist = dist
+        self._unread: list[tuple[int, Tensor, tuple[str, ...]]] = []
+
+    def note(self, step: int, loss: Tensor, tile_ids: tuple[str, ...]) -> None:
+        """Remember a step's loss, and the tiles it was computed on, until the next look."""
+        self._unread.append((step, loss.detach(), tile_ids))
+
+    def check(self) -> None:
+        """Read the losses since the last look. Call on all ranks.
+
+        Raises:
+            DataError: one is not finite; names the first such step and the tiles of the ranks
+                that had it, the same on all ranks.
+        """
+        if not self._unread:
+            return
+        own = torch.stack([loss for _, loss, _ in self._unread])
+        total, unread = self._dist.sum(own).tolist(), self._unread
+        self._unread = []
+        wrong = next((i for i, value in enumerate(total) if not math.isfinite(value)), None)
+        if wrong is None:
+            return
+        step, loss, tile_ids = unread[wrong]
+        found = self._dist.gather(() if math.isfinite(loss.item()) else tile_ids)
+        names = ", ".join(name for part in found for name in part)
+        raise DataError(
+            f"the loss is not finite at step {step} (tiles: {names}), and nothing was saved since; "
+            "lower optim.lr, set run.precision=fp32, or check these tiles"
+        )
+
+
+def check_weights_are_finite(weights: Mapping[str, Tensor], step: int, dist: DistContext) -> None:
+    """Refuse weights with a value that is not finite. Call on all ranks.
+
+    A finite loss can have a gradient that is not; the weights then show it a step before the loss.
+
+    Raises:
+        DataError: names the step and the first such weight, the same on all ranks.
+    """
+    are_finite = torch.stack([value.isfinite().all() for value in weights.values()])
+    own = None
+    if not are_finite.all():
+        own = [name for name, is_finite in zip(weights, are_finite, strict=True) if not is_finite]
+    found = [names for names in dist.gather(own) if names]
+    if found:
+        raise DataError(
+            f"{len(found[0])} of {len(weights)} weights are not finite after step {step} (first: "
+            f"{found[0][0]}), and they were not saved; lower optim.lr, or set run.precision=fp32"
+        )
 
 
 class TrainState:

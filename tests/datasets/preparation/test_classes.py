@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.preparation.classes import read_class_file
-from datasets.preparation.mask_decoder import LabelRepair, MaskDecoder
+from datasets.preparation.classes import LabelRepair, MaskDecoder, read_class_file
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import open_image
 

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.preparation import writer as tile_writer
 from datasets.preparation.classes import ClassFile
-from datasets.preparation.folder import prepare_folder
-from datasets.preparation.folder_splits import find_split_folders
+from datasets.preparation.folder import find_split_folders, prepare_folder
 from datasets.preparation.members import Member
-from datasets.preparation.summary import Summary
+from datasets.preparation.pipeline import Summary
+from datasets.preparation.pipeline import writer as tile_writer
 from datasets.preparation.tiling import Tiling
 from datasets.tile_set import open_tile_set
 from utils.errors import ConfigError, DataError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.preparation.folder_splits import (
+from datasets.preparation.folder import (
     Pair,
     find_pairs,
     find_split_folders,

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.preparation import pipeline as preparation
-from datasets.preparation import writer as tile_writer
 from datasets.preparation.members import Member
+from datasets.preparation.pipeline import pipeline as preparation
+from datasets.preparation.pipeline import writer as tile_writer
 from datasets.tile_set import open_tile_set
 from tests.datasets.fake_archives import encode, pack, potsdam
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from datasets.preparation.potsdam import SPLITS
-from datasets.structure_maps import from_levels, map_path, read_map
-from datasets.structure_stores import read_manifest, store_folder
+from datasets.structure_maps import from_levels, map_path, read_manifest, read_map, store_folder
 from datasets.tile_set import open_tile_set
 from tests.datasets.fake_archives import (
     BLACK,

@@ -9,19 +9,22 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.schema import Config
-from configs.structure import StructureConfig
+from configs.schema import Config, StructureConfig
 from datasets.dataset import prepare_inputs
 from datasets.encodings import StructureEncoder, value
 from datasets.loaders import build_eval_loader, check_structure
 from datasets.preparation.sensor import decode_raster, import_sensor
-from datasets.structure_maps import MapRecipe, map_path, read_map, to_levels, write_map
-from datasets.structure_stores import (
+from datasets.structure_maps import (
+    MapRecipe,
     begin_store,
     check_store,
+    map_path,
     read_manifest,
+    read_map,
     store_folder,
+    to_levels,
     write_manifest,
+    write_map,
 )
 from datasets.tile_set import TileSet, open_tile_set
 from datasets.transforms import Geometry

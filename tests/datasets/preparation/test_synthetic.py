@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 
-from datasets.preparation import synthetic
+from datasets.preparation.pipeline import synthetic
 from datasets.preparation.synthetic import CLASSES, MAX_HEIGHT_M, MIN_SIZE_PX, PALETTE, draw_scene
 from datasets.preparation.synthetic_canvas import Canvas
-from datasets.structure_maps import map_path, read_map
-from datasets.structure_stores import check_store, store_folder
+from datasets.structure_maps import check_store, map_path, read_map, store_folder
 from datasets.tile_set import open_tile_set
 from utils.errors import ConfigError, DataError
 from utils.files import list_images, read_rgb

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.structure import DepthAnythingConfig, SamConfig, StructureConfig, SuperpixelsConfig
-from models.structure import build, depth_anything, sam, sam_weights
+from configs.schema import DepthAnythingConfig, SamConfig, StructureConfig, SuperpixelsConfig
+from models.structure import build, depth_anything, sam
+from models.structure import sam as sam_weights
 from models.structure.build import build_generator, fetch_generator_weights
 from tests.models.structure.test_superpixels import natural_image
 from utils.errors import ConfigError, MissingDataError
@@ -133,7 +134,7 @@ def test_weights_of_the_generators_in_use_are_fetched_if_no_file_is_named(monkey
 def test_superpixels_do_not_wait_for_the_packages_of_others():
     program = (
         "import sys, torch, generate\n"
-        "from configs.structure import SuperpixelsConfig\n"
+        "from configs.schema import SuperpixelsConfig\n"
         "from models.structure.build import build_generator\n"
         "build_generator('superpixels', SuperpixelsConfig(), torch.device('cpu'))\n"
         "print([name for name in ('timm', 'segment_anything') if name in sys.modules])"

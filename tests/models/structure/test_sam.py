@@ -7,7 +7,7 @@ from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from benchmarks.lively_sam import enliven
-from configs.structure import SamConfig
+from configs.schema import SamConfig
 from models.structure import sam_decoder
 from models.structure.sam import Sam
 from models.structure.sam_encoder import encode

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.structure import sam_weights
-from models.structure.sam import Sam
-from models.structure.sam_weights import load_sam, official_sam_file
+from models.structure import sam as sam_weights
+from models.structure.sam import Sam, load_sam, official_sam_file
 from tests.models.structure.small_sam import LOOSE, picture, random_sam, small_sam
 from utils.errors import DataError, MissingDataError
 

@@ -5,9 +5,18 @@ import pytest
 
 from models.structure.segments import MAX_SEGMENTS, canonical, connected_components
 from models.structure.windows import Windowed, join_ids, join_values
-from utils.alignment import align, overlap_moments
 from utils.errors import DataError
-from utils.mosaic import Box, blend, join_segments, lay_out, match_segments, overlap_of, paste
+from utils.mosaic import (
+    Box,
+    align,
+    blend,
+    join_segments,
+    lay_out,
+    match_segments,
+    overlap_moments,
+    overlap_of,
+    paste,
+)
 
 
 class Fake:

@@ -9,8 +9,8 @@ import torch
 
 from tests.conftest import single_process
 from utils.evaluation.attribution import Change, ChangeCounts
+from utils.evaluation.compare import paired_intervals
 from utils.evaluation.metrics import scores
-from utils.evaluation.paired import paired_intervals
 from utils.reports.attribution_report import attribution_text, reading, write_attribution
 
 CLASSES = ("land", "water", "road")

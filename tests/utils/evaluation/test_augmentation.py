@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from utils.evaluation.augmentation import View, mean_logits, views
+from utils.evaluation.sliding_window import View, mean_logits, views
 
 
 def test_views_of_a_recipe():

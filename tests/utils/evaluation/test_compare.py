@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from utils.evaluation.bootstrap import NUM_DRAWS, SEED, bootstrap
-from utils.evaluation.compare import differences, sample, spread_over_seeds
+from utils.evaluation.compare import differences, paired_intervals, sample, spread_over_seeds
 from utils.evaluation.metrics import scores
-from utils.evaluation.paired import paired_intervals
 
 
 def predictions(rng, num_sources, right=0.8, num_classes=3):

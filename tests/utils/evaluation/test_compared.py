@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.evaluation.compared import read_settings
+from utils.evaluation.compare import read_settings
 
 HEADER = {
     "checkpoint": "best.pth",

@@ -2,13 +2,12 @@ import pytest
 import torch
 
 from benchmarks.inference import Loop, build, scene
-from configs.schema import EvalConfig
-from configs.structure import StructureConfig
+from configs.schema import EvalConfig, StructureConfig
 from datasets.encodings import StructureEncoder
 from datasets.loaders import build_eval_loader
 from datasets.tile_set import open_tile_set
-from utils.evaluation.augmentation import views
 from utils.evaluation.evaluate import Predictor, evaluate
+from utils.evaluation.sliding_window import views
 from utils.precision import Precision
 
 CPU = torch.device("cpu")

@@ -5,20 +5,20 @@ import dataclasses
 import pytest
 import torch
 
-from configs.structure import DepthAnythingConfig, SamConfig, StructureConfig, SuperpixelsConfig
+from configs.schema import DepthAnythingConfig, SamConfig, StructureConfig, SuperpixelsConfig
 from datasets.encodings import ABSENT, StructureEncoder
 from datasets.loaders import build_attribution_loader, build_eval_loader
-from datasets.structure_stores import store_folder
+from datasets.structure_maps import store_folder
 from datasets.tile_set import open_tile_set
 from models.structure.superpixels import Superpixels
 from tests.conftest import make_config
 from utils.errors import ConfigError, DataError
-from utils.evaluation.attribution import Change
-from utils.evaluation.interventions import (
+from utils.evaluation.attribution import (
     CONSTANT,
     SHUFFLED,
     SUPERPIXELS,
     ZEROED,
+    Change,
     Changed,
     SuperpixelMaps,
     arguments,

@@ -1,6 +1,6 @@
 import pytest
 
-from utils.evaluation.label_plan import plan_labels
+from utils.evaluation.protocols import plan_labels
 
 
 @pytest.mark.parametrize(

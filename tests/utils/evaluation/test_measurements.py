@@ -10,12 +10,11 @@ import torch
 from tests.conftest import single_process
 from utils.evaluation.bootstrap import bootstrap
 from utils.evaluation.boundary import boundary_counts, boundary_scores
-from utils.evaluation.label_plan import plan_labels
 from utils.evaluation.measurements import Measurements
 from utils.evaluation.metrics import confusion_matrix, scores
 from utils.evaluation.morphology import erode
 from utils.evaluation.objects import object_counts, object_scores
-from utils.evaluation.protocols import WITH_CLUTTER
+from utils.evaluation.protocols import WITH_CLUTTER, plan_labels
 
 CLASSES = ("ground", "car", "clutter")
 SOURCE_OF = {"a_0": "a", "a_1": "a", "b_0": "b", "c_0": "c", "d_0": "d"}

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from utils.evaluation.bootstrap import NUM_DRAWS, SEED, bootstrap
+from utils.evaluation.compare import Difference, paired_intervals
 from utils.evaluation.metrics import scores
-from utils.evaluation.paired import Difference, paired_intervals
 
 
 def two_predictions(seed, num_sources, num_classes=4):

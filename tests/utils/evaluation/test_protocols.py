@@ -5,13 +5,13 @@ import torch
 
 from configs.schema import EvalConfig
 from utils.errors import ConfigError
-from utils.evaluation.label_plan import plan_labels
 from utils.evaluation.metrics import scores
 from utils.evaluation.protocols import (
     WITH_CLUTTER,
     WITHOUT_CLUTTER,
     conditions_of,
     indices_left_out,
+    plan_labels,
     protocols_of,
     sentence_of,
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.bench import Bench
-from utils.evaluation.stitching import side_weights, stitch
+from utils.evaluation.sliding_window import side_weights, stitch
 
 
 def spans(length, side, overlap):

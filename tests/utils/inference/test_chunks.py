@@ -3,8 +3,8 @@ import itertools
 import pytest
 
 from utils.boxes import window_starts
-from utils.inference import chunks as module
 from utils.inference.chunks import Piece, Pieces
+from utils.inference.run import chunks as module
 
 SIZES = [(1, 1), (64, 64), (2048, 3), (2049, 900), (5000, 4097), (400, 9000)]
 

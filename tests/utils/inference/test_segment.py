@@ -8,10 +8,10 @@ import torch
 
 from configs.schema import EvalConfig
 from utils.evaluation.evaluate import Predictor, classes_of
-from utils.inference import chunks as pieces
+from utils.inference.run import chunks as pieces
 from utils.inference.segment import confidence_of, segment_strips
 from utils.precision import Precision
-from utils.stopwatch import Stopwatch
+from utils.threads import Stopwatch
 
 CPU = torch.device("cpu")
 CONFIG = EvalConfig(window_px=64, overlap_px=16, batch_size=3)

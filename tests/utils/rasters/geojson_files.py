@@ -31,8 +31,8 @@ def from_first(ring: list) -> list:
 
 
 def set_block_rows(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    monkeypatch.setattr(utils.contours, "_BLOCK_PX", 1)
-    monkeypatch.setattr(utils.contours, "_BLOCK_ROWS", rows)
+    monkeypatch.setattr(utils.rasters.contours, "_BLOCK_PX", 1)
+    monkeypatch.setattr(utils.rasters.contours, "_BLOCK_ROWS", rows)
 
 
 def noise(height: int, width: int, shares: list[float], seed: int) -> np.ndarray:

@@ -192,7 +192,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from utils.raster_writers import open_writer
+from utils.rasters.writing import open_writer
 
 with open_writer(Path(sys.argv[1]), (2048, 2048), 3) as writer:
     writer.write(np.zeros((1500, 2048, 3), np.uint8))

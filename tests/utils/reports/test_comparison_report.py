@@ -8,7 +8,7 @@ from PIL import Image
 from tests.utils.evaluation.test_compare import predictions
 from tests.utils.evaluation.test_compared import content
 from tests.utils.reports.test_html import Reader
-from utils.evaluation.compared import read_settings
+from utils.evaluation.compare import read_settings
 from utils.reports.comparison_report import compare, comparison_text, write_comparison
 from utils.reports.tables import percent, points
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from tests.conftest import single_process
-from utils.evaluation.label_plan import plan_labels
 from utils.evaluation.measurements import Measurements
 from utils.evaluation.metrics import confusion_matrix, scores
 from utils.evaluation.morphology import erode
+from utils.evaluation.protocols import plan_labels
 from utils.precision import Precision
 from utils.reports.cost import measure_cost
 from utils.reports.report import write_report

@@ -5,7 +5,7 @@ import pytest
 
 from tests.utils.reports.test_html import Reader
 from tests.utils.reports.test_report import CLASSES, FINDINGS, NOTHING, PALETTE, find
-from utils.evaluation.label_plan import plan_labels
+from utils.evaluation.protocols import plan_labels
 from utils.reports.report_page import report_page
 from utils.reports.tables import percent
 from utils.visualization.colors import PanelRow

@@ -1,7 +1,7 @@
 """Protocols in the report: side by side, each with its labels and its sentence."""
 
 from tests.utils.reports.test_report import find, read_json, write
-from utils.evaluation.label_plan import plan_labels
+from utils.evaluation.protocols import plan_labels
 from utils.reports.tables import summary
 
 

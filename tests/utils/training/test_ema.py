@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from utils.training.ema import Ema
+from utils.training.state import Ema
 
 
 def test_average_by_hand():

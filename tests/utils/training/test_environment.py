@@ -10,7 +10,7 @@ from datasets.structure_maps import MapRecipe
 from tests.conftest import single_process
 from utils.precision import Precision
 from utils.training.checkpoint import Identity
-from utils.training.environment import describe_environment
+from utils.training.run_folder import describe_environment
 
 RECIPE = {"generator": "superpixels", "settings": {"segment_size_px": 8}, "weights_sha256": None}
 

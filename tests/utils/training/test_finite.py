@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from utils.errors import DataError
-from utils.training.finite import LossWatch, check_weights_are_finite
+from utils.training.state import LossWatch, check_weights_are_finite
 
 NAN, INF = float("nan"), float("inf")
 

@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.conftest import make_config
 from utils.errors import DataError
-from utils.training.finite import LossWatch
 from utils.training.log import RunLog, read_rows, step_line
+from utils.training.state import LossWatch
 
 
 def make_state(dist, step=0):

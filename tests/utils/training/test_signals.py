@@ -52,7 +52,7 @@ WORKERS = """
 import os, signal, sys
 import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
-from utils.stopping import end_workers_at_exit, leave_signals_to_the_main_process
+from utils.training.signals import end_workers_at_exit, leave_signals_to_the_main_process
 
 options = {"num_workers": 2, "worker_init_fn": leave_signals_to_the_main_process}
 end_workers_at_exit()

@@ -5,7 +5,7 @@ import pytest
 
 from tests.utils.evaluation.test_examples import Encoder, tile, titles
 from utils.files import read_rgb
-from utils.training.validation_view import CELL_PX, NUM_FIXED, ValidationView
+from utils.training.validation import CELL_PX, NUM_FIXED, ValidationView
 
 PALETTE = [[255, 0, 0], [0, 255, 0]]
 
