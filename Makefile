@@ -3,14 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_RUN := runs/synthetic
 
-.PHONY: help demo test lint check clean
+.PHONY: help demo test test-slow lint check clean
 
 help:
-	@echo "make demo   the whole pipeline on drawn scenes: prepare, generate, train, eval, infer"
-	@echo "make test   the test suite"
-	@echo "make lint   formatting, lint and types"
-	@echo "make check  lint and tests"
-	@echo "make clean  remove the demo's data and run (not .venv)"
+	@echo "make demo       the whole pipeline on drawn scenes: prepare, generate, train, eval, infer"
+	@echo "make test       the test suite, in two processes"
+	@echo "make test-slow  the tests that take minutes each and are left out of it"
+	@echo "make lint       formatting, lint and types"
+	@echo "make check      lint and tests"
+	@echo "make clean      remove the demo's data and run (not .venv)"
 
 .venv/.installed: requirements.txt tests/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
@@ -35,7 +36,10 @@ demo: .venv/.installed
 	@echo "          $(DEMO_RUN)/inference/index.html"
 
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-slow: .venv/.installed
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from datasets.preparation.synthetic import prepare_synthetic
 from datasets.tile_set import TileSet, open_tile_set
 from generate import generate_store
 from tests.datasets.broken import write_set
+from tests.ranks import Ranks
 from train import build_run, train
 from utils.config import config_from_dict
 from utils.distributed import DistContext
@@ -68,6 +69,14 @@ def config(data_root: Path, tmp_path: Path) -> Config:
 @pytest.fixture
 def dist() -> DistContext:
     return single_process()
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Two gloo processes that run functions sent to them; ``tests/ranks.py`` says how."""
+    ranks = Ranks()
+    yield ranks
+    ranks.stop()
 
 
 @pytest.fixture
