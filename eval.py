@@ -26,12 +26,7 @@ from torch import Tensor
 from configs.schema import Config
 from datasets.dataset import Batch
 from datasets.encodings import StructureEncoder
-from datasets.loaders import (
-    absence_note,
-    build_attribution_loader,
-    build_eval_loader,
-    check_structure,
-)
+from datasets.loaders import absence_note, build_eval_loader, check_structure
 from datasets.tile_set import TileSet, open_tile_set
 from models.build import load_network
 from models.structure.build import build_generator
@@ -44,13 +39,20 @@ from utils.evaluation.attribution import (
     ChangeCounts,
     Changed,
     SuperpixelMaps,
+    build_attribution_loader,
     changes_of,
     predictions,
 )
 from utils.evaluation.evaluate import Predictor, evaluate
 from utils.evaluation.examples import SpreadRows, WorstRows
 from utils.evaluation.measurements import Findings, Measurements
-from utils.evaluation.protocols import conditions_of, indices_left_out, plan_labels, protocols_of
+from utils.evaluation.protocols import (
+    conditions_of,
+    indices_left_out,
+    plan_labels,
+    plan_split_labels,
+    protocols_of,
+)
 from utils.malloc import keep_freed_memory
 from utils.precision import Precision
 from utils.reports.attribution_report import attribution_text, write_attribution
@@ -132,11 +134,13 @@ def measure(
     """Evaluate a split; ``look`` sees every tile, its prediction and its confusion matrix."""
     tile_set, config = subject.tile_set, subject.config
     classes, kinds = tile_set.classes, {p.labels for p in protocols_of(tile_set.classes)}
-    loader = build_eval_loader(config, tile_set, split, dist, kinds)
-    measurements = Measurements(classes, sources_of(tile_set, split).values(), loader.labels)
+    labels = plan_split_labels(tile_set, split, config.eval.labels, kinds)
+    loader = build_eval_loader(config, tile_set, split, dist, labels.read)
+    measurements = Measurements(classes, sources_of(tile_set, split).values(), labels)
     evaluate(
         subject.predictor,
         loader,
+        labels,
         len(classes),
         dist,
         look,

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from configs.schema import Config
-from datasets.map_sheets import draw_common_sheet, draw_store_sheet
+from datasets.contact_sheets import draw_common_sheet, draw_store_sheet
 from datasets.structure_generation import Shard, Store, complete_store
 from datasets.structure_maps import MapRecipe, map_settings, store_folder
 from datasets.tile_set import TileSet, open_tile_set

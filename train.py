@@ -27,6 +27,7 @@ from utils.config import config_to_dict, load_config_from_command_line
 from utils.distributed import DistContext, distributed_session
 from utils.errors import run_command
 from utils.evaluation.evaluate import Predictor
+from utils.evaluation.protocols import plan_split_labels
 from utils.malloc import keep_freed_memory
 from utils.precision import Precision
 from utils.training.checkpoint import Identity, begin_with, check_split
@@ -119,7 +120,8 @@ def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None
     tile_set = open_tile_set(Path(data.root))
     maps = check_structure(tile_set, config.structure, [data.train_split, data.val_split])
     loader, batches = build_train_loader(config, tile_set, dist)
-    val_loader = build_eval_loader(config, tile_set, data.val_split, dist)
+    labels = plan_split_labels(tile_set, data.val_split, config.eval.labels)
+    val_loader = build_eval_loader(config, tile_set, data.val_split, dist, labels.read)
     encoder = StructureEncoder(config.structure)
     precision = Precision(config.run.precision, dist.device)
     seed_torch(config.run.seed)
@@ -165,7 +167,7 @@ def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None
         encoder=encoder,
         loss=build_loss(optim, len(tile_set.classes)).to(dist.device),
         lr_at=build_schedule(optim, batches.num_batches),
-        validation=Validation(state, predictor, val_loader, view, log, folder),
+        validation=Validation(state, predictor, val_loader, labels, view, log, folder),
         rhythm=Rhythm(config),
         log=log,
         notes=notes,

@@ -5,28 +5,25 @@ takes a number from torch's global generator, and a run resumed inside an epoch 
 paths than a straight one.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+import atexit
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from configs.schema import GENERATORS, Config, StructureConfig
 from datasets.dataset import Batch, TileDataset
 from datasets.encodings import StructureEncoder
 from datasets.samplers import EvalOrder, SampleKey, TrainBatches
 from datasets.structure_maps import SENSOR, MapRecipe, check_store, map_settings, store_folder
-from datasets.tile_set import TileSet
+from datasets.tile_set import SourceImage, TileSet, source_images
 from datasets.transforms import Geometry
 from utils.distributed import DistContext
-from utils.errors import ConfigError, DataError, MissingDataError
-from utils.evaluation.attribution import TilePairs
-from utils.evaluation.evaluate import Unit, units_of
-from utils.evaluation.protocols import LabelPlan, plan_labels
-from utils.training.signals import end_workers_at_exit, leave_signals_to_the_main_process
-
-Tiles = TileDataset | TilePairs
+from utils.errors import ConfigError, MissingDataError
 
 
 def check_structure(
@@ -132,8 +129,8 @@ class EvalLoader:
     """The whole tiles of what this rank scores, one at a time."""
 
     batches: DataLoader[Batch]
-    units: tuple[Unit, ...]  # their tiles, one after the other, are the batches
-    labels: LabelPlan  # kinds of target
+    source_images: tuple[SourceImage, ...]  # their tiles, one after the other, are the batches
+    label_kinds: tuple[str, ...]  # of the target, then of the further targets
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
@@ -143,7 +140,7 @@ class EvalLoader:
 
 
 def build_eval_loader(
-    config: Config, tile_set: TileSet, split: str, dist: DistContext, also: Collection[str] = ()
+    config: Config, tile_set: TileSet, split: str, dist: DistContext, labels: Sequence[str]
 ) -> EvalLoader:
     """The part of a split that this rank scores: every source image is read by one rank.
 
@@ -152,55 +149,25 @@ def build_eval_loader(
         tile_set: the prepared data set.
         split: train, val or test.
         dist: this process.
-        also: kinds of label to score on besides ``eval.labels``, where there are any.
+        labels: kinds of label to read, ``full`` or ``eroded``; the first is the batches' target.
 
     Raises:
         MissingDataError: the labels of the split are hidden, or there are none of the kind.
     """
     tile_ids = tile_set.split(split)
-    headline, kinds = config.eval.labels, tile_set.kinds_of(split)
-    tile_set.require_labels(split, headline if headline in kinds else "full")
-    labels = plan_labels(kinds, headline, also)
+    for kind in labels:
+        tile_set.require_labels(split, kind)
     step = 1 if config.structure.control == "shuffled" else 0
-    dataset = _whole_tiles(config, tile_set, split, step, labels.read)
-    units = units_of((tile_set.tiles[tile_id] for tile_id in tile_ids), config.eval.unit)
-    units = units[dist.rank :: dist.world_size]
+    dataset = whole_tiles(config, tile_set, split, step, labels)
+    images = source_images((tile_set.tiles[tile_id] for tile_id in tile_ids), config.eval.unit)
+    images = images[dist.rank :: dist.world_size]
     place = {tile_id: number for number, tile_id in enumerate(tile_ids)}
-    order = [place[tile.id] for unit in units for tile in unit.tiles]
-    batches = _build_eval_loader(dataset, order, config, dist)
-    return EvalLoader(batches=batches, units=units, labels=labels)
+    order = [place[tile.id] for image in images for tile in image.tiles]
+    batches = build_ordered_loader(dataset, order, config, dist)
+    return EvalLoader(batches=batches, source_images=images, label_kinds=tuple(labels))
 
 
-def build_attribution_loader(
-    config: Config, tile_set: TileSet, split: str, dist: DistContext, more_stores: Sequence[str]
-) -> DataLoader[tuple[Batch, Batch]]:
-    """Whole tiles of a split, each for itself, and beside each the maps of another one.
-
-    Args:
-        config: the recipe; ``structure.control`` is on or shuffled.
-        tile_set: the prepared data set.
-        split: which tiles.
-        dist: this process.
-        more_stores: those that are read of the tile itself as well.
-
-    Raises:
-        DataError: there are too few tiles to take the maps of another one.
-    """
-    labels = config.eval.labels
-    tile_set.require_labels(split, labels)
-    num_tiles, step = len(tile_set.split(split)), 1 if config.structure.control == "shuffled" else 0
-    if num_tiles < step + 2:
-        raise DataError(
-            f"attribution shuffles maps between the images of a split: with structure.control="
-            f"{config.structure.control} it takes {step + 2}, and '{split}' of {tile_set.root} has "
-            f"{num_tiles}"
-        )
-    shown = _whole_tiles(config, tile_set, split, step, [labels], more_stores)
-    pairs = TilePairs(shown, _whole_tiles(config, tile_set, split, step + 1, [labels]))
-    return _build_eval_loader(pairs, range(dist.rank, num_tiles, dist.world_size), config, dist)
-
-
-def _whole_tiles(
+def whole_tiles(
     config: Config,
     tile_set: TileSet,
     split: str,
@@ -221,16 +188,17 @@ def _whole_tiles(
     )
 
 
-def _build_eval_loader(
-    dataset: Tiles, indices: Sequence[int], config: Config, dist: DistContext
+def build_ordered_loader(
+    dataset: Dataset[Any], indices: Sequence[int], config: Config, dist: DistContext
 ) -> DataLoader[Any]:
+    """Return a loader of these samples, one at a time and in this order."""
     # A tile may be a whole survey image: few are in memory at a time.
     num_workers = min(config.data.num_workers, 2)
     return _build_loader(dataset, EvalOrder(indices), num_workers, dist, prefetch=1)
 
 
 def _build_loader(
-    dataset: Tiles,
+    dataset: Dataset[Any],
     batches: Sampler[list[SampleKey]],
     num_workers: int,
     dist: DistContext,
@@ -253,3 +221,26 @@ def _build_loader(
 def _as_it_is(batch: Any) -> Any:
     """The data set gives batches, or pairs of them."""
     return batch
+
+
+def leave_signals_to_the_main_process(worker: int) -> None:
+    """For loader processes (``worker_init_fn``): the step that is under way needs their samples.
+
+    Ctrl-C, and Slurm's SIGTERM, come to every process. Use with ``end_workers_at_exit``.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end_workers_at_exit() -> None:
+    """Let loader processes that ignore SIGTERM end with this one, whatever ends it.
+
+    Where an error keeps a loader alive, Python sends its processes SIGTERM and waits for them.
+    """
+    atexit.unregister(_end_workers)
+    atexit.register(_end_workers)  # after Python's own, which it registered before: it runs first
+
+
+def _end_workers() -> None:
+    for process in multiprocessing.active_children():
+        process.kill()

@@ -27,6 +27,7 @@ import numpy as np
 
 from configs.schema import IGNORE_INDEX
 from datasets.rasters import SUFFIX, read_raster
+from utils.boxes import Box
 from utils.config import differences
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import read_json, write_text
@@ -96,15 +97,62 @@ Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tile:
-    """A rectangle of a source image."""
+class Tile(Box):
+    """A rectangle of a source image, with an image file and a target file of its own."""
 
     id: str  # file name without suffix
     source: str  # id of the source image
-    top_px: int
-    left_px: int
-    height_px: int
-    width_px: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceImage:
+    """Tiles of one source image that are scored together.
+
+    The tiles need not cover the source image: its extent here is their bounding rectangle, in which
+    pixels outside all tiles are ignored. A split may thus hold a part of an image, and tiles may
+    have been removed.
+    """
+
+    source: str  # id of the source image
+    tiles: tuple[Tile, ...]  # by first row, then by first column
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the bounding rectangle, in pixels."""
+        windows = self.windows()
+        height, width = (max(window[axis].stop for window in windows) for axis in (0, 1))
+        return height, width
+
+    def windows(self) -> list[tuple[slice, slice]]:
+        """Return the rows and columns of each tile in the bounding rectangle."""
+        top = min(tile.top_px for tile in self.tiles)
+        left = min(tile.left_px for tile in self.tiles)
+        return [
+            (
+                slice(tile.top_px - top, tile.bottom_px - top),
+                slice(tile.left_px - left, tile.right_px - left),
+            )
+            for tile in self.tiles
+        ]
+
+
+def source_images(tiles: Iterable[Tile], unit: str) -> tuple[SourceImage, ...]:
+    """Group the tiles of a split into what is scored as one image, by order of first appearance.
+
+    Args:
+        tiles: of the split.
+        unit: ``source``, or ``tile`` to score every tile by itself (``eval.unit``).
+    """
+    groups: dict[str, list[Tile]] = {}
+    for tile in tiles:
+        groups.setdefault(tile.source if unit == "source" else tile.id, []).append(tile)
+    return tuple(
+        SourceImage(
+            source=group[0].source,
+            tiles=tuple(sorted(group, key=lambda tile: (tile.top_px, tile.left_px))),
+        )
+        for group in groups.values()
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from PIL import Image
 
 import generate
 from datasets import structure_generation as generation
-from datasets.map_sheets import draw_common_sheet
+from datasets.contact_sheets import draw_common_sheet
 from datasets.structure_generation import Shard
 from datasets.structure_maps import map_path, read_manifest, read_map, store_folder
 from datasets.tile_set import open_tile_set

@@ -15,6 +15,7 @@ from tests.test_train import NO_VIT, run_to_the_end
 from train import build_run
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.evaluation.morphology import erode
+from utils.evaluation.protocols import plan_split_labels
 from utils.training.checkpoint import load_checkpoint
 
 
@@ -51,7 +52,8 @@ def test_training_and_scoring_take_the_labels_asked_for(eroded, tmp_path):
         half = {"full": 0.0, "eroded": 0.5}
         loader, _ = build_train_loader(config, tile_set, single_process())
         assert shares_ignored(loader) == [half[train]] * 3
-        loader = build_eval_loader(config, tile_set, "val", single_process())
+        labels = plan_split_labels(tile_set, "val", score).read
+        loader = build_eval_loader(config, tile_set, "val", single_process(), labels)
         assert shares_ignored(loader) == [half[score]] * 3
 
 
@@ -129,7 +131,7 @@ def test_hidden_labels_are_not_scored(data_root, tmp_path):
     change(root, split={**split, "unlabelled": ["test"]})
     config = make_config(root, tmp_path)
     with pytest.raises(MissingDataError, match=r"labels of the split test of .* are hidden: infer"):
-        build_eval_loader(config, open_tile_set(root), "test", single_process())
+        build_eval_loader(config, open_tile_set(root), "test", single_process(), ["full"])
 
 
 def test_another_split_of_the_same_set_is_refused_with_both_sides(data_root, tmp_path):

@@ -19,6 +19,7 @@ from utils.errors import DataError
 from utils.evaluation.evaluate import Predictor, evaluate
 from utils.evaluation.measurements import Measurements
 from utils.evaluation.morphology import erode
+from utils.evaluation.protocols import plan_split_labels
 from utils.precision import Precision
 
 NUM_CLASSES = 4
@@ -94,11 +95,12 @@ def canvases(tile_set, split, *overrides, dist=None, look=None):
     """What the pointwise network makes of every unit, and the findings."""
     dist = dist or single_process()
     config = make_config(tile_set.root, tile_set.root.parent, OFF, *overrides)
-    loader = build_eval_loader(config, tile_set, split, dist, KINDS)
+    labels = plan_split_labels(tile_set, split, config.eval.labels, KINDS)
+    loader = build_eval_loader(config, tile_set, split, dist, labels.read)
     cpu = torch.device("cpu")
     predictor = Predictor(Pointwise(), Picture(), Precision("fp32", cpu), config.eval, cpu)
     sources = {tile_set.tiles[tile_id].source for tile_id in tile_set.split(split)}
-    measurements, found = Measurements(tile_set.classes, sources, loader.labels), []
+    measurements, found = Measurements(tile_set.classes, sources, labels), []
 
     def add(canvas):
         measurements.add(canvas)
@@ -107,6 +109,7 @@ def canvases(tile_set, split, *overrides, dist=None, look=None):
     evaluate(
         predictor,
         loader,
+        labels,
         NUM_CLASSES,
         dist,
         look,

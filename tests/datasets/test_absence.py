@@ -126,7 +126,7 @@ def test_two_modalities_train_and_one_may_be_missing_at_test_time(data_root, tmp
     assert confusions[0] != confusions[1] and notes == [False, True]
 
     tile_set = open_tile_set(data_root)
-    batch = next(iter(build_eval_loader(config, tile_set, "val", single_process())))
+    batch = next(iter(build_eval_loader(config, tile_set, "val", single_process(), ["full"])))
     network, device = run.state.network.eval(), batch.image.device
     predictors = (
         Predictor(

@@ -66,7 +66,7 @@ def test_inputs_have_their_ranges_types_and_layout(config, tile_set, dist):
 
 
 def test_evaluation_reads_whole_tiles_in_order(config, tile_set, dist):
-    loader = build_eval_loader(config, tile_set, "val", dist)
+    loader = build_eval_loader(config, tile_set, "val", dist, ["full"])
     assert tuple(batch.tile_ids[0] for batch in loader) == tile_set.split("val")
 
 

@@ -1,5 +1,7 @@
 """The loaders: the same batches whatever the processes, whole tiles, errors, memory."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,7 +116,7 @@ def test_processes_live_on_from_epoch_to_epoch(tile_set, build):
     if build == "train":
         loader, _ = build_train_loader(config, tile_set, single_process())
     else:
-        loader = build_eval_loader(config, tile_set, "train", single_process()).batches
+        loader = build_eval_loader(config, tile_set, "train", single_process(), ["full"]).batches
     pids = []
     for _ in range(2):
         assert len(list(loader)) == (4 if build == "train" else len(SIZES))
@@ -126,7 +128,7 @@ def test_processes_live_on_from_epoch_to_epoch(tile_set, build):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_whole_tiles_of_any_size_are_as_in_their_files(tile_set, num_workers):
     config = config_of(tile_set, f"data.num_workers={num_workers}")
-    loader = build_eval_loader(config, tile_set, "train", single_process())
+    loader = build_eval_loader(config, tile_set, "train", single_process(), ["full"])
     for batch, size in zip(loader, SIZES, strict=True):
         members = draw_members(*size)
         np.testing.assert_array_equal(batch.image[0].movedim(0, -1), members["image"])
@@ -159,7 +161,7 @@ def test_a_label_of_an_unknown_class_is_named_when_a_crop_shows_it(data_root, tm
     other = replace(tile_set, classes=tile_set.classes[:40])
     config = config_of(tile_set, "data.rare_class_share=0")
     with pytest.raises(Exception, match=r"t000\.tif holds class index 4\d, the data set has 40"):
-        list(build_eval_loader(config, other, "train", single_process()))
+        list(build_eval_loader(config, other, "train", single_process(), ["full"]))
 
 
 def test_ids_are_shuffled_on_the_device_for_segments_only(tile_set):
@@ -196,3 +198,33 @@ def test_the_eroded_labels_have_a_folder_of_their_own(tile_set: TileSet, tmp_pat
     write_raster(path, eroded)
     np.testing.assert_array_equal(tile_set.read_target(tile_id, "eroded"), eroded)
     assert (tile_set.read_target(tile_id) != 255).all()
+
+
+WORKERS = """
+import os, signal, sys
+import torch.multiprocessing as mp
+from torch.utils.data import DataLoader
+from datasets.loaders import end_workers_at_exit, leave_signals_to_the_main_process
+
+options = {"num_workers": 2, "worker_init_fn": leave_signals_to_the_main_process}
+end_workers_at_exit()
+batches = iter(DataLoader(range(1000), persistent_workers=True, **options))
+numbers = [int(next(batches)), int(next(batches))]  # both workers are there
+for process in mp.active_children():
+    os.kill(process.pid, getattr(signal, sys.argv[1]))
+numbers += [int(batch) for batch in batches]
+print(sum(numbers), flush=True)
+raise ArithmeticError("and the loader is still there")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_workers_outlive_a_signal_and_end_with_the_program(name):
+    done = subprocess.run(
+        [sys.executable, "-c", WORKERS, name],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.stdout == b"499500\n", done.stderr.decode()
+    assert done.returncode == 1 and b"ArithmeticError: and the loader" in done.stderr

@@ -14,15 +14,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from configs.schema import GENERATORS, IGNORE_INDEX, VALUE_GENERATORS, StructureConfig
+from configs.schema import GENERATORS, IGNORE_INDEX, VALUE_GENERATORS, Config, StructureConfig
 from datasets.dataset import Batch, TileDataset
 from datasets.encodings import ABSENT, StructureEncoder
+from datasets.loaders import build_ordered_loader, whole_tiles
 from datasets.samplers import SampleKey
 from datasets.structure_generation import MapMaker
 from datasets.structure_maps import check_store, map_settings, store_folder
 from datasets.tile_set import TileSet
 from utils.distributed import DistContext
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, DataError, UserError
 from utils.evaluation.bootstrap import Intervals, bootstrap
 from utils.evaluation.compare import PairedIntervals, paired_intervals
 from utils.evaluation.evaluate import Predictor
@@ -266,6 +267,35 @@ class TilePairs(Dataset[tuple[Batch, Batch]]):
         return self.first.__getitems__(keys), self.second.__getitems__(keys)
 
 
+def build_attribution_loader(
+    config: Config, tile_set: TileSet, split: str, dist: DistContext, more_stores: Sequence[str]
+) -> DataLoader[tuple[Batch, Batch]]:
+    """Whole tiles of a split, each for itself, and beside each the maps of another one.
+
+    Args:
+        config: the recipe; ``structure.control`` is on or shuffled.
+        tile_set: the prepared data set.
+        split: which tiles.
+        dist: this process.
+        more_stores: those that are read of the tile itself as well.
+
+    Raises:
+        DataError: there are too few tiles to take the maps of another one.
+    """
+    labels = config.eval.labels
+    tile_set.require_labels(split, labels)
+    num_tiles, step = len(tile_set.split(split)), 1 if config.structure.control == "shuffled" else 0
+    if num_tiles < step + 2:
+        raise DataError(
+            f"attribution shuffles maps between the images of a split: with structure.control="
+            f"{config.structure.control} it takes {step + 2}, and '{split}' of {tile_set.root} has "
+            f"{num_tiles}"
+        )
+    shown = whole_tiles(config, tile_set, split, step, [labels], more_stores)
+    pairs = TilePairs(shown, whole_tiles(config, tile_set, split, step + 1, [labels]))
+    return build_ordered_loader(pairs, range(dist.rank, num_tiles, dist.world_size), config, dist)
+
+
 class SuperpixelMaps:
     """Superpixels of every image of a split: read from their store, or made on the way.
 
@@ -324,7 +354,7 @@ def predictions(
     """Predict every image as it is and with every change; each is read once.
 
     Args:
-        pairs: this rank's images, of ``datasets.loaders.build_attribution_loader``.
+        pairs: this rank's images, of ``build_attribution_loader``.
         predictors: the network with its own encoder, then with one ``Changed`` for every change.
         superpixels: what may stand for segments.
         dist: this process.

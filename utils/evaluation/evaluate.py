@@ -1,7 +1,7 @@
 """A network on whole images: classes of one, confusion matrix of many."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from configs.schema import IGNORE_INDEX, EvalConfig
+from datasets.loaders import EvalLoader
+from datasets.tile_set import SourceImage, Tile
 from utils.distributed import DistContext
 from utils.errors import DataError
 from utils.evaluation.metrics import confusion_matrix
@@ -17,84 +19,6 @@ from utils.evaluation.morphology import RADIUS_PX, erode
 from utils.evaluation.protocols import LabelPlan
 from utils.evaluation.sliding_window import View, Window, mean_logits, predict_strips, stitch, views
 from utils.precision import Precision
-
-
-class Place(Protocol):
-    """What is needed of a ``datasets.tile_set.Tile``: a rectangle of a source image."""
-
-    @property
-    def id(self) -> str:
-        """Name."""
-
-    @property
-    def source(self) -> str:
-        """Name of the source image."""
-
-    @property
-    def top_px(self) -> int:
-        """First row in the source image."""
-
-    @property
-    def left_px(self) -> int:
-        """First column."""
-
-    @property
-    def height_px(self) -> int:
-        """Number of rows."""
-
-    @property
-    def width_px(self) -> int:
-        """Number of columns."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unit:
-    """Tiles of one source image that are scored together.
-
-    They need not cover it: the unit is the smallest rectangle around them, and what none of them
-    covers is ignored. So a split may hold a part of an image, or tiles may have been taken out.
-    """
-
-    source: str
-    tiles: tuple[Place, ...]  # from the top down, those of a row from the left
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the rectangle, in pixels."""
-        windows = self.windows()
-        height, width = (max(window[axis].stop for window in windows) for axis in (0, 1))
-        return height, width
-
-    def windows(self) -> list[Window]:
-        """Where each tile is in the rectangle."""
-        top = min(tile.top_px for tile in self.tiles)
-        left = min(tile.left_px for tile in self.tiles)
-        return [
-            (
-                slice(tile.top_px - top, tile.top_px - top + tile.height_px),
-                slice(tile.left_px - left, tile.left_px - left + tile.width_px),
-            )
-            for tile in self.tiles
-        ]
-
-
-def units_of(tiles: Iterable[Place], unit: str) -> tuple[Unit, ...]:
-    """The units of a split, in the order in which the list of tiles comes to them.
-
-    Args:
-        tiles: of the split.
-        unit: see ``eval.unit``.
-    """
-    groups: dict[str, list[Place]] = {}
-    for tile in tiles:
-        groups.setdefault(tile.source if unit == "source" else tile.id, []).append(tile)
-    return tuple(
-        Unit(
-            source=group[0].source,
-            tiles=tuple(sorted(group, key=lambda tile: (tile.top_px, tile.left_px))),
-        )
-        for group in groups.values()
-    )
 
 
 class StripPredictor(Protocol):
@@ -128,7 +52,7 @@ class Canvas:
     """
 
     def __init__(
-        self, unit: Unit, labels: LabelPlan, num_classes: int, *, keep_tiles: bool = False
+        self, unit: SourceImage, labels: LabelPlan, num_classes: int, *, keep_tiles: bool = False
     ) -> None:
         self.source = unit.source
         self.targets = {
@@ -173,7 +97,7 @@ class Canvas:
 
         yield from stitch(self._windows, predictions(), RADIUS_PX if self._labels.is_made else 0)
 
-    def _paste(self, tile: Place, window: Window, batch: Any) -> None:
+    def _paste(self, tile: Tile, window: Window, batch: Any) -> None:
         """Put the targets of a tile into their place. Where tiles overlap, they must agree."""
         expected = (tile.height_px, tile.width_px)
         if (size := tuple(batch.target.shape[1:])) != expected:
@@ -371,27 +295,10 @@ def classes_of(logits: Tensor) -> Tensor:
     return logits.max(0).indices.to(torch.uint8).cpu()
 
 
-class Loader(Protocol):
-    """What is needed of a ``datasets.loaders.EvalLoader``."""
-
-    @property
-    def units(self) -> Sequence[Unit]:
-        """What this rank scores."""
-
-    @property
-    def labels(self) -> LabelPlan:
-        """Kinds of target."""
-
-    def __iter__(self) -> Iterator[Any]:
-        """The tiles of all units, one a batch (``datasets.dataset.Batch``)."""
-
-    def __len__(self) -> int:
-        """Number of tiles."""
-
-
 def evaluate(
     predictor: Predictor,
-    loader: Loader,
+    loader: EvalLoader,
+    labels: LabelPlan,
     num_classes: int,
     dist: DistContext,
     look: Callable[[Any, Tensor, Tensor], None] | None = None,
@@ -405,6 +312,7 @@ def evaluate(
     Args:
         predictor: the network.
         loader: this rank's images.
+        labels: kinds of label to score on; the loader reads ``labels.read``.
         num_classes: number of classes.
         dist: this process.
         look: called with each *tile* when all of it is done: its batch, class indices ``(H, W)``
@@ -417,12 +325,14 @@ def evaluate(
     Returns:
         ``(C, C)`` int64, rows = target, columns = prediction, the same on all ranks.
     """
+    if loader.label_kinds != labels.read:
+        raise ValueError(f"the loader reads {loader.label_kinds} labels, not {labels.read}")
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     off = not dist.is_main
     with tqdm(loader, desc="evaluate", unit="tile", leave=False, disable=off) as bar:
         batches = iter(bar)
-        for unit in loader.units[:num_units]:
-            canvas = Canvas(unit, loader.labels, num_classes, keep_tiles=look is not None)
+        for unit in loader.source_images[:num_units]:
+            canvas = Canvas(unit, labels, num_classes, keep_tiles=look is not None)
             for rows, logits in canvas.strips(predictor, islice(batches, len(unit.tiles))):
                 classes = classes_of(logits)
                 canvas.finish(rows, classes)
@@ -432,7 +342,7 @@ def evaluate(
                 if look is not None:
                     for tile in canvas.finished_tiles():
                         look(*tile)
-            confusion += canvas.confusions[loader.labels.headline]
+            confusion += canvas.confusions[labels.headline]
             if on_unit is not None:
                 on_unit(canvas)
     return dist.sum(confusion.to(dist.device)).cpu()

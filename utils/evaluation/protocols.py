@@ -1,8 +1,8 @@
-"""What a published number counts: the conventions of this field as named objects.
+"""Evaluation protocols of the field as named objects: which classes and labels a score counts.
 
-A protocol names classes and labels; it needs one confusion matrix of these labels. Everything else
-that a number depends on (unit, windows, test-time augmentation, split) is the same for all
-protocols of an evaluation, and told by ``conditions_of``.
+A protocol needs one confusion matrix of its kind of labels. Everything else that a score depends on
+(unit, windows, test-time augmentation, split) is the same for all protocols of an evaluation and is
+stated by ``conditions_of``.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from configs.schema import EvalConfig, Labels
+from datasets.tile_set import TileSet
 from utils.errors import ConfigError
 from utils.evaluation.morphology import RADIUS_PX
 
@@ -20,33 +21,33 @@ KINDS = ("full", "eroded")
 
 @dataclass(frozen=True, kw_only=True)
 class LabelPlan:
-    """Kinds of label, by name."""
+    """Kinds of label that an evaluation scores on, by name."""
 
-    headline: str  # of the figures that are not a protocol's
-    kinds: tuple[str, ...]  # that are scored on
-    read: tuple[str, ...]  # from the data set; the first is the target of a batch
+    headline: str  # kind of all scores outside the protocols
+    kinds: tuple[str, ...]  # all kinds that are scored on
+    read: tuple[str, ...]  # kinds read from the data set; the first is the target of a batch
 
     @property
     def is_made(self) -> bool:
-        """Whether eroded labels are made of the full ones."""
+        """Return True if eroded labels are computed from the full ones."""
         return "eroded" in self.kinds and "eroded" not in self.read
 
     def phrase(self, kind: str) -> str:
-        """What labels these are, such as ``full``."""
+        """Describe a kind of label, e.g. ``full``."""
         if kind == "full":
             return kind
         if self.is_made:
-            return f"eroded, made of the full ones with a disc of {RADIUS_PX} px"
-        return "eroded, as the data set has them"
+            return f"eroded, computed from the full ones with a disc of {RADIUS_PX} px"
+        return "eroded, as published with the data set"
 
 
 def plan_labels(available: Collection[str], headline: str, also: Collection[str] = ()) -> LabelPlan:
-    """Plan to score on one kind, and on others where that is possible.
+    """Plan to score on one kind of label, and on further kinds where they are available.
 
     Args:
-        available: what the data set has. Of full labels, eroded ones can be made.
-        headline: must be available, or made.
-        also: kinds that other figures need.
+        available: kinds that the data set has; eroded labels can be computed from full ones.
+        headline: kind that must be available or computable.
+        also: kinds that protocols need.
     """
     has_full = "full" in available
     kinds = tuple(
@@ -60,31 +61,44 @@ def plan_labels(available: Collection[str], headline: str, also: Collection[str]
     return LabelPlan(headline=headline, kinds=kinds, read=(first, *sorted(read - {first})))
 
 
+def plan_split_labels(
+    tile_set: TileSet, split: str, headline: str, also: Collection[str] = ()
+) -> LabelPlan:
+    """Plan the labels of a split, as ``plan_labels`` does.
+
+    Raises:
+        MissingDataError: the labels of the split are hidden, or the set has none of the kind.
+    """
+    kinds = tile_set.kinds_of(split)
+    tile_set.require_labels(split, headline if headline in kinds else "full")
+    return plan_labels(kinds, headline, also)
+
+
 _TURNS = {1: "", 2: ", each also mirrored", 8: ", each in all flips and quarter turns"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Which classes and labels a family of papers counts, and how that is told."""
+    """Classes and labels that a family of papers counts."""
 
     name: str
-    labels: Labels  # that are scored on
-    left_out: tuple[str, ...] = ()  # of the means; in the confusion matrix all the same
-    removed: tuple[str, ...] = ()  # target pixels of these classes are ignored
-    sentence: str  # about the classes
+    labels: Labels  # kind of label that is scored on
+    left_out: tuple[str, ...] = ()  # classes excluded from the means, kept in the confusion matrix
+    removed: tuple[str, ...] = ()  # classes whose target pixels are ignored
+    sentence: str  # states the classes that are counted
 
     def not_in_mean(self, classes: Sequence[str]) -> list[int]:
-        """Indices of the classes that the means do not count."""
+        """Return the indices of the classes excluded from the means."""
         return [classes.index(name) for name in (*self.left_out, *self.removed)]
 
     def apply(self, confusion: Tensor, classes: Sequence[str]) -> Tensor:
-        """The confusion matrix, or several ``(..., C, C)``, without removed target pixels."""
+        """Return confusion matrices ``(..., C, C)`` without the target pixels of removed classes."""
         rows = torch.tensor([classes.index(name) for name in self.removed], dtype=torch.long)
         return confusion.index_fill(-2, rows, 0)
 
 
 _ALL = "means over all classes that occur; OA over all pixels that are not ignored"
-# Of data sets with the class clutter: those of ISPRS, and whoever takes them for a model.
+# For data sets with the class clutter: those of ISPRS, and data sets modelled on them.
 WITH_CLUTTER = (
     Protocol(name="mmsegmentation", labels="eroded", sentence=_ALL),
     Protocol(
@@ -92,8 +106,8 @@ WITH_CLUTTER = (
         labels="eroded",
         left_out=("clutter",),
         sentence=(
-            "means over all classes but clutter, whose pixels stay in the confusion matrix: taking "
-            "clutter for a class costs that class, and OA counts clutter"
+            "means over all classes but clutter, whose pixels stay in the confusion matrix: predicting "
+            "a class on clutter costs that class, and OA counts clutter"
         ),
     ),
     Protocol(
@@ -102,12 +116,12 @@ WITH_CLUTTER = (
         removed=("clutter",),
         sentence=(
             "target pixels of clutter are ignored, in the means and in OA; predicting clutter "
-            "elsewhere is an error, for this network knows the class"
+            "elsewhere is an error, because this network has the class"
         ),
     ),
     Protocol(name="all classes", labels="full", sentence=_ALL),
 )
-# Of all others, such as LoveDA, where nothing is eroded: what another choice of labels would give.
+# For all others, such as LoveDA, whose labels are not eroded: both kinds of label.
 WITHOUT_CLUTTER = (
     Protocol(name="mmsegmentation", labels="full", sentence=_ALL),
     Protocol(name="without borders", labels="eroded", sentence=_ALL),
@@ -115,27 +129,27 @@ WITHOUT_CLUTTER = (
 
 
 def protocols_of(classes: Sequence[str]) -> tuple[Protocol, ...]:
-    """The protocols that are usual for a data set of these classes."""
+    """Return the protocols in use for a data set with these classes."""
     return WITH_CLUTTER if "clutter" in classes and len(classes) > 1 else WITHOUT_CLUTTER
 
 
 def conditions_of(config: EvalConfig, data: str) -> str:
-    """What a figure depends on besides network, classes and labels: enough to repeat it.
+    """Describe what a score depends on besides network, classes and labels: enough to repeat it.
 
     Args:
         config: how the images are predicted and scored.
-        data: which ones.
+        data: description of the images.
     """
-    unit = "every tile by itself"
+    unit = "each tile on its own"
     if config.unit == "source":
         unit = (
-            "whole source images; where they lie in tiles that overlap, the logits are averaged "
-            "with weights that fall linearly over the overlap"
+            "whole source images; the logits of overlapping tiles are averaged with weights that fall "
+            "linearly over the overlap"
         )
     windows = f"windows of {config.window_px} px"
     if config.overlap_px:
         windows += (
-            f" that share {config.overlap_px} px or more, logits averaged with weights that fall "
+            f" overlapping by at least {config.overlap_px} px, logits averaged with weights that fall "
             "linearly over the overlap"
         )
     views = "no test-time augmentation"
@@ -146,20 +160,23 @@ def conditions_of(config: EvalConfig, data: str) -> str:
 
 
 def sentence_of(protocol: Protocol, labels: LabelPlan) -> str:
-    """Which classes and labels a protocol counts."""
+    """State the classes and labels that a protocol counts."""
     return f"labels {labels.phrase(protocol.labels)}; {protocol.sentence}"
 
 
 def indices_left_out(names: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Class indices of ``eval.mean_without``.
+    """Return the class indices of ``eval.mean_without``.
 
     Raises:
-        ConfigError: the data set has no such class, or no other.
+        ConfigError: the data set has no such class, or no class would be left.
     """
     if unknown := [name for name in names if name not in classes]:
         raise ConfigError(
-            f"eval.mean_without names {', '.join(unknown)}; the data set has {', '.join(classes)}"
+            f"eval.mean_without names {', '.join(unknown)}, but the classes of the data set are "
+            f"{', '.join(classes)}"
         )
     if len(set(names)) == len(classes):
-        raise ConfigError("eval.mean_without names every class; one at least must stay in the mean")
+        raise ConfigError(
+            "eval.mean_without names every class; keep at least one class in the mean"
+        )
     return [classes.index(name) for name in names]

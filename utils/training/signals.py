@@ -1,7 +1,5 @@
 """Leaving a run in good order when it is told to: SIGTERM (Slurm, torchrun) and Ctrl-C."""
 
-import atexit
-import multiprocessing
 import signal
 from types import FrameType, TracebackType
 
@@ -62,26 +60,3 @@ class StopRequest:
     ) -> None:
         for number, handler in zip(_SIGNALS, self._before, strict=True):
             signal.signal(number, handler)
-
-
-def leave_signals_to_the_main_process(worker: int) -> None:
-    """For loader processes (``worker_init_fn``): the step that is under way needs their samples.
-
-    Ctrl-C, and Slurm's SIGTERM, come to every process. Use with ``end_workers_at_exit``.
-    """
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def end_workers_at_exit() -> None:
-    """Let loader processes that ignore SIGTERM end with this one, whatever ends it.
-
-    Where an error keeps a loader alive, Python sends its processes SIGTERM and waits for them.
-    """
-    atexit.unregister(_end_workers)
-    atexit.register(_end_workers)  # after Python's own, which it registered before: it runs first
-
-
-def _end_workers() -> None:
-    for process in multiprocessing.active_children():
-        process.kill()

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from utils.evaluation.evaluate import Loader, Predictor, evaluate
+from datasets.loaders import EvalLoader
+from utils.evaluation.evaluate import Predictor, evaluate
 from utils.evaluation.examples import Encoder, SpreadRows, WorstRows
 from utils.evaluation.metrics import scores
-from utils.evaluation.protocols import indices_left_out
+from utils.evaluation.protocols import LabelPlan, indices_left_out
 from utils.files import write_png
 from utils.training.log import RunLog
 from utils.training.state import TrainState
@@ -91,6 +92,7 @@ class Validation:
         state: of the run; has the weights that are evaluated, and remembers the best score.
         predictor: of its network.
         loader: what this rank scores.
+        labels: kinds of label to score on.
         view: looks at every tile.
         log: is told the scores, and shown pictures.
         folder: of the run.
@@ -103,12 +105,14 @@ class Validation:
         self,
         state: TrainState,
         predictor: Predictor,
-        loader: Loader,
+        loader: EvalLoader,
+        labels: LabelPlan,
         view: ValidationView,
         log: RunLog,
         folder: Path,
     ) -> None:
         self._state, self._predictor, self._loader = state, predictor, loader
+        self._labels = labels
         self._view, self._log, self._folder = view, log, folder
         identity = state.identity
         self._left_out = indices_left_out(identity.recipe["eval"]["mean_without"], identity.classes)
@@ -116,7 +120,7 @@ class Validation:
     @property
     def num_images(self) -> int:
         """What this rank scores, one at a time: source images, or tiles."""
-        return len(self._loader.units)
+        return len(self._loader.source_images)
 
     def __call__(self) -> bool:
         """Validate; whether no validation was better, by the score of the recipe."""
@@ -137,6 +141,7 @@ class Validation:
             return evaluate(
                 self._predictor,
                 self._loader,
+                self._labels,
                 state.num_classes,
                 state.dist,
                 self._view.look,

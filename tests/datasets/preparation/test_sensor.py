@@ -227,7 +227,7 @@ def test_no_data_does_not_bleed_when_resized():
 def test_shuffled_gives_the_other_tiles_sensor(with_sensor, tmp_path):
     tile_set = open_tile_set(with_sensor)
     config = config_of(with_sensor, tmp_path, "structure.control=shuffled")
-    first = next(iter(build_eval_loader(config, tile_set, "val", single_process())))
+    first = next(iter(build_eval_loader(config, tile_set, "val", single_process(), ["full"])))
     partner = map_path(store_folder(with_sensor, "dsm"), tile_set.split("val")[1])
     np.testing.assert_array_equal(first.maps["dsm"][0], read_map(partner))
     encoder = StructureEncoder(config.structure)

@@ -7,6 +7,7 @@ from datasets.encodings import StructureEncoder
 from datasets.loaders import build_eval_loader
 from datasets.tile_set import open_tile_set
 from utils.evaluation.evaluate import Predictor, evaluate
+from utils.evaluation.protocols import plan_labels
 from utils.evaluation.sliding_window import views
 from utils.precision import Precision
 
@@ -140,9 +141,16 @@ def test_the_image_of_other_maps_is_turned_with_them():
 
 def test_confusion_counts_every_valid_pixel_once(config, data_root, dist):
     tile_set = open_tile_set(data_root)
-    loader = build_eval_loader(config, tile_set, "val", dist)
+    loader = build_eval_loader(config, tile_set, "val", dist, ["full"])
     seen = []
-    confusion = evaluate(predictor(), loader, 6, dist, lambda *given: seen.append(given))
+    confusion = evaluate(
+        predictor(),
+        loader,
+        plan_labels(["full"], "full"),
+        6,
+        dist,
+        lambda *given: seen.append(given),
+    )
     targets = [tile_set.read_target(tile_id) for tile_id in tile_set.split("val")]
     assert confusion.dtype == torch.int64
     assert confusion.sum() == sum((target != 255).sum() for target in targets)

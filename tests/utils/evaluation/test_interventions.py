@@ -7,7 +7,7 @@ import torch
 
 from configs.schema import DepthAnythingConfig, SamConfig, StructureConfig, SuperpixelsConfig
 from datasets.encodings import ABSENT, StructureEncoder
-from datasets.loaders import build_attribution_loader, build_eval_loader
+from datasets.loaders import build_eval_loader
 from datasets.structure_maps import store_folder
 from datasets.tile_set import open_tile_set
 from models.structure.superpixels import Superpixels
@@ -22,6 +22,7 @@ from utils.evaluation.attribution import (
     Changed,
     SuperpixelMaps,
     arguments,
+    build_attribution_loader,
     changes_of,
 )
 
@@ -153,11 +154,13 @@ def test_tiles_come_as_in_an_evaluation_with_the_next_image_beside(
 ):
     config = make_config(data_root, tmp_path, f"structure.control={control}")
     tile_set = open_tile_set(data_root)
-    plain = list(build_eval_loader(config, tile_set, "val", dist))
+    plain = list(build_eval_loader(config, tile_set, "val", dist, ["full"]))
     pairs = list(build_attribution_loader(config, tile_set, "val", dist, ()))
     own = [
         batch.image
-        for batch in build_eval_loader(make_config(data_root, tmp_path), tile_set, "val", dist)
+        for batch in build_eval_loader(
+            make_config(data_root, tmp_path), tile_set, "val", dist, ["full"]
+        )
     ]
     assert len(pairs) == len(plain) == 3
     for index, (expected, (shown, other)) in enumerate(zip(plain, pairs, strict=True)):
