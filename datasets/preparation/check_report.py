@@ -11,7 +11,7 @@ from datasets.structure_maps import map_path, read_map
 from datasets.tile_set import TileSet
 from utils.errors import UserError
 from utils.files import write_json, write_png
-from utils.reports.tables import table
+from utils.console import table
 from utils.visualization.charts import legend
 from utils.visualization.colors import colorize, colorize_segments, colorize_values
 from utils.visualization.panels import Cell, contact_sheet

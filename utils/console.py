@@ -1,0 +1,61 @@
+"""Aligned text for the console: tables and lists of named values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+GAP = "  "
+WIDTH = 100  # columns to which running text is wrapped
+_MIN_WIDTH = 9  # of a column of numbers, so that tables printed below each other line up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Formatted cells, printed on the console by ``str`` and on pages by a template.
+
+    Attributes:
+        head: column titles.
+        rows: cells of each row; missing cells at the end are empty.
+        rules: indices of the rows that a horizontal rule precedes.
+        text_columns: left-aligned columns; all others are right-aligned.
+        caption: a line above the table, naming its unit; may be empty.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    rules: Sequence[int] = (0,)
+    text_columns: Sequence[int] = (0,)
+    caption: str = ""
+
+    def __str__(self) -> str:
+        text = table(self.head, self.rows, self.rules, self.text_columns)
+        return f"{self.caption}\n{text}" if self.caption else text
+
+
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    rules: Sequence[int] = (),
+    text_columns: Sequence[int] = (0,),
+) -> str:
+    """Align cells in columns; see ``Table`` for the arguments."""
+    widths = [max(len(row[i]) for row in (head, *rows) if i < len(row)) for i in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            cell.ljust(width) if column in text_columns else cell.rjust(max(width, _MIN_WIDTH))
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=False))
+        )
+        return GAP.join(padded).rstrip()
+
+    rule = "-" * len(line(head))
+    lines = [line(head)]
+    for index, row in enumerate(rows):
+        lines += [rule] * (index in rules) + [line(row)]
+    return "\n".join(lines)
+
+
+def listed(facts: Mapping[str, Any]) -> str:
+    """Return one line per name, with the values aligned below each other."""
+    width = max(map(len, facts), default=0)
+    return "\n".join(f"{name.ljust(width)}{GAP}{value}" for name, value in facts.items())
