@@ -153,7 +153,7 @@ def test_evaluations_are_compared_by_the_command_line(checkpoint, tmp_path):
         "compare", places[0], tmp_path / "test", "--output", tmp_path / "none"
     )
     assert code == 2 and output == "" and not (tmp_path / "none").exists()
-    assert errors.startswith("error: ") and errors.endswith("they cannot be compared\n")
+    assert errors.startswith("error: ") and errors.endswith("such reports cannot be compared\n")
     assert "report.json has the split val, " in errors and "has the split test;" in errors
 
 

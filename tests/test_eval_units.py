@@ -36,7 +36,7 @@ def test_the_validation_of_training_is_repeated_on_whole_images(trained, tmp_pat
     assert report["miou"] == load_checkpoint(trained[0]).progress["best_score"]
     assert report["header"]["unit"] == "source" and report["header"]["images"] == 2
     assert report["header"]["tiles"] == len(trained[1].split("val")) == 8
-    assert report["header"]["labels"] == "eroded, made of the full ones with a disc of 3 px"
+    assert report["header"]["labels"] == "eroded, computed from the full ones with a disc of 3 px"
     assert [source["name"] for source in report["sources"]] == ["val0", "val1"]
     labels = {protocol["name"]: protocol["labels"] for protocol in report["protocols"]}
     assert set(labels.values()) == {"full", "eroded"} and len(labels) == 4
@@ -55,7 +55,7 @@ def test_unit_and_control_change_what_is_scored(trained, tmp_path):
     source = report_of(trained, tmp_path / "a", split="train")
     tile = report_of(trained, tmp_path / "b", "eval.unit=tile", split="train")
     assert tile["header"]["unit"] == "tile" and tile["num_pixels"] > source["num_pixels"]
-    assert "every tile by itself" in tile["protocols"][0]["sentence"]
+    assert "each tile on its own" in tile["protocols"][0]["sentence"]
     for unit in ("source", "tile"):
         name = f"eval.unit={unit}"
         shuffled = report_of(

@@ -69,7 +69,7 @@ def test_the_report_names_labels_and_split_and_counts_what_is_scored(eroded, tmp
             report["header"]["labels"]
             == {
                 "full": "full",
-                "eroded": "eroded, as the data set has them",
+                "eroded": "eroded, as published with the data set",
             }[kind]
         )
         assert report["header"]["lists"] == f"synthetic, SHA-256 {tile_set.split_sha256}"
@@ -89,7 +89,7 @@ def test_eroded_labels_that_a_set_lacks_are_made_and_full_ones_are_not(eroded, t
 
     tile_set.target_path(tile_set.split("test")[1], "eroded").unlink()
     made = report("eroded")  # of all tiles, never a mixture
-    assert made["header"]["labels"] == "eroded, made of the full ones with a disc of 3 px"
+    assert made["header"]["labels"] == "eroded, computed from the full ones with a disc of 3 px"
     targets = [erode(tile_set.read_target(tile_id)) for tile_id in tile_set.split("test")]
     assert made["num_pixels"] == sum(int((target != 255).sum()) for target in targets)
 
@@ -98,7 +98,7 @@ def test_eroded_labels_that_a_set_lacks_are_made_and_full_ones_are_not(eroded, t
     last = tile_set.split("test")[1]
     write_raster(tile_set.target_path(last, "eroded"), targets[1])
     own = report("eroded")
-    assert own["header"]["labels"] == "eroded, as the data set has them"
+    assert own["header"]["labels"] == "eroded, as published with the data set"
     assert own["boundaries"]["iou"] is None
     names = [protocol["name"] for protocol in own["impossible_protocols"]]
     assert names == ["VSGNet config", "all classes"]

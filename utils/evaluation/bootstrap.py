@@ -1,10 +1,12 @@
-"""How far scores would move with other images: percentile bootstrap over source images.
+"""Percentile-bootstrap confidence intervals over source images.
 
-Pixels of one image, and tiles of one source image, are alike, so whole source images are drawn,
-with replacement, as many as there are (Efron and Tibshirani, "An Introduction to the Bootstrap",
-1993, chapter 13). The interval tells of the choice of images, not of that of a training seed.
+Pixels of one image, and tiles of one source image, are correlated, so whole source images are
+resampled with replacement, as many as there are (Efron and Tibshirani, "An Introduction to the
+Bootstrap", 1993, chapter 13). The interval covers the choice of images, not that of a training
+seed.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,23 +17,23 @@ NUM_DRAWS, SEED, LEVEL = 1000, 0, 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Intervals:
-    """Low and high ends of intervals of fractions in 0..1; nan where no draw has the class."""
+    """Lower and upper ends of intervals, fractions in 0..1; nan where no draw has the class."""
 
-    num_sources: int  # that have a counted pixel
+    num_sources: int  # source images with a counted pixel
     miou: tuple[float, float]
     iou: tuple[tuple[float, float], ...]  # of each class
 
 
 def bootstrap(confusions: np.ndarray, left_out: Sequence[int] = ()) -> Intervals | None:
-    """Intervals that hold the scores of 95 % of the draws.
+    """Return the intervals that contain the scores of 95 % of the draws.
 
     Args:
         confusions: ``(sources, C, C)`` pixel counts of each source image; images without a counted
             pixel are not drawn.
-        left_out: indices of classes that the mean does not count.
+        left_out: indices of classes excluded from the mean.
 
     Returns:
-        None for fewer than two images with a counted pixel: of one nothing can be told.
+        None for fewer than two images with a counted pixel: one image has no spread.
     """
     counted = confusions[confusions.any(axis=(1, 2))]
     num_sources = len(counted)
@@ -46,7 +48,7 @@ def bootstrap(confusions: np.ndarray, left_out: Sequence[int] = ()) -> Intervals
 
 
 def draw_times(num_sources: int) -> np.ndarray:
-    """How often every draw takes every image, ``(NUM_DRAWS, num_sources)``; the same every time."""
+    """Return how often each draw takes each image, ``(NUM_DRAWS, num_sources)``; fixed seed."""
     drawn = np.random.default_rng(SEED).integers(num_sources, size=(NUM_DRAWS, num_sources))
     return np.stack([np.bincount(row, minlength=num_sources) for row in drawn])
 
@@ -54,12 +56,12 @@ def draw_times(num_sources: int) -> np.ndarray:
 def scores_of_draws(
     confusions: np.ndarray, times: np.ndarray, left_out: Sequence[int] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The scores of every draw.
+    """Return the scores of each draw.
 
     Args:
         confusions: ``(sources, C, C)`` pixel counts of each source image.
         times: ``(draws, sources)``, see ``draw_times``.
-        left_out: indices of classes that the mean does not count.
+        left_out: indices of classes excluded from the mean.
 
     Returns:
         mIoU ``(draws,)`` and IoU ``(draws, C)``; nan where a draw lacks the class.
@@ -69,11 +71,11 @@ def scores_of_draws(
     union = times @ (counted.sum(axis=2) + counted.sum(axis=1)) - hits
     iou = np.where(union > 0, hits / np.maximum(union, 1), np.nan)
     kept = [index for index in range(num_classes) if index not in set(left_out)]
-    return _mean_of_known(iou[:, kept]), iou
+    return nan_mean(iou[:, kept], axis=1), iou
 
 
 def interval_of(values: np.ndarray) -> tuple[float, float]:
-    """What holds 95 % of the draws that are not nan; nan if all are."""
+    """Return the ends that contain 95 % of the draws that are not nan; nan if all are."""
     known = values[~np.isnan(values)]
     if not known.size:
         return np.nan, np.nan
@@ -81,9 +83,8 @@ def interval_of(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _mean_of_known(iou: np.ndarray) -> np.ndarray:
-    """Mean of each row without what is nan; nan where all is."""
-    known = ~np.isnan(iou)
-    number = known.sum(axis=1)
-    total = np.where(known, iou, 0).sum(axis=1)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+def nan_mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the mean along an axis, nan excluded; nan, without a warning, where all values are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmean(values, axis=axis)

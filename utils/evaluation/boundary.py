@@ -1,17 +1,17 @@
-"""How well the borders of classes are met: boundary IoU and boundary F1 at several widths.
+"""Boundary IoU and boundary F1 at several widths.
 
 Boundary IoU is that of Cheng, Girshick, Dollar, Berg and Kirillov, "Boundary IoU: Improving
 Object-Centric Image Segmentation Evaluation", CVPR 2021: the IoU of those pixels of target and
 prediction that are within a width of their own contour. Boundary F1 is the BF score of Csurka,
 Larlus and Perronnin, "What is a good evaluation measure for semantic segmentation?", BMVC 2013:
-precision is the share of the predicted contour that has the target's contour of the same class
+precision is the fraction of the predicted contour that has a target contour of the same class
 within a width, recall the reverse, F1 their harmonic mean.
 
 Distances are chessboard distances, so "within w" is the square of side 2 w + 1 (as in the released
 code of boundary IoU, which erodes with 3x3 squares). A pixel is within w of the contour of its
-class if that square holds a pixel of another class; the contour itself is w = 1. Two things are no
-border, because nobody knows what is beyond: ignored pixels (they are ignored in the prediction
-too) and the edge of the image.
+class if that square holds a pixel of another class; the contour itself is w = 1. Ignored pixels
+(ignored in the prediction too) and the edge of the image are no border, because the class beyond
+them is unknown.
 
 Differs from both papers: pixels are counted over all images and divided once, as in
 ``utils.evaluation.metrics``. Differs from the released code of boundary IoU: the edge of the image
@@ -25,17 +25,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
+from utils.evaluation.morphology import sliding
 
 WIDTHS_PX = (1, 2, 4, 8)
-# What is counted of each width and class, in pixels.
+# Pixel counts for each width and class.
 COUNTS = (
     "near_target",  # target pixels of the class within the width of their contour
     "near_prediction",  # predicted ones likewise
     "near_both",  # pixels that are both
-    "contour_target",  # contour of the target
+    "contour_target",  # contour pixels of the target
     "contour_prediction",
-    "found_target",  # ... of it, within the width of the predicted contour
-    "found_prediction",  # ... of it, within the width of the target's contour
+    "matched_target",  # those within the width of the predicted contour
+    "matched_prediction",  # those within the width of the target contour
 )
 _STRIP_ROWS = 256  # a strip and its margins stay in the cache, whatever the size of the image
 _BITS = 8  # classes whose contours are widened together
@@ -56,19 +57,19 @@ def boundary_counts(
     num_classes: int,
     widths_px: Sequence[int] = WIDTHS_PX,
 ) -> np.ndarray:
-    """Count what the scores are made of; counts of several images are added.
+    """Return the pixel counts behind the scores; counts of several images are added.
 
     Args:
         target: ``(H, W)`` uint8 class indices, 255 = ignored.
         prediction: ``(H, W)`` uint8 class indices; anything where the target is ignored.
         num_classes: number of classes C.
-        widths_px: ascending, 1 or more.
+        widths_px: ascending, each at least 1.
 
     Returns:
         ``(len(widths_px), C, len(COUNTS))`` int64.
     """
     counts = np.zeros((len(widths_px), num_classes, len(COUNTS)), dtype=np.int64)
-    margin = max(widths_px) + 1  # a contour that is so far away, and what makes it one
+    margin = max(widths_px) + 1  # the farthest contour in reach, and the pixel beyond it
     for top in range(0, target.shape[0], _STRIP_ROWS):
         first, bottom = max(0, top - margin), min(top + _STRIP_ROWS, target.shape[0])
         strip = target[first : bottom + margin]
@@ -84,19 +85,22 @@ def _count_strip(
     rows: slice,
     widths_px: Sequence[int],
 ) -> None:
-    """Add what is found in some rows of a strip; the others are there to be seen from them."""
+    """Add the counts of ``rows`` to ``counts``; the other rows of the strip are context only."""
     labels = (target, prediction)
+    # 1. Contour pixels of target and prediction inside ``rows``: their places and classes.
     contours = [next(near_contour(side, (1,))) for side in labels]
     inside = np.zeros(target.shape, dtype=bool)
     inside[rows] = True
     places = [np.flatnonzero(contour & inside) for contour in contours]
     classes = [side.take(place) for side, place in zip(labels, places, strict=True)]
-    met = [
+    # 2. For each of them: does the other side have a contour of this class within each width?
+    matched = [
         _contour_within(
             labels[1 - side], contours[1 - side], classes[side], places[side], widths_px
         )
         for side in (0, 1)
     ]
+    # 3. Pixels near their own contour, and the counts of each class in the order of COUNTS.
     agree = inside & (target == prediction)
     near = zip(*(near_contour(side, widths_px) for side in labels), strict=True)
     for number, (near_target, near_prediction) in enumerate(near):
@@ -105,15 +109,15 @@ def _count_strip(
             prediction[rows][near_prediction[rows]],
             target[near_target & near_prediction & agree],
             *classes,
-            classes[0][met[0][number]],
-            classes[1][met[1][number]],
+            classes[0][matched[0][number]],
+            classes[1][matched[1][number]],
         )
-        for column, found in enumerate(counted):
-            counts[number, :, column] += np.bincount(found, minlength=counts.shape[1])
+        for column, class_indices in enumerate(counted):
+            counts[number, :, column] += np.bincount(class_indices, minlength=counts.shape[1])
 
 
 def near_contour(labels: np.ndarray, widths_px: Sequence[int]) -> Iterator[np.ndarray]:
-    """Which pixels are within each width of the contour of their own class.
+    """Mark the pixels within each width of the contour of their own class.
 
     Args:
         labels: ``(H, W)`` uint8 class indices, 255 = ignored.
@@ -123,7 +127,9 @@ def near_contour(labels: np.ndarray, widths_px: Sequence[int]) -> Iterator[np.nd
         ``(H, W)`` bool for each width.
     """
     ignored = labels == IGNORE_INDEX
-    low, high = labels, np.where(ignored, np.uint8(0), labels)  # ignored: never the extreme
+    # A pixel is near a contour where minimum and maximum of its square differ. Ignored pixels are
+    # given the neutral value of each, so that they are never the extreme.
+    low, high = labels, np.where(ignored, np.uint8(0), labels)
     before = 0
     for width in widths_px:
         low = _widen(low, width - before, np.minimum, IGNORE_INDEX)
@@ -139,21 +145,21 @@ def _contour_within(
     places: np.ndarray,
     widths_px: Sequence[int],
 ) -> np.ndarray:
-    """Whether pixels have a contour of their class within each width.
+    """Return True for pixels that have a contour of their class within each width.
 
-    Every class is a bit, so the contours of eight classes are widened at once.
+    Each class is one bit, so the contours of eight classes are widened at once.
 
     Args:
         labels: ``(H, W)`` uint8, the class of every pixel of the contour.
         contour: ``(H, W)`` bool.
-        classes: ``(N,)`` uint8, the class of each pixel in question.
-        places: ``(N,)``, where they are in the flattened image.
+        classes: ``(N,)`` uint8, class of each queried pixel.
+        places: ``(N,)``, their indices into the flattened image.
         widths_px: ascending.
 
     Returns:
         ``(len(widths_px), N)`` bool.
     """
-    met = np.zeros((len(widths_px), classes.size), dtype=bool)
+    matched = np.zeros((len(widths_px), classes.size), dtype=bool)
     for first in range(0, int(classes.max(initial=0)) + 1, _BITS):
         bit_of = np.zeros(256, dtype=np.uint8)
         bit_of[first : first + _BITS] = 1 << np.arange(min(_BITS, 256 - first))
@@ -162,46 +168,30 @@ def _contour_within(
         for number, width in enumerate(widths_px):
             bits = _widen(bits, width - before, np.bitwise_or, 0)
             before = width
-            met[number] |= (bits.take(places) & own) != 0
-    return met
+            matched[number] |= (bits.take(places) & own) != 0
+    return matched
 
 
-def _widen(values: np.ndarray, radius: int, combine: np.ufunc, neutral: int) -> np.ndarray:
-    """Combine the values in the square of side ``2 radius + 1`` around every pixel.
-
-    Spans of 1, 2, 4 ... values are combined from two halves, the last one from two that overlap,
-    which changes nothing for minimum, maximum and or.
-    """
-    for axis in (0, 1):
-        padding = [(0, 0), (0, 0)]
-        padding[axis] = (radius, radius)
-        values = np.pad(values, padding, constant_values=neutral)
-        span = 1
-        while span < 2 * radius + 1:
-            step = min(span, 2 * radius + 1 - span)
-            one, other = (slice(None, -step), slice(step, None))
-            if axis == 0:
-                values = combine(values[one], values[other])
-            else:
-                values = combine(values[:, one], values[:, other])
-            span += step
-    return values
+def _widen(values: np.ndarray, radius_px: int, combine: np.ufunc, neutral: int) -> np.ndarray:
+    """Reduce the square of side ``2 radius_px + 1`` around each pixel; the shape is kept."""
+    padded = np.pad(values, radius_px, constant_values=neutral)
+    return sliding(sliding(padded, radius_px, combine, axis=0), radius_px, combine, axis=1)
 
 
 def boundary_scores(counts: np.ndarray, widths_px: Sequence[int] = WIDTHS_PX) -> BoundaryScores:
-    """Scores of summed counts.
+    """Return the scores of summed counts.
 
-    A class whose contour is in only one of target and prediction has 0.
+    A class with a contour in only one of target and prediction scores 0.
     """
     columns = dict(zip(COUNTS, np.moveaxis(counts, -1, 0).astype(np.float64), strict=True))
     occurs = columns["contour_target"] + columns["contour_prediction"] > 0
 
-    def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    def fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
         return np.where(occurs, part / np.maximum(whole, 1), np.nan)
 
     both = columns["near_both"]
     union = columns["near_target"] + columns["near_prediction"] - both
-    precision = share(columns["found_prediction"], columns["contour_prediction"])
-    recall = share(columns["found_target"], columns["contour_target"])
+    precision = fraction(columns["matched_prediction"], columns["contour_prediction"])
+    recall = fraction(columns["matched_target"], columns["contour_target"])
     f1 = 2 * precision * recall / np.where(precision + recall > 0, precision + recall, 1)
-    return BoundaryScores(widths_px=tuple(widths_px), iou=share(both, union), f1=f1)
+    return BoundaryScores(widths_px=tuple(widths_px), iou=fraction(both, union), f1=f1)

@@ -1,9 +1,10 @@
-"""Whether one setting is better than another: paired differences and how sure they are.
+"""Comparison of evaluations: paired differences of scores with bootstrap intervals.
 
-Scores of all settings are taken on the same draws of source images, so that what makes an image
-hard for all of them cancels. Where a setting was trained with several seeds, its
-score is the mean over them, and every draw takes the seeds, too, with replacement: a hierarchical
-bootstrap (Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8).
+All settings are scored on the same draws of source images, so that the difficulty of an image,
+common to all of them, cancels: paired intervals are far narrower than a comparison of each
+setting's own intervals suggests. Where a setting was trained with several seeds, its score is the
+mean over them, and each draw resamples the seeds as well: a hierarchical bootstrap (Davison and
+Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8).
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,14 @@ from typing import Any
 import numpy as np
 
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.evaluation.bootstrap import NUM_DRAWS, SEED, draw_times, interval_of, scores_of_draws
+from utils.evaluation.bootstrap import (
+    NUM_DRAWS,
+    SEED,
+    draw_times,
+    interval_of,
+    nan_mean,
+    scores_of_draws,
+)
 from utils.files import read_json
 
 _NEEDED = ("header", "classes", "mean_without", "miou", "mf1", "oa", "kappa", "sources")
@@ -22,62 +30,64 @@ _NEEDED = ("header", "classes", "mean_without", "miou", "mf1", "oa", "kappa", "s
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A ``report.json``, read."""
+    """Content of one ``report.json``."""
 
     path: Path
     content: dict[str, Any]
 
     @property
     def classes(self) -> list[str]:
-        """Names of the C classes."""
+        """Return the names of the C classes."""
         return [entry["name"] for entry in self.content["classes"]]
 
     @property
     def sources(self) -> list[str]:
-        """Names of the S source images."""
+        """Return the names of the S source images."""
         return [entry["name"] for entry in self.content["sources"]]
 
     @property
     def confusions(self) -> np.ndarray:
-        """``(S, C, C)`` int64, of the source images."""
+        """Return the confusion matrix of each source image, ``(S, C, C)`` int64."""
         return np.array([entry["confusion"] for entry in self.content["sources"]], dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A run, or several that differ in their seed only."""
+    """One run, or several runs that differ only in their seed."""
 
     name: str
     reports: tuple[Report, ...]
 
     @property
     def confusions(self) -> np.ndarray:
-        """``(seeds, S, C, C)`` int64."""
+        """Return the confusion matrices, ``(seeds, S, C, C)`` int64."""
         return np.stack([report.confusions for report in self.reports])
 
 
 def read_settings(arguments: Sequence[str]) -> list[Setting]:
-    """Read what the command line names.
+    """Read the reports named on the command line.
 
     Args:
-        arguments: a run folder, the folder of an evaluation or a ``report.json`` each; with a name,
-            ``NAME=A``, or for several seeds of one setting ``NAME=A,B,C``.
+        arguments: each a run folder, the folder of an evaluation or a ``report.json``; with a name
+            ``NAME=A``, for several seeds of one setting ``NAME=A,B,C``.
 
     Raises:
-        ConfigError: fewer than two, a name or a report twice, several reports without a name.
-        MissingDataError, DataError: no report, a damaged one, or reports that cannot be compared.
+        ConfigError: fewer than two settings, a repeated name or report, several reports without a
+            name.
+        MissingDataError: a report is missing.
+        DataError: a report is damaged, or the reports cannot be compared.
     """
     if len(arguments) < 2:
-        raise ConfigError("compare takes two runs or more, the first of which is the reference")
+        raise ConfigError("compare needs two or more runs; the first one is the reference")
     parsed = [_parsed(argument) for argument in arguments]
     _check_names([name for name, _ in parsed if name])
     settings = []
     for name, places in parsed:
         reports = tuple(read_report(Path(place)) for place in places)
         if len({report.path.resolve() for report in reports}) < len(reports):
-            raise ConfigError(f"{name} holds one report twice")
+            raise ConfigError(f"{name} lists the same report twice; name each seed once")
         settings.append(Setting(name=name or _name(reports[0].path), reports=reports))
-    settings = _told_apart(settings)
+    settings = _with_unique_names(settings)
     first, *others = (report for setting in settings for report in setting.reports)
     for report in others:
         check_comparable(first, report)
@@ -87,38 +97,38 @@ def read_settings(arguments: Sequence[str]) -> list[Setting]:
 def _check_names(names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"two of the runs are called {name}; give each a name of its own")
+            raise ConfigError(f"two runs are named {name}; name them with NAME=RUN")
 
 
 def _parsed(argument: str) -> tuple[str, list[str]]:
-    """The name, empty if none is given, and the places of the reports."""
+    """Split ``NAME=A,B`` into the name, empty if none is given, and the paths of the reports."""
     if Path(argument).exists():
         return "", [argument]
     name, equals, rest = argument.rpartition("=")
     places = rest.split(",")
     if not all(places):
-        raise ConfigError(f"'{argument}' names no report after '=' or ','; write NAME=A,B")
+        raise ConfigError(f"'{argument}' has an empty report name after '=' or ','; write NAME=A,B")
     if len(places) > 1 and not equals:
-        raise ConfigError(f"give several seeds of one setting a name: NAME={argument}")
+        raise ConfigError(f"several seeds of one setting need a name; write NAME={argument}")
     return name, places
 
 
 def read_report(place: Path) -> Report:
-    """Read the report of a run folder, of the folder of an evaluation, or the file itself.
+    """Read the report of a run folder or of the folder of an evaluation, or the file itself.
 
     Raises:
-        MissingDataError: there is none, or a run folder has several.
-        DataError: it is damaged, or older than what a comparison needs.
+        MissingDataError: there is no report, or a run folder has several.
+        DataError: the report is damaged or lacks a field.
     """
-    path = _found(place)
+    path = _find_report(place)
     content = read_json(path)
     missing = [key for key in _NEEDED if not isinstance(content, dict) or key not in content]
     if missing:
-        raise DataError(f"{path} has no '{missing[0]}'; write it anew with this eval.py")
+        raise DataError(f"{path} has no field '{missing[0]}'; run eval.py again to rewrite it")
     return Report(path=path, content=content)
 
 
-def _found(place: Path) -> Path:
+def _find_report(place: Path) -> Path:
     if not place.is_dir():
         return place
     if (place / "report.json").is_file():
@@ -133,13 +143,13 @@ def _found(place: Path) -> Path:
 
 
 def _name(path: Path) -> str:
-    """The run's folder, for the folder of an evaluation inside it."""
+    """Return the name of the run folder that a report belongs to."""
     folder = path.resolve().parent
     return folder.parent.name if folder.name.startswith("eval_") else folder.name
 
 
-def _told_apart(settings: Sequence[Setting]) -> list[Setting]:
-    """Runs of one name get that of the folder of their report."""
+def _with_unique_names(settings: Sequence[Setting]) -> list[Setting]:
+    """Name settings after the folder of their report where their names coincide."""
     names = [setting.name for setting in settings]
     named = [
         setting
@@ -152,29 +162,29 @@ def _told_apart(settings: Sequence[Setting]) -> list[Setting]:
 
 
 def check_comparable(one: Report, other: Report) -> None:
-    """Refuse two reports whose difference would not be one of the networks.
+    """Refuse reports that differ in more than their predictions.
 
     Raises:
-        DataError: other classes, split, lists, labels, means, source images or counted pixels.
+        DataError: classes, split, lists, labels, means, source images or counted pixels differ.
     """
     facts = [*zip(_facts(one), _facts(other), strict=True), _extra_sources(one, other)]
     for ours, theirs in facts:
         if ours != theirs:
             raise DataError(
-                f"{one.path} has {ours}, {other.path} has {theirs}; they cannot be compared"
+                f"{one.path} has {ours}, {other.path} has {theirs}; such reports cannot be compared"
             )
     targets = one.confusions.sum(axis=2), other.confusions.sum(axis=2)
     if (wrong := (targets[0] != targets[1]).any(axis=1)).any():
         place = int(wrong.argmax())
         ours, theirs = (f"{int(counts[place].sum()):,}" for counts in targets)
         raise DataError(
-            f"{one.path} and {other.path} count other target pixels of {one.sources[place]} "
+            f"{one.path} and {other.path} count different target pixels of {one.sources[place]} "
             f"({ours} and {theirs}); evaluate both on the same labels, cut the same way"
         )
 
 
 def _facts(report: Report) -> list[str]:
-    """What must agree, in words."""
+    """Describe what must agree."""
     header, left_out = report.content["header"], report.content["mean_without"]
     return [
         f"the classes {', '.join(report.classes)}",
@@ -186,7 +196,7 @@ def _facts(report: Report) -> list[str]:
 
 
 def _extra_sources(one: Report, other: Report) -> tuple[str, str]:
-    """Numbers of source images, and the first one that the other side lacks."""
+    """Describe the source images of each side, and the first one that the other side lacks."""
 
     def words(own: Sequence[str], others: Sequence[str]) -> str:
         extra = [name for name in own if name not in set(others)]
@@ -198,10 +208,10 @@ def _extra_sources(one: Report, other: Report) -> tuple[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Of two scores, as fractions in -1..1, and the ends of its 95 % interval.
+    """Difference of two scores, a fraction in -1..1, with the ends of its 95 % interval.
 
-    The difference is nan for a class that does not occur in one of the two, and the ends are where
-    no draw has one, or where there are fewer than two source images.
+    The value is nan for a class that does not occur on one side; the ends are nan where no draw has
+    a value, and for fewer than two source images.
     """
 
     value: float
@@ -210,47 +220,47 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero (False for nan)."""
+        """Return True if the interval lies on one side of zero (False for nan)."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """Scores of a setting, fractions or nan: mIoU in column 0, IoU of the C classes after it."""
+    """Scores of a setting, fractions or nan: mIoU in column 0, then the IoU of the C classes."""
 
     of_seeds: np.ndarray  # (seeds, 1 + C), on all source images
-    drawn: np.ndarray  # (draws, 1 + C), mean over seeds; no draws of fewer than two source images
+    drawn: np.ndarray  # (draws, 1 + C), mean over seeds; 0 draws for fewer than two source images
 
     @property
     def mean(self) -> np.ndarray:
-        """Over the seeds, ``(1 + C,)``."""
-        return _mean_of_known(self.of_seeds)
+        """Return the mean over the seeds, ``(1 + C,)``."""
+        return nan_mean(self.of_seeds, axis=0)
 
     @property
     def intervals(self) -> list[tuple[float, float]]:
-        """Of each column; nan without draws."""
+        """Return the interval of each column; nan without draws."""
         return [interval_of(column) for column in self.drawn.T]
 
 
 def sample(confusions: np.ndarray, left_out: Sequence[int] = (), number: int = 0) -> Sample:
     """Score a setting on all source images and on draws of them.
 
-    Draws are paired with those of another setting on the same sources in the same order.
+    Draws are paired with those of any other setting with the same sources in the same order.
 
     Args:
         confusions: ``(seeds, sources, C, C)`` pixel counts; sources without a counted pixel are not
             drawn.
-        left_out: indices of classes that the mean does not count.
-        number: of the setting, another one for each: their seeds are drawn independently.
+        left_out: indices of classes excluded from the mean.
+        number: index of the setting, so that the seeds of each are drawn independently.
     """
     counted = confusions[:, confusions.any(axis=(0, 2, 3))]
     num_seeds, num_sources = counted.shape[:2]
     whole, times = np.ones((1, num_sources)), draw_times(max(1, num_sources))
 
     def scored(taken: np.ndarray) -> np.ndarray:
-        """``(seeds, draws, 1 + C)``."""
-        found = [scores_of_draws(each, taken, left_out) for each in counted]
-        return np.stack([np.column_stack(columns) for columns in found])
+        """Return the scores of some draws, ``(seeds, draws, 1 + C)``."""
+        by_seed = [scores_of_draws(each, taken, left_out) for each in counted]
+        return np.stack([np.column_stack(columns) for columns in by_seed])
 
     of_seeds = scored(whole)[:, 0]
     if num_sources < 2:
@@ -258,11 +268,11 @@ def sample(confusions: np.ndarray, left_out: Sequence[int] = (), number: int = 0
     rng = np.random.default_rng([SEED, number])
     seeds = rng.integers(num_seeds, size=(num_seeds, NUM_DRAWS, 1))
     drawn = np.take_along_axis(scored(times), seeds, axis=0)
-    return Sample(of_seeds=of_seeds, drawn=_mean_of_known(drawn))
+    return Sample(of_seeds=of_seeds, drawn=nan_mean(drawn, axis=0))
 
 
 def differences(reference: Sample, other: Sample) -> list[Difference]:
-    """What ``other`` scores more, in mIoU and in the IoU of every class, draw by draw."""
+    """Return the gains of ``other`` in mIoU and in the IoU of each class, paired by draw."""
     ends = [interval_of(column) for column in (other.drawn - reference.drawn).T]
     values = other.mean - reference.mean
     return [
@@ -272,24 +282,16 @@ def differences(reference: Sample, other: Sample) -> list[Difference]:
 
 
 def spread_over_seeds(found: Sample) -> float:
-    """Standard deviation of the mIoU over the seeds; nan for one seed."""
+    """Return the standard deviation of the mIoU over the seeds; nan for one seed."""
     mious = found.of_seeds[:, 0]
     return float(mious.std(ddof=1)) if len(mious) > 1 else np.nan
-
-
-def _mean_of_known(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis without what is nan; nan where all is."""
-    known = ~np.isnan(values)
-    number = known.sum(axis=0)
-    total = np.where(known, values, 0).sum(axis=0)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairedIntervals:
     """Scores of the second minus those of the first."""
 
-    num_sources: int  # that have a counted pixel; below two there are no intervals
+    num_sources: int  # source images with a counted pixel; below two there are no intervals
     miou: Difference
     iou: tuple[Difference, ...]  # of each class
 
@@ -297,16 +299,16 @@ class PairedIntervals:
 def paired_intervals(
     confusions_a: np.ndarray, confusions_b: np.ndarray, left_out: Sequence[int] = ()
 ) -> PairedIntervals:
-    """What ``b`` scores more than ``a``, over the same draws of source images.
+    """Return the gains of ``b`` over ``a`` on the same draws of source images.
 
     The mIoU of each is that of ``utils.evaluation.metrics``, so the difference is that of the two
-    reported numbers, also where only one of them predicts a class that no target pixel has.
+    reported numbers, even where only one of them predicts a class that no target pixel has.
 
     Args:
         confusions_a: ``(sources, C, C)`` pixel counts of each source image; images without a
             counted pixel are not drawn.
-        confusions_b: the same of the other prediction, for the same images in the same order.
-        left_out: indices of classes that the mean does not count.
+        confusions_b: the same for the other prediction; same images, same order.
+        left_out: indices of classes excluded from the mean.
 
     Raises:
         ValueError: the two do not belong to the same targets.
@@ -314,7 +316,7 @@ def paired_intervals(
     if confusions_a.shape != confusions_b.shape:
         raise ValueError(f"confusions are {confusions_a.shape} and {confusions_b.shape}")
     if not np.array_equal(confusions_a.sum(axis=2), confusions_b.sum(axis=2)):
-        raise ValueError("the two count other target pixels, so their images are not the same")
+        raise ValueError("the two count different target pixels, so their images differ")
     one, other = (
         sample(confusions[np.newaxis], left_out) for confusions in (confusions_a, confusions_b)
     )

@@ -1,7 +1,7 @@
-"""All that is measured of an evaluation besides its confusion matrix, in one pass over the images.
+"""All measurements of an evaluation besides its confusion matrix, in one pass over the images.
 
-Whole numbers are counted for each image and added, over images and ranks alike, so the result does
-not depend on how images are shared out. The tables grow with classes and source images only.
+Integers are counted per image and added over images and ranks, so the result does not depend on how
+images are distributed. The tables grow with the numbers of classes and source images only.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,41 +26,41 @@ from utils.evaluation.protocols import LabelPlan, Protocol, protocols_of, senten
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolScores:
-    """What a family of papers would report."""
+    """Scores under one protocol."""
 
     protocol: Protocol
-    sentence: str  # which classes and labels are counted
+    sentence: str  # states the classes and labels that are counted
     scores: Scores
     intervals: Intervals | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Everything that is reported of an evaluation."""
+    """Results of an evaluation: everything that a report states."""
 
     confusion: Tensor  # (C, C) int64, rows = target, columns = prediction
     sources: tuple[str, ...]  # names of the S source images, sorted
-    source_confusions: Tensor  # (S, C, C) int64, of each of them; their sum is the one above
-    left_out: tuple[str, ...]  # classes that the means below do not count
+    source_confusions: Tensor  # (S, C, C) int64, one per source image; their sum is the one above
+    left_out: tuple[str, ...]  # classes excluded from the means below
     scores: Scores
     intervals: Intervals | None  # None: fewer than two source images
-    boundaries: BoundaryScores | None  # of full labels; None: there are none
+    boundaries: BoundaryScores | None  # on full labels; None: the data set has none
     objects: ObjectScores
-    all_objects: ObjectScores  # of all classes together: one row
+    all_objects: ObjectScores  # one row: all classes together
     calibration: Calibration
     protocols: tuple[ProtocolScores, ...]
-    impossible: tuple[Protocol, ...]  # protocols whose labels the data set does not have
-    conditions: str  # what all figures depend on: images, unit, windows, augmentation
+    impossible: tuple[Protocol, ...]  # protocols whose labels the data set lacks
+    conditions: str  # what all scores depend on: images, unit, windows, augmentation
 
 
 class Measurements:
-    """Counts of the images of this rank.
+    """Counts over the images of this rank.
 
     Args:
         classes: names of the C classes.
         sources: names of the source images of the split, of all ranks.
-        labels: kinds of target. What is no protocol's is measured on those of the headline, but
-            borders on full labels: eroded ones leave them out.
+        labels: kinds of label. Measurements outside the protocols use those of the headline, except
+            that borders are measured on full labels: eroded ones leave them out.
     """
 
     def __init__(self, classes: Sequence[str], sources: Iterable[str], labels: LabelPlan) -> None:
@@ -77,10 +77,10 @@ class Measurements:
         self._calibration = np.zeros((NUM_BINS, len(CALIBRATION_COUNTS)), dtype=np.int64)
 
     def add_strip(self, target: Tensor, logits: Tensor, classes: Tensor) -> None:
-        """Measure confidence in rows of an image: ``on_strip`` of ``utils.evaluation.evaluate``.
+        """Measure calibration on rows of an image: ``on_strip`` of ``utils.evaluation.evaluate``.
 
         Args:
-            target: ``(rows, W)`` uint8 of the headline.
+            target: ``(rows, W)`` uint8, headline labels.
             logits: ``(C, rows, W)`` float32.
             classes: their class indices ``(rows, W)`` uint8.
         """
@@ -101,11 +101,11 @@ class Measurements:
     def findings(
         self, dist: DistContext, left_out: Sequence[str] = (), conditions: str = ""
     ) -> Findings:
-        """What all ranks found together. Call on all ranks.
+        """Return the results over all ranks. Call on all ranks.
 
         Args:
             dist: this process.
-            left_out: names of classes that the means do not count.
+            left_out: names of classes excluded from the means.
             conditions: see ``utils.evaluation.protocols.conditions_of``.
         """
 
@@ -143,12 +143,12 @@ class Measurements:
 def protocol_scores(
     confusions: Mapping[str, Tensor], classes: Sequence[str], labels: LabelPlan
 ) -> tuple[ProtocolScores, ...]:
-    """The scores of every protocol that is usual for these classes and has its labels.
+    """Return the scores of each protocol in use for these classes whose labels are available.
 
     Args:
         confusions: ``(sources, C, C)`` int64 by kind of label.
         classes: C names.
-        labels: where these kinds come from.
+        labels: origin of these kinds of label.
     """
     found = []
     for protocol in protocols_of(classes):

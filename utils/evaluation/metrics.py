@@ -12,7 +12,7 @@ from torch import Tensor
 
 from configs.schema import IGNORE_INDEX
 
-_PART_PX = 1 << 18  # pixels that are counted at a time; what is made of them stays in the cache
+_PART_PX = 1 << 18  # pixels counted at a time, so that intermediate arrays stay in the cache
 
 
 def confusion_matrix(target: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
@@ -21,8 +21,8 @@ def confusion_matrix(target: Tensor, prediction: Tensor, num_classes: int) -> Te
     Args:
         target: class indices of any shape and integer dtype, ``0..num_classes-1``; pixels with 255
             are not counted.
-        prediction: class indices ``0..num_classes-1``, same shape and device. What it holds where
-            the target is 255 does not matter.
+        prediction: class indices ``0..num_classes-1``, same shape and device; any value where the
+            target is 255.
         num_classes: number of classes C.
 
     Returns:
@@ -52,7 +52,7 @@ def confusion_matrix(target: Tensor, prediction: Tensor, num_classes: int) -> Te
 
 
 def _count_bytes(target: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
-    """The same of uint8, some five times as fast: every pair of bytes is counted, none picked."""
+    """Count all pairs of bytes without selecting pixels: about five times as fast for uint8."""
     table = torch.zeros(256 * 256, dtype=torch.int64, device=target.device)
     parts = (x.flatten().split(_PART_PX) for x in (target, prediction))
     for rows, columns in zip(*parts, strict=True):
@@ -76,7 +76,7 @@ class Scores:
     A class *occurs* if the target or the prediction has a pixel of it. The score of a class that
     does not occur is nan, and the means leave it out. A class that occurs in only one of the two
     has no hit: all its scores are 0 and the means count them. If no pixel was counted, everything
-    is nan. The means may leave out further classes by wish; oa and kappa are over all of them.
+    is nan. The means may leave out further classes on request; oa and kappa cover all classes.
     """
 
     iou: tuple[float, ...]  # hits / (target or prediction)
@@ -89,18 +89,18 @@ class Scores:
     mprecision: float
     mrecall: float
     oa: float  # overall accuracy: hits of all classes / all counted pixels
-    # Cohen (1960): how far oa is above the oa of chance with the same class shares, 1 = perfect;
-    # nan where chance alone would be perfect (one class everywhere in both).
+    # Cohen (1960): agreement beyond chance with the same class frequencies, 1 = perfect; nan where
+    # chance alone would be perfect (one class everywhere in both).
     kappa: float
 
 
 def scores(confusion: Tensor, left_out: Sequence[int] = ()) -> Scores:
-    """Compute the scores of a confusion matrix, in float64.
+    """Return the scores of a confusion matrix, in float64.
 
     Args:
         confusion: ``(C, C)`` pixel counts; rows are target classes, columns predicted ones.
-        left_out: indices of classes that the means do not count. Their pixels stay in the matrix,
-            so mistaking another class for them, or them for it, still costs that class.
+        left_out: indices of classes excluded from the means. Their pixels stay in the matrix, so
+            confusing another class with them still costs that class.
 
     Raises:
         ValueError: the matrix is not square.
@@ -111,12 +111,12 @@ def scores(confusion: Tensor, left_out: Sequence[int] = ()) -> Scores:
     hits, targets, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
     occurs = targets + predicted > 0
 
-    def share(part: Tensor, whole: Tensor) -> Tensor:
-        """``part / whole``; 0 where ``whole`` is 0, nan where the class does not occur."""
+    def fraction(part: Tensor, whole: Tensor) -> Tensor:
+        """Return ``part / whole``: 0 where ``whole`` is 0, nan where the class does not occur."""
         return (part / whole.clamp(min=1)).where(occurs, torch.nan)
 
     def mean(values: Tensor) -> float:
-        """Over the classes that occur and are not left out."""
+        """Return the mean over the classes that occur and are not left out."""
         return (
             values.index_fill(0, torch.tensor(left_out, dtype=torch.long), torch.nan)
             .nanmean()
@@ -126,9 +126,9 @@ def scores(confusion: Tensor, left_out: Sequence[int] = ()) -> Scores:
     total = targets.sum()
     oa = hits.sum() / total
     by_chance = (targets / total * (predicted / total)).sum()
-    iou = share(hits, targets + predicted - hits)
-    f1 = share(2 * hits, targets + predicted)
-    precision, recall = share(hits, predicted), share(hits, targets)
+    iou = fraction(hits, targets + predicted - hits)
+    f1 = fraction(2 * hits, targets + predicted)
+    precision, recall = fraction(hits, predicted), fraction(hits, targets)
     return Scores(
         iou=tuple(iou.tolist()),
         f1=tuple(f1.tolist()),

@@ -1,11 +1,11 @@
-"""Eroded labels: borders of objects are ignored, for nobody draws them to the pixel.
+"""Sliding minimum and maximum, and eroded labels (ISPRS "noBoundary").
 
-A labelled pixel is ignored if a pixel of another class is within the radius, by the distance of
-their centres: the erosion of every region by a disc. The ISPRS benchmark describes its eroded
-labels ("noBoundary") so, with 3 pixels, and most papers score against them.
+Erosion ignores a labelled pixel if a pixel of another class lies within the radius, measured
+between pixel centres: every region is eroded by a disc. The ISPRS benchmark describes its eroded
+labels this way, with a radius of 3 pixels, and most papers score against them.
 
-Two things are no border, as for the scores at borders (``utils.evaluation.boundary``): pixels that
-are ignored already, and the edge of the image. Nobody knows what is beyond.
+Neither ignored pixels nor the edge of the image count as a border, as in
+``utils.evaluation.boundary``: the class beyond them is unknown.
 """
 
 import math
@@ -18,12 +18,32 @@ RADIUS_PX = 3  # of the disc, where a data set has no eroded labels of its own
 _STRIP_ROWS = 128  # a strip and what is made of it stay in the cache
 
 
+def sliding(values: np.ndarray, radius_px: int, combine: np.ufunc, axis: int) -> np.ndarray:
+    """Reduce each window of ``2 radius_px + 1`` neighbours along one axis of a 2-D array.
+
+    Windows of 1, 2, 4, ... values are combined from two halves; the halves of the last one overlap,
+    which is harmless because ``combine`` is idempotent (minimum, maximum, bitwise or).
+
+    Returns:
+        Array shorter by ``2 radius_px`` along ``axis``: pad ``values`` first.
+    """
+    span = 1
+    while span < 2 * radius_px + 1:
+        step = min(span, 2 * radius_px + 1 - span)
+        if axis == 0:
+            values = combine(values[:-step], values[step:])
+        else:
+            values = combine(values[:, :-step], values[:, step:])
+        span += step
+    return values
+
+
 def erode(target: np.ndarray, radius_px: int = RADIUS_PX) -> np.ndarray:
-    """Ignore what is within a disc of another class.
+    """Return labels in which every pixel within a disc of another class is ignored.
 
     Args:
         target: ``(H, W)`` uint8 class indices, 255 = ignored.
-        radius_px: of the disc; pixels at exactly this distance are within it.
+        radius_px: radius of the disc; a pixel at exactly this distance lies within it.
 
     Returns:
         ``(H, W)`` uint8, a new array.
@@ -43,7 +63,11 @@ def erode(target: np.ndarray, radius_px: int = RADIUS_PX) -> np.ndarray:
 
 
 def _over_disc(values: np.ndarray, radius_px: int, combine: np.ufunc, neutral: int) -> np.ndarray:
-    """Combine the values in the disc around every pixel: a span in each of its rows."""
+    """Reduce the disc around each pixel, one row of the disc at a time.
+
+    Rows at the same distance from the centre have the same width, and the widths grow towards the
+    centre, so each horizontal reduction serves two rows.
+    """
     height, width = values.shape
     padded = np.pad(values, radius_px, constant_values=neutral)
     result: np.ndarray | None = None
@@ -51,21 +75,10 @@ def _over_disc(values: np.ndarray, radius_px: int, combine: np.ufunc, neutral: i
     for distance in range(radius_px, -1, -1):  # from the shortest spans to the longest
         if (wider := math.isqrt(radius_px**2 - distance**2)) != half:
             half = wider
-            spread = _over_span(
-                padded[:, radius_px - half : radius_px + width + half], half, combine
-            )
+            columns = slice(radius_px - half, radius_px + width + half)
+            spread = sliding(padded[:, columns], half, combine, axis=1)
         for top in {radius_px - distance, radius_px + distance}:
             rows = spread[top : top + height]
             result = rows.copy() if result is None else combine(result, rows, out=result)
     assert result is not None
     return result
-
-
-def _over_span(values: np.ndarray, half: int, combine: np.ufunc) -> np.ndarray:
-    """Combine ``2 half + 1`` neighbours in every row; as many columns fewer, but one."""
-    span = 1
-    while span < 2 * half + 1:
-        step = min(span, 2 * half + 1 - span)  # two halves that overlap: it changes nothing
-        values = combine(values[:, :-step], values[:, step:])
-        span += step
-    return values

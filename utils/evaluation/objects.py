@@ -1,8 +1,8 @@
-"""How many of the small objects are found: recall by size of the objects in the target.
+"""Object recall by object size.
 
-An object is a region of one class in the target whose pixels hang together by their sides. It is
-found if at least half of its pixels have its class in the prediction. Ignored pixels belong to no
-object; what is cut off by them, or by the edge of the image, is an object of the size that is seen.
+An object is a 4-connected region of one class in the target. It is detected if at least half of its
+pixels have its class in the prediction. Ignored pixels belong to no object; an object cut by them
+or by the edge of the image counts with its visible size.
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ from utils.mosaic import connected_groups
 # Areas in pixels at which the size classes begin after the first: squares of 16, 32, 64 and 128 px.
 # A car of 4.5 m x 1.8 m has 3240 px at 0.05 m (Potsdam) and 1000 px at 0.09 m (Vaihingen).
 AREAS_PX = (256, 1024, 4096, 16384)
-COUNTS = ("pixels", "pixels_right", "objects", "objects_found")
+COUNTS = ("pixels", "pixels_correct", "objects", "objects_detected")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectScores:
     """Fractions in 0..1 by class and size; nan where there is no such object."""
 
-    areas_px: tuple[int, ...]  # where the size classes begin after the first
+    areas_px: tuple[int, ...]  # lower ends of the size classes after the first
     num_objects: np.ndarray  # (C, sizes) int64
-    found: np.ndarray  # (C, sizes): share of the objects of which half the pixels are right
-    recall: np.ndarray  # (C, sizes): share of the pixels of these objects that are right
+    detected: np.ndarray  # (C, sizes): fraction of the objects with half their pixels correct
+    recall: np.ndarray  # (C, sizes): fraction of correct pixels of these objects
 
 
 def size_names(areas_px: Sequence[int] = AREAS_PX) -> list[str]:
-    """Short names of the size classes: ``<256``, ``256-1023``, ..., ``>=16384``."""
+    """Return short names of the size classes: ``<256``, ``256-1023``, ..., ``>=16384``."""
     middle = [f"{low}-{high - 1}" for low, high in pairwise(areas_px)]
     return [f"<{areas_px[0]}", *middle, f">={areas_px[-1]}"]
 
@@ -48,7 +48,7 @@ def object_counts(
         target: ``(H, W)`` uint8 class indices, 255 = ignored.
         prediction: ``(H, W)`` uint8 class indices.
         num_classes: number of classes C.
-        areas_px: ascending; an object of exactly this area is in the class that begins here.
+        areas_px: ascending; an object of exactly this area belongs to the class that begins here.
 
     Returns:
         ``(C, len(areas_px) + 1, len(COUNTS))`` int64.
@@ -90,9 +90,9 @@ def touching_runs(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _objects(target: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Class, area and number of right pixels of every object.
+    """Return class, area and number of correct pixels of each object.
 
-    The pixels of a row that hang together are one run; runs are joined instead of pixels.
+    Runs of equal pixels in a row are joined instead of single pixels.
     """
     starts, pairs = touching_runs(target)
     lengths = np.diff(starts, append=target.size)
@@ -106,15 +106,15 @@ def _objects(target: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def object_scores(counts: np.ndarray, areas_px: Sequence[int] = AREAS_PX) -> ObjectScores:
-    """Scores of summed counts."""
-    pixels, right, objects, found = np.moveaxis(counts, -1, 0)
+    """Return the scores of summed counts."""
+    pixels, correct, objects, detected = np.moveaxis(counts, -1, 0)
 
-    def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    def fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
         return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
     return ObjectScores(
         areas_px=tuple(areas_px),
         num_objects=objects,
-        found=share(found, objects),
-        recall=share(right, pixels),
+        detected=fraction(detected, objects),
+        recall=fraction(correct, pixels),
     )

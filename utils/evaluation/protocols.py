@@ -92,7 +92,7 @@ class Protocol:
         return [classes.index(name) for name in (*self.left_out, *self.removed)]
 
     def apply(self, confusion: Tensor, classes: Sequence[str]) -> Tensor:
-        """Return confusion matrices ``(..., C, C)`` without the target pixels of removed classes."""
+        """Return confusion matrices ``(..., C, C)`` without target pixels of removed classes."""
         rows = torch.tensor([classes.index(name) for name in self.removed], dtype=torch.long)
         return confusion.index_fill(-2, rows, 0)
 
@@ -106,8 +106,8 @@ WITH_CLUTTER = (
         labels="eroded",
         left_out=("clutter",),
         sentence=(
-            "means over all classes but clutter, whose pixels stay in the confusion matrix: predicting "
-            "a class on clutter costs that class, and OA counts clutter"
+            "means over all classes but clutter, whose pixels stay in the confusion matrix: "
+            "predicting a class on clutter costs that class, and OA counts clutter"
         ),
     ),
     Protocol(
@@ -143,14 +143,14 @@ def conditions_of(config: EvalConfig, data: str) -> str:
     unit = "each tile on its own"
     if config.unit == "source":
         unit = (
-            "whole source images; the logits of overlapping tiles are averaged with weights that fall "
-            "linearly over the overlap"
+            "whole source images; the logits of overlapping tiles are averaged with weights that "
+            "fall linearly over the overlap"
         )
     windows = f"windows of {config.window_px} px"
     if config.overlap_px:
         windows += (
-            f" overlapping by at least {config.overlap_px} px, logits averaged with weights that fall "
-            "linearly over the overlap"
+            f" overlapping by at least {config.overlap_px} px, logits averaged with weights that "
+            "fall linearly over the overlap"
         )
     views = "no test-time augmentation"
     if config.scales != (1.0,) or config.turns > 1:
@@ -172,11 +172,8 @@ def indices_left_out(names: Sequence[str], classes: Sequence[str]) -> list[int]:
     """
     if unknown := [name for name in names if name not in classes]:
         raise ConfigError(
-            f"eval.mean_without names {', '.join(unknown)}, but the classes of the data set are "
-            f"{', '.join(classes)}"
+            f"eval.mean_without names {', '.join(unknown)}; the data set has {', '.join(classes)}"
         )
     if len(set(names)) == len(classes):
-        raise ConfigError(
-            "eval.mean_without names every class; keep at least one class in the mean"
-        )
+        raise ConfigError("eval.mean_without names every class; keep one in the mean")
     return [classes.index(name) for name in names]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from utils.evaluation import boundary as boundaries
 from utils.evaluation.boundary import COUNTS, WIDTHS_PX, boundary_counts, boundary_scores
-from utils.evaluation.evaluate import boundary as boundaries
 
 IGNORED = 255
 

@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 import pytest
 
+from utils.evaluation import calibration as module
 from utils.evaluation.calibration import NUM_BINS, calibration, calibration_counts
-from utils.evaluation.evaluate import calibration as module
 
 
 def logits_of(confidence):

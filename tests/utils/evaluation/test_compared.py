@@ -75,7 +75,7 @@ def test_runs_of_one_name_get_that_of_their_folder(tmp_path):
     settings = read_settings([*map(str, places)])
     assert [setting.name for setting in settings] == [*map(str, places)]
     said = refusal(ConfigError, places[0], places[0])
-    assert said == f"two of the runs are called {places[0]}; give each a name of its own"
+    assert said == f"two runs are named {places[0]}; name them with NAME=RUN"
     assert len(read_settings([f"this={places[0]}", f"that={places[0]}"])) == 2
 
 
@@ -83,17 +83,20 @@ def test_wrong_command_lines_are_refused(tmp_path):
     a = write(tmp_path / "a")
     b = write(tmp_path / "b")
     assert refusal(ConfigError, a) == (
-        "compare takes two runs or more, the first of which is the reference"
+        "compare needs two or more runs; the first one is the reference"
     )
     assert refusal(ConfigError, f"x={a}", f"x={b}") == (
-        "two of the runs are called x; give each a name of its own"
+        "two runs are named x; name them with NAME=RUN"
     )
-    assert refusal(ConfigError, f"x={a},{b},{a}", b) == "x holds one report twice"
+    assert (
+        refusal(ConfigError, f"x={a},{b},{a}", b)
+        == "x lists the same report twice; name each seed once"
+    )
     assert refusal(ConfigError, f"{a},{b}", b) == (
-        f"give several seeds of one setting a name: NAME={a},{b}"
+        f"several seeds of one setting need a name; write NAME={a},{b}"
     )
     assert refusal(ConfigError, "x=", b) == (
-        "'x=' names no report after '=' or ','; write NAME=A,B"
+        "'x=' has an empty report name after '=' or ','; write NAME=A,B"
     )
 
 
@@ -116,7 +119,7 @@ def test_missing_and_damaged_reports_are_refused(tmp_path):
     del old["sources"]
     (run / "report.json").write_text(json.dumps(old))
     assert refusal(DataError, a, run) == (
-        f"{run / 'report.json'} has no 'sources'; write it anew with this eval.py"
+        f"{run / 'report.json'} has no field 'sources'; run eval.py again to rewrite it"
     )
 
 
@@ -156,7 +159,7 @@ def test_reports_that_do_not_belong_together_are_refused_with_both_sides(
         said = refusal(DataError, *arguments)
         assert said == (
             f"{a / 'report.json'} has {ours}, {b / 'report.json'} has {theirs}; "
-            "they cannot be compared"
+            "such reports cannot be compared"
         )
 
 
@@ -169,6 +172,6 @@ def test_other_labels_of_the_same_images_are_refused(tmp_path):
     a, b = write(tmp_path / "a"), write(tmp_path / "b", sources=sources)
     said = refusal(DataError, a, b)
     assert said == (
-        f"{a / 'report.json'} and {b / 'report.json'} count other target pixels of b (15 and 15); "
+        f"{a / 'report.json'} and {b / 'report.json'} count different target pixels of b (15 and 15); "
         "evaluate both on the same labels, cut the same way"
     )

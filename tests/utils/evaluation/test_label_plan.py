@@ -32,6 +32,6 @@ def test_what_is_scored_on_and_what_is_read(available, headline, also, kinds, re
 
 def test_the_words_say_where_eroded_labels_come_from():
     made, own = plan_labels(["full"], "eroded"), plan_labels(["full", "eroded"], "eroded")
-    assert made.phrase("eroded") == "eroded, made of the full ones with a disc of 3 px"
-    assert own.phrase("eroded") == "eroded, as the data set has them"
+    assert made.phrase("eroded") == "eroded, computed from the full ones with a disc of 3 px"
+    assert own.phrase("eroded") == "eroded, as published with the data set"
     assert made.phrase("full") == own.phrase("full") == "full"

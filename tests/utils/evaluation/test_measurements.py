@@ -111,7 +111,7 @@ def test_findings_are_those_of_the_single_measures(headline):
     np.testing.assert_array_equal(found.boundaries.iou, borders.iou)
     np.testing.assert_array_equal(found.boundaries.f1, borders.f1)
     counts = sum(object_counts(*pair, 3) for pair in pairs_of(headline))
-    np.testing.assert_array_equal(found.objects.found, object_scores(counts).found)
+    np.testing.assert_array_equal(found.objects.detected, object_scores(counts).detected)
     number = object_scores(counts).num_objects.sum(0)
     np.testing.assert_array_equal(found.all_objects.num_objects[0], number)
     assert sum(found.calibration.bin_pixels) == sum(matrices).sum()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from utils.evaluation.evaluate import morphology as erosion
+from utils.evaluation import morphology as erosion
 from utils.evaluation.morphology import RADIUS_PX, erode
 
 IGNORED = 255

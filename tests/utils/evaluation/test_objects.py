@@ -80,11 +80,11 @@ def test_an_area_belongs_to_the_class_that_begins_with_it():
     assert scores.num_objects[1].tolist() == [1, 1, 0, 0, 0]
     assert size_names() == ["<256", "256-1023", "1024-4095", "4096-16383", ">=16384"]
     assert scores.areas_px == AREAS_PX
-    assert scores.found[1, :2].tolist() == scores.recall[1, :2].tolist() == [1, 1]
-    assert np.isnan(scores.found[1, 2:]).all() and np.isnan(scores.recall[1, 2:]).all()
+    assert scores.detected[1, :2].tolist() == scores.recall[1, :2].tolist() == [1, 1]
+    assert np.isnan(scores.detected[1, 2:]).all() and np.isnan(scores.recall[1, 2:]).all()
 
 
 def test_all_ignored_is_no_object():
     target = np.full((5, 5), IGNORED, np.uint8)
     scores = object_scores(object_counts(target, np.zeros_like(target), 2))
-    assert not scores.num_objects.any() and np.isnan(scores.found).all()
+    assert not scores.num_objects.any() and np.isnan(scores.detected).all()

@@ -122,5 +122,5 @@ def test_other_images_are_refused():
     a, b = two_predictions(7, 4)
     with pytest.raises(ValueError, match=r"\(4, 4, 4\) and \(3, 4, 4\)"):
         paired_intervals(a, b[:3])
-    with pytest.raises(ValueError, match="count other target pixels"):
+    with pytest.raises(ValueError, match="count different target pixels"):
         paired_intervals(a, b[::-1])

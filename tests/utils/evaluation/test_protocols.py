@@ -83,7 +83,9 @@ def test_the_sentence_says_which_labels_and_classes():
         "labels full; means over all classes that occur; OA over all pixels that are not ignored"
     )
     made = sentence_of(MMSEG, plan_labels(["full"], "full", ["eroded"]))
-    assert made.startswith("labels eroded, made of the full ones with a disc of 3 px; means over")
+    assert made.startswith(
+        "labels eroded, computed from the full ones with a disc of 3 px; means over"
+    )
 
 
 def test_the_conditions_are_told_to_the_letter():
@@ -96,7 +98,7 @@ def test_the_conditions_are_told_to_the_letter():
     )
     other = EvalConfig(unit="tile", window_px=512, overlap_px=0, scales=(0.5, 1.0), turns=8)
     assert conditions_of(other, "a set") == (
-        "a set; every tile by itself; windows of 512 px; softmax averaged over the scales 0.5, 1, "
+        "a set; each tile on its own; windows of 512 px; softmax averaged over the scales 0.5, 1, "
         "each in all flips and quarter turns; one confusion matrix of all pixels"
     )
     mirrored = conditions_of(EvalConfig(turns=2), "a set")
@@ -112,7 +114,7 @@ def test_names_become_indices():
     ("names", "message"),
     [
         (["cow"], "eval.mean_without names cow; the data set has ground, car, clutter"),
-        (list(CLASSES), "eval.mean_without names every class; one at least must stay in the mean"),
+        (list(CLASSES), "eval.mean_without names every class; keep one in the mean"),
     ],
 )
 def test_names_that_cannot_be_left_out(names, message):

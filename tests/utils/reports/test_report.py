@@ -129,7 +129,7 @@ def test_summary_to_the_letter():
         "mmsegmentation: labels full; means over all classes that occur; OA over all pixels that "
         "are not",
         "  ignored",
-        "without borders: labels eroded, made of the full ones with a disc of 3 px; means over all "
+        "without borders: labels eroded, computed from the full ones with a disc of 3 px; means over all "
         "classes",
         "  that occur; OA over all pixels that are not ignored",
         "all of them: two images; windows of 640 px",

@@ -19,8 +19,8 @@ def test_protocols_stand_side_by_side_with_their_labels():
     ]
     text = " ".join(line.strip() for line in lines[start + 6 :])
     for sentence in (
-        "mmsegmentation: labels eroded, made of the full ones with a disc of 3 px; means over all",
-        "GeoSeg, SSRS: labels eroded, made of the full ones with a disc of 3 px; means over all "
+        "mmsegmentation: labels eroded, computed from the full ones with a disc of 3 px; means over all",
+        "GeoSeg, SSRS: labels eroded, computed from the full ones with a disc of 3 px; means over all "
         "classes but clutter, whose pixels stay in the confusion matrix",
         "VSGNet config: labels full; target pixels of clutter are ignored",
         "all classes: labels full; means over all classes that occur",
