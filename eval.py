@@ -144,7 +144,7 @@ def measure(
         len(classes),
         dist,
         look,
-        on_unit=measurements.add,
+        on_image=measurements.add,
         on_strip=measurements.add_strip,
     )
     lists = f"{tile_set.split_name}, SHA-256 {tile_set.split_sha256[:8]}"

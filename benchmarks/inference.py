@@ -37,7 +37,7 @@ from datasets.encodings import StructureEncoder
 from models.build import build_network
 from utils.boxes import window_starts
 from utils.evaluation.evaluate import Predictor
-from utils.evaluation.sliding_window import window_shares
+from utils.evaluation.sliding_window import window_weights
 from utils.malloc import keep_freed_memory
 from utils.precision import Precision
 
@@ -60,8 +60,8 @@ class Loop:
         window_px, overlap_px = CONFIG.window_px, CONFIG.overlap_px
         total = torch.zeros(1, NUM_CLASSES, height, width, device=device)
         count = torch.zeros(1, 1, height, width, device=device)
-        across = window_shares(width, window_px, overlap_px)
-        for top, down in window_shares(height, window_px, overlap_px).items():
+        across = window_weights(width, window_px, overlap_px)
+        for top, down in window_weights(height, window_px, overlap_px).items():
             for left in window_starts(width, window_px, overlap_px):
                 bottom, right = min(top + window_px, height), min(left + window_px, width)
                 part = (..., slice(top, bottom), slice(left, right))

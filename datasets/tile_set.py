@@ -118,20 +118,17 @@ class SourceImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the bounding rectangle, in pixels."""
-        windows = self.windows()
-        height, width = (max(window[axis].stop for window in windows) for axis in (0, 1))
-        return height, width
+        """Return height and width of the bounding rectangle, in pixels."""
+        boxes = self.boxes
+        return max(box.bottom_px for box in boxes), max(box.right_px for box in boxes)
 
-    def windows(self) -> list[tuple[slice, slice]]:
-        """Return the rows and columns of each tile in the bounding rectangle."""
+    @property
+    def boxes(self) -> list[Box]:
+        """Return the place of each tile in the bounding rectangle."""
         top = min(tile.top_px for tile in self.tiles)
         left = min(tile.left_px for tile in self.tiles)
         return [
-            (
-                slice(tile.top_px - top, tile.bottom_px - top),
-                slice(tile.left_px - left, tile.right_px - left),
-            )
+            Box(tile.top_px - top, tile.left_px - left, tile.height_px, tile.width_px)
             for tile in self.tiles
         ]
 

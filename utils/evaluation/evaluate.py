@@ -1,186 +1,47 @@
-"""A network on whole images: classes of one, confusion matrix of many."""
+"""Prediction of whole images, and the confusion matrix of a split."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from configs.schema import IGNORE_INDEX, EvalConfig
+from datasets.dataset import Batch
+from datasets.encodings import StructureEncoder
 from datasets.loaders import EvalLoader
 from datasets.tile_set import SourceImage, Tile
+from utils.boxes import Box
 from utils.distributed import DistContext
 from utils.errors import DataError
 from utils.evaluation.metrics import confusion_matrix
 from utils.evaluation.morphology import RADIUS_PX, erode
 from utils.evaluation.protocols import LabelPlan
-from utils.evaluation.sliding_window import View, Window, mean_logits, predict_strips, stitch, views
+from utils.evaluation.sliding_window import View, mean_logits, predict_strips, stitch, views
 from utils.precision import Precision
 
-
-class StripPredictor(Protocol):
-    """What is needed of a ``utils.evaluation.evaluate.Predictor``."""
-
-    def strips(
-        self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Logits of one image from the top down."""
-
-
-class Canvas:
-    """One unit, from the top down: a row is done when no tile and no border can change it.
-
-    Every tile is predicted with its own image and structure maps; their logits are blended where
-    they overlap. Eroded labels that the data set lacks are made of the full ones of the whole unit.
-    Class indices and targets of the unit are held; images, maps and logits only of the tiles in
-    work.
-
-    Args:
-        unit: source and places of the tiles.
-        labels: kinds of target.
-        num_classes: C.
-        keep_tiles: for ``finished_tiles``.
-
-    Attributes:
-        source: name of the source image.
-        targets: ``(H, W)`` uint8 by kind, 255 = ignored, or in no tile.
-        prediction: ``(H, W)`` uint8.
-        confusions: ``(C, C)`` int64 by kind, of the rows that are done.
-    """
-
-    def __init__(
-        self, unit: SourceImage, labels: LabelPlan, num_classes: int, *, keep_tiles: bool = False
-    ) -> None:
-        self.source = unit.source
-        self.targets = {
-            kind: torch.full(unit.size, IGNORE_INDEX, dtype=torch.uint8)
-            for kind in {*labels.kinds, *labels.read}
-        }
-        self.prediction = torch.zeros(unit.size, dtype=torch.uint8)
-        self.confusions = {
-            kind: torch.zeros(num_classes, num_classes, dtype=torch.int64) for kind in labels.kinds
-        }
-        self._unit, self._labels, self._num_classes = unit, labels, num_classes
-        self._windows = unit.windows()
-        self._keep_tiles = keep_tiles
-        self._waiting: list[tuple[Window, Any]] = []  # tiles that are not done
-        self._done = 0
-
-    @property
-    def target(self) -> Tensor:
-        """Of the headline."""
-        return self.targets[self._labels.headline]
-
-    def strips(
-        self, predictor: StripPredictor, batches: Iterable[Any]
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Rows and their logits; each must be told to ``finish`` before the next is asked for.
-
-        Args:
-            predictor: of tiles.
-            batches: one of each tile (``datasets.dataset.Batch``), in their order.
-
-        Raises:
-            DataError: a tile has another size than its place, or tiles that overlap disagree.
-        """
-
-        def predictions() -> Iterator[Iterator[tuple[slice, Tensor]]]:
-            places = zip(self._unit.tiles, self._windows, batches, strict=True)
-            for tile, window, batch in places:
-                self._paste(tile, window, batch)
-                if self._keep_tiles:
-                    self._waiting.append((window, batch))
-                yield predictor.strips(batch.image, batch.maps, batch.structure_image)
-
-        yield from stitch(self._windows, predictions(), RADIUS_PX if self._labels.is_made else 0)
-
-    def _paste(self, tile: Tile, window: Window, batch: Any) -> None:
-        """Put the targets of a tile into their place. Where tiles overlap, they must agree."""
-        expected = (tile.height_px, tile.width_px)
-        if (size := tuple(batch.target.shape[1:])) != expected:
-            raise DataError(
-                f"tile '{tile.id}' is {size} and tiles.csv says {expected} (height, width); "
-                "prepare the data set again"
-            )
-        for kind, target in zip(
-            self._labels.read, (batch.target, *batch.more_targets), strict=True
-        ):
-            place, new = self.targets[kind][window], target[0]
-            clash = (place != new) & (place != IGNORE_INDEX) & (new != IGNORE_INDEX)
-            if num := int(clash.sum()):
-                raise DataError(
-                    f"tile '{tile.id}' and others of the source image '{tile.source}' disagree "
-                    f"about {num} pixels that they share ({kind} labels); prepare the data set "
-                    "again"
-                )
-            place.copy_(new)
-
-    def finish(self, rows: slice, classes: Tensor) -> None:
-        """Take the class indices of rows, and count them."""
-        self.prediction[rows] = classes
-        self._done = rows.stop
-        if self._labels.is_made:
-            first = max(0, rows.start - RADIUS_PX)
-            around = self.targets["full"][first : rows.stop + RADIUS_PX]
-            eroded = torch.from_numpy(erode(around.numpy()))
-            self.targets["eroded"][rows] = eroded[rows.start - first : rows.stop - first]
-        for kind, confusion in self.confusions.items():
-            confusion += confusion_matrix(self.targets[kind][rows], classes, self._num_classes)
-
-    def finished_tiles(self) -> Iterator[tuple[Any, Tensor, Tensor]]:
-        """Tiles that are done and were not given before: batch, prediction, confusion matrix.
-
-        They are as the unit is: blended, with the target of the headline.
-        """
-        tiles, self._waiting = self._waiting, []
-        for window, batch in tiles:
-            if window[0].stop > self._done:
-                self._waiting.append((window, batch))
-                continue
-            target, prediction = self.target[window], self.prediction[window]
-            if self._labels.is_made and self._labels.headline == "eroded":
-                batch = replace(batch, target=target.unsqueeze(0))
-            if len(self._windows) == 1:
-                counts = self.confusions[self._labels.headline]
-            else:
-                counts = confusion_matrix(target, prediction, self._num_classes)
-            yield batch, prediction, counts
-
-
-# Of one window: image (1, 3, h, w) uint8, maps (1, h, w) by store, and the image (1, 3, h, w) that
-# the maps belong to, if that is another one.
-Members = tuple[Tensor, dict[str, Tensor], Tensor | None]
-
-
-class Encoder(Protocol):
-    """What is needed of a ``StructureEncoder``."""
-
-    value_stores: tuple[str, ...]
-
-    def __call__(
-        self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
-    ) -> Tensor:
-        """Structure ``(B, S, H, W)`` in [0, 1] of images and maps."""
+# One window: image (1, 3, h, w) uint8, maps (1, h, w) by store, and the image (1, 3, h, w) that the
+# maps belong to, if it is another one (structure.control=shuffled).
+WindowInputs = tuple[Tensor, dict[str, Tensor], Tensor | None]
 
 
 class Predictor:
-    """Classes of a whole image of any size, in sliding windows.
+    """Sliding-window prediction of whole images of any size.
 
     Args:
         network: in eval mode, on ``device``.
         encoder: turns image and structure maps of a window into the structure input.
-        precision: how the network is computed.
+        precision: numerical precision of the forward pass.
         config: window size, overlap, batch size, test-time augmentation.
-        device: where it is computed.
+        device: device of the forward pass.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        encoder: Encoder,
+        encoder: StructureEncoder,
         precision: Precision,
         config: EvalConfig,
         device: torch.device,
@@ -199,9 +60,10 @@ class Predictor:
         structure_image: Tensor | None = None,
         on_strip: Callable[[slice, Tensor, Tensor], None] | None = None,
     ) -> Tensor:
-        """Class indices of one image, ``(H, W)`` uint8 on the CPU; arguments as in ``strips``.
+        """Return the class indices of one image, ``(H, W)`` uint8 on the CPU.
 
-        ``on_strip`` is called with rows, their logits, and their class indices on the CPU.
+        The arguments are those of ``strips``; ``on_strip`` is called with rows, their logits and
+        their class indices on the CPU.
         """
         classes = torch.empty(image.shape[-2:], dtype=torch.uint8)
         for rows, logits in self.strips(image, maps, structure_image):
@@ -213,7 +75,7 @@ class Predictor:
     def strips(
         self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Logits of one image from the top down, as ``strips_of``.
+        """Yield the logits of one image from the top down, as ``strips_of``.
 
         Args:
             image: ``(1, 3, H, W)`` uint8 RGB.
@@ -221,37 +83,37 @@ class Predictor:
             structure_image: ``(1, 3, H, W)`` uint8, if the maps belong to another image.
         """
 
-        def cut(window: Window) -> Members:
-            part = (..., *window)
+        def crop(window: Box) -> WindowInputs:
+            part = (..., *window.slices)
             other = None if structure_image is None else structure_image[part]
             return image[part], {store: levels[part] for store, levels in maps.items()}, other
 
-        yield from self.strips_of((image.shape[-2], image.shape[-1]), cut)
+        yield from self.strips_of((image.shape[-2], image.shape[-1]), crop)
 
     def strips_of(
-        self, size: tuple[int, int], cut: Callable[[Window], Members], part: slice = slice(None)
+        self, size: tuple[int, int], crop: Callable[[Box], WindowInputs], part: slice = slice(None)
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Logits of one image from the top down; a whole survey image of them is never held.
+        """Yield the logits of one image from the top down; those of a large image are never held.
 
-        With test-time augmentation they are logarithms of averaged probabilities.
+        With test-time augmentation they are the logarithms of averaged probabilities.
 
         Args:
             size: height and width of the image.
-            cut: called for every window once, row by row of windows.
-            part: rows of the image that are wanted.
+            crop: called once for each window, row by row of windows.
+            part: requested rows of the image.
 
         Yields:
             Rows, and their logits ``(C, rows, W)`` float32 on the device.
         """
 
-        @torch.inference_mode()  # on the generator, it would hold each strip while the next is made
-        def forward(windows: list[Window]) -> Tensor:
-            images, maps, others = zip(*map(cut, windows), strict=True)
+        @torch.inference_mode()  # as decorator of the generator it would keep each strip alive
+        def forward(windows: list[Box]) -> Tensor:
+            images, maps, others = zip(*map(crop, windows), strict=True)
             picture = self._stack(images).float() / 255
             known = [other for other in others if other is not None]
             other = self._stack(known).float() / 255 if known else None
             stacked = {store: self._stack([m[store] for m in maps]).int() for store in maps[0]}
-            predictions = (self._look(view, picture, stacked, other) for view in self._views)
+            predictions = (self._predict(view, picture, stacked, other) for view in self._views)
             return mean_logits(predictions, len(self._views))
 
         yield from predict_strips(
@@ -266,19 +128,22 @@ class Predictor:
     def _stack(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat([*parts]).to(self._device)
 
-    def _look(
+    def _predict(
         self, view: View, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None
     ) -> Tensor:
-        """Logits of windows, seen in one way; the structure is encoded as the network sees it."""
+        """Return the logits of windows under one view.
+
+        The structure is encoded after the view is applied, from the pixels that the network gets.
+        """
+        viewed = view.photo(image)
         other = None if structure_image is None else view.photo(structure_image)
-        seen_maps = {
+        viewed_maps = {
             store: view.levels(x) if store in self._encoder.value_stores else view.ids(x)
             for store, x in maps.items()
         }
-        seen = view.photo(image)
-        structure = self._encoder(seen, seen_maps, other)
+        structure = self._encoder(viewed, viewed_maps, other)
         with self._precision.autocast():
-            logits = self._network(_channels_last(seen), _channels_last(structure))
+            logits = self._network(_channels_last(viewed), _channels_last(structure))
         return view.undo(logits.float(), (image.shape[-2], image.shape[-1]))
 
 
@@ -287,12 +152,141 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def classes_of(logits: Tensor) -> Tensor:
-    """The best class of every pixel, the first of equal ones.
+    """Return the class with the largest logit, the first one of a tie.
 
     ``(C, H, W)`` -> ``(H, W)`` uint8 on the CPU.
     """
     # On a CPU, argmax over the first axis takes seven times as long as max.
     return logits.max(0).indices.to(torch.uint8).cpu()
+
+
+class TileAssembler:
+    """Assembly of the tiles of one source image, row by row from the top down.
+
+    Each tile is predicted from its own image and structure maps, and the logits are blended where
+    tiles overlap. A row is complete once no later tile and no erosion can change it. Eroded labels
+    that the data set lacks are computed from the full labels of the whole source image. Class
+    indices and targets of the source image are held; images, maps and logits only of the tiles in
+    progress.
+
+    Args:
+        source_image: tiles and their places.
+        labels: kinds of label.
+        num_classes: C.
+        keep_tiles: keep the batches for ``finished_tiles``.
+
+    Attributes:
+        source: id of the source image.
+        targets: ``(H, W)`` uint8 by kind of label, 255 = ignored or outside all tiles.
+        prediction: ``(H, W)`` uint8.
+        confusions: ``(C, C)`` int64 by kind of label, over the complete rows.
+    """
+
+    def __init__(
+        self,
+        source_image: SourceImage,
+        labels: LabelPlan,
+        num_classes: int,
+        *,
+        keep_tiles: bool = False,
+    ) -> None:
+        size = source_image.size
+        self.source = source_image.source
+        self.targets = {
+            kind: torch.full(size, IGNORE_INDEX, dtype=torch.uint8)
+            for kind in {*labels.kinds, *labels.read}
+        }
+        self.prediction = torch.zeros(size, dtype=torch.uint8)
+        self.confusions = {
+            kind: torch.zeros(num_classes, num_classes, dtype=torch.int64) for kind in labels.kinds
+        }
+        self._tiles, self._places = source_image.tiles, source_image.boxes
+        self._labels, self._num_classes = labels, num_classes
+        self._keep_tiles = keep_tiles
+        self._pending: list[tuple[Box, Batch]] = []  # tiles with rows that are not complete
+        self._num_complete = 0  # rows
+
+    @property
+    def target(self) -> Tensor:
+        """Return the headline target, ``(H, W)`` uint8."""
+        return self.targets[self._labels.headline]
+
+    def strips(
+        self, predictor: Predictor, batches: Iterable[Batch]
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Predict all tiles and blend them.
+
+        Args:
+            predictor: of single tiles.
+            batches: one per tile, in the order of the tiles.
+
+        Yields:
+            Rows and their logits ``(C, rows, W)``. Call ``finish`` on each before the next.
+
+        Raises:
+            DataError: a tile differs in size from its entry in tiles.csv, or overlapping tiles
+                have different labels.
+        """
+
+        def predictions() -> Iterator[Iterator[tuple[slice, Tensor]]]:
+            for tile, place, batch in zip(self._tiles, self._places, batches, strict=True):
+                self._paste(tile, place, batch)
+                if self._keep_tiles:
+                    self._pending.append((place, batch))
+                yield predictor.strips(batch.image, batch.maps, batch.structure_image)
+
+        yield from stitch(self._places, predictions(), RADIUS_PX if self._labels.is_made else 0)
+
+    def _paste(self, tile: Tile, place: Box, batch: Batch) -> None:
+        """Write the targets of a tile into the source image; overlapping tiles must agree."""
+        expected = (tile.height_px, tile.width_px)
+        if (size := tuple(batch.target.shape[1:])) != expected:
+            raise DataError(
+                f"tile '{tile.id}' is {size} and tiles.csv says {expected} (height, width); "
+                "prepare the data set again"
+            )
+        for kind, target in zip(
+            self._labels.read, (batch.target, *batch.more_targets), strict=True
+        ):
+            old, new = self.targets[kind][place.slices], target[0]
+            clash = (old != new) & (old != IGNORE_INDEX) & (new != IGNORE_INDEX)
+            if num := int(clash.sum()):
+                raise DataError(
+                    f"tile '{tile.id}' and other tiles of the source image '{tile.source}' "
+                    f"disagree on {num} shared pixels ({kind} labels); prepare the data set again"
+                )
+            old.copy_(new)
+
+    def finish(self, rows: slice, classes: Tensor) -> None:
+        """Store the class indices of complete rows, and count them."""
+        self.prediction[rows] = classes
+        self._num_complete = rows.stop
+        if self._labels.is_made:
+            first = max(0, rows.start - RADIUS_PX)
+            around = self.targets["full"][first : rows.stop + RADIUS_PX]
+            eroded = torch.from_numpy(erode(around.numpy()))
+            self.targets["eroded"][rows] = eroded[rows.start - first : rows.stop - first]
+        for kind, confusion in self.confusions.items():
+            confusion += confusion_matrix(self.targets[kind][rows], classes, self._num_classes)
+
+    def finished_tiles(self) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """Yield each newly complete tile: batch, prediction ``(h, w)`` and confusion matrix.
+
+        Prediction and target are those of the source image: blended, with the headline labels.
+        """
+        pending, self._pending = self._pending, []
+        for place, batch in pending:
+            if place.bottom_px > self._num_complete:
+                self._pending.append((place, batch))
+                continue
+            target, prediction = self.target[place.slices], self.prediction[place.slices]
+            if self._labels.is_made and self._labels.headline == "eroded":
+                batch = replace(batch, target=target.unsqueeze(0))
+            if len(self._places) == 1:
+                counts = self.confusions[self._labels.headline]
+            else:
+                counts = confusion_matrix(target, prediction, self._num_classes)
+            yield batch, prediction, counts
 
 
 def evaluate(
@@ -301,26 +295,26 @@ def evaluate(
     labels: LabelPlan,
     num_classes: int,
     dist: DistContext,
-    look: Callable[[Any, Tensor, Tensor], None] | None = None,
+    on_tile: Callable[[Batch, Tensor, Tensor], None] | None = None,
     *,
-    on_unit: Callable[[Canvas], None] | None = None,
+    on_image: Callable[[TileAssembler], None] | None = None,
     on_strip: Callable[[Tensor, Tensor, Tensor], None] | None = None,
-    num_units: int | None = None,
+    num_images: int | None = None,
 ) -> Tensor:
-    """Confusion matrix of a split, counted once over all ranks. Call on all ranks.
+    """Return the confusion matrix of a split, counted once over all ranks. Call on all ranks.
 
     Args:
         predictor: the network.
-        loader: this rank's images.
+        loader: this rank's tiles.
         labels: kinds of label to score on; the loader reads ``labels.read``.
-        num_classes: number of classes.
+        num_classes: number of classes C.
         dist: this process.
-        look: called with each *tile* when all of it is done: its batch, class indices ``(H, W)``
-            uint8, and confusion matrix. It sees what was scored: tiles of one image are blended.
-        on_unit: called with each whole unit, targets and prediction filled in.
-        on_strip: called before that, strip by strip: target ``(rows, W)`` uint8 of the headline,
-            logits ``(C, rows, W)`` on the device, class indices.
-        num_units: the first of this rank only; None: all.
+        on_tile: called with each complete *tile*: its batch, class indices ``(h, w)`` uint8 and
+            confusion matrix, as scored (tiles of one source image are blended).
+        on_image: called with each complete source image, targets and prediction filled in.
+        on_strip: called before ``on_image``, strip by strip: headline target ``(rows, W)`` uint8,
+            logits ``(C, rows, W)`` on the device, class indices ``(rows, W)`` uint8.
+        num_images: only the first source images of this rank; None: all.
 
     Returns:
         ``(C, C)`` int64, rows = target, columns = prediction, the same on all ranks.
@@ -331,18 +325,18 @@ def evaluate(
     off = not dist.is_main
     with tqdm(loader, desc="evaluate", unit="tile", leave=False, disable=off) as bar:
         batches = iter(bar)
-        for unit in loader.source_images[:num_units]:
-            canvas = Canvas(unit, labels, num_classes, keep_tiles=look is not None)
-            for rows, logits in canvas.strips(predictor, islice(batches, len(unit.tiles))):
+        for image in loader.source_images[:num_images]:
+            assembler = TileAssembler(image, labels, num_classes, keep_tiles=on_tile is not None)
+            for rows, logits in assembler.strips(predictor, islice(batches, len(image.tiles))):
                 classes = classes_of(logits)
-                canvas.finish(rows, classes)
+                assembler.finish(rows, classes)
                 if on_strip is not None:
-                    on_strip(canvas.target[rows], logits, classes)
-                del logits  # not held while the next ones are made
-                if look is not None:
-                    for tile in canvas.finished_tiles():
-                        look(*tile)
-            confusion += canvas.confusions[labels.headline]
-            if on_unit is not None:
-                on_unit(canvas)
+                    on_strip(assembler.target[rows], logits, classes)
+                del logits  # released before the next ones are computed
+                if on_tile is not None:
+                    for tile in assembler.finished_tiles():
+                        on_tile(*tile)
+            confusion += assembler.confusions[labels.headline]
+            if on_image is not None:
+                on_image(assembler)
     return dist.sum(confusion.to(dist.device)).cpu()

@@ -17,7 +17,7 @@ from utils.evaluation.boundary import COUNTS as BOUNDARY_COUNTS
 from utils.evaluation.boundary import WIDTHS_PX, BoundaryScores, boundary_counts, boundary_scores
 from utils.evaluation.calibration import COUNTS as CALIBRATION_COUNTS
 from utils.evaluation.calibration import NUM_BINS, Calibration, calibration, calibration_counts
-from utils.evaluation.evaluate import Canvas
+from utils.evaluation.evaluate import TileAssembler
 from utils.evaluation.metrics import Scores, scores
 from utils.evaluation.objects import AREAS_PX, ObjectScores, object_counts, object_scores
 from utils.evaluation.objects import COUNTS as OBJECT_COUNTS
@@ -88,15 +88,15 @@ class Measurements:
             logits.cpu().numpy(), target.numpy(), classes.numpy()
         )
 
-    def add(self, canvas: Canvas) -> None:
-        """Measure all else of an image: ``on_unit`` of ``utils.evaluation.evaluate``."""
-        predicted, num_classes = canvas.prediction.numpy(), len(self._classes)
-        for kind, confusion in canvas.confusions.items():
-            self._confusions[kind][self._place[canvas.source]] += confusion
+    def add(self, image: TileAssembler) -> None:
+        """Measure all else of an image: ``on_image`` of ``utils.evaluation.evaluate``."""
+        predicted, num_classes = image.prediction.numpy(), len(self._classes)
+        for kind, confusion in image.confusions.items():
+            self._confusions[kind][self._place[image.source]] += confusion
         if "full" in self._labels.kinds:
-            full = canvas.targets["full"].numpy()
+            full = image.targets["full"].numpy()
             self._boundaries += boundary_counts(full, predicted, num_classes)
-        self._objects += object_counts(canvas.target.numpy(), predicted, num_classes)
+        self._objects += object_counts(image.target.numpy(), predicted, num_classes)
 
     def findings(
         self, dist: DistContext, left_out: Sequence[str] = (), conditions: str = ""

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
-from utils.mosaic import connected_groups
+from utils.regions import connected_groups, touching_runs
 
 # Areas in pixels at which the size classes begin after the first: squares of 16, 32, 64 and 128 px.
 # A car of 4.5 m x 1.8 m has 3240 px at 0.05 m (Potsdam) and 1000 px at 0.09 m (Vaihingen).
@@ -61,32 +61,6 @@ def object_counts(
         # Sums of whole numbers in float64 are exact below 2**53.
         counts[:, column] = np.bincount(cell, weights=weights, minlength=len(counts))
     return counts.reshape(num_classes, -1, len(COUNTS))
-
-
-def touching_runs(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Runs of one class in a row, and which of them lie above each other with the same class.
-
-    Args:
-        classes: ``(H, W)``.
-
-    Returns:
-        Flat index of the first pixel of each run, ``(N,)`` ascending; pairs of runs that share a
-        side, ``(M, 2)``: the upper one first.
-    """
-    num_columns = classes.shape[1]
-    begins = np.ones(classes.shape, dtype=bool)
-    np.not_equal(classes[:, 1:], classes[:, :-1], out=begins[:, 1:])
-    starts = np.flatnonzero(begins)
-    stops = np.append(starts[1:], classes.size)
-    # Each run with those of the row above that share a column: they are consecutive.
-    first = np.searchsorted(stops, starts - num_columns, side="right")
-    last = np.searchsorted(starts, stops - num_columns, side="left")
-    number = last - first
-    below = np.repeat(np.arange(starts.size), number)
-    above = np.arange(below.size) - np.repeat(np.cumsum(number) - number - first, number)
-    class_of_run = classes.ravel()[starts]
-    touch = class_of_run[below] == class_of_run[above]
-    return starts, np.stack([above[touch], below[touch]], axis=1)
 
 
 def _objects(target: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

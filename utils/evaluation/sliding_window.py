@@ -1,4 +1,4 @@
-"""Prediction of images of any size in overlapping windows that are averaged without seams."""
+"""Sliding-window prediction, stitching of tiles, and test-time augmentation."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,23 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.boxes import nearest_pixels, window_starts
-
-Window = tuple[slice, slice]  # rows, columns
+from utils.boxes import Box, nearest_pixels, ramp, window_starts
 
 
-def window_shares(length_px: int, window_px: int, overlap_px: int) -> dict[int, Tensor]:
-    """What every window along one side says in the mean, by its start, ``(window,)`` in (0, 1].
+def window_weights(length_px: int, window_px: int, overlap_px: int) -> dict[int, Tensor]:
+    """Return the blending weights of the windows along one axis, normalised to sum to one.
 
-    A window's weight is 1 inside and falls linearly towards its ends over ``overlap_px``: it says
-    least where it sees least. The shares of all windows at a pixel sum to one; where there is one
-    window, its share is exactly 1. In two dimensions the shares of rows and columns are multiplied.
+    A window's weight is 1 inside and falls linearly towards its ends over ``overlap_px``, where its
+    context is one-sided; it is then divided by the sum over all windows of the pixel. A single
+    window has a weight of exactly 1. In two dimensions the weights of rows and columns multiply.
+
+    Returns:
+        ``(window,)`` float32 in (0, 1] by the start of the window.
     """
     starts = window_starts(length_px, window_px, overlap_px)
     side = min(window_px, length_px)
-    position = torch.arange(1, side + 1, dtype=torch.float32)
-    nearest = torch.minimum(position, side + 1 - position)
-    weight = (nearest / (overlap_px + 1)).clamp(max=1)
+    weight = torch.from_numpy(ramp(side, overlap_px, overlap_px))
     total = torch.zeros(length_px)
     for start in starts:
         total[start : start + side] += weight
@@ -32,7 +31,7 @@ def window_shares(length_px: int, window_px: int, overlap_px: int) -> dict[int, 
 
 
 def predict_strips(
-    forward: Callable[[list[Window]], Tensor],
+    forward: Callable[[list[Box]], Tensor],
     *,
     size: tuple[int, int],
     window_px: int,
@@ -40,135 +39,133 @@ def predict_strips(
     batch_size: int,
     part: slice = slice(None),
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Weighted mean of the logits of all windows, in strips from the top of the image down.
+    """Average the logits of all windows, in strips from the top of the image down.
 
-    A strip comes as soon as no further window touches its rows, and is forgotten: the memory grows
-    with the width of the image and the height of the windows of one batch, not with the image.
+    A strip is yielded as soon as no further window covers its rows, and is then released: memory
+    grows with the width of the image and the height of the windows of one batch, not with the
+    height of the image.
 
     Args:
         forward: windows of one size -> their logits ``(N, C, h, w)``.
         size: height and width of the image.
-        window_px: side of the windows; an image that is smaller is one window of its own size.
-        overlap_px: least number of pixels that neighbours share, below ``window_px``.
-        batch_size: windows a call; they may lie in several rows of windows.
-        part: rows of the image that are wanted; windows that do not touch them are left out.
+        window_px: side of the windows; a smaller image is one window of its own size.
+        overlap_px: least overlap of neighbouring windows, below ``window_px``.
+        batch_size: windows per call, which may lie in several rows of windows.
+        part: requested rows of the image; windows that do not cover any are skipped.
 
     Yields:
-        Rows of the image, those of ``part`` one after the other, and their logits
-        ``(C, rows, width)``, float32 where ``forward`` has them.
+        Rows of the image, those of ``part`` in ascending order, and their logits
+        ``(C, rows, width)`` float32 on the device of ``forward``.
     """
-    shares = [window_shares(length, window_px, overlap_px) for length in size]
+    weights = [window_weights(length, window_px, overlap_px) for length in size]
     height, width = (min(window_px, length) for length in size)
     begin, end, _ = part.indices(size[0])
     windows = [
-        (slice(top, top + height), slice(left, left + width))
-        for top in shares[0]
+        Box(top, left, height, width)
+        for top in weights[0]
         if top < end and top + height > begin
-        for left in shares[1]
+        for left in weights[1]
     ]
-    # Sums of the rows from ``done`` on, as far as a window touched them.
-    held, done = None, windows[0][0].start
+    # Weighted sums of the rows from ``done`` on, as far down as a window has reached.
+    held, done = None, windows[0].top_px
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
         logits = forward(batch).float()
         if held is None:
             held = logits.new_zeros(logits.shape[1], 0, size[1])
-            shares = [{s: x.to(logits.device) for s, x in axis.items()} for axis in shares]
-        if num_new := batch[-1][0].stop - done - held.shape[1]:
-            held = F.pad(held, (0, 0, 0, num_new))
-        for (rows, columns), each in zip(batch, logits, strict=True):
-            share = shares[0][rows.start].unsqueeze(1) * shares[1][columns.start]
-            held[:, rows.start - done : rows.stop - done, columns].addcmul_(each, share)
-        del logits, each  # not held while the next ones are made
+            weights = [{s: x.to(logits.device) for s, x in axis.items()} for axis in weights]
+        held = _with_rows(held, batch[-1].bottom_px - done)
+        for window, each in zip(batch, logits, strict=True):
+            weight = weights[0][window.top_px].unsqueeze(1) * weights[1][window.left_px]
+            rows, columns = window.slices
+            held[:, rows.start - done : rows.stop - done, columns].addcmul_(each, weight)
+        del logits, each  # released before the next ones are computed
         last = first + batch_size >= len(windows)
-        untouched = batch[-1][0].stop if last else windows[first + batch_size][0].start
-        if untouched > done:
-            rows = slice(max(done, begin), min(untouched, end))
+        complete = batch[-1].bottom_px if last else windows[first + batch_size].top_px
+        if complete > done:
+            rows = slice(max(done, begin), min(complete, end))
             finished = held[:, max(rows.start - done, 0) : rows.stop - done]
-            held, done = held[:, untouched - done :].clone(), untouched
+            held, done = held[:, complete - done :].clone(), complete
             if rows.start < rows.stop:
                 yield rows, finished
-            del finished  # with all of the sums it was cut from
+            del finished  # a view that keeps all the sums it was cut from alive
 
 
-_NOTHING = 1e-30  # weight of a pixel that no tile covers: its logits are 0
+_NO_WEIGHT = 1e-30  # divisor of a pixel outside all tiles, whose sums are 0
 
 
-def side_weights(spans: Iterable[slice]) -> dict[tuple[int, int], Tensor]:
-    """What every tile says along one side, before the weights of a pixel are made to sum to one.
+def tile_weights(spans: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Tensor]:
+    """Return the unnormalised blending weights of each tile along one axis.
 
-    The weight is 1 inside and falls linearly over the pixels that a tile shares with a neighbour,
-    towards the end where it sees least; where two tiles overlap, their weights sum to one. An end
-    without a neighbour does not fall.
+    The weight is 1 inside and falls linearly over the pixels shared with a neighbour; where two
+    tiles overlap, their weights sum to one. It does not fall at an end without a neighbour.
 
     Args:
-        spans: first and last pixel of the tiles along this side.
+        spans: first pixel of each tile along this axis, and the pixel behind its last one.
 
     Returns:
-        ``(length,)`` float32 in (0, 1] by start and stop.
+        ``(length,)`` float32 in (0, 1] by span.
     """
-    known = sorted({(span.start, span.stop) for span in spans})
+    known = sorted(set(spans))
     weights = {}
     for start, stop in known:
-        shared_before = max((b - start for a, b in known if a < start < b < stop), default=0)
-        shared_after = max((stop - a for a, b in known if start < a < stop < b), default=0)
-        position = torch.arange(1, stop - start + 1, dtype=torch.float32)
-        rising = position / (shared_before + 1)
-        falling = position.flip(0) / (shared_after + 1)
-        weights[start, stop] = torch.minimum(rising, falling).clamp(max=1)
+        before = max((b - start for a, b in known if a < start < b < stop), default=0)
+        after = max((stop - a for a, b in known if start < a < stop < b), default=0)
+        weights[start, stop] = torch.from_numpy(ramp(stop - start, before, after))
     return weights
 
 
 def stitch(
-    windows: Sequence[Window], predictions: Iterable[Iterator[tuple[slice, Tensor]]], late_px: int
+    tiles: Sequence[Box], predictions: Iterable[Iterator[tuple[slice, Tensor]]], delay_px: int
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Weighted mean of the logits of all tiles, in strips from the top of the image down.
+    """Average the logits of overlapping tiles, in strips from the top of the image down.
 
-    Rows come as soon as no further tile touches them, and are forgotten: the memory grows with the
-    width of the image and the height of its tiles. A single tile, and tiles that do not overlap,
-    are given bit by bit as they are. Pixels that no tile covers have logits of 0.
+    Rows are yielded as soon as no further tile covers them, and are then released: memory grows
+    with the width of the image and the height of its tiles. A single tile, and tiles that do not
+    overlap, keep their logits bit for bit. Pixels outside all tiles have logits of 0.
 
     Args:
-        windows: rows and columns of every tile, by their first row.
-        predictions: of each, from the top down: rows *of the tile* and their logits
-            ``(C, rows, columns)`` float32. The next ones are asked for when one is done.
-        late_px: rows that are held back above the next tile, for what looks further than a pixel.
+        tiles: place of each tile, ordered by first row.
+        predictions: for each tile, from the top down: rows *of the tile* and their logits
+            ``(C, rows, columns)`` float32. The next tile is requested when one is complete.
+        delay_px: rows held back above the next tile, for consumers that look beyond a row.
 
     Yields:
         Rows of the image and their logits ``(C, rows, width)`` float32.
     """
-    if len(windows) == 1:
+    if len(tiles) == 1:
         for strips in predictions:
             yield from strips
         return
-    down = side_weights(rows for rows, _ in windows)
-    across = side_weights(columns for _, columns in windows)
-    height, width = (max(window[axis].stop for window in windows) for axis in (0, 1))
-    held, done = None, 0  # sums of the rows from ``done`` on, and of their weights
-    for number, ((rows, columns), strips) in enumerate(zip(windows, predictions, strict=True)):
+    down = tile_weights((tile.top_px, tile.bottom_px) for tile in tiles)
+    across = tile_weights((tile.left_px, tile.right_px) for tile in tiles)
+    height, width = max(tile.bottom_px for tile in tiles), max(tile.right_px for tile in tiles)
+    held, done = None, 0  # sums of the rows from ``done`` on; the last channel sums the weights
+    for number, (tile, strips) in enumerate(zip(tiles, predictions, strict=True)):
+        columns = tile.slices[1]
         for strip, logits in strips:
             if held is None:
                 held = logits.new_zeros(len(logits) + 1, 0, width)
-            held = _with_rows(held, rows.stop - done)
-            weight = down[rows.start, rows.stop][strip].unsqueeze(1)
-            weight = (weight * across[columns.start, columns.stop]).to(logits.device)
-            first = rows.start - done
+            held = _with_rows(held, tile.bottom_px - done)
+            weight = down[tile.top_px, tile.bottom_px][strip].unsqueeze(1)
+            weight = (weight * across[tile.left_px, tile.right_px]).to(logits.device)
+            first = tile.top_px - done
             place = held[:, first + strip.start : first + strip.stop, columns]
             place[:-1].addcmul_(logits, weight)
             place[-1] += weight
-        is_last = number + 1 == len(windows)
-        untouched = height if is_last else windows[number + 1][0].start - late_px
-        if held is not None and untouched > done:
-            sums = _with_rows(held, untouched - done)
-            held = sums[:, untouched - done :].clone()
-            sums = sums[:, : untouched - done]
-            yield slice(done, untouched), sums[:-1].div_(sums[-1].clamp(min=_NOTHING))
+        is_last = number + 1 == len(tiles)
+        complete = height if is_last else tiles[number + 1].top_px - delay_px
+        if held is not None and complete > done:
+            sums = _with_rows(held, complete - done)
+            held = sums[:, complete - done :].clone()
+            sums = sums[:, : complete - done]
+            yield slice(done, complete), sums[:-1].div_(sums[-1].clamp(min=_NO_WEIGHT))
             del sums
-            done = untouched
+            done = complete
 
 
 def _with_rows(held: Tensor, num_rows: int) -> Tensor:
-    """At least so many rows; new ones are 0."""
+    """Return ``held`` with at least ``num_rows`` rows; appended ones are 0."""
     num_new = num_rows - held.shape[1]
     return F.pad(held, (0, 0, 0, num_new)) if num_new > 0 else held
 

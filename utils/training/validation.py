@@ -145,5 +145,5 @@ class Validation:
                 state.num_classes,
                 state.dist,
                 self._view.look,
-                num_units=num_images,
+                num_images=num_images,
             )
