@@ -36,7 +36,6 @@ from utils.mosaic import (
     Layout,
     align,
     blend,
-    connected_groups,
     join_segments,
     lay_out,
     match_segments,
@@ -45,6 +44,7 @@ from utils.mosaic import (
     overlapping_pairs,
     paste,
 )
+from utils.regions import connected_groups
 from utils.threads import WriteBehind
 
 PARTS = ".parts"  # folder in a store: the maps of tiles that are still to be joined

@@ -17,6 +17,8 @@ from typing import Protocol
 
 import numpy as np
 
+from utils.regions import connected_groups
+
 Pair = tuple[int, int]  # indices of two pieces, the lower one first
 Part = tuple[slice, slice]  # rows, columns
 
@@ -80,23 +82,6 @@ def overlapping_pairs(boxes: Sequence[Placed]) -> list[Pair]:
         meets = (start[rest] < stop[this]) & (stop[rest] > start[this])
         pairs += [(int(order[this]), other) for other in order[rest][meets].tolist()]
     return sorted((min(pair), max(pair)) for pair in pairs)
-
-
-def connected_groups(num_nodes: int, pairs: Sequence[Pair] | np.ndarray) -> np.ndarray:
-    """Lowest node of the connected group of each node, ``(num_nodes,)`` int64.
-
-    Union-find on whole arrays: every root hooks itself to the lowest root it touches, pointer
-    jumping flattens the trees, and edges inside a tree are dropped, until no edge is left.
-    """
-    root = np.arange(num_nodes)
-    edges = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    while edges.size:
-        np.minimum.at(root, edges.max(axis=1), edges.min(axis=1))
-        while not np.array_equal(above := root[root], root):
-            root = above
-        edges = root[edges]
-        edges = edges[edges[:, 0] != edges[:, 1]]
-    return root
 
 
 def overlap_of(one: Placed, other: Placed) -> tuple[Part, Part]:

@@ -1,20 +1,19 @@
-"""Segment maps as arrays: connected regions, small pieces, canonical ids.
+"""Segment maps: connected components, merging of small regions, canonical ids.
 
-A segment map is ``(H, W)`` integers; 0 marks a pixel without a segment, every other number is a
-segment and carries no meaning of its own. The functions here return maps that depend on the shape
-of the segments alone, never on the numbers or the order in which the segments arrived.
+A segment map is ``(H, W)`` integers: 0 = pixel without a segment; all other ids are arbitrary.
+The results here depend on the shapes of the segments alone, not on their ids or their order.
 """
 
 import numpy as np
 
 from utils.errors import DataError
-from utils.mosaic import connected_groups
+from utils.regions import connected_groups, fill_runs, run_starts, touching_runs
 
 MAX_SEGMENTS = np.iinfo(np.uint16).max  # maps are stored in 16 bit, and 0 is taken
 
 
 def connected_components(ids: np.ndarray) -> np.ndarray:
-    """Give every 4-connected region of equal id its own number.
+    """Number the 4-connected regions of equal id.
 
     Args:
         ids: ``(H, W)`` integers. Pixels of id 0 have no segment: they form no region.
@@ -23,36 +22,33 @@ def connected_components(ids: np.ndarray) -> np.ndarray:
         ``(H, W)`` int32; 0 where ``ids`` is 0, else 1..K in raster order of the regions' first
         pixels.
     """
-    starts, run_of_pixel = _runs(ids)
-    # Two runs on top of each other begin to overlap where one of them begins, so these pixels
-    # alone name every pair of neighbouring runs once.
-    touches = (ids[1:] == ids[:-1]) & (starts[1:] | starts[:-1])
-    inside = ids[starts] != 0
-    pairs = np.stack([run_of_pixel[:-1][touches], run_of_pixel[1:][touches]], axis=1)
-    root = connected_groups(inside.size, pairs)
-    is_first = inside & (root == np.arange(inside.size))
+    starts, pairs = touching_runs(ids)
+    inside = ids.ravel()[starts] != 0
+    root = connected_groups(starts.size, pairs)
+    # Count the regions at their first runs, then give every run the number of its root.
+    is_first = inside & (root == np.arange(root.size))
     number = np.cumsum(is_first, dtype=np.int32)
-    return np.where(inside, number[root], np.int32(0))[run_of_pixel]
+    return fill_runs(starts, np.where(inside, number[root], np.int32(0)), ids.shape)
 
 
 def merge_small(ids: np.ndarray, min_area_px: int) -> np.ndarray:
-    """Split a map into 4-connected regions and join the small ones to a neighbour.
+    """Split a map into 4-connected regions and merge the small ones into a neighbour.
 
-    A region below ``min_area_px`` joins the neighbour with which it shares the longest border (in
-    pixel edges); of equal borders the neighbour with the larger area, then the one whose first
-    pixel comes first in raster order. All small regions choose at once and whatever chose each
-    other becomes one region; this is repeated until no small region has a neighbour.
+    A region below ``min_area_px`` joins the neighbour with the longest shared border (in pixel
+    edges); of equal borders the neighbour with the larger area, then the one with the first pixel
+    in raster order. All small regions choose at once and regions that chose each other become one;
+    this is repeated until no small region has a neighbour.
 
     Args:
-        ids: ``(H, W)`` integers; 0 = pixel without a segment, which is nobody's neighbour.
-        min_area_px: smallest area that may stay, in pixels.
+        ids: ``(H, W)`` integers; pixels of id 0 have no segment and join no region.
+        min_area_px: smallest area that may remain, in pixels.
 
     Returns:
         ``(H, W)`` int32, every region 4-connected and numbered 1..K in raster order; 0 stays 0.
     """
     regions = connected_components(ids)
     area = np.bincount(regions.ravel())
-    group = np.arange(area.size)  # group[region]: the first region of what it has become
+    group = np.arange(area.size)  # region -> first of the regions that it is merged with
     pairs = _neighbours(regions, area < min_area_px)
     border = np.ones(pairs.shape[1], dtype=np.int64)
     while pairs.size:
@@ -67,14 +63,14 @@ def merge_small(ids: np.ndarray, min_area_px: int) -> np.ndarray:
         small = area < min_area_px
         alive = (pairs[0] != pairs[1]) & (small[pairs[0]] | small[pairs[1]])
         pairs, border = pairs[:, alive], border[alive]
-    # Groups are named after their first region, so their order is the raster order; "no segment"
-    # is group 0, alone, whether or not the map has such pixels.
+    # A group has the number of its first region, so groups are in raster order; group 0 is "no
+    # segment", whether or not the map has such pixels.
     _, number = np.unique(group, return_inverse=True)
     return number.astype(np.int32)[regions]
 
 
 def canonical(ids: np.ndarray) -> np.ndarray:
-    """Number the segments in raster order of their first pixels, as they are stored.
+    """Renumber the segments in raster order of their first pixels, the order on disk.
 
     Args:
         ids: ``(H, W)`` integers; 0 = pixel without a segment. A segment may have several parts.
@@ -85,8 +81,10 @@ def canonical(ids: np.ndarray) -> np.ndarray:
     Raises:
         DataError: more segments than a 16-bit map can hold.
     """
-    starts, run_of_pixel = _runs(ids)
-    values, first_run, index = np.unique(ids[starts], return_index=True, return_inverse=True)
+    starts = run_starts(ids)
+    values, first_run, index = np.unique(
+        ids.ravel()[starts], return_index=True, return_inverse=True
+    )
     segments = np.flatnonzero(values)
     if segments.size > MAX_SEGMENTS:
         raise DataError(
@@ -95,18 +93,11 @@ def canonical(ids: np.ndarray) -> np.ndarray:
         )
     number = np.zeros(values.size, dtype=np.uint16)
     number[segments[np.argsort(first_run[segments])]] = np.arange(1, segments.size + 1)
-    return number[index][run_of_pixel]
-
-
-def _runs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where a horizontal run of equal ids starts (bool), and each pixel's run number (int32)."""
-    starts = np.ones(ids.shape, dtype=bool)
-    np.not_equal(ids[:, 1:], ids[:, :-1], out=starts[:, 1:])
-    return starts, (np.cumsum(starts, dtype=np.int32) - 1).reshape(ids.shape)
+    return fill_runs(starts, number[index], ids.shape)
 
 
 def _neighbours(regions: np.ndarray, small: np.ndarray) -> np.ndarray:
-    """Regions on the two sides of every pixel edge that a small region has, ``(2, N)`` int64."""
+    """Return the regions on the two sides of each edge of a small region, ``(2, N)`` int64."""
     pairs = []
     for one, other in ((regions[:, :-1], regions[:, 1:]), (regions[:-1], regions[1:])):
         counts = (one != other) & (small[one] | small[other]) & (one != 0) & (other != 0)
@@ -117,7 +108,7 @@ def _neighbours(regions: np.ndarray, small: np.ndarray) -> np.ndarray:
 def _sum_equal_pairs(
     pairs: np.ndarray, border: np.ndarray, num_regions: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair of regions once, with the sum of its borders."""
+    """Return each pair of regions once, with the sum of its borders."""
     codes = pairs.min(axis=0) * num_regions + pairs.max(axis=0)
     codes, index = np.unique(codes, return_inverse=True)
     total = np.zeros(codes.size, dtype=np.int64)
@@ -128,10 +119,11 @@ def _sum_equal_pairs(
 def _choices(
     pairs: np.ndarray, border: np.ndarray, area: np.ndarray, small: np.ndarray
 ) -> np.ndarray:
-    """The small regions that have a neighbour, each with the neighbour it joins, ``(N, 2)``."""
+    """Return the small regions that have a neighbour and the neighbour each joins, ``(N, 2)``."""
     source, target = np.concatenate([pairs, pairs[::-1]], axis=1)
     chooses = small[source]
     source, target, border = source[chooses], target[chooses], np.tile(border, 2)[chooses]
+    # Sort the neighbours of each small region by preference, and take the first ones.
     order = np.lexsort((target, -area[target], -border, source))
     source, target = source[order], target[order]
     best = np.ones(source.size, dtype=bool)

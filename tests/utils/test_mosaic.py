@@ -9,7 +9,6 @@ from utils.mosaic import (
     Box,
     align,
     blend,
-    connected_groups,
     join_segments,
     lay_out,
     match_segments,
@@ -18,6 +17,7 @@ from utils.mosaic import (
     owners,
     paste,
 )
+from utils.regions import connected_groups
 
 SEEDS = range(5)
 

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
-from utils.evaluation.objects import touching_runs
-from utils.mosaic import connected_groups
 from utils.rasters.rings import Rings, cut_at_corners, follow
+from utils.regions import connected_groups, touching_runs
 
 _BLOCK_PX, _BLOCK_ROWS = 1 << 18, 64  # the larger of the two
 
