@@ -69,7 +69,7 @@ def test_a_contour_at_the_full_width_is_seen_from_another_strip(monkeypatch, str
     target, prediction = np.zeros((12, 1), np.uint8), np.zeros((12, 1), np.uint8)
     target[9:], prediction[1:] = 1, 1
     counts = boundary_counts(target, prediction, 2)
-    assert counts[:, 0, COUNTS.index("found_prediction")].tolist() == [0, 0, 0, 1]
+    assert counts[:, 0, COUNTS.index("matched_prediction")].tolist() == [0, 0, 0, 1]
 
 
 def test_the_last_classes_of_a_large_set_are_counted():

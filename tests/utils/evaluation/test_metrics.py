@@ -4,7 +4,7 @@ import warnings
 import pytest
 import torch
 
-from utils.evaluation.evaluate import metrics
+from utils.evaluation import metrics
 from utils.evaluation.metrics import confusion_matrix, scores
 
 

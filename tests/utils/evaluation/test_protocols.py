@@ -16,6 +16,41 @@ from utils.evaluation.protocols import (
     sentence_of,
 )
 
+
+@pytest.mark.parametrize(
+    ("available", "headline", "also", "kinds", "read", "is_made"),
+    [
+        (["full"], "full", [], ("full",), ("full",), False),
+        (["full"], "eroded", [], ("eroded",), ("full",), True),
+        (["full"], "full", ["eroded"], ("full", "eroded"), ("full",), True),
+        (["full"], "eroded", ["full"], ("full", "eroded"), ("full",), True),
+        (["full", "eroded"], "full", ["full"], ("full",), ("full",), False),
+        (["full", "eroded"], "full", ["eroded"], ("full", "eroded"), ("full", "eroded"), False),
+        (["full", "eroded"], "eroded", [], ("eroded",), ("eroded",), False),
+        (
+            ["full", "eroded"],
+            "eroded",
+            ["full"],
+            ("full", "eroded"),
+            ("eroded", "full"),
+            False,
+        ),
+        (["eroded"], "eroded", ["full"], ("eroded",), ("eroded",), False),
+    ],
+)
+def test_what_is_scored_on_and_what_is_read(available, headline, also, kinds, read, is_made):
+    plan = plan_labels(available, headline, also)
+    assert (plan.headline, plan.kinds, plan.read) == (headline, kinds, read)
+    assert plan.is_made == is_made
+
+
+def test_the_words_say_where_eroded_labels_come_from():
+    made, own = plan_labels(["full"], "eroded"), plan_labels(["full", "eroded"], "eroded")
+    assert made.phrase("eroded") == "eroded, computed from the full ones with a disc of 3 px"
+    assert own.phrase("eroded") == "eroded, as published with the data set"
+    assert made.phrase("full") == own.phrase("full") == "full"
+
+
 CLASSES = ("ground", "car", "clutter")
 CONFUSION = torch.tensor([[80, 5, 5], [2, 8, 0], [10, 0, 10]])
 MMSEG, GEOSEG, VSGNET, ALL = WITH_CLUTTER
@@ -90,11 +125,10 @@ def test_the_sentence_says_which_labels_and_classes():
 
 def test_the_conditions_are_told_to_the_letter():
     assert conditions_of(EvalConfig(), "potsdam, split test of geoseg, SHA-256 01234567") == (
-        "potsdam, split test of geoseg, SHA-256 01234567; whole source images; where they lie in "
-        "tiles that overlap, the logits are averaged with weights that fall linearly over the "
-        "overlap; windows of 640 px that share 128 px or more, logits averaged with weights that "
-        "fall linearly over the overlap; no test-time augmentation; one confusion matrix of all "
-        "pixels"
+        "potsdam, split test of geoseg, SHA-256 01234567; whole source images; the logits of "
+        "overlapping tiles are averaged with weights that fall linearly over the overlap; windows "
+        "of 640 px overlapping by at least 128 px, logits averaged with weights that fall linearly "
+        "over the overlap; no test-time augmentation; one confusion matrix of all pixels"
     )
     other = EvalConfig(unit="tile", window_px=512, overlap_px=0, scales=(0.5, 1.0), turns=8)
     assert conditions_of(other, "a set") == (
