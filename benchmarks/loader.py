@@ -112,14 +112,13 @@ def core(bench: Bench, folder: Path, tile_set: TileSet) -> None:
     def copy_windows(places: range) -> None:
         for key in keys_at(places):
             tile_id, rng = tile_ids[key.index], np.random.default_rng(key.seed)
-            window = geometry.draw((TILE_PX, TILE_PX), rng)
-            top, left, side = window.top_px, window.left_px, window.side_px
+            window = geometry.draw((TILE_PX, TILE_PX), rng).box.slices
             folders = [store_folder(tile_set.root, store) for store in STORES]
             parts = [open_raster(map_path(each, tile_id), "16-bit") for each in folders]
             parts.append(open_raster(tile_set.image_path(tile_id), "RGB"))
             parts.append(open_raster(tile_set.target_path(tile_id), "8-bit"))
             for part in parts:
-                np.array(part[top : top + side, left : left + side])
+                np.array(part[window])
 
     steps: dict[str, Callable[[range], object]] = {"ours": ours, "floor": copy_windows}
     try:

@@ -1,4 +1,4 @@
-"""A sample, a batch of samples, and the data set that reads them from a tile folder."""
+"""Samples, batches of samples, and the data set that reads them from a prepared tile set."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from datasets.transforms import (
     draw_color_factors,
     draw_id_key,
     jitter_colors,
-    resize_nearest,
 )
 from utils.errors import DataError
+from utils.geometry import resize_array_nearest
 
 _STRIP_PX = 32  # columns of a turned array that are copied at a time
-_MORE_LABELS = " labels"  # ending of the names of further targets
+_MORE_LABELS = " labels"  # suffix of the names of further targets
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Samples of one size, members aligned pixel by pixel, in the types they have on disk.
+    """Samples of one size, members aligned pixel by pixel, in their types on disk.
 
     A whole tile for evaluation is a batch of one.
     """
@@ -37,19 +37,19 @@ class Batch:
     tile_ids: tuple[str, ...]
     image: Tensor  # (B, 3, H, W) uint8 RGB
     target: Tensor  # (B, H, W) uint8 class index, 255 = ignore
-    maps: dict[str, Tensor]  # store -> (B, H, W) uint16 segment ids, or levels of values
-    structure_image: Tensor | None  # (B, 3, H, W) uint8, if the maps belong to another image
+    maps: dict[str, Tensor]  # store -> (B, H, W) uint16 segment ids or value levels
+    structure_image: Tensor | None  # (B, 3, H, W) uint8, if the maps are another image's
     color_factors: Tensor  # (B, 3) brightness, contrast, saturation; 1 = unchanged
-    present: Tensor  # (B, M) bool, which modalities the network is shown
-    id_keys: Tensor | None = None  # (B, 3) int32: how segment ids are shuffled, if they are
-    more_targets: tuple[Tensor, ...] = ()  # of further kinds of label, as ``target``
+    present: Tensor  # (B, M) bool, modalities that the network is shown
+    id_keys: Tensor | None = None  # (B, 3) int32, see datasets.encodings.shuffle_ids
+    more_targets: tuple[Tensor, ...] = ()  # of further label kinds, like ``target``
 
     def to(self, device: torch.device) -> "Batch":
-        """Copy to a device; pinned memory is not waited for."""
+        """Copy to a device, asynchronously from pinned memory."""
         return self._each(lambda x: x.to(device, non_blocking=True))
 
     def split(self, num_parts: int) -> list["Batch"]:
-        """Parts of equal size, one after the other; views, nothing is copied."""
+        """Return consecutive parts of equal size, as views."""
         size = len(self.tile_ids) // num_parts
         spans = [slice(first, first + size) for first in range(0, size * num_parts, size)]
         other = self.structure_image
@@ -58,7 +58,7 @@ class Batch:
                 tile_ids=self.tile_ids[span],
                 image=self.image[span],
                 target=self.target[span],
-                maps={store: ids[span] for store, ids in self.maps.items()},
+                maps={store: x[span] for store, x in self.maps.items()},
                 structure_image=None if other is None else other[span],
                 color_factors=self.color_factors[span],
                 present=self.present[span],
@@ -69,7 +69,7 @@ class Batch:
         ]
 
     def pin_memory(self) -> "Batch":
-        """Copy to page-locked memory (called by the loader when a CUDA device is used)."""
+        """Copy to page-locked memory (called by a loader for CUDA devices)."""
         return self._each(lambda x: x.pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -77,7 +77,7 @@ class Batch:
             tile_ids=self.tile_ids,
             image=change(self.image),
             target=change(self.target),
-            maps={store: change(levels) for store, levels in self.maps.items()},
+            maps={store: change(x) for store, x in self.maps.items()},
             structure_image=None if self.structure_image is None else change(self.structure_image),
             color_factors=change(self.color_factors),
             present=change(self.present),
@@ -88,7 +88,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What one key stands for; the members may still be views of mapped files."""
+    """One sample; members may still be views of memory-mapped files."""
 
     tile_id: str
     members: dict[str, np.ndarray]  # (H, W) or (H, W, 3), of one size, by name
@@ -98,7 +98,7 @@ class Sample:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Copy samples of one size into a batch: the only time that all of their pixels move."""
+    """Copy samples of one size into a batch; no pixel is copied before."""
     first = samples[0]
     members = {name: _stack([s.members[name] for s in samples]) for name in first.members}
     image, target = members.pop("image"), members.pop("target")
@@ -119,21 +119,23 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> Tensor:
-    """Arrays of one shape copied into a tensor, ``(B, *shape)``."""
+    """Copy arrays of one shape into a tensor, ``(B, *shape)``."""
     first = arrays[0]
     shape, dtype = (len(arrays), *first.shape), torch.from_numpy(np.empty(0, first.dtype)).dtype
-    if get_worker_info() is None:
-        tensor = torch.empty(shape, dtype=dtype)
-    else:  # in memory that the main process sees: no second copy on the way to it
-        storage = torch.UntypedStorage._new_shared(len(arrays) * first.nbytes)
-        tensor = torch.empty(0, dtype=dtype).set_(storage).view(shape)
+    tensor = torch.empty(shape, dtype=dtype)
+    if get_worker_info() is not None:  # shared with the main process, which then copies nothing
+        tensor.share_memory_()
     for place, array in zip(tensor.numpy(), arrays, strict=True):
         _copy(array, place)
     return tensor
 
 
 def _copy(array: np.ndarray, place: np.ndarray) -> None:
-    """Copy; a turned array in strips and by channel: twice as fast, its rows stay in the cache."""
+    """Copy an array.
+
+    A transposed array is copied in strips and by channel, which is twice as fast: its rows stay in
+    the cache.
+    """
     if array.ndim == 1 or array.strides[1:] == place.strides[1:]:
         place[...] = array
         return
@@ -145,10 +147,10 @@ def _copy(array: np.ndarray, place: np.ndarray) -> None:
 
 
 def prepare_inputs(batch: Batch, encoder: StructureEncoder) -> tuple[Tensor, Tensor, Tensor]:
-    """What the network and the loss take, computed on the batch's device.
+    """Compute the inputs of network and loss, on the batch's device.
 
     Returns:
-        image ``(B, 3, H, W)`` in [0, 1] with jittered colours, structure ``(B, S, H, W)`` in
+        Image ``(B, 3, H, W)`` in [0, 1] with jittered colours, structure ``(B, S, H, W)`` in
         [0, 1], both channels-last, and target ``(B, H, W)`` int64.
     """
     image = jitter_colors(batch.image.float() / 255, batch.color_factors)
@@ -167,17 +169,18 @@ class TileDataset(Dataset[Batch]):
 
     Args:
         tile_set: the prepared data set.
-        tile_ids: which tiles, in order.
-        labels: kinds of the targets, ``full`` or ``eroded``; the first is that of the batch.
+        tile_ids: the tiles, in order.
+        labels: kinds of the targets, ``full`` or ``eroded``; the first is the batch's ``target``.
         stores: modality stores to read; empty for ``control: off``.
         shuffled: give every tile the maps of another one (control experiment).
-        partner_step: without ``geometry``, how many tiles further on the other one is.
+        partner_step: without ``geometry``, offset of the other tile in ``tile_ids``.
         geometry: random zoom, crop and flips for training; None returns whole tiles.
-        color_jitter: largest relative change of brightness, contrast and saturation.
-        available: of each modality of the recipe, whether it is there at all.
-        dropout: probability that an available modality of a sample is absent; one always stays.
-        shuffle_ids: draw for every sample how its segment ids are shuffled.
-        rare_class_share: probability that a crop is drawn to show a class, all classes alike.
+        color_jitter: maximum relative change of brightness, contrast and saturation.
+        available: for each modality of the recipe, False if it is absent everywhere.
+        dropout: probability that an available modality of a sample is dropped; one always stays.
+        shuffle_ids: draw a permutation of the segment ids for every sample.
+        rare_class_share: probability that a crop is drawn around a pixel of a class that is drawn
+            uniformly.
     """
 
     def __init__(
@@ -217,11 +220,11 @@ class TileDataset(Dataset[Batch]):
         return len(self.tile_ids)
 
     def __getitem__(self, key: SampleKey) -> Batch:
-        """A batch of one; the same key gives the same sample in any process at any time."""
+        """Return a batch of one; it depends on the key alone, not on process or time."""
         return self.__getitems__([key])
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> Batch:
-        """The batch of these samples (the loader calls this, and so has nothing to collate)."""
+        """Return the batch of these samples; a loader calls this and need not collate."""
         return collate([self._read(key) for key in keys])
 
     def _read(self, key: SampleKey) -> Sample:
@@ -236,8 +239,8 @@ class TileDataset(Dataset[Batch]):
             shown = (
                 None if class_index is None else self._draw_pixel(tile_id, target, class_index, rng)
             )
-            window = self.geometry.draw((target.shape[0], target.shape[1]), rng, shown)
-            members = {n: self.geometry.cut(n, member, window) for n, member in members.items()}
+            crop = self.geometry.draw((target.shape[0], target.shape[1]), rng, shown)
+            members = {n: self.geometry.cut(n, member, crop) for n, member in members.items()}
         for name, kind in self._targets.items():
             path = self.tile_set.target_path(tile_id, kind)
             check_target(path, members[name], len(self.tile_set.classes))
@@ -250,7 +253,7 @@ class TileDataset(Dataset[Batch]):
         )
 
     def _open(self, tile_id: str, source: str) -> dict[str, np.ndarray]:
-        """The members of a tile, mapped; its maps are those of ``source``."""
+        """Open the members of a tile, memory-mapped; its maps are those of tile ``source``."""
         paths: dict[str, tuple[Path, Kind]] = {"image": (self.tile_set.image_path(tile_id), "RGB")}
         for name, kind in self._targets.items():
             paths[name] = (self.tile_set.target_path(tile_id, kind), "8-bit")
@@ -269,13 +272,13 @@ class TileDataset(Dataset[Batch]):
                     f"tile '{tile_id}' of {self.tile_set.root}: image is {size} and {name} "
                     f"{member.shape[:2]} (height, width); prepare or generate it again"
                 )
-            members[name] = resize_nearest(member, (size[0], size[1]))
+            members[name] = resize_array_nearest(member, (size[0], size[1]))
         return members
 
     def _draw_pixel(
         self, tile_id: str, target: np.ndarray, class_index: int, rng: np.random.Generator
     ) -> tuple[int, int]:
-        """Row and column of one of the pixels of a class."""
+        """Draw row and column of a pixel of a class."""
         places = np.flatnonzero(target == class_index)
         if not places.size:
             raise DataError(
@@ -286,13 +289,13 @@ class TileDataset(Dataset[Batch]):
         return row, column
 
     def _draw_present(self, rng: np.random.Generator) -> np.ndarray:
-        """Which modalities the sample keeps: each independently, and at least one."""
+        """Draw the modalities that the sample keeps, independently; at least one, ``(M,)`` bool."""
         present = self.available & (rng.random(len(self.available)) >= self.dropout)
         if not present.any():
             present[rng.choice(np.flatnonzero(self.available))] = True
         return present
 
     def _partner(self, index: int, rng: np.random.Generator) -> str:
-        """Another tile: any for training, a fixed one for evaluation, so that it is repeatable."""
+        """Return another tile: a random one for training, a fixed one for evaluation."""
         step = self.partner_step if self.geometry is None else int(rng.integers(1, len(self)))
         return self.tile_ids[(index + step) % len(self)]

@@ -1,43 +1,39 @@
-"""What is random about a training sample: one geometry for all members, colour for RGB only."""
+"""Augmentation of samples: one geometric transform for all members, colour jitter for RGB only."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from configs.schema import IGNORE_INDEX
-from utils.boxes import nearest_pixels
+from utils.boxes import Box, nearest_pixels
+from utils.geometry import dihedral_view, resize, resize_array_nearest, resize_levels
 
-# Photos are averaged when resized, and values where there is data; class indices and segment ids
-# must stay what they are.
+# Members that are resized bilinearly, as are values where they are valid; class indices and segment
+# ids are resized by nearest neighbour.
 PHOTOS = ("image", "structure_image")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
-    """A square of a tile, and how it is turned."""
+class Crop:
+    """A square window of a tile and the symmetry that is applied to it."""
 
-    top_px: int  # may be negative: the tile may be smaller than the window
-    left_px: int
-    side_px: int
-    turn: int  # one of the eight symmetries of the square; 0 changes nothing
+    box: Box  # may extend beyond a tile that is smaller than the window
+    turn: int  # 0..7, see utils.geometry.dihedral; 0 changes nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
     """Random zoom, crop and dihedral flip, the same for every member of a sample.
 
-    The window is cut first and only then resized, so the cost depends on the crop, not the tile.
-    Pixels are squares, and their centres are what is resized: bilinear between centres, or the
-    pixel with the nearest one.
+    The window is cut before it is resized, so the cost depends on the crop size, not on the tile.
 
     Attributes:
         crop_size_px: side of the result.
         scale_range: the zoom is uniform in it; at zoom z a window of ``crop_size_px / z`` is cut.
-        dihedral: one of the eight flips and quarter turns, each with the same probability.
-        value_stores: names of the members that hold levels of a sensor or a depth, 0 = no data.
+        dihedral: apply one of the eight flips and quarter turns, each with the same probability.
+        value_stores: names of the members that hold value levels, 0 = no data.
     """
 
     crop_size_px: int
@@ -50,115 +46,103 @@ class Geometry:
         size: tuple[int, int],
         rng: np.random.Generator,
         shown: tuple[int, int] | None = None,
-    ) -> Window:
-        """Draw a window of a tile, every place with the same probability.
+    ) -> Crop:
+        """Draw a window of a tile, every position with the same probability.
 
         Args:
             size: height and width of the tile.
-            rng: decides the zoom, the place and the turn.
-            shown: row and column of a pixel that the result must show; None: any place.
+            rng: source of the zoom, the position and the symmetry, in this order.
+            shown: row and column of a pixel that the result must contain; None: any position.
         """
         side = max(1, round(self.crop_size_px / rng.uniform(*self.scale_range)))
-        starts = []
-        for axis, length in enumerate(size):
-            # Where the tile is smaller than the window, it is placed anywhere inside it.
-            low, high = min(0, length - side), max(0, length - side)
-            if shown is None:
-                starts.append(int(rng.integers(low, high + 1)))
-                continue
-            possible = shown[axis] - nearest_pixels(side, self.crop_size_px)
-            possible = np.unique(possible[(possible >= low) & (possible <= high)])
-            if not possible.size:  # between the pixels that are kept, wherever the window lies
-                possible = np.arange(max(low, shown[axis] - side + 1), min(high, shown[axis]) + 1)
-            starts.append(int(rng.choice(possible)))
+        if shown is None:
+            top, left = (_draw_start(length, side, rng) for length in size)
+        else:
+            top, left = (
+                self._draw_start_that_shows(pixel, length, side, rng)
+                for pixel, length in zip(shown, size, strict=True)
+            )
         turn = int(rng.integers(8)) if self.dihedral else 0
-        return Window(top_px=starts[0], left_px=starts[1], side_px=side, turn=turn)
+        return Crop(box=Box(top, left, side, side), turn=turn)
 
-    def cut(self, name: str, member: np.ndarray, window: Window) -> np.ndarray:
+    def _draw_start_that_shows(
+        self, pixel: int, length: int, side: int, rng: np.random.Generator
+    ) -> int:
+        """Draw the first row or column of a window whose resized result contains a pixel."""
+        low, high = _range_of_starts(length, side)
+        # A zoomed-out crop keeps only the pixels nearest to its own centres.
+        starts = pixel - nearest_pixels(side, self.crop_size_px)
+        starts = np.unique(starts[(starts >= low) & (starts <= high)])
+        if not starts.size:  # no window keeps this pixel: take any window around it
+            starts = np.arange(max(low, pixel - side + 1), min(high, pixel) + 1)
+        return int(rng.choice(starts))
+
+    def cut(self, name: str, member: np.ndarray, crop: Crop) -> np.ndarray:
         """Cut, resize and turn one member.
 
         Args:
-            name: of the member, which decides how it is resized.
+            name: name of the member, which decides how it is resized.
             member: ``(H, W)`` or ``(H, W, 3)``.
-            window: the same for all members of the sample.
+            crop: the same for all members of the sample.
 
         Returns:
             ``(crop, crop)`` or ``(crop, crop, 3)``, a view of ``member`` where possible. Where the
-            tile is smaller than the window, the target is ignore, ids are 0 and images black.
+            window extends beyond the tile, the target is ignore, ids are 0 and images black.
         """
-        part = _cut(member, window, IGNORE_INDEX if name == "target" else 0)
-        if part.shape[0] != self.crop_size_px:
+        part = _cut(member, crop.box, IGNORE_INDEX if name == "target" else 0)
+        size = (self.crop_size_px, self.crop_size_px)
+        if part.shape[:2] != size:
             if name in PHOTOS:
-                part = _resize_photo(part, self.crop_size_px)
+                part = _resize_photo(part, size)
             elif name in self.value_stores:
-                part = _resize_levels(part, self.crop_size_px)
+                levels = torch.from_numpy(part.astype(np.int32)).unsqueeze(0)
+                part = resize_levels(levels, size)[0].numpy().astype(part.dtype)
             else:
-                part = resize_nearest(part, (self.crop_size_px, self.crop_size_px))
-        return _turn(part, window.turn)
+                part = resize_array_nearest(part, size)
+        return dihedral_view(part, crop.turn)
 
 
-def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """``(H, W)`` or ``(H, W, 3)`` of any type -> the same at ``size``; no value is new."""
-    rows, columns = (
-        nearest_pixels(*lengths) for lengths in zip(array.shape[:2], size, strict=True)
-    )
-    if len(columns) > array.shape[1]:  # whole rows are copied faster than single pixels
-        return array.take(columns, 1)[rows]
-    return array[rows].take(columns, 1)
+def _range_of_starts(length: int, side: int) -> tuple[int, int]:
+    """Return the first and last start of a window; a smaller tile lies anywhere inside it."""
+    return min(0, length - side), max(0, length - side)
 
 
-def _resize_photo(photo: np.ndarray, size: int) -> np.ndarray:
-    """``(H, W, 3)`` uint8, bilinear, averaged when it gets smaller.
+def _draw_start(length: int, side: int, rng: np.random.Generator) -> int:
+    low, high = _range_of_starts(length, side)
+    return int(rng.integers(low, high + 1))
 
-    torch works on the bytes as they lie, six times as fast as Pillow.
+
+def _resize_photo(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize ``(H, W, 3)`` uint8, bilinear and antialiased.
+
+    torch reads the interleaved bytes as they are (channels-last), six times as fast as Pillow.
     """
     picture = torch.from_numpy(np.array(photo)).unsqueeze(0).permute(0, 3, 1, 2)
-    resized = F.interpolate(picture, (size, size), mode="bilinear", antialias=True)
-    return resized[0].permute(1, 2, 0).numpy()
+    return resize(picture, size)[0].permute(1, 2, 0).numpy()
 
 
-def _resize_levels(levels: np.ndarray, size: int) -> np.ndarray:
-    """``(H, W)`` levels averaged where there is data; none where less than half is data."""
-    mean = _resize_plane(levels, size)
-    if not levels.all():
-        has_data = _resize_plane(levels > 0, size)
-        mean = np.where(has_data >= 0.5, mean / np.maximum(has_data, 1e-6), 0)
-    return np.rint(mean).astype(levels.dtype)
-
-
-def _resize_plane(plane: np.ndarray, size: int) -> np.ndarray:
-    """``(H, W)`` -> ``(size, size)`` float32, bilinear, averaged when it gets smaller."""
-    picture = torch.from_numpy(plane.astype(np.float32)).unsqueeze(0).unsqueeze(0)
-    smaller = size < len(plane)
-    return F.interpolate(picture, (size, size), mode="bilinear", antialias=smaller)[0, 0].numpy()
-
-
-def _cut(array: np.ndarray, window: Window, fill: int) -> np.ndarray:
-    """The pixels of a window; outside of the tile they are ``fill``."""
+def _cut(array: np.ndarray, box: Box, fill: int) -> np.ndarray:
+    """Return the pixels of a box, as a view if it lies inside; pixels outside are ``fill``."""
     height, width = array.shape[:2]
-    top, left, side = window.top_px, window.left_px, window.side_px
-    inside = array[max(top, 0) : min(top + side, height), max(left, 0) : min(left + side, width)]
-    if inside.shape[:2] == (side, side):
+    inside = array[
+        max(box.top_px, 0) : min(box.bottom_px, height),
+        max(box.left_px, 0) : min(box.right_px, width),
+    ]
+    if inside.shape[:2] == (box.height_px, box.width_px):
         return inside
-    filled = np.full((side, side, *array.shape[2:]), fill, dtype=array.dtype)
-    y, x = max(-top, 0), max(-left, 0)
+    filled = np.full((box.height_px, box.width_px, *array.shape[2:]), fill, dtype=array.dtype)
+    y, x = max(-box.top_px, 0), max(-box.left_px, 0)
     filled[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
     return filled
 
 
-def _turn(array: np.ndarray, turn: int) -> np.ndarray:
-    """One of the eight symmetries of the square, as a view."""
-    turned = np.rot90(array, turn % 4)
-    return turned[:, ::-1] if turn >= 4 else turned
-
-
 def draw_color_factors(strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Factors of brightness, contrast and saturation, ``(3,)`` float32 in 1 ± strength."""
+    """Draw factors of brightness, contrast and saturation, ``(3,)`` float32 in 1 ± strength."""
     return rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
 
 
 def draw_id_key(rng: np.random.Generator) -> np.ndarray:
-    """What ``datasets.encodings.shuffle_ids`` needs: three odd numbers below 2^15, int32."""
+    """Draw a key for ``datasets.encodings.shuffle_ids``: three odd numbers below 2^15, int32."""
     return (2 * rng.integers(1 << 14, size=3) + 1).astype(np.int32)
 
 
@@ -181,6 +165,6 @@ def jitter_colors(image: Tensor, factors: Tensor) -> Tensor:
 
 
 def _grey(image: Tensor) -> Tensor:
-    """ITU-R BT.601 luma, ``(B, 1, H, W)``."""
+    """Return ITU-R BT.601 luma, ``(B, 1, H, W)``."""
     weights = torch.tensor([0.299, 0.587, 0.114], device=image.device, dtype=image.dtype)
     return (image * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)

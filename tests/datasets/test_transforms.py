@@ -9,10 +9,10 @@ from datasets.transforms import (
     draw_color_factors,
     draw_id_key,
     jitter_colors,
-    resize_nearest,
 )
 from tests.datasets.coordinates import check_aligned, cut_all, draw_members
 from utils.boxes import nearest_pixels
+from utils.geometry import resize_array_nearest
 
 
 @pytest.mark.parametrize("size", [(40, 40), (40, 90), (7, 100), (1, 1), (1, 70), (33, 31)])
@@ -73,7 +73,7 @@ def test_the_nearest_pixel_is_the_one_with_the_nearest_centre(length, new):
 def test_nearest_takes_rows_and_columns(size, channels):
     array = np.random.default_rng(0).integers(0, 65536, (6, 7, *channels)).astype(np.uint16)
     expected = array[np.ix_(nearest_pixels(6, size[0]), nearest_pixels(7, size[1]))]
-    np.testing.assert_array_equal(resize_nearest(array, size), expected)
+    np.testing.assert_array_equal(resize_array_nearest(array, size), expected)
 
 
 def test_ids_and_classes_are_never_blended():
@@ -158,15 +158,15 @@ def test_a_crop_shows_the_pixel_it_is_to_show_and_any_crop_that_does_is_drawn(zo
     starts = set()
     for shown in [(2, 2), (size[0] - 3, size[1] - 3), (31, 17)]:
         for _ in range(100):
-            window = geometry.draw(size, rng, shown)
-            assert 0 <= window.top_px <= size[0] - window.side_px
-            assert 0 <= window.left_px <= size[1] - window.side_px
-            ids = geometry.cut("ids", members["ids"], window)
+            crop = geometry.draw(size, rng, shown)
+            assert 0 <= crop.box.top_px <= size[0] - crop.box.height_px
+            assert 0 <= crop.box.left_px <= size[1] - crop.box.height_px
+            ids = geometry.cut("ids", members["ids"], crop)
             assert (ids == members["ids"][shown]).any()
-            starts.add((shown, window.top_px))
+            starts.add((shown, crop.box.top_px))
     inner = sorted(top for shown, top in starts if shown[0] == 31)
-    kept = set(nearest_pixels(window.side_px, 16))
-    possible = {31 - place for place in kept} & set(range(size[0] - window.side_px + 1))
+    kept = set(nearest_pixels(crop.box.height_px, 16))
+    possible = {31 - place for place in kept} & set(range(size[0] - crop.box.height_px + 1))
     assert set(inner) == possible
 
 

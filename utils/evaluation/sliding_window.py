@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.boxes import Box, nearest_pixels, ramp, window_starts
+from utils.boxes import Box, ramp, window_starts
+from utils.geometry import dihedral, resize, resize_levels, resize_nearest, undo_dihedral
 
 
 def window_weights(length_px: int, window_px: int, overlap_px: int) -> dict[int, Tensor]:
@@ -188,30 +189,19 @@ class View:
 
     def photo(self, photo: Tensor) -> Tensor:
         """``(N, 3, H, W)`` float, bilinear, averaged when it gets smaller."""
-        return _turn(_resize(photo, self._zoomed(photo)), self.turn)
+        return dihedral(resize(photo, self._zoomed(photo)), self.turn)
 
     def ids(self, ids: Tensor) -> Tensor:
         """``(N, H, W)`` int segment ids: of the pixel whose centre is nearest."""
-        for axis, length in zip((-2, -1), self._zoomed(ids), strict=True):
-            if length != ids.shape[axis]:
-                kept = torch.from_numpy(nearest_pixels(ids.shape[axis], length))
-                ids = ids.index_select(axis, kept.to(ids.device))
-        return _turn(ids, self.turn)
+        return dihedral(resize_nearest(ids, self._zoomed(ids)), self.turn)
 
     def levels(self, levels: Tensor) -> Tensor:
         """``(N, H, W)`` int levels, 0 = no data: like a photo, but none where less than half is."""
-        size = self._zoomed(levels)
-        if size != levels.shape[-2:]:
-            has_data = _resize((levels > 0).float().unsqueeze(1), size)
-            mean = _resize(levels.float().unsqueeze(1), size) / has_data.clamp(min=1e-6)
-            levels = torch.where(has_data >= 0.5, mean.round(), 0).squeeze(1).to(levels.dtype)
-        return _turn(levels, self.turn)
+        return dihedral(resize_levels(levels, self._zoomed(levels)), self.turn)
 
     def undo(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits ``(N, C, h, w)`` of what was seen -> those of the window of ``size``."""
-        if self.turn >= 4:
-            logits = logits.flip(-1)
-        return _resize(_turn(logits, -self.turn % 4), size)
+        return resize(undo_dihedral(logits, self.turn), size)
 
     def _zoomed(self, x: Tensor) -> tuple[int, int]:
         height, width = (max(1, round(self.scale * length)) for length in x.shape[-2:])
@@ -243,17 +233,3 @@ def mean_logits(predictions: Iterator[Tensor], number: int) -> Tensor:
     for logits in predictions:
         total = torch.logaddexp(total, logits.float().log_softmax(1))
     return total - math.log(number)
-
-
-def _turn(x: Tensor, turn: int) -> Tensor:
-    """One of the eight symmetries of the square, of the last two axes."""
-    turned = torch.rot90(x, turn % 4, (-2, -1)) if turn % 4 else x
-    return turned.flip(-1) if turn >= 4 else turned
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """``(N, C, H, W)`` float, bilinear between centres, averaged when it gets smaller."""
-    if size == x.shape[-2:]:
-        return x
-    smaller = size[0] < x.shape[-2] or size[1] < x.shape[-1]
-    return F.interpolate(x, size, mode="bilinear", antialias=smaller)
