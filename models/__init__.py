@@ -1,1 +1,1 @@
-"""The network: one file for each block of the figure."""
+"""Network blocks, one file per block of the figure, and what builds, loads and exports them."""

@@ -178,7 +178,7 @@ def fetch_frozen_weights(config: Config) -> None:
     ):
         name = default if vit.name == "default" else vit.name
         if name != "none" and vit.weights is None:
-            fetch_weights(name, published_weights(name))
+            fetch_weights(published_weights(name))
 
 
 def frozen_identities(network: VSGNet) -> dict[str, dict[str, str]]:

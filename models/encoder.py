@@ -14,10 +14,10 @@ from models.layers import ChannelNorm, Normalize, resize
 
 
 class ConvStem(nn.Module):
-    """conv3x3 /2 - BN - GELU - conv3x3 /2 - BN, the stem of the figure and of DFormer.
+    """Convolutional stem of the figure and of DFormer: conv3x3 /2 - BN - GELU - conv3x3 /2 - BN.
 
     Args:
-        in_channels: 3 for RGB; for structure, the channels of all encodings together.
+        in_channels: 3 for RGB; for structure, the channels of all encodings.
         channels: C1, width of the first stage.
     """
 
@@ -33,18 +33,18 @@ class ConvStem(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, in_channels, H, W)`` -> ``(B, C1, ⌈H/4⌉, ⌈W/4⌉)``."""
+        """Map ``(B, in_channels, H, W)`` to ``(B, C1, ⌈H/4⌉, ⌈W/4⌉)``."""
         return self.layers(x)
 
 
-CELL = 8  # side of the picture that depth-to-space makes of one token
+CELL = 8  # side of the cell that depth-to-space unfolds one token into
 
 
 class ProjectionJoin(nn.Module):
-    """LN - 1x1 conv on the tokens' own grid - bilinear to H/4.
+    """Projection of ViT tokens: LN - 1x1 conv on the tokens' own grid - bilinear to H/4.
 
-    Differs from the released code, which reshapes tokens to a picture so that their columns are
-    scrambled, blows it up to full size and strides it back (faults 11-13).
+    Differs from the released code, which reshapes tokens to a map with scrambled columns, upsamples
+    it to full size and strides it back (faults 11-13).
     """
 
     def __init__(self, vit_channels: int, channels: int) -> None:
@@ -53,30 +53,30 @@ class ProjectionJoin(nn.Module):
         self.project = nn.Conv2d(vit_channels, channels, 1)
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """``(B, D, h, w)`` -> ``(B, C1, *size)``."""
+        """Map ``(B, D, h, w)`` to ``(B, C1, *size)``."""
         return resize(self.project(self.norm(tokens)), size)
 
 
 class DepthToSpaceJoin(nn.Module):
-    """Every token unfolded to 8x8 pixels of D/64 channels, resized, and a stride-4 stem.
+    """Depth-to-space of ViT tokens: 8x8 pixels of D/64 channels each, resized, stride-4 stem.
 
-    What the released code means to do (faults 11, 13), with the pixels of a token in its own
-    cell. Heavy in memory: the picture has four times the side of the result. An ablation.
+    The intention of the released code (faults 11, 13), with the pixels of a token in its own cell.
+    An ablation, heavy in memory: the intermediate map has four times the side of the result.
     """
 
     def __init__(self, vit_channels: int, channels: int) -> None:
         super().__init__()
         if vit_channels % CELL**2:
             raise ValueError(
-                f"join=depth_to_space needs tokens of a multiple of {CELL**2} channels, these "
-                f"have {vit_channels}; take join=projection"
+                f"join=depth_to_space needs token channels divisible by {CELL**2}, the ViT has "
+                f"{vit_channels}; set join=projection"
             )
         self.stem = ConvStem(in_channels=vit_channels // CELL**2, channels=channels)
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """``(B, D, h, w)`` -> ``(B, C1, *size)``."""
-        picture = F.pixel_shuffle(tokens, CELL)
-        return self.stem(resize(picture, (4 * size[0], 4 * size[1])))
+        """Map ``(B, D, h, w)`` to ``(B, C1, *size)``."""
+        unfolded = F.pixel_shuffle(tokens, CELL)
+        return self.stem(resize(unfolded, (4 * size[0], 4 * size[1])))
 
 
 JOINS: dict[str, type[ProjectionJoin] | type[DepthToSpaceJoin]] = {
@@ -89,15 +89,15 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Embedding(nn.Module):
-    """One branch up to stage 1: CNN stem plus what the frozen ViT sees.
+    """Embedding of one branch: CNN stem plus projected tokens of a frozen ViT.
 
     Args:
         in_channels: channels of the input.
         channels: C1.
         vit: the branch's frozen ViT, or None for the CNN stem alone.
         join: ``projection`` or ``depth_to_space``, see ``models.encoder``.
-        pictures: for each picture shown to the ViT, the three input channels it is made of.
-        mean, std: fixed normalisation of the stem's input, one entry a channel.
+        pictures: for each picture given to the ViT, its three input channels.
+        mean, std: fixed normalisation of the stem's input, one entry per channel.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Embedding(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, in_channels, H, W)`` in [0, 1] -> ``(B, C1, ⌈H/4⌉, ⌈W/4⌉)``."""
+        """Map ``(B, in_channels, H, W)`` in [0, 1] to ``(B, C1, ⌈H/4⌉, ⌈W/4⌉)``."""
         out = self.stem(self.normalize(x))
         size = (out.shape[-2], out.shape[-1])
         for picture, join in zip(self.pictures, self.joins, strict=True):
@@ -131,14 +131,14 @@ class Embedding(nn.Module):
 
 
 class DualBranchEncoder(nn.Module):
-    """Both embeddings and the four stages.
+    """Dual-branch encoder: two embeddings and four stages.
 
     Args:
-        rgb, structure: the two embeddings, built outside, of width ``channels[0]``.
+        rgb, structure: embeddings of width ``channels[0]``.
         channels: C1..C4.
         depths: FE blocks in each stage.
         num_heads: attention heads in each stage.
-        mlp_ratios: hidden over outer width of the MLPs in each stage.
+        mlp_ratios: hidden width of the MLPs over ``channels``, in each stage.
         drop_path: stochastic depth of the last block; earlier ones rise linearly from 0.
         fe_branches: see ``FusionEnhancement``.
         fr_gates: see ``FeatureRecalibration``.
@@ -178,7 +178,7 @@ class DualBranchEncoder(nn.Module):
             )
             self.recalibrate.append(FeatureRecalibration(channels=width, gates=fr_gates))
         self.down_rgb = nn.ModuleList(_down_sample(*step) for step in pairwise(channels))
-        self.down_str = nn.ModuleList(_down_sample(*step) for step in pairwise(channels))
+        self.down_structure = nn.ModuleList(_down_sample(*step) for step in pairwise(channels))
 
     def forward(self, image: Tensor, structure: Tensor) -> list[Tensor]:
         """Run the four stages.
@@ -188,23 +188,26 @@ class DualBranchEncoder(nn.Module):
             structure: ``(B, S, H, W)`` encoded structure maps in [0, 1].
 
         Returns:
-            Four maps ``(B, 2*Ci, ⌈H/2^(i+1)⌉, ⌈W/2^(i+1)⌉)``: RGB and structure stream, joined.
+            Four maps ``(B, 2*Ci, ⌈H/2^(i+1)⌉, ⌈W/2^(i+1)⌉)``, RGB and structure concatenated.
         """
-        x_rgb, x_str = self.rgb(image), self.structure(structure)
+        x_rgb, x_structure = self.rgb(image), self.structure(structure)
         pyramid = []
         for stage, (enhance, recalibrate) in enumerate(
             zip(self.enhance, self.recalibrate, strict=True)
         ):
             if stage > 0:
-                x_rgb, x_str = self.down_rgb[stage - 1](x_rgb), self.down_str[stage - 1](x_str)
-            f_rgb, f_str = enhance(x_rgb, x_str)
-            x_rgb, x_str = recalibrate(x_rgb, x_str, f_rgb, f_str)
-            pyramid.append(torch.cat([x_rgb, x_str], 1))
+                x_rgb, x_structure = (
+                    self.down_rgb[stage - 1](x_rgb),
+                    self.down_structure[stage - 1](x_structure),
+                )
+            f_rgb, f_structure = enhance(x_rgb, x_structure)
+            x_rgb, x_structure = recalibrate(x_rgb, x_structure, f_rgb, f_structure)
+            pyramid.append(torch.cat([x_rgb, x_structure], 1))
         return pyramid
 
 
 def _down_sample(in_channels: int, out_channels: int) -> nn.Module:
-    """Half the resolution between two stages, as in DFormer: BN, then conv3x3 /2."""
+    """Build the down-sampling between two stages, as in DFormer: BN, then conv3x3 /2."""
     return nn.Sequential(
         nn.BatchNorm2d(in_channels), nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
     )

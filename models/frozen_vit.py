@@ -1,7 +1,7 @@
 """Frozen vision transformer (figure, left): long-range context from a foundation model.
 
-Only this file and the depth generator know timm. Weights come from a local file, in timm's or in
-the official layout (timm converts the latter), or are ``random`` for tests.
+Weights come from a local file, in timm's or in the official layout (timm converts the latter), or
+are ``random`` for tests. Only this file and the depth generator use timm.
 """
 
 import contextlib
@@ -13,34 +13,33 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from models.layers import BicubicResize, Normalize
-from models.weights import OfficialFile, find_weights, official_file
+from models.layers import Normalize
+from models.weights import OfficialFile, check_layout, find_weights, official_vit
 from utils.errors import ConfigError, DataError
 
-# In published files, and not needed for patch tokens.
-_UNUSED = ("head.", "fc_norm.", "mask_token")
-
-_RANDOM_SEED = 0  # random weights are the same ones whenever a network is built
+_UNUSED = ("head.", "fc_norm.", "mask_token")  # in published files; patch tokens do not need them
+_RANDOM_SEED = 0  # random weights are equal whenever a network is built
 
 
 class FrozenViT(nn.Module):
-    """A timm ViT that cannot be thawed: eval mode, no gradient, not in checkpoints.
+    """Frozen timm ViT: always in eval mode, without gradients, not in checkpoints.
 
     Differs from the released code, which freezes inside ``forward``, after the optimiser and DDP
-    have taken the parameters, and saves them with every checkpoint (fault 21). There, only square
-    inputs of 512 px pass (fault 12).
+    have taken the parameters, and saves them with every checkpoint (fault 21); it accepts only
+    square inputs of 512 px (fault 12).
 
     Args:
-        vit: a timm vision transformer that takes any picture size.
+        vit: a timm vision transformer that accepts any image size.
         identity: name and hash of the weights, kept in checkpoints in their place.
-        num_layers: 1: the last layer's tokens; n: those of n evenly spaced layers, the last one
-            included, each through the final norm, joined on channels.
-        dtype: what it is computed in. A half dtype also stores the weights of linear layers and
-            convolutions, which autocast would only cast again at every step: the same numbers in
-            half the memory. Float32 leaves it to the surrounding autocast.
+        num_layers: 1: tokens of the last layer; n: tokens of n evenly spaced layers, the last one
+            included, each through the final norm, concatenated on channels.
+        dtype: of the computation. A half dtype also stores the weights of linear layers and
+            convolutions, which autocast would otherwise cast at every step: the same numbers in
+            half the memory. Float32 leaves the dtype to the surrounding autocast.
     """
 
     def __init__(
@@ -64,7 +63,6 @@ class FrozenViT(nn.Module):
         self.normalize = Normalize(
             tuple(vit.pretrained_cfg["mean"]), tuple(vit.pretrained_cfg["std"])
         )
-        self.resize = BicubicResize()
         self.vit = vit.requires_grad_(False)
         if dtype != torch.float32:
             for module in vit.modules():
@@ -73,17 +71,17 @@ class FrozenViT(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "FrozenViT":
-        """Stay in eval mode, whatever the network around is told."""
+        """Stay in eval mode, whatever the mode of the surrounding network."""
         return super().train(False)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Nothing: the weights are on the disk already, under ``identity``."""
+        """Return nothing: the weights are on disk already, named by ``identity``."""
         return kwargs.get("destination", {})
 
     def forward(self, picture: Tensor) -> Tensor:
-        """Normalised patch tokens on their own grid.
+        """Return normalised patch tokens on their own grid.
 
-        The picture is resized up to the next multiple of the patch size in each direction.
+        The picture is resized (bicubic) up to the next multiple of the patch size on each axis.
 
         Args:
             picture: ``(B, 3, H, W)`` in [0, 1].
@@ -100,7 +98,8 @@ class FrozenViT(nn.Module):
     def _tokens(self, picture: Tensor) -> Tensor:
         patch = self.patch_px
         height, width = ((side + patch - 1) // patch * patch for side in picture.shape[-2:])
-        x = self.resize(self.normalize(picture), (height, width))
+        x = self.normalize(picture)
+        x = F.interpolate(x, (height, width), mode="bicubic", align_corners=False)
         tokens = self.vit.forward_intermediates(
             x, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
         )
@@ -118,13 +117,13 @@ def load_frozen_vit(
 
     Args:
         name: timm model name, e.g. ``vit_small_patch14_reg4_dinov2``.
-        weights: path of a weights file; None: the official file in ``weights/``; ``random`` for
+        weights: path of a weights file; None: the official file in ``weights/``; ``random``:
             fixed random weights.
         num_layers: see ``FrozenViT``.
         dtype: see ``FrozenViT``.
 
     Raises:
-        ConfigError: timm does not know the name, or it has fewer layers.
+        ConfigError: timm does not know the name, or the model has fewer layers.
         MissingDataError: there is no such file.
         DataError: the file does not fit the model, or is not the official one of its name.
     """
@@ -135,13 +134,13 @@ def load_frozen_vit(
         identity = {"name": name, "sha256": _parameter_hash(vit)}
         return FrozenViT(vit, identity, num_layers, dtype)
     vit = _create(name)
-    path, digest = find_weights(name, weights, published_weights(name))
+    path, digest = find_weights(weights, published_weights(name))
     _load_weights(vit, name, path)
     return FrozenViT(vit, {"name": name, "sha256": digest}, num_layers, dtype)
 
 
 def published_weights(name: str) -> OfficialFile:
-    """The weights file that the authors of a ViT publish.
+    """Return the weights file published by the authors of a ViT.
 
     Raises:
         ConfigError: timm does not know the name.
@@ -149,14 +148,14 @@ def published_weights(name: str) -> OfficialFile:
     _check_name(name)
     known = timm.models.get_pretrained_cfg(name)
     fields = ("url", "license", "hf_hub_id")
-    return official_file(name, {field: getattr(known, field, None) for field in fields})
+    return official_vit(name, {field: getattr(known, field, None) for field in fields})
 
 
 def _check_name(name: str) -> None:
     if timm.is_model(name):
         return
     near = ", ".join(timm.list_models(f"*{name.split('_patch')[0]}*")[:5])
-    hint = f"; near it: {near}" if near else "; see timm.list_models('vit_*')"
+    hint = f"; similar names: {near}" if near else "; see timm.list_models('vit_*')"
     raise ConfigError(f"timm has no model '{name}'{hint}")
 
 
@@ -166,44 +165,44 @@ def _create(name: str) -> Any:
 
 
 def _load_weights(vit: Any, name: str, path: Path) -> None:
-    """Fill a timm ViT from a file, in timm's layout or one that timm's own filter translates.
+    """Load a file into a timm ViT, in timm's layout or one that timm's own filter translates.
 
-    The loading of timm itself is not used: for a network without a classifier it only logs
-    parameters that the file does not have, and leaves them random.
+    timm's own loading is not used: for a network without a classifier it only logs parameters that
+    the file lacks, and leaves them random.
 
-    The tests pin the official layouts of DINOv2 and DINOv3 with random weights; no real file was
-    ever loaded. Off the 37x37 grid of its training, DINOv2 without registers gets positions
-    resampled as timm does it (antialiased), which its authors did only with registers.
+    The tests pin the official layouts of DINOv2 and DINOv3 with random weights; no real file has
+    been loaded by this project. Off the 37x37 grid of its training, DINOv2 without registers gets
+    positions resampled as timm does it (antialiased), which its authors did only with registers.
     """
+    refusal = f"{path} does not hold the weights of {name}"
     translate = getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", None)
     try:
         published = load_state_dict(str(path))
-        weights = dict(published)  # timm takes entries out
+        weights = dict(published)  # timm removes entries
         if translate is not None:
-            with contextlib.redirect_stdout(io.StringIO()):  # timm prints what it passes over
+            with contextlib.redirect_stdout(io.StringIO()):  # timm prints the names it skips
                 weights = translate(weights, vit)
-        missing, unexpected = vit.load_state_dict(weights, strict=False)
-    except Exception as error:  # timm and torch raise many kinds for a file that does not fit
+        weights = {key: value for key, value in weights.items() if not key.startswith(_UNUSED)}
+    except Exception as error:  # timm and torch raise many types for a file that does not fit
         reason = " ".join(str(error).split())[:300]
-        raise DataError(f"{path} does not hold the weights of {name}: {reason}") from error
-    unexpected = [key for key in unexpected if not key.startswith(_UNUSED)]
-    if missing or unexpected:
-        raise DataError(
-            f"{path} does not hold the weights of {name}: {len(missing)} of its parameters are "
-            f"not in the file and {len(unexpected)} in the file are not its own (first: "
-            f"{[*missing, *unexpected][0]})"
-        )
+        raise DataError(f"{refusal}: {reason}") from error
+    remedy = "give a file in timm's layout or the official one"
+    check_layout(vit.state_dict(), weights, refusal=refusal, remedy=remedy)
+    vit.load_state_dict(weights)
     if "storage_tokens" in published:
         _finish_dinov3(vit, name, path, published)
 
 
 def _finish_dinov3(vit: Any, name: str, path: Path, published: dict[str, Tensor]) -> None:
-    """What timm passes over in an official DINOv3 file, or an error where that would matter.
+    """Load what timm skips in an official DINOv3 file, and refuse what no timm model supports.
 
-    The periods of the rotary positions are published rounded to bfloat16, and the official forward
-    takes them as they are, where timm computes them anew. Biases of queries and values are taken
-    by the timm models called ``..._qkvb`` only, biases of keys by none; the official forward
-    multiplies the biases by a mask, which is 0 for the keys.
+    The periods of the rotary positions are published rounded to bfloat16; the official forward
+    uses the rounded ones, timm computes them anew. Biases of queries and values are used only by
+    the timm models named ``..._qkvb``, biases of keys by none; the official forward multiplies the
+    biases by a mask that is 0 for the keys.
+
+    Raises:
+        DataError: the file has biases that the model would ignore.
     """
     for key, bias in published.items():
         if not key.endswith(".attn.qkv.bias"):
@@ -211,11 +210,11 @@ def _finish_dinov3(vit: Any, name: str, path: Path, published: dict[str, Tensor]
         used = bias * published.get(f"{key}_mask", torch.ones_like(bias))
         query, keys, value = (bool(part.any()) for part in used.chunk(3))
         if keys:
-            raise DataError(f"{path} has key biases ({key}), which no timm model can take")
+            raise DataError(f"{path} has key biases ({key}), which no timm model supports")
         if (query or value) and key.replace("qkv.bias", "q_bias") not in vit.state_dict():
             architecture, dot, tag = name.partition(".")
             raise DataError(
-                f"{path} has biases ({key}) that {name} would leave out; take the model "
+                f"{path} has biases ({key}) that {name} would ignore; use the model "
                 f"{architecture}_qkvb{dot}{tag}"
             )
     if (periods := published.get("rope_embed.periods")) is not None:
@@ -223,7 +222,7 @@ def _finish_dinov3(vit: Any, name: str, path: Path, published: dict[str, Tensor]
 
 
 def _parameter_hash(module: nn.Module) -> str:
-    """SHA-256 of random weights; ``meta`` for those that are shapes only."""
+    """Return the SHA-256 of random weights, or ``meta`` for weights on the meta device."""
     if any(tensor.is_meta for tensor in module.state_dict().values()):
         return "meta"
     digest = hashlib.sha256()

@@ -1,7 +1,7 @@
-"""Fusion enhancement, FE (figure, per stage): both streams enriched by each other.
+"""Fusion enhancement, FE (figure, per stage): cross-modal residual blocks on both streams.
 
 The block of DFormer (Yin et al., ICLR 2024), with both streams at full width. DFormer's third
-branch, a large-kernel one on RGB alone, is a switch: the released VSGNet leaves it out.
+branch, a large-kernel convolution on RGB alone, is optional: the released VSGNet omits it.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ POOLED_SIZE = 7  # queries of the global branch: 7 x 7, whatever the input size
 
 
 class GlobalBranch(nn.Module):
-    """Long-range context: a 7x7 pooled query of both streams attends over all of RGB.
+    """Global context: a 7x7 pooled query of both streams attends over all RGB positions.
 
-    With ``u = [u_rgb; u_str]`` and h heads of width d = C / 2h::
+    With ``u = [u_rgb; u_structure]`` and h heads of width d = C / 2h::
 
         q = pool_7x7(W_q u + b_q)      k = W_k u_rgb      v = W_v u_rgb
         out = resize_HxW(softmax(q k^T / sqrt(d)) v)      for each head, heads joined
 
-    The softmax is a plain one, over all positions, in fp32. Here the query is pooled before
-    ``W_q``: the two commute, and 49 positions are cheaper than H x W. Keys and values have no
-    bias: softmax cancels the one, and the projection that follows has the other.
+    The softmax is over all positions, in fp32. The query is pooled before ``W_q``: the two commute,
+    and 49 positions are cheaper than H x W. Keys and values have no bias: softmax cancels that of
+    the keys, and the projection that follows has that of the values.
     """
 
     def __init__(self, channels: int, num_heads: int) -> None:
@@ -36,10 +36,10 @@ class GlobalBranch(nn.Module):
         self.query = nn.Conv2d(2 * channels, channels // 2, 1)
         self.key_value = nn.Conv2d(channels, channels, 1, bias=False)
 
-    def forward(self, u_rgb: Tensor, u_str: Tensor) -> Tensor:
-        """Two ``(B, C, H, W)`` -> ``(B, C/2, H, W)``."""
+    def forward(self, u_rgb: Tensor, u_structure: Tensor) -> Tensor:
+        """Map two ``(B, C, H, W)`` to ``(B, C/2, H, W)``."""
         size = u_rgb.shape[-2:]
-        pooled = [self.pool(u) for u in (u_rgb, u_str)]
+        pooled = [self.pool(u) for u in (u_rgb, u_structure)]
         query = self._heads(self.query(torch.cat(pooled, 1)))
         key, value = (self._heads(x) for x in self.key_value(u_rgb).chunk(2, dim=1))
         answer = F.scaled_dot_product_attention(query, key, value)
@@ -47,12 +47,12 @@ class GlobalBranch(nn.Module):
         return F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """``(B, C, h, w)`` -> ``(B, heads, h*w, C/heads)``."""
+        """Split ``(B, C, h, w)`` into ``(B, heads, h*w, C/heads)``."""
         return x.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
 
 
 class StructureGate(nn.Module):
-    """Local RGB detail weighted by the structure around: ``W_l u_rgb ⊙ DW7x7(W_g u_str)``."""
+    """Local RGB features gated by structure context, ``W_l u_rgb ⊙ DW7x7(W_g u_structure)``."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -61,16 +61,16 @@ class StructureGate(nn.Module):
         self.gate = nn.Conv2d(channels, half, 1)
         self.gate_context = nn.Conv2d(half, half, 7, padding=3, groups=half)
 
-    def forward(self, u_rgb: Tensor, u_str: Tensor) -> Tensor:
-        """Two ``(B, C, H, W)`` -> ``(B, C/2, H, W)``."""
-        return self.local(u_rgb) * self.gate_context(self.gate(u_str))
+    def forward(self, u_rgb: Tensor, u_structure: Tensor) -> Tensor:
+        """Map two ``(B, C, H, W)`` to ``(B, C/2, H, W)``."""
+        return self.local(u_rgb) * self.gate_context(self.gate(u_structure))
 
 
 class LargeKernelBranch(nn.Module):
-    """RGB detail weighted by the RGB around, ``W_q u_rgb ⊙ DW7x7(GELU(W_a u_rgb))``.
+    """Local RGB features gated by their RGB context, ``W_q u_rgb ⊙ DW7x7(GELU(W_a u_rgb))``.
 
     DFormer's third branch, at full width. The released code creates its parameters and never
-    uses them (fault 10); here it is there or it is not.
+    uses them (fault 10).
     """
 
     def __init__(self, channels: int) -> None:
@@ -80,24 +80,24 @@ class LargeKernelBranch(nn.Module):
         self.act = nn.GELU()
         self.gate_context = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
 
-    def forward(self, u_rgb: Tensor, u_str: Tensor) -> Tensor:
-        """Two ``(B, C, H, W)``, the second unused -> ``(B, C, H, W)``."""
+    def forward(self, u_rgb: Tensor, u_structure: Tensor) -> Tensor:
+        """Map two ``(B, C, H, W)``, the second unused, to ``(B, C, H, W)``."""
         return self.local(u_rgb) * self.gate_context(self.act(self.gate(u_rgb)))
 
 
 class FusionEnhancementBlock(nn.Module):
-    """One FE block.
+    """FE block.
 
     With ``u = LN(x)`` for each stream::
 
-        y     = [global(u_rgb, u_str); gate(u_rgb, u_str)]          (B, C, H, W)
+        y     = [global(u_rgb, u_structure); gate(u_rgb, u_structure)]          (B, C, H, W)
         x_m  <- x_m + γ_m ⊙ (W_m y + b_m)     for m in rgb, str
         x_m  <- x_m + γ'_m ⊙ MLP_m(LN(x_m))
         MLP(z) = W_2 GELU(DW3x3(W_1 z + b_1)) + b_2
 
-    ``branches`` chooses what y is made of; large_kernel comes last and adds C channels.
+    ``branches`` selects the parts of y; large_kernel comes last and adds C channels.
 
-    Differs from the released code: no parameter is created that is not used (fault 10), both
+    Differs from the released code: no unused parameter is created (fault 10), both
     streams' layer scales and MLPs have full width (fault 7), the structure projection exists in
     every block (fault 8), and the number of heads is checked (fault 24).
     """
@@ -114,7 +114,7 @@ class FusionEnhancementBlock(nn.Module):
         super().__init__()
         if channels % (2 * num_heads):
             raise ValueError(f"{channels} channels do not divide into 2 x {num_heads} heads")
-        self.norm_rgb, self.norm_str = ChannelNorm(channels), ChannelNorm(channels)
+        self.norm_rgb, self.norm_structure = ChannelNorm(channels), ChannelNorm(channels)
         self.branches = nn.ModuleDict()
         width = 0
         if "global_context" in branches:
@@ -126,33 +126,35 @@ class FusionEnhancementBlock(nn.Module):
         if "large_kernel" in branches:
             self.branches["large_kernel"] = LargeKernelBranch(channels)
             width += channels
-        self.out_rgb, self.out_str = (ScaledConv1x1(width, channels) for _ in range(2))
-        self.mlp_norm_rgb, self.mlp_norm_str = ChannelNorm(channels), ChannelNorm(channels)
-        self.mlp_rgb, self.mlp_str = (ConvMlp(channels, mlp_ratio) for _ in range(2))
+        self.out_rgb, self.out_structure = (ScaledConv1x1(width, channels) for _ in range(2))
+        self.mlp_norm_rgb, self.mlp_norm_structure = ChannelNorm(channels), ChannelNorm(channels)
+        self.mlp_rgb, self.mlp_structure = (ConvMlp(channels, mlp_ratio) for _ in range(2))
         self.add = ResidualAdd(drop_path)
 
-    def forward(self, x_rgb: Tensor, x_str: Tensor) -> tuple[Tensor, Tensor]:
-        """Two ``(B, C, H, W)`` -> two of the same shape."""
-        u_rgb, u_str = self.norm_rgb(x_rgb), self.norm_str(x_str)
-        y = torch.cat([branch(u_rgb, u_str) for branch in self.branches.values()], 1)
+    def forward(self, x_rgb: Tensor, x_structure: Tensor) -> tuple[Tensor, Tensor]:
+        """Map two ``(B, C, H, W)`` to two of the same shape."""
+        u_rgb, u_structure = self.norm_rgb(x_rgb), self.norm_structure(x_structure)
+        y = torch.cat([branch(u_rgb, u_structure) for branch in self.branches.values()], 1)
         x_rgb = self.add(x_rgb, self.out_rgb(y))
-        x_str = self.add(x_str, self.out_str(y))
+        x_structure = self.add(x_structure, self.out_structure(y))
         x_rgb = self.add(x_rgb, self.mlp_rgb(self.mlp_norm_rgb(x_rgb)))
-        x_str = self.add(x_str, self.mlp_str(self.mlp_norm_str(x_str)))
-        return x_rgb, x_str
+        x_structure = self.add(
+            x_structure, self.mlp_structure(self.mlp_norm_structure(x_structure))
+        )
+        return x_rgb, x_structure
 
 
 class FusionEnhancement(nn.Module):
-    """The FE blocks of one stage.
+    """FE blocks of one stage.
 
     Args:
         channels: width of both streams; a multiple of ``2 * num_heads``.
         num_heads: attention heads of the global branch.
         mlp_ratio: hidden width of the MLPs over ``channels``.
         drop_paths: stochastic-depth rate of each block; its length is the depth.
-        branches: what a block is made of: ``global_context``, ``structure_gate``, ``large_kernel``.
-        recompute: keep only the blocks' inputs for the backward pass and compute what is inside
-            again (activation checkpointing): the same gradients, less memory, one more forward.
+        branches: parts of a block: ``global_context``, ``structure_gate``, ``large_kernel``.
+        recompute: activation checkpointing: keep only the blocks' inputs for the backward pass and
+            recompute the rest. The same gradients, less memory, one more forward pass.
     """
 
     def __init__(
@@ -178,11 +180,11 @@ class FusionEnhancement(nn.Module):
             for rate in drop_paths
         )
 
-    def forward(self, x_rgb: Tensor, x_str: Tensor) -> tuple[Tensor, Tensor]:
-        """Two ``(B, C, H, W)`` -> two of the same shape."""
+    def forward(self, x_rgb: Tensor, x_structure: Tensor) -> tuple[Tensor, Tensor]:
+        """Map two ``(B, C, H, W)`` to two of the same shape."""
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
-                x_rgb, x_str = checkpoint(block, x_rgb, x_str, use_reentrant=False)
+                x_rgb, x_structure = checkpoint(block, x_rgb, x_structure, use_reentrant=False)
             else:
-                x_rgb, x_str = block(x_rgb, x_str)
-        return x_rgb, x_str
+                x_rgb, x_structure = block(x_rgb, x_structure)
+        return x_rgb, x_structure

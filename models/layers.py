@@ -1,4 +1,4 @@
-"""What two or more blocks of the figure share."""
+"""Layers shared by several blocks of the figure."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,26 +8,18 @@ from torch import Tensor, nn
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of ``(B, C, h, w)`` to ``(B, C, *size)``."""
+    """Resize ``(B, C, h, w)`` to ``(B, C, *size)`` bilinearly."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-class BicubicResize(nn.Module):
-    """Bicubic resize, a module so that ``models.export`` can replace it."""
-
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """``(B, C, h, w)`` -> ``(B, C, *size)``; of its own size it comes back as it is."""
-        return F.interpolate(x, size=size, mode="bicubic", align_corners=False)
-
-
 def _no_autocast(device_type: str) -> AbstractContextManager[None]:
-    """Leave autocast, on devices that have it (the meta device, which counts, does not)."""
-    # To ask torch whether it is available breaks the graph of torch.compile in torch 2.9.
+    """Disable autocast on devices that support it; the meta device, used to count, does not."""
+    # Asking torch for its availability breaks the graph of torch.compile in torch 2.9.
     return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 
 
 class Normalize(nn.Module):
-    """Fixed ``(x - mean) / std`` per channel; the constants are never saved and never trained."""
+    """Fixed ``(x - mean) / std`` per channel; the constants are neither saved nor trained."""
 
     mean: Tensor
     std: Tensor
@@ -38,19 +30,19 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W)`` in [0, 1] -> the same shape, about zero mean and unit variance."""
+        """Normalise ``(B, C, H, W)`` in [0, 1] to about zero mean and unit variance."""
         return (x - self.mean) / self.std
 
 
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of ``(B, C, H, W)``.
 
-    Mean and variance are accumulated in fp32 whatever the dtype of ``x`` is, which the result
-    keeps. (Autocast would make an fp32 copy of every map instead.)
+    Mean and variance are accumulated in fp32 whatever the dtype of ``x``, and the result keeps
+    that dtype. (Autocast would make an fp32 copy of every map instead.)
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape and dtype as the input."""
+        """Return the normalised map, of the input's shape and dtype."""
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         with _no_autocast(x.device.type):
             out = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, weight, bias, self.eps)
@@ -58,13 +50,13 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class ScaledConv1x1(nn.Conv2d):
-    """The end of a residual branch: 1x1 convolution and layer scale, ``γ ⊙ (W x + b)``.
+    """End of a residual branch: 1x1 convolution and layer scale, ``γ ⊙ (W x + b)``.
 
     Computed as ``(γ W) x + γ b``: the same function without another pass over the map, and
     without keeping the unscaled branch for the gradient of γ.
 
-    Differs from the paper: γ starts at 0.1 instead of 1e-6. At 1e-6 and with no trained values to
-    load, a block is an identity for the whole run (method note, fault 20).
+    Differs from the paper: γ starts at 0.1 instead of 1e-6. From 1e-6, and without pre-trained
+    values, a block stays an identity for the whole run (method note, fault 20).
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -72,17 +64,17 @@ class ScaledConv1x1(nn.Conv2d):
         self.gamma = nn.Parameter(torch.full((out_channels,), 0.1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W)`` -> ``(B, out_channels, H, W)``."""
+        """Map ``(B, C, H, W)`` to ``(B, out_channels, H, W)``."""
         assert self.bias is not None
         weight = self.gamma.view(-1, 1, 1, 1) * self.weight
         return F.conv2d(x, weight, self.gamma * self.bias)
 
 
 class ResidualAdd(nn.Module):
-    """``x + keep ⊙ branch``: stochastic depth, one draw a sample, in a single pass.
+    """Stochastic depth ``x + keep ⊙ branch``, one draw per sample, in a single pass.
 
     Args:
-        drop_path: probability that a sample's branch is left out in training; the others are
+        drop_path: probability that the branch of a sample is dropped in training; the others are
             divided by ``1 - drop_path``.
     """
 
@@ -91,7 +83,7 @@ class ResidualAdd(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
-        """Two ``(B, C, H, W)`` -> one."""
+        """Add two ``(B, C, H, W)``."""
         if not self.training or self.drop_path == 0:
             return x + branch
         keep = branch.new_empty(len(branch), 1, 1, 1).bernoulli_(1 - self.drop_path)
@@ -99,7 +91,7 @@ class ResidualAdd(nn.Module):
 
 
 class ConvMlp(nn.Module):
-    """1x1 conv, depth-wise 3x3 conv, GELU, 1x1 conv: the position-aware MLP of DFormer's block."""
+    """Position-aware MLP of DFormer's block: 1x1 conv, depth-wise 3x3 conv, GELU, 1x1 conv."""
 
     def __init__(self, channels: int, ratio: int) -> None:
         super().__init__()
@@ -110,5 +102,5 @@ class ConvMlp(nn.Module):
         self.reduce = ScaledConv1x1(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W)`` -> the same shape, layer scale included."""
+        """Return a map of the input's shape, layer scale included."""
         return self.reduce(self.act(self.mix(self.expand(x))))

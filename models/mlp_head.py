@@ -1,4 +1,4 @@
-"""MLP head (figure, right): four fused scales to class logits, SegFormer's all-MLP decoder."""
+"""MLP head (figure, right): SegFormer's all-MLP decoder, four scales to class logits."""
 
 from torch import Tensor, nn
 
@@ -6,11 +6,13 @@ from models.layers import resize
 
 
 class MlpHead(nn.Module):
-    """``logits = W_c drop(ReLU(BN(Σ_i up(W_i [x_rgb; x_str]_i))))`` at the finest scale.
+    """All-MLP decoder ``logits = W_c drop(ReLU(BN(Σ_i up(W_i [x_rgb; x_structure]_i))))``.
+
+    All scales are upsampled to the finest, that of the logits.
 
     SegFormer projects each scale, upsamples, concatenates and projects again. The two projections
-    have nothing between them, and a 1x1 convolution commutes with bilinear upsampling, so they
-    are one matrix a scale here, applied before upsampling: the same function, fewer operations.
+    have nothing between them, and a 1x1 convolution commutes with bilinear upsampling, so they are
+    one matrix per scale here, applied before upsampling: the same function, fewer operations.
 
     Differs from the released code: fed by both streams, not by RGB alone (fault 22).
 
@@ -18,7 +20,7 @@ class MlpHead(nn.Module):
         channels: C1..C4, width of each stream at each scale.
         embed_channels: width of the fused map.
         num_classes: number of classes.
-        dropout: rate of dropping whole channels of the fused map.
+        dropout: probability of dropping a channel of the fused map.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class MlpHead(nn.Module):
         self.classify = nn.Conv2d(embed_channels, num_classes, 1)
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:
-        """``(B, 2*Ci, Hi, Wi)``, finest first -> logits ``(B, num_classes, H1, W1)``."""
+        """Map ``(B, 2*Ci, Hi, Wi)``, finest first, to logits ``(B, num_classes, H1, W1)``."""
         size = (pyramid[0].shape[-2], pyramid[0].shape[-1])
         fused = self.project[0](pyramid[0])
         for project, features in zip(self.project[1:], pyramid[1:], strict=True):

@@ -1,4 +1,4 @@
-"""VSGNet (Pan et al., IEEE JSTARS 18, 2025, doi 10.1109/JSTARS.2025.3547880), whole."""
+"""VSGNet (Pan et al., IEEE JSTARS 18, 2025, doi 10.1109/JSTARS.2025.3547880)."""
 
 from torch import Tensor, nn
 
@@ -8,11 +8,11 @@ from models.mlp_head import MlpHead
 
 
 class VSGNet(nn.Module):
-    """Encoder and head wired together; ``forward`` reads like the figure.
+    """Segmentation network: dual-branch encoder and MLP head, as in the figure.
 
     Args:
         encoder: both branches and the four fusion stages.
-        head: the four scales to class logits.
+        head: maps the four scales to class logits.
     """
 
     def __init__(self, *, encoder: DualBranchEncoder, head: MlpHead) -> None:

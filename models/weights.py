@@ -1,23 +1,28 @@
-"""Where official weights lie, of the frozen ViTs and of generators, and where they come from.
+"""Registry of official weight files: names, URLs, hashes, licences; finding, reading, fetching.
 
-Nothing is downloaded unless it is asked for in so many words: ``train.py --download`` fetches what
-the network needs, ``generate.py --download`` what the generators need.
+Nothing is downloaded without a request: ``train.py --download`` fetches the frozen ViTs of a
+recipe, ``generate.py --download`` the networks of its generators.
 """
 
+import pickle
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import torch
+from torch import Tensor, nn
 from torch.hub import download_url_to_file
 
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import sha256_of
 
 FOLDER = Path("weights")
-_ANSWER_S = 30.0  # longest wait for a server to say how large a file is
+_HEAD_TIMEOUT_S = 30.0  # for the request that asks for the size of a file
 
-# The authors of DINOv2 publish no hashes. Each of these is in at least two independent public
-# projects that pin the file; none of the files was ever loaded here.
+# The authors of DINOv2 publish no hashes. Each of these is pinned by at least two independent
+# public projects; none of the files has been loaded by this project.
 _DINOV2_SHA256 = {
     "dinov2_vits14_pretrain.pth": (
         "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9"
@@ -45,9 +50,9 @@ _DINOV2_SHA256 = {
     ),
 }
 
-# Official DINOv3 files end in the first eight digits of their SHA-256. Their licence has to be
-# accepted on a page, so they have no address of their own. Names as facebookresearch/dinov3 gives
-# them (hub/backbones.py); of the files themselves none was ever loaded here.
+# Names of official DINOv3 files end in the first eight digits of their SHA-256. Their licence has
+# to be accepted on a page, so there is no direct URL. Names are those of facebookresearch/dinov3
+# (hub/backbones.py); none of the files has been loaded by this project.
 _DINOV3_PAGE = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"
 _DINOV3_FILES = {
     "vit_small_patch16_dinov3": "dinov3_vits16_pretrain_lvd1689m-08c60483.pth",
@@ -60,73 +65,158 @@ _DINOV3_FILES = {
     "vit_7b_patch16_dinov3.sat493m": "dinov3_vit7b16_pretrain_sat493m-a6675841.pth",
 }
 
+_SAM_SHA256 = {
+    "sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    "sam_vit_l_0b3195.pth": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    "sam_vit_h_4b8939.pth": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+}
+
+# File, SHA-256 and size in bytes. Each hash is pinned by at least two independent public projects;
+# for the two files without a hash, only one such project was found.
+_DEPTH_ANYTHING_FILES: dict[str, tuple[str, str | None, int | None]] = {
+    "v2_small": (
+        "depth_anything_v2_vits.pth",
+        "715fade13be8f229f8a70cc02066f656f2423a59effd0579197bbf57860e1378",
+        99_218_434,
+    ),
+    "v2_base": (
+        "depth_anything_v2_vitb.pth",
+        "0d2b7002e62d39d655571c371333340bd88f67ab95050c03591555aa05645328",
+        389_961_218,
+    ),
+    "v2_large": (
+        "depth_anything_v2_vitl.pth",
+        "a7ea19fa0ed99244e67b624c72b8580b7e9553043245905be58796a608eb9345",
+        1_341_395_338,
+    ),
+    "v1_small": ("depth_anything_vits14.pth", None, None),
+    "v1_base": ("depth_anything_vitb14.pth", None, None),
+    "v1_large": (
+        "depth_anything_vitl14.pth",
+        "6c6a383e33e51c5fdfbf31e7ebcda943973a9e6a1cbef1564afe58d7f2e8fe63",
+        1_341_401_882,
+    ),
+}
+_DEPTH_V1_FOLDER = "https://huggingface.co/spaces/LiheYoung/Depth-Anything/resolve/main/checkpoints"
+_DEPTH_V2_FOLDER = "https://huggingface.co/depth-anything/Depth-Anything-V2-{}/resolve/main"
+
+# SHA-256 of every registered file: all of it, its first digits, or None where it is not known.
+_KNOWN_SHA256: dict[str, str | None] = {
+    **_DINOV2_SHA256,
+    **{file: Path(file).stem.rpartition("-")[2] for file in _DINOV3_FILES.values()},
+    **_SAM_SHA256,
+    **{file: sha256 for file, sha256, _ in _DEPTH_ANYTHING_FILES.values()},
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialFile:
-    """The weights file that a model's authors publish."""
+    """A weights file published by the authors of a model."""
 
+    model: str  # for messages, e.g. "SAM vit_b"
     file: str
-    source: str  # where it is got from
+    source: str  # URL, or the page that leads to the file
     licence: str
-    url: str | None  # direct address, if there is one
-    sha256: str | None  # its beginning at least, if known
-    num_bytes: int | None = None  # its size, if known
+    url: str | None = None  # direct URL; None if a licence has to be accepted first
+    sha256: str | None = None  # all of it or its first digits; None if not known
+    num_bytes: int | None = None  # None if not known
 
     @property
     def path(self) -> Path:
-        """Where it is looked for if the recipe names no other file."""
+        """Path used if a recipe names no other file."""
         return FOLDER / self.file
 
 
-def official_file(name: str, published: dict[str, str | None]) -> OfficialFile:
-    """The published weights of a ViT.
+def official_vit(name: str, published: Mapping[str, str | None]) -> OfficialFile:
+    """Return the published weights of a ViT.
 
     Args:
         name: timm name, with or without a tag.
-        published: what timm knows of them: ``url``, ``license``, ``hf_hub_id``.
+        published: ``url``, ``license`` and ``hf_hub_id`` of timm's pretrained configuration.
     """
     licence = published.get("license") or "see its page"
     architecture, _, tag = name.partition(".")
     plain = architecture.removesuffix("_qkvb") + (f".{tag}" if tag == "sat493m" else "")
     if plain in _DINOV3_FILES and tag in ("", "lvd1689m", "sat493m"):
         file = _DINOV3_FILES[plain]
-        prefix = Path(file).stem.rpartition("-")[2]
         return OfficialFile(
-            file=file, source=_DINOV3_PAGE, licence="DINOv3 License", url=None, sha256=prefix
+            model=name,
+            file=file,
+            source=_DINOV3_PAGE,
+            licence="DINOv3 License",
+            sha256=_KNOWN_SHA256[file],
         )
     if url := published.get("url"):
         file = url.rpartition("/")[2]
-        digest = _DINOV2_SHA256.get(file)
-        return OfficialFile(file=file, source=url, licence=licence, url=url, sha256=digest)
+        return OfficialFile(
+            model=name,
+            file=file,
+            source=url,
+            licence=licence,
+            url=url,
+            sha256=_DINOV2_SHA256.get(file),
+        )
     page = f"https://huggingface.co/{published.get('hf_hub_id') or f'timm/{name}'}"
     return OfficialFile(
+        model=name,
         file=f"{name}.safetensors",
         source=f"{page} (there model.safetensors; model.<branch>.weights may name another path)",
         licence=licence,
-        url=None,
-        sha256=None,
     )
 
 
-def find_weights(name: str, weights: str | None, official: OfficialFile) -> tuple[Path, str]:
-    """The weights file of a recipe and its SHA-256.
+def official_sam(model_type: str) -> OfficialFile:
+    """Return the published weights of SAM ``vit_b``, ``vit_l`` or ``vit_h``."""
+    (file,) = [file for file in _SAM_SHA256 if file.startswith(f"sam_{model_type}_")]
+    url = f"https://dl.fbaipublicfiles.com/segment_anything/{file}"
+    return OfficialFile(
+        model=f"SAM {model_type}",
+        file=file,
+        source=url,
+        licence="Apache-2.0",
+        url=url,
+        sha256=_SAM_SHA256[file],
+    )
+
+
+def official_depth_anything(model_type: str) -> OfficialFile:
+    """Return the published weights of Depth Anything ``v2_small``, ``v1_large`` and so on.
+
+    Licences: for version 2 those of its README; for version 1 one licence for code and weights of
+    all sizes, as stated by its authors in issue 15 of LiheYoung/Depth-Anything.
+    """
+    file, sha256, num_bytes = _DEPTH_ANYTHING_FILES[model_type]
+    version, size = model_type.split("_")
+    folder = _DEPTH_V1_FOLDER if version == "v1" else _DEPTH_V2_FOLDER.format(size.capitalize())
+    return OfficialFile(
+        model=f"Depth Anything {model_type}",
+        file=file,
+        source=f"{folder}/{file}",
+        licence="Apache-2.0" if version == "v1" or size == "small" else "CC-BY-NC-4.0",
+        url=f"{folder}/{file}",
+        sha256=sha256,
+        num_bytes=num_bytes,
+    )
+
+
+def find_weights(weights: str | None, official: OfficialFile) -> tuple[Path, str]:
+    """Return the path of a recipe's weights file and its SHA-256.
 
     Args:
-        name: of the model, for the error.
         weights: path in the recipe; None: the official file in ``weights/``.
-        official: what its authors publish.
+        official: the published file of the model.
 
     Raises:
-        MissingDataError: it is not there; says which file, from where, under which licence, and
-            where to put it.
-        DataError: an official file whose SHA-256 is known is not what it should be.
+        MissingDataError: the file is missing; names it, its source, its licence and its place.
+        DataError: an official file is damaged, or the file is that of another model.
     """
     path = official.path if weights is None else Path(weights).expanduser()
     if not path.is_file():
         fetch = ", or run train.py (frozen ViTs) or generate.py (generators) with --download"
         raise MissingDataError(
-            f"the weights of {name} are not at {path}; get {official.file} from {official.source} "
-            f"(licence: {official.licence}) and put it there{fetch if official.url else ''}"
+            f"the weights of {official.model} are not at {path}; get {official.file} from "
+            f"{official.source} (licence: {official.licence}) and put it there"
+            f"{fetch if official.url else ''}"
         )
     found = sha256_of(path)
     known = official.sha256 if path.name == official.file else None
@@ -135,14 +225,104 @@ def find_weights(name: str, weights: str | None, official: OfficialFile) -> tupl
             f"{path} is damaged: its SHA-256 should begin with {known} and is {found}; get it "
             f"again from {official.source}"
         )
+    for other, sha256 in _KNOWN_SHA256.items():  # two versions can have the same layout
+        is_other = path.name == other or (sha256 is not None and found.startswith(sha256))
+        if other != official.file and is_other:
+            raise DataError(
+                f"{path} is the official file {other}, and {official.model} needs {official.file}; "
+                "change the recipe's model or its weights file"
+            )
     return path, found
 
 
-def fetch_weights(name: str, official: OfficialFile) -> None:
-    """Download the official weights into ``weights/`` unless they are there; whole or not at all.
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a PyTorch state dict on the CPU, memory-mapped where the file's format allows it.
 
     Raises:
-        ConfigError: they have no direct address (a licence has to be accepted first).
+        DataError: the file is damaged, or holds something else.
+    """
+    try:
+        is_mappable = zipfile.is_zipfile(path)  # PyTorch's older format is not
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"{path} cannot be read as PyTorch weights ({reason}); it is damaged or of another "
+            "kind, download or save it again"
+        ) from error
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise DataError(
+            f"{path} holds something other than named tensors; save the network's state_dict()"
+        )
+    return dict(weights)
+
+
+def check_layout(
+    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], *, refusal: str, remedy: str
+) -> None:
+    """Refuse weights whose names or shapes are not those of a network.
+
+    Args:
+        wanted: ``state_dict`` of the network.
+        found: the weights.
+        refusal: beginning of the error, e.g. "FILE does not hold weights of MODEL".
+        remedy: end of the error.
+
+    Raises:
+        DataError: counts and names what is missing, unexpected, and of another shape.
+    """
+    faults = {
+        "missing": [key for key in wanted if key not in found],
+        "unexpected": [key for key in found if key not in wanted],
+        "of another shape": [
+            f"{key} {tuple(found[key].shape)} for {tuple(wanted[key].shape)}"
+            for key in wanted
+            if key in found and found[key].shape != wanted[key].shape
+        ],
+    }
+    counts = [f"{len(keys)} {fault} (first: {keys[0]})" for fault, keys in faults.items() if keys]
+    if counts:
+        raise DataError(f"{refusal}: {', '.join(counts)}; {remedy}")
+
+
+def load_official_weights(
+    network: nn.Module,
+    weights: str | None,
+    official: OfficialFile,
+    *,
+    unused: tuple[str, ...] = (),
+) -> str:
+    """Load a local file of the official layout into a network; return the file's SHA-256.
+
+    The tensors of the file become the parameters, so the network can be on the meta device.
+
+    Args:
+        network: its ``state_dict`` has the official names.
+        weights: path in the recipe; None: the official file in ``weights/``.
+        official: the published file of the model.
+        unused: names in the file that the network does not need.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: the file is damaged or of another model.
+    """
+    path, digest = find_weights(weights, official)
+    state = {key: value for key, value in read_state_dict(path).items() if key not in unused}
+    check_layout(
+        network.state_dict(),
+        state,
+        refusal=f"{path} does not hold weights of {official.model}",
+        remedy=f"get {official.file} from {official.source}",
+    )
+    network.load_state_dict(state, assign=True)
+    return digest
+
+
+def fetch_weights(official: OfficialFile) -> None:
+    """Download an official file into ``weights/`` unless it is there; whole or not at all.
+
+    Raises:
+        ConfigError: it has no direct URL (a licence has to be accepted first).
         DataError: the download failed.
     """
     path = official.path
@@ -150,10 +330,10 @@ def fetch_weights(name: str, official: OfficialFile) -> None:
         return
     if official.url is None:
         raise ConfigError(
-            f"the weights of {name} have no direct address: get {official.file} from "
+            f"the weights of {official.model} have no direct URL: get {official.file} from "
             f"{official.source} (licence: {official.licence}) and put it at {path}"
         )
-    size = _describe_size(official.num_bytes or _ask_size(official.url))
+    size = _describe_size(official.num_bytes or _content_length(official.url))
     print(f"downloading {official.file} ({size}, licence: {official.licence}) from {official.url}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -162,13 +342,13 @@ def fetch_weights(name: str, official: OfficialFile) -> None:
         raise DataError(f"{official.url} could not be downloaded: {error}") from error
 
 
-def _ask_size(url: str) -> int | None:
-    """What the server says of the size, if anything; nothing of the file is fetched."""
+def _content_length(url: str) -> int | None:
+    """Ask the server for the size of a file in bytes; None if it does not answer."""
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=_ANSWER_S) as answer:
+        with urlopen(Request(url, method="HEAD"), timeout=_HEAD_TIMEOUT_S) as answer:
             length = answer.headers.get("Content-Length")
     except OSError:
-        return None  # the download will tell what is wrong, if anything
+        return None  # the download itself reports what is wrong
     return int(length) if length else None
 
 

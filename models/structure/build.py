@@ -17,7 +17,7 @@ from configs.schema import (
     StructureConfig,
     SuperpixelsConfig,
 )
-from models.weights import fetch_weights
+from models.weights import fetch_weights, official_depth_anything, official_sam
 from utils.errors import ConfigError
 
 
@@ -82,14 +82,9 @@ def fetch_generator_weights(structure: StructureConfig) -> None:
     """
     for config in structure.selected().values():
         if isinstance(config, SamConfig) and config.checkpoint is None:
-            from models.structure.sam import official_sam_file
-
-            fetch_weights(f"SAM {config.model_type}", official_sam_file(config.model_type))
+            fetch_weights(official_sam(config.model_type))
         elif isinstance(config, DepthAnythingConfig) and config.checkpoint is None:
-            from models.structure.depth_weights import official_depth_file
-
-            file = official_depth_file(config.model_type)
-            fetch_weights(f"Depth Anything {config.model_type}", file)
+            fetch_weights(official_depth_anything(config.model_type))
 
 
 def check_generated(structure: StructureConfig, source: str) -> None:

@@ -8,6 +8,7 @@ no official file was ever loaded here.
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import Normalize
-from models.structure.depth_weights import Layout, official_depth_file, read_weights
+from models.weights import load_official_weights, official_depth_anything
 from utils.errors import DataError
 
 _OUTPUT_WIDTH = 32
+_UNUSED = ("pretrained.mask_token",)  # in the files; only DINOv2's own training needs it
 
 
 class DptHead(nn.Module):
@@ -128,7 +130,7 @@ class _ResidualUnit(nn.Module):
         return x + self.conv2(F.relu(self.conv1(F.relu(x)), inplace=True))
 
 
-__all__ = ["DepthAnything", "DepthAnythingNetwork", "load_depth_anything", "official_depth_file"]
+__all__ = ["DepthAnything", "DepthAnythingNetwork", "load_depth_anything"]
 
 PATCH_PX = 14
 RANDOM = "random"
@@ -242,11 +244,11 @@ def load_depth_anything(
     if checkpoint == RANDOM:
         network, digest = _random(model_type), RANDOM
     else:
-        weights, digest = read_weights(model_type, checkpoint, _layout)
-        with torch.device("meta"):
+        _refuse_metric_depth(model_type, checkpoint)
+        with torch.device("meta"):  # nothing is initialised at random first
             network = _build(model_type)
-        # The file's own tensors become the parameters: nothing is initialised at random first.
-        network.load_state_dict(weights, assign=True)
+        official = official_depth_anything(model_type)
+        digest = load_official_weights(network, checkpoint, official, unused=_UNUSED)
     network = network.float()
     if dtype != torch.float32:
         _store_as(dtype, network)
@@ -263,11 +265,14 @@ def _build(model_type: str) -> DepthAnythingNetwork:
     return DepthAnythingNetwork(vit, layers, parts.widths, parts.features)
 
 
-def _layout(model_type: str) -> Layout:
-    """Name and shape of every parameter of the network."""
-    with torch.device("meta"):
-        weights = _build(model_type).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+def _refuse_metric_depth(model_type: str, checkpoint: str | None) -> None:
+    """Raise DataError for a file named like weights of metric depth: they have the same layout."""
+    if checkpoint is not None and "metric" in Path(checkpoint).name:
+        raise DataError(
+            f"{checkpoint} is named like weights of metric depth, which need another last layer; "
+            f"give {official_depth_anything(model_type).file}, or rename it if it holds relative "
+            "depth"
+        )
 
 
 def _random(model_type: str) -> DepthAnythingNetwork:

@@ -85,8 +85,8 @@ def bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.einsum("ih,bchw,jw->bcij", rows, x, columns)
 
 
-def global_branch(p: Parameters, u_rgb: Tensor, u_str: Tensor, num_heads: int) -> Tensor:
-    query = pool(project(part(p, "query"), torch.cat([u_rgb, u_str], 1)), 7)
+def global_branch(p: Parameters, u_rgb: Tensor, u_structure: Tensor, num_heads: int) -> Tensor:
+    query = pool(project(part(p, "query"), torch.cat([u_rgb, u_structure], 1)), 7)
     w_key, w_value = p["key_value.weight"].chunk(2)
     key, value = project({"weight": w_key}, u_rgb), project({"weight": w_value}, u_rgb)
     answers = []
@@ -99,8 +99,8 @@ def global_branch(p: Parameters, u_rgb: Tensor, u_str: Tensor, num_heads: int) -
     return bilinear(torch.cat(answers, 1).unflatten(2, (7, 7)), size)
 
 
-def structure_gate(p: Parameters, u_rgb: Tensor, u_str: Tensor) -> Tensor:
-    gate = depth_wise(part(p, "gate_context"), project(part(p, "gate"), u_str))
+def structure_gate(p: Parameters, u_rgb: Tensor, u_structure: Tensor) -> Tensor:
+    gate = depth_wise(part(p, "gate_context"), project(part(p, "gate"), u_structure))
     return project(part(p, "local"), u_rgb) * gate
 
 
@@ -115,18 +115,21 @@ def mlp(p: Parameters, x: Tensor) -> Tensor:
 
 
 def fusion_enhancement_block(
-    p: Parameters, x_rgb: Tensor, x_str: Tensor, num_heads: int
+    p: Parameters, x_rgb: Tensor, x_structure: Tensor, num_heads: int
 ) -> tuple[Tensor, Tensor]:
-    u_rgb, u_str = layer_norm(part(p, "norm_rgb"), x_rgb), layer_norm(part(p, "norm_str"), x_str)
+    u_rgb, u_structure = (
+        layer_norm(part(p, "norm_rgb"), x_rgb),
+        layer_norm(part(p, "norm_structure"), x_structure),
+    )
     pieces = [
-        global_branch(part(p, "branches.global_context"), u_rgb, u_str, num_heads),
-        structure_gate(part(p, "branches.structure_gate"), u_rgb, u_str),
+        global_branch(part(p, "branches.global_context"), u_rgb, u_structure, num_heads),
+        structure_gate(part(p, "branches.structure_gate"), u_rgb, u_structure),
     ]
     if large := part(p, "branches.large_kernel"):
         pieces.append(large_kernel(large, u_rgb))
     y = torch.cat(pieces, 1)
     out = []
-    for name, x in (("rgb", x_rgb), ("str", x_str)):
+    for name, x in (("rgb", x_rgb), ("structure", x_structure)):
         gamma = p[f"out_{name}.gamma"].view(-1, 1, 1)
         x = x + gamma * project(part(p, f"out_{name}"), y)
         gamma = p[f"mlp_{name}.reduce.gamma"].view(-1, 1, 1)
@@ -149,21 +152,27 @@ def spatial_gate(p: Parameters, z: Tensor) -> Tensor:
 
 
 def feature_recalibration(
-    p: Parameters, x_rgb: Tensor, x_str: Tensor, f_rgb: Tensor, f_str: Tensor
+    p: Parameters, x_rgb: Tensor, x_structure: Tensor, f_rgb: Tensor, f_structure: Tensor
 ) -> tuple[Tensor, Tensor]:
     if "channel_rgb.attend.weight" not in p:
-        return layer_norm(part(p, "norm_rgb"), f_rgb), layer_norm(part(p, "norm_str"), f_str)
-    z = torch.cat([x_rgb, x_str], 1)
-    g_rgb, g_str = channel_gate(part(p, "channel_rgb"), z), channel_gate(part(p, "channel_str"), z)
-    x_rgb, x_str = g_rgb * x_rgb + x_str, g_str * x_str + x_rgb
+        return layer_norm(part(p, "norm_rgb"), f_rgb), layer_norm(
+            part(p, "norm_structure"), f_structure
+        )
+    z = torch.cat([x_rgb, x_structure], 1)
+    g_rgb, g_structure = (
+        channel_gate(part(p, "channel_rgb"), z),
+        channel_gate(part(p, "channel_structure"), z),
+    )
+    x_rgb, x_structure = g_rgb * x_rgb + x_structure, g_structure * x_structure + x_rgb
     if "spatial_rgb.choose.weight" in p:
-        z = torch.cat([x_rgb, x_str], 1)
+        z = torch.cat([x_rgb, x_structure], 1)
         s_rgb = spatial_gate(part(p, "spatial_rgb"), z)
-        s_str = spatial_gate(part(p, "spatial_str"), z)
-        x_rgb, x_str = s_rgb * x_rgb + x_str, s_str * x_str + x_rgb
-    pair = torch.cat([x_rgb + f_rgb, x_str + f_str], 1)
+        s_structure = spatial_gate(part(p, "spatial_structure"), z)
+        x_rgb, x_structure = s_rgb * x_rgb + x_structure, s_structure * x_structure + x_rgb
+    pair = torch.cat([x_rgb + f_rgb, x_structure + f_structure], 1)
     out = [
-        layer_norm(part(p, f"norm_{m}"), project(part(p, f"out_{m}"), pair)) for m in ("rgb", "str")
+        layer_norm(part(p, f"norm_{m}"), project(part(p, f"out_{m}"), pair))
+        for m in ("rgb", "structure")
     ]
     return out[0], out[1]
 

@@ -33,15 +33,15 @@ def fusion() -> FusionEnhancement:
 @pytest.mark.parametrize(("batch", "height", "width"), SIZES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fe_and_fr_keep_shape_and_train_every_parameter(batch, height, width, dtype):
-    x_rgb, x_str = pair(batch, height, width)
+    x_rgb, x_structure = pair(batch, height, width)
     enhance, recalibrate = fusion(), FeatureRecalibration(channels=16)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        f_rgb, f_str = enhance(x_rgb, x_str)
-        out_rgb, out_str = recalibrate(x_rgb, x_str, f_rgb, f_str)
-    assert out_rgb.shape == out_str.shape == x_rgb.shape
+        f_rgb, f_structure = enhance(x_rgb, x_structure)
+        out_rgb, out_structure = recalibrate(x_rgb, x_structure, f_rgb, f_structure)
+    assert out_rgb.shape == out_structure.shape == x_rgb.shape
     weight = torch.randn(out_rgb.shape, generator=torch.Generator().manual_seed(1))
-    ((out_rgb.float() + 2 * out_str.float()) * weight).sum().backward()
-    for x in (x_rgb, x_str):
+    ((out_rgb.float() + 2 * out_structure.float()) * weight).sum().backward()
+    for x in (x_rgb, x_structure):
         assert torch.isfinite(x.grad).all()
     for module in (enhance, recalibrate):
         for name, parameter in module.named_parameters():
@@ -58,10 +58,10 @@ def test_fe_refuses_heads_that_do_not_divide_the_width():
 
 
 def test_structure_reaches_the_rgb_stream_and_back():
-    x_rgb, x_str = pair(1, 9, 9)
-    f_rgb, f_str = fusion()(x_rgb, x_str)
-    from_structure = torch.autograd.grad(f_rgb.square().sum(), x_str, retain_graph=True)[0]
-    from_rgb = torch.autograd.grad(f_str.square().sum(), x_rgb)[0]
+    x_rgb, x_structure = pair(1, 9, 9)
+    f_rgb, f_structure = fusion()(x_rgb, x_structure)
+    from_structure = torch.autograd.grad(f_rgb.square().sum(), x_structure, retain_graph=True)[0]
+    from_rgb = torch.autograd.grad(f_structure.square().sum(), x_rgb)[0]
     assert from_structure.abs().sum() > 0
     assert from_rgb.abs().sum() > 0
 
@@ -74,11 +74,11 @@ def test_fault_16_position_softmax_survives_large_logits():
 
 
 def test_fault_19_recalibrated_features_do_not_grow():
-    x_rgb, x_str = pair(2, 8, 8)
+    x_rgb, x_structure = pair(2, 8, 8)
     recalibrate = FeatureRecalibration(channels=16)
     for scale in (1.0, 100.0):
         f = scale * x_rgb
-        out, _ = recalibrate(f, scale * x_str, f, f)
+        out, _ = recalibrate(f, scale * x_structure, f, f)
         assert out.std().item() == pytest.approx(1.0, abs=0.1)
 
 
@@ -103,40 +103,40 @@ def test_fault_10_large_kernel_branch_is_there_or_it_is_not():
         )
     )
     assert not any("large_kernel" in name for name, _ in two.named_parameters())
-    x_rgb, x_str = pair(2, 9, 9)
-    out_rgb, out_str = three(x_rgb, x_str)
-    (out_rgb.square().sum() + out_str.pow(3).sum()).backward()
+    x_rgb, x_structure = pair(2, 9, 9)
+    out_rgb, out_structure = three(x_rgb, x_structure)
+    (out_rgb.square().sum() + out_structure.pow(3).sum()).backward()
     assert_all_trained(three)
 
 
 @pytest.mark.parametrize("gates", ["off", "channel", "channel_spatial"])
 def test_fr_switch_leaves_no_unused_parameter(gates):
     module = FeatureRecalibration(channels=16, gates=gates)
-    x_rgb, x_str = pair(2, 9, 9)
-    out_rgb, out_str = module(x_rgb, x_str, 2 * x_str, x_rgb.square())
+    x_rgb, x_structure = pair(2, 9, 9)
+    out_rgb, out_structure = module(x_rgb, x_structure, 2 * x_structure, x_rgb.square())
     weight = torch.randn(out_rgb.shape, generator=torch.Generator().manual_seed(1))
-    ((out_rgb + 2 * out_str) * weight).sum().backward()
+    ((out_rgb + 2 * out_structure) * weight).sum().backward()
     assert_all_trained(module)
 
 
 def test_faults_7_and_8_both_streams_leave_every_stage_at_full_width():
-    x_rgb, x_str = pair(1, 8, 8)
-    for out in fusion()(x_rgb, x_str):
+    x_rgb, x_structure = pair(1, 8, 8)
+    for out in fusion()(x_rgb, x_structure):
         assert out.shape == (1, 16, 8, 8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("scale", [1.0, 1e3])
 def test_large_inputs_stay_finite_in_half_precision(dtype, scale):
-    x_rgb, x_str = ((scale * x).detach().requires_grad_() for x in pair(2, 9, 14))
+    x_rgb, x_structure = ((scale * x).detach().requires_grad_() for x in pair(2, 9, 14))
     enhance, recalibrate = fusion(), FeatureRecalibration(channels=16)
     with torch.autocast("cpu", dtype=dtype):
-        f_rgb, f_str = enhance(x_rgb, x_str)
-        out_rgb, out_str = recalibrate(x_rgb, x_str, f_rgb, f_str)
+        f_rgb, f_structure = enhance(x_rgb, x_structure)
+        out_rgb, out_structure = recalibrate(x_rgb, x_structure, f_rgb, f_structure)
     weight = torch.randn(out_rgb.shape, generator=torch.Generator().manual_seed(1))
-    ((out_rgb.float() + 2 * out_str.float()) * weight).sum().backward()
-    assert torch.isfinite(out_rgb).all() and torch.isfinite(out_str).all()
-    for gradient in [x_rgb.grad, x_str.grad, *(p.grad for p in enhance.parameters())]:
+    ((out_rgb.float() + 2 * out_structure.float()) * weight).sum().backward()
+    assert torch.isfinite(out_rgb).all() and torch.isfinite(out_structure).all()
+    for gradient in [x_rgb.grad, x_structure.grad, *(p.grad for p in enhance.parameters())]:
         assert torch.isfinite(gradient).all()
     for gradient in (p.grad for p in recalibrate.parameters()):
         assert torch.isfinite(gradient).all()
@@ -157,9 +157,9 @@ def test_recompute_gives_the_same_output_and_gradients():
             channels=16, num_heads=2, mlp_ratio=2, drop_paths=(0.5, 0.5), recompute=recompute
         )
         inputs = pair(4, 7, 5)
-        out_rgb, out_str = module(*inputs)
-        (out_rgb.square() + out_str).sum().backward()
-        results.append([out_rgb, out_str, *(x.grad for x in [*inputs, *module.parameters()])])
+        out_rgb, out_structure = module(*inputs)
+        (out_rgb.square() + out_structure).sum().backward()
+        results.append([out_rgb, out_structure, *(x.grad for x in [*inputs, *module.parameters()])])
     for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)
 

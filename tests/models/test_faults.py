@@ -86,11 +86,15 @@ def test_fault_18_spatial_gate_is_bounded_and_sees_the_recalibrated_features():
     module = FeatureRecalibration(channels=16)
     seen = []
     module.spatial_rgb.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    x_rgb, x_str, f_rgb, f_str = maps(4)
-    module(x_rgb, x_str, f_rgb, f_str)
-    z = torch.cat([x_rgb, x_str], 1)
+    x_rgb, x_structure, f_rgb, f_structure = maps(4)
+    module(x_rgb, x_structure, f_rgb, f_structure)
+    z = torch.cat([x_rgb, x_structure], 1)
     expected = torch.cat(
-        [module.channel_rgb(z) * x_rgb + x_str, module.channel_str(z) * x_str + x_rgb], 1
+        [
+            module.channel_rgb(z) * x_rgb + x_structure,
+            module.channel_structure(z) * x_structure + x_rgb,
+        ],
+        1,
     )
     torch.testing.assert_close(seen[0], expected)
 

@@ -201,7 +201,7 @@ def test_dinov3_biases_are_never_left_out_in_silence(tmp_path):
     bias = weights["blocks.3.attn.qkv.bias"]
     bias[-1] = 0.5  # of the values
     torch.save(weights, path)
-    with pytest.raises(DataError, match=r"take the model vit_small_patch16_dinov3_qkvb\.lvd1689m"):
+    with pytest.raises(DataError, match=r"use the model vit_small_patch16_dinov3_qkvb\.lvd1689m"):
         load_frozen_vit("vit_small_patch16_dinov3.lvd1689m", str(path))
     loaded = load_frozen_vit("vit_small_patch16_dinov3_qkvb", str(path))
     assert loaded.vit.blocks[3].attn.v_bias[-1] == 0.5

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models import weights as weights_module
 from models.frozen_vit import FrozenViT, load_frozen_vit, published_weights
-from models.weights import OfficialFile, fetch_weights, find_weights
+from models.weights import OfficialFile, check_layout, fetch_weights, find_weights
 from utils.errors import ConfigError, DataError, MissingDataError
 
 Weights = dict[str, Tensor]
@@ -31,7 +32,7 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def official(**changes) -> OfficialFile:
-    fields = {"file": "a.pth", "source": "S", "licence": "L", "url": None, "sha256": None}
+    fields = {"model": "N", "file": "a.pth", "source": "S", "licence": "L"}
     return OfficialFile(**{**fields, **changes})
 
 
@@ -65,9 +66,10 @@ def test_any_other_vit_is_looked_for_under_its_own_name():
 
 def test_missing_file_says_which_from_where_which_licence_and_where_to():
     with pytest.raises(MissingDataError) as error:
-        find_weights("N", None, published_weights("vit_large_patch16_dinov3.sat493m"))
+        find_weights(None, published_weights("vit_large_patch16_dinov3.sat493m"))
     assert str(error.value) == (
-        "the weights of N are not at weights/dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth; get "
+        "the weights of vit_large_patch16_dinov3.sat493m are not at "
+        "weights/dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth; get "
         "dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth from "
         "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/ (licence: DINOv3 "
         "License) and put it there"
@@ -81,11 +83,35 @@ def test_a_known_hash_is_checked(tmp_path):
     with pytest.raises(
         DataError, match=f"a.pth is damaged: its SHA-256 should begin with {digest}"
     ):
-        find_weights("N", str(path), official(sha256=digest))
+        find_weights(str(path), official(sha256=digest))
     digest = hashlib.sha256(b"weights").hexdigest()
-    assert find_weights("N", str(path), official(sha256=digest[:8])) == (path, digest)
+    assert find_weights(str(path), official(sha256=digest[:8])) == (path, digest)
     other = path.rename(tmp_path / "b.pth")  # not said to be the official file
-    assert find_weights("N", str(other), official(sha256="00000000")) == (other, digest)
+    assert find_weights(str(other), official(sha256="00000000")) == (other, digest)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_the_official_file_of_another_model_is_refused(tmp_path, monkeypatch, by_name):
+    """Two versions of a network can have the same layout."""
+    path = tmp_path / ("sam_vit_l_0b3195.pth" if by_name else "mine.pth")
+    path.write_bytes(b"weights")
+    if not by_name:
+        digest = hashlib.sha256(b"weights").hexdigest()
+        monkeypatch.setitem(weights_module._KNOWN_SHA256, "sam_vit_l_0b3195.pth", digest)
+    with pytest.raises(DataError, match=r"official file sam_vit_l_0b3195\.pth, and N needs a\.pth"):
+        find_weights(str(path), official())
+
+
+def test_layout_check_counts_and_names_every_difference():
+    wanted = {"a": torch.zeros(2), "b": torch.zeros(3), "c": torch.zeros(1)}
+    check_layout(wanted, dict(reversed(wanted.items())), refusal="R", remedy="M")
+    found = {"a": torch.zeros(2), "c": torch.zeros(1, 1), "d": torch.zeros(1), "e": torch.zeros(1)}
+    with pytest.raises(DataError) as error:
+        check_layout(wanted, found, refusal="R", remedy="M")
+    assert str(error.value) == (
+        "R: 1 missing (first: b), 2 unexpected (first: d), 1 of another shape "
+        "(first: c (1, 1) for (1,)); M"
+    )
 
 
 @pytest.fixture
@@ -103,29 +129,29 @@ def server(tmp_path):
 def test_a_file_with_an_address_may_be_fetched_by_two_scripts():
     scripts = r"train\.py \(frozen ViTs\) or generate\.py \(generators\)"
     with pytest.raises(MissingDataError, match=f"it there, or run {scripts} with --download$"):
-        find_weights("N", None, official(url="U"))
+        find_weights(None, official(url="U"))
 
 
 def test_download_on_request_shows_size_licence_and_address_and_is_done_once(server, capsys):
     Path("served/a.pth").write_bytes(b"weights" * 30_000)
-    fetch_weights("N", official(url=server))
+    fetch_weights(official(url=server))
     assert Path("weights/a.pth").read_bytes() == b"weights" * 30_000
     assert capsys.readouterr().out == f"downloading a.pth (0.2 MB, licence: L) from {server}\n"
-    fetch_weights("N", official(url=server, num_bytes=2_564_550_879))
+    fetch_weights(official(url=server, num_bytes=2_564_550_879))
     assert capsys.readouterr().out == ""
 
 
 def test_failed_download_leaves_nothing(server):
     with pytest.raises(DataError, match="could not be downloaded"):
-        fetch_weights("N", official(url=server.replace("a.pth", "b.pth")))
+        fetch_weights(official(url=server.replace("a.pth", "b.pth")))
     with pytest.raises(DataError, match="could not be downloaded"):
-        fetch_weights("N", official(url=server, sha256="00000000"))
+        fetch_weights(official(url=server, sha256="00000000"))
     assert list(Path("weights").iterdir()) == []
 
 
 def test_download_needs_a_direct_address():
-    with pytest.raises(ConfigError, match="have no direct address"):
-        fetch_weights("N", official())
+    with pytest.raises(ConfigError, match="have no direct URL"):
+        fetch_weights(official())
 
 
 def random_like(shapes: Shapes) -> Weights:

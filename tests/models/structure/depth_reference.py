@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.structure import depth_weights
+from models import weights as official
 from models.structure.depth_anything import DepthAnythingNetwork, load_depth_anything
 
 CPU = torch.device("cpu")
@@ -166,6 +166,6 @@ def other_network(model_type: str, weights: Weights) -> torch.nn.Module:
 
 def fill(model_type: str, weights: Weights, path: Path, monkeypatch) -> DepthAnythingNetwork:
     """Load a network from a file at ``path`` that holds ``weights``; nothing is written of them."""
-    monkeypatch.setattr(depth_weights, "_load", lambda _: dict(weights))
+    monkeypatch.setattr(official, "read_state_dict", lambda _: dict(weights))
     path.touch()
     return load_depth_anything(model_type, str(path), CPU)[0]

@@ -112,7 +112,7 @@ def test_build_passes_every_depth_setting_on(monkeypatch, device, dtype):
 def test_weights_of_the_generators_in_use_are_fetched_if_no_file_is_named(monkeypatch):
     fetched = []
     monkeypatch.setattr(
-        build, "fetch_weights", lambda name, file: fetched.append((name, file.file))
+        build, "fetch_weights", lambda official: fetched.append((official.model, official.file))
     )
     everything = ("superpixels", "sam", "dsm", "depth_anything")
     fetch_generator_weights(StructureConfig(modalities=everything))

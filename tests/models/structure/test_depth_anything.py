@@ -13,9 +13,9 @@ from models.structure.depth_anything import (
     DepthAnythingNetwork,
     load_depth_anything,
     network_size,
-    official_depth_file,
     resize_positions,
 )
+from models.weights import official_depth_anything
 from tests.models.structure.depth_reference import (
     CPU,
     cubic,
@@ -207,7 +207,7 @@ def test_no_memory_for_one_image_says_what_to_lower(depth, monkeypatch):
         depth.generate_batch([scene(64, 64, seed) for seed in range(3)])
 
 
-WEIGHTS = Path(__file__).resolve().parents[3] / "weights" / official_depth_file("v2_small").file
+WEIGHTS = Path(__file__).resolve().parents[3] / "weights" / official_depth_anything("v2_small").file
 
 
 @pytest.mark.weights

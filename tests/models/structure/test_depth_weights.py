@@ -1,17 +1,12 @@
 """Depth Anything's weights: official names, hashes and layouts; no real weights are run here."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
-from models.structure import depth_weights
-from models.structure.depth_anything import (
-    DepthAnythingNetwork,
-    load_depth_anything,
-    official_depth_file,
-)
+from models.structure.depth_anything import DepthAnythingNetwork, load_depth_anything
+from models.weights import official_depth_anything
 from tests.models.structure.depth_reference import (
     CPU,
     LAYERS,
@@ -41,9 +36,9 @@ def test_the_network_has_exactly_the_official_parameters(size, load):
     loaded = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     assert loaded == {k: v for k, v in layout.items() if k != "pretrained.mask_token"}
     assert not any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
-    for name in ("pretrained.mask_token", "depth_head.scratch.refinenet4.resConfUnit1.conv1.bias"):
-        with pytest.raises(DataError, match=rf"weights: 1 missing \(first: {name}\); take"):
-            load(f"v2_{size}", {k: v for k, v in weights.items() if k != name})
+    name = "depth_head.scratch.refinenet4.resConfUnit1.conv1.bias"
+    with pytest.raises(DataError, match=rf"v2_{size}: 1 missing \(first: {name}\); get depth"):
+        load(f"v2_{size}", {k: v for k, v in weights.items() if k != name})
 
 
 @pytest.mark.parametrize(
@@ -58,13 +53,13 @@ def test_layouts_have_the_published_numbers_and_fill_the_official_files(
     count = sum(math.prod(shape) for shape in layout.values())
     assert round(count / 1e6, 1) == millions and len(layout) == num_tensors
     for version in ("v1", "v2"):
-        num_bytes = official_depth_file(f"{version}_{size}").num_bytes
+        num_bytes = official_depth_anything(f"{version}_{size}").num_bytes
         if num_bytes is not None:
             assert 320 < (num_bytes - 4 * count) / num_tensors < 345
 
 
 def test_official_files_have_their_addresses_and_licences():
-    found = {name: official_depth_file(name) for name in LAYERS}
+    found = {name: official_depth_anything(name) for name in LAYERS}
     assert found["v2_base"].url == (
         "https://huggingface.co/depth-anything/Depth-Anything-V2-Base/resolve/main/"
         "depth_anything_v2_vitb.pth"
@@ -105,7 +100,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"mine\.pth cannot be read as PyTorch weights"):
         load_depth_anything("v2_small", str(path), CPU)
     torch.save([1, 2], path)
-    with pytest.raises(DataError, match="holds something else than named tensors"):
+    with pytest.raises(DataError, match="holds something other than named tensors"):
         load_depth_anything("v2_small", str(path), CPU)
     layout = official_layout("small")
     weights = {name: torch.zeros(1).expand(shape) for name, shape in layout.items()}
@@ -113,34 +108,25 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     weights["a"] = weights.pop("pretrained.cls_token")
     torch.save(weights, path)
     sentence = (
-        r"mine\.pth does not hold Depth Anything v2_small weights: 1 missing \(first: "
+        r"mine\.pth does not hold weights of Depth Anything v2_small: 1 missing \(first: "
         r"pretrained\.cls_token\), 1 unexpected \(first: a\), 1 of another shape \(first: "
-        r"pretrained\.norm\.bias \(3,\) for \(384,\)\); take the official file https://"
+        r"pretrained\.norm\.bias \(3,\) for \(384,\)\); get depth_anything_v2_vits\.pth from https://"
     )
     with pytest.raises(DataError, match=sentence):
         load_depth_anything("v2_small", str(path), CPU)
 
 
-def test_weights_of_another_size_or_version_are_recognised(tmp_path, load, monkeypatch):
-    layout = official_layout("large")
-    weights = {name: torch.zeros(1).expand(shape) for name, shape in layout.items()}
-    sentence = (
-        r"mine\.pth holds Depth Anything v2_large weights and the recipe says v2_small: set "
-        r"structure\.depth_anything\.model_type=v2_large, or give depth_anything_v2_vits\.pth$"
-    )
-    with pytest.raises(DataError, match=sentence):
-        load("v2_small", weights)
-    with pytest.raises(DataError, match=r"v1_large weights and .* v1_base"):
-        load("v1_base", weights)
-    # The versions have one layout: only names and hashes tell them apart.
-    with pytest.raises(DataError, match=r"v1_large weights and .* v2_large"):
+def test_weights_of_another_version_or_of_metric_depth_are_refused(load):
+    """The versions have one layout: only names and hashes tell them apart."""
+    weights = {
+        name: torch.zeros(1).expand(shape) for name, shape in official_layout("large").items()
+    }
+    with pytest.raises(
+        DataError, match=r"is the official file depth_anything_vitl14\.pth, and Depth"
+    ):
         load("v2_large", weights, "depth_anything_vitl14.pth")
-    digest = official_depth_file("v2_small").sha256
-    monkeypatch.setattr(depth_weights, "find_weights", lambda name, file, _: (Path(file), digest))
-    with pytest.raises(DataError, match=r"v2_small weights and .* v1_small"):
-        load("v1_small", weights)
     with pytest.raises(DataError, match="named like weights of metric depth"):
-        load("v2_small", weights, "depth_anything_v2_metric_vkitti_vits.pth")
+        load("v2_large", weights, "depth_anything_v2_metric_vkitti_vitl.pth")
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
