@@ -1,8 +1,8 @@
-"""What a network makes of its structure: the same images predicted with changed maps, counted.
+"""Attribution: ablations of the structure input at test time, counted against unchanged maps.
 
-Whole numbers are counted for each image and added, over images and ranks alike, so the result does
-not depend on how images are shared out. The first prediction of an image is that of its maps as
-they are; all others are compared with it.
+Integers are counted per image and added over images and ranks, so the result does not depend on how
+images are distributed. The first prediction of an image uses its unchanged maps; all others are
+compared with it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,230 +31,234 @@ from utils.evaluation.metrics import Scores, confusion_matrix, scores
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
-    """What the network is shown instead of some modalities."""
+class Ablation:
+    """Replacement of the structure input of one modality, or of all of them."""
 
-    name: str  # zeroed, shuffled ...
+    name: str  # zeroed, shuffled, constant or superpixels
     modalities: tuple[str, ...]  # one, or all at once
-    unmeasured: str | None = None  # why it is not tried
+    unmeasured: str | None = None  # reason why it is not measured
 
     @property
     def subject(self) -> str:
-        """The modality, or what stands for all of them."""
+        """Return the name of the modality, or ``all modalities``."""
         return self.modalities[0] if len(self.modalities) == 1 else "all modalities"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """What a change does. Scores are fractions in -1..1, shares in 0..1, nan where unknown."""
+    """Effect of an ablation: differences in -1..1, fractions in 0..1, nan where undefined."""
 
-    change: Change
-    confusion: Tensor  # (C, C) int64, with the change
-    differences: PairedIntervals  # changed minus as it is
-    moved: float  # share of the counted pixels that are predicted as another class
-    moved_by_class: tuple[float, ...]  # the same of the target pixels of every class
+    ablation: Ablation
+    confusion: Tensor  # (C, C) int64, under the ablation
+    differences: PairedIntervals  # scores under the ablation minus scores with unchanged maps
+    moved: float  # fraction of the counted pixels predicted as another class
+    moved_by_class: tuple[float, ...]  # the same fraction for the target pixels of each class
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution:
-    """Everything that is reported of an attribution."""
+    """Results of an attribution: everything that a report states."""
 
-    num_sources: int  # source images with a counted pixel: what the intervals are over
-    left_out: tuple[str, ...]  # classes that the means do not count
-    confusion: Tensor  # (C, C) int64, as it is
-    scores: Scores  # as it is
+    num_sources: int  # source images with a counted pixel, the units of the bootstrap
+    left_out: tuple[str, ...]  # classes excluded from the means
+    confusion: Tensor  # (C, C) int64, with unchanged maps
+    scores: Scores  # with unchanged maps
     intervals: Intervals | None
-    changes: tuple[Change, ...]  # all, in order
-    effects: tuple[Effect, ...]  # of those that were tried
+    ablations: tuple[Ablation, ...]  # all, in order
+    effects: tuple[Effect, ...]  # of the measured ones, in the same order
 
 
-class ChangeCounts:
-    """Counts of the images of this rank.
+class AblationCounts:
+    """Counts over the images of this rank.
 
     Args:
         classes: names of the C classes.
-        source_of: the source image of every tile of the split, of all ranks.
-        changes: in the order of the predictions; those that are not tried have none.
+        source_of: source image of each tile of the split, of all ranks.
+        ablations: in the order of the predictions, in which unmeasured ones have no place.
     """
 
     def __init__(
-        self, classes: Sequence[str], source_of: Mapping[str, str], changes: Sequence[Change]
+        self, classes: Sequence[str], source_of: Mapping[str, str], ablations: Sequence[Ablation]
     ) -> None:
         place = {source: number for number, source in enumerate(sorted({*source_of.values()}))}
         self._classes = tuple(classes)
         self._place = {tile: place[source] for tile, source in source_of.items()}
-        self._changes = tuple(changes)
-        tried, size = 1 + sum(change.unmeasured is None for change in changes), len(classes)
-        self._confusions = torch.zeros(tried, len(place), size, size, dtype=torch.int64)
-        self._moved = torch.zeros(tried, size, dtype=torch.int64)  # pixels, by target class
+        self._ablations = tuple(ablations)
+        num_predictions, size = 1 + len(measured(ablations)), len(classes)
+        self._confusions = torch.zeros(num_predictions, len(place), size, size, dtype=torch.int64)
+        self._moved = torch.zeros(num_predictions, size, dtype=torch.int64)  # by target class
 
     def add(self, tile_id: str, target: Tensor, predictions: Sequence[Tensor]) -> None:
-        """Count an image.
+        """Count a tile.
 
         Args:
-            tile_id: which tile of the split.
-            target: ``(H, W)`` uint8 class index, 255 = ignore.
-            predictions: class indices ``(H, W)`` uint8 of the maps as they are, then of the maps
-                with every change that is tried.
+            tile_id: id in the split.
+            target: ``(H, W)`` uint8 class indices, 255 = ignored.
+            predictions: class indices ``(H, W)`` uint8 with unchanged maps, then under each
+                measured ablation.
         """
-        as_it_is, num_classes = predictions[0], len(self._classes)
+        unchanged, num_classes = predictions[0], len(self._classes)
         place, counted = self._place[tile_id], target != IGNORE_INDEX
         for number, prediction in enumerate(predictions):
             counts = confusion_matrix(target, prediction, num_classes)
             self._confusions[number, place] += counts
-            moved = target[counted & (prediction != as_it_is)]
+            moved = target[counted & (prediction != unchanged)]
             self._moved[number] += torch.bincount(moved.long(), minlength=num_classes)
 
     def findings(self, dist: DistContext, left_out: Sequence[str] = ()) -> Attribution:
-        """What all ranks found together. Call on all ranks.
+        """Return the results over all ranks. Call on all ranks.
 
         Args:
             dist: this process.
-            left_out: names of classes that the means do not count.
+            left_out: names of classes excluded from the means.
         """
         confusions, moved = (
             dist.sum(counts.to(dist.device)).cpu() for counts in (self._confusions, self._moved)
         )
         moved = moved.double()
         without = [self._classes.index(name) for name in left_out]
-        total, support = confusions.sum(1), confusions[0].sum((0, 2))
-        tried = [change for change in self._changes if change.unmeasured is None]
-        effects = []
-        for number, change in enumerate(tried, start=1):
-            differences = paired_intervals(
-                confusions[0].numpy(), confusions[number].numpy(), without
+        unchanged, total = confusions[0].numpy(), confusions.sum(1)
+        support = total[0].sum(1)  # target pixels of each class
+        effects = tuple(
+            Effect(
+                ablation=ablation,
+                confusion=total[number],
+                differences=paired_intervals(unchanged, confusions[number].numpy(), without),
+                moved=(moved[number].sum() / support.sum()).item(),
+                moved_by_class=tuple((moved[number] / support).tolist()),
             )
-            effects.append(
-                Effect(
-                    change=change,
-                    confusion=total[number],
-                    differences=differences,
-                    moved=(moved[number].sum() / support.sum()).item(),
-                    moved_by_class=tuple((moved[number] / support).tolist()),
-                )
-            )
+            for number, ablation in enumerate(measured(self._ablations), start=1)
+        )
         return Attribution(
-            num_sources=int(confusions[0].any(-1).any(-1).sum()),
+            num_sources=int(unchanged.any(axis=(1, 2)).sum()),
             left_out=tuple(left_out),
             confusion=total[0],
             scores=scores(total[0], without),
-            intervals=bootstrap(confusions[0].numpy(), without),
-            changes=self._changes,
-            effects=tuple(effects),
+            intervals=bootstrap(unchanged, without),
+            ablations=self._ablations,
+            effects=effects,
         )
 
 
 ZEROED, SHUFFLED, CONSTANT, SUPERPIXELS = "zeroed", "shuffled", "constant", "superpixels"
-# What the network is shown without a change, and of whom shuffled maps are, by structure.control.
-AS_IT_IS = {
-    "on": "every image with its own maps; shuffled: with those of the next image of the split",
-    "shuffled": "every image with the maps of the next one; shuffled: with those of the one after",
+# Maps without an ablation, and the source of shuffled maps, by structure.control.
+UNCHANGED = {
+    "on": "each image with its own maps; shuffled: with those of the next image of the split",
+    "shuffled": "each image with the maps of the next one; shuffled: with those of the one after",
 }
-_OTHER = "of the other image: "  # goes before the names of the other image's maps
-_SUPERPIXELS = "superpixels of the image"  # the name of what may stand for its segments
+_OTHER = "of the other image: "  # prefix of the keys of the other image's maps
+_SUPERPIXELS = "superpixels of the image"  # key of the map that replaces its segments
 
 
-def changes_of(structure: StructureConfig, source: str) -> tuple[Change, ...]:
-    """What is tried on every modality that is there, and on all of them together.
+def measured(ablations: Sequence[Ablation]) -> list[Ablation]:
+    """Return the ablations that are measured, in order."""
+    return [ablation for ablation in ablations if ablation.unmeasured is None]
+
+
+def ablations_of(structure: StructureConfig, source: str) -> tuple[Ablation, ...]:
+    """Return the ablations of each present modality, and of all modalities together.
 
     Args:
-        structure: how the network is used.
-        source: the checkpoint's path, for the sentence.
+        structure: the recipe's ``structure`` section.
+        source: path of the checkpoint, for the error message.
 
     Raises:
-        ConfigError: the network sees no structure.
+        ConfigError: the network gets no structure.
     """
     if structure.control == "off":
         raise ConfigError(
-            f"{source}: structure.control is off, so the second branch sees the RGB picture and "
-            "there is no structure whose part could be told; take a checkpoint that was trained "
-            "with structure.control=on"
+            f"{source}: structure.control is off, so the second branch gets the RGB image and "
+            "there is no structure to ablate; use a checkpoint trained with structure.control=on"
         )
-    changes = []
+    ablations = []
     for name in structure.present():
         holds_values = name in VALUE_GENERATORS or name not in GENERATORS
         reasons = {
-            # The middle level is what the stem makes 0, see ABSENT.
-            CONSTANT: "is zeroed already" if holds_values else None,
+            CONSTANT: "same as zeroed" if holds_values else None,  # see ABSENT
             SUPERPIXELS: "holds values" if holds_values else None,
         }
         if name == "superpixels":
             reasons[SUPERPIXELS] = "is superpixels already"
-        changes += [
-            Change(name=change, modalities=(name,), unmeasured=reasons.get(change))
-            for change in (ZEROED, SHUFFLED, CONSTANT, SUPERPIXELS)
+        ablations += [
+            Ablation(name=replacement, modalities=(name,), unmeasured=reasons.get(replacement))
+            for replacement in (ZEROED, SHUFFLED, CONSTANT, SUPERPIXELS)
         ]
     if len(structure.present()) > 1:
-        changes.append(Change(name=ZEROED, modalities=structure.present()))
-    return tuple(changes)
+        ablations.append(Ablation(name=ZEROED, modalities=structure.present()))
+    return tuple(ablations)
 
 
-class Changed:
-    """A ``StructureEncoder`` that shows some modalities otherwise than they are.
+class AblatedEncoder(StructureEncoder):
+    """Structure encoder that replaces the channels of the modalities of an ablation.
 
-    It takes what ``arguments`` puts together: maps of the image, of another one and superpixels,
+    Its input is that of ``ablation_inputs``: maps of the image, of another image and superpixels,
     and as ``structure_image`` two pictures, ``(B, 6, H, W)``: the one that the image's maps belong
-    to, and that of the other image's.
+    to, and that of the other image's maps.
     """
 
-    def __init__(self, encoder: StructureEncoder, change: Change) -> None:
-        self._encoder = encoder
-        self._change = change
-        others = (_OTHER + store for store in encoder.value_stores)
-        self.value_stores = (*encoder.value_stores, *others)
+    def __init__(self, structure: StructureConfig, ablation: Ablation) -> None:
+        super().__init__(structure)
+        self._encoder = StructureEncoder(structure)
+        self._ablation = ablation
+        others = (_OTHER + store for store in self.value_stores)
+        self.value_stores = (*self.value_stores, *others)
 
     def __call__(
-        self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
+        self,
+        image: Tensor,
+        maps: dict[str, Tensor],
+        structure_image: Tensor | None = None,
+        present: Tensor | None = None,
     ) -> Tensor:
-        """Encode a batch; the channels of the other modalities are the encoder's own."""
+        """Encode a batch; channels of other modalities are those of the plain encoder."""
         assert structure_image is not None
         picture, other = structure_image.split(3, 1)
-        structure = self._encoder(image, maps, picture)
-        changed = self._changed(structure, maps, picture, other)
-        for modality in self._change.modalities:
-            channels = self._encoder.channels[modality]
-            structure[:, channels] = changed[:, channels]
+        structure = self._encoder(image, maps, picture, present)
+        replaced = self._replaced(structure, maps, picture, other)
+        for modality in self._ablation.modalities:
+            channels = self.channels[modality]
+            structure[:, channels] = replaced[:, channels]
         return structure
 
-    def _changed(
+    def _replaced(
         self, structure: Tensor, maps: dict[str, Tensor], picture: Tensor, other: Tensor
     ) -> Tensor:
-        """All modalities changed."""
-        stores, name = self._encoder.stores, self._change.name
+        """Return the structure with all modalities replaced."""
+        name = self._ablation.name
         if name == ZEROED:
             return torch.full_like(structure, ABSENT)
         if name == SHUFFLED:
-            return self._encoder(other, {store: maps[_OTHER + store] for store in stores})
+            return self._encoder(other, {store: maps[_OTHER + store] for store in self.stores})
         if name == CONSTANT:
-            one_segment = {store: torch.ones_like(maps[store]) for store in stores}
+            one_segment = {store: torch.ones_like(maps[store]) for store in self.stores}
             return self._encoder(picture, one_segment)
-        return self._encoder(picture, dict.fromkeys(stores, maps[_SUPERPIXELS]))
+        return self._encoder(picture, dict.fromkeys(self.stores, maps[_SUPERPIXELS]))
 
 
-def arguments(
-    shown: Batch, other: Batch, superpixels: Tensor | None = None
+def ablation_inputs(
+    own: Batch, other: Batch, superpixels: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """What a ``Predictor`` with a ``Changed`` encoder is called with.
+    """Return the arguments for a ``Predictor`` with an ``AblatedEncoder``.
 
     Args:
-        shown: a tile as it is.
+        own: a tile with its maps.
         other: the same tile with the maps of another image.
         superpixels: ``(1, H, W)`` ids of the picture that the tile's maps belong to.
     """
     assert other.structure_image is not None
-    maps = {**shown.maps, **{_OTHER + store: levels for store, levels in other.maps.items()}}
+    maps = {**own.maps, **{_OTHER + store: levels for store, levels in other.maps.items()}}
     if superpixels is not None:
         maps[_SUPERPIXELS] = superpixels
-    return shown.image, maps, torch.cat([picture_of(shown), other.structure_image], 1)
+    return own.image, maps, torch.cat([picture_of(own), other.structure_image], 1)
 
 
 def picture_of(batch: Batch) -> Tensor:
-    """The picture that the maps belong to, ``(B, 3, H, W)`` uint8."""
+    """Return the image that the maps belong to, ``(B, 3, H, W)`` uint8."""
     return batch.image if batch.structure_image is None else batch.structure_image
 
 
 class TilePairs(Dataset[tuple[Batch, Batch]]):
-    """The samples of two data sets of the same tiles, side by side."""
+    """Samples of two data sets over the same tiles, side by side."""
 
     def __init__(self, first: TileDataset, second: TileDataset) -> None:
         self.first, self.second = first, second
@@ -263,52 +267,52 @@ class TilePairs(Dataset[tuple[Batch, Batch]]):
         return len(self.first)
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> tuple[Batch, Batch]:
-        """The batches of these samples."""
+        """Return the batch of these samples from each data set."""
         return self.first.__getitems__(keys), self.second.__getitems__(keys)
 
 
 def build_attribution_loader(
     config: Config, tile_set: TileSet, split: str, dist: DistContext, more_stores: Sequence[str]
 ) -> DataLoader[tuple[Batch, Batch]]:
-    """Whole tiles of a split, each for itself, and beside each the maps of another one.
+    """Build a loader of single tiles, each beside the same tile with the maps of another one.
 
     Args:
         config: the recipe; ``structure.control`` is on or shuffled.
         tile_set: the prepared data set.
-        split: which tiles.
+        split: train, val or test.
         dist: this process.
-        more_stores: those that are read of the tile itself as well.
+        more_stores: further stores to read for the tile itself.
 
     Raises:
-        DataError: there are too few tiles to take the maps of another one.
+        DataError: the split has too few tiles to take the maps of another one.
     """
     labels = config.eval.labels
     tile_set.require_labels(split, labels)
     num_tiles, step = len(tile_set.split(split)), 1 if config.structure.control == "shuffled" else 0
     if num_tiles < step + 2:
         raise DataError(
-            f"attribution shuffles maps between the images of a split: with structure.control="
-            f"{config.structure.control} it takes {step + 2}, and '{split}' of {tile_set.root} has "
+            f"attribution shuffles maps among the images of a split and needs {step + 2} of them "
+            f"with structure.control={config.structure.control}; '{split}' of {tile_set.root} has "
             f"{num_tiles}"
         )
-    shown = whole_tiles(config, tile_set, split, step, [labels], more_stores)
-    pairs = TilePairs(shown, whole_tiles(config, tile_set, split, step + 1, [labels]))
+    own = whole_tiles(config, tile_set, split, step, [labels], more_stores)
+    pairs = TilePairs(own, whole_tiles(config, tile_set, split, step + 1, [labels]))
     return build_ordered_loader(pairs, range(dist.rank, num_tiles, dist.world_size), config, dist)
 
 
 class SuperpixelMaps:
-    """Superpixels of every image of a split: read from their store, or made on the way.
+    """Superpixels of the images of a split, read from their store or computed on the fly.
 
     Args:
         tile_set: the prepared data set.
-        structure: the recipe's section, which holds their settings.
-        split: which tiles.
-        changes: without one that shows superpixels, there is nothing to do.
-        build: makes the generator, for superpixels that cannot be read.
+        structure: the recipe's ``structure`` section, with the settings of the superpixels.
+        split: train, val or test.
+        ablations: nothing is read or computed unless one of them shows superpixels.
+        build: builds the generator, if there is no usable store.
 
     Attributes:
-        stores: the store that the loader is to read, or none.
-        origin: where they come from, and why from there.
+        stores: the store that the loader has to read, or none.
+        origin: where the superpixels come from, and why.
     """
 
     def __init__(
@@ -316,60 +320,66 @@ class SuperpixelMaps:
         tile_set: TileSet,
         structure: StructureConfig,
         split: str,
-        changes: Sequence[Change],
+        ablations: Sequence[Ablation],
         build: Callable[[], MapMaker],
     ) -> None:
         settings = structure.superpixels
         self.stores: tuple[str, ...] = ()
         self.origin = "not needed"
         self._generator: MapMaker | None = None
-        if not any(c.name == SUPERPIXELS and c.unmeasured is None for c in changes):
+        if not any(ablation.name == SUPERPIXELS for ablation in measured(ablations)):
             return
         wanted = {"generator": "superpixels", "settings": map_settings(settings)}
         images = {tile_id: tile_set.image_path(tile_id) for tile_id in tile_set.split(split)}
         try:
             check_store(tile_set.root, settings.store, wanted, images)
         except UserError as error:
-            self.origin, self._generator = f"made on the way, for {error}", build()
+            self.origin, self._generator = f"computed on the fly, because {error}", build()
         else:
             self.stores = (settings.store,)
             self.origin = f"read from {store_folder(tile_set.root, settings.store)}"
 
     def __call__(self, batch: Batch) -> Tensor | None:
-        """Ids ``(1, H, W)`` int of the picture that a tile's maps belong to; None: not needed."""
+        """Return ids ``(1, H, W)`` int of the picture of a tile's maps; None: not needed."""
         if self.stores:
             return batch.maps[self.stores[0]]
         if self._generator is None:
             return None
-        (made,) = self._generator.generate_batch([picture_of(batch)[0].movedim(0, -1).numpy()])
-        return torch.from_numpy(made.astype(np.int32)).unsqueeze(0)
+        (ids,) = self._generator.generate_batch([picture_of(batch)[0].movedim(0, -1).numpy()])
+        return torch.from_numpy(ids.astype(np.int32)).unsqueeze(0)
 
 
-def predictions(
+def predict_ablations(
     pairs: DataLoader[tuple[Batch, Batch]],
     predictors: Sequence[Predictor],
     superpixels: SuperpixelMaps,
     dist: DistContext,
 ) -> Iterator[tuple[Batch, list[Tensor]]]:
-    """Predict every image as it is and with every change; each is read once.
+    """Predict each tile with unchanged maps and under each ablation; it is read once.
 
     Args:
-        pairs: this rank's images, of ``build_attribution_loader``.
-        predictors: the network with its own encoder, then with one ``Changed`` for every change.
-        superpixels: what may stand for segments.
+        pairs: this rank's tiles, from ``build_attribution_loader``.
+        predictors: the network with its own encoder, then with one ``AblatedEncoder`` each.
+        superpixels: maps that replace segments.
         dist: this process.
 
     Yields:
-        The image and its class indices ``(H, W)``, one for each predictor.
+        The tile and its class indices ``(H, W)`` uint8, one array per predictor.
     """
     total = len(pairs) * len(predictors)
-    settings = {"desc": "attribution", "unit": "image", "leave": False, "smoothing": 0}
-    with tqdm(total=total, disable=not dist.is_main, **settings) as bar:
-        for shown, other in pairs:
-            own = shown.image, shown.maps, shown.structure_image
-            both = arguments(shown, other, superpixels(shown))
-            found = []
+    with tqdm(
+        total=total,
+        desc="attribution",
+        unit="image",
+        leave=False,
+        smoothing=0,
+        disable=not dist.is_main,
+    ) as bar:
+        for own, other in pairs:
+            unchanged = own.image, own.maps, own.structure_image
+            ablated = ablation_inputs(own, other, superpixels(own))
+            predicted = []
             for number, predictor in enumerate(predictors):
-                found.append(predictor(*(both if number else own)))
+                predicted.append(predictor(*(ablated if number else unchanged)))
                 bar.update()
-            yield shown, found
+            yield own, predicted

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from tests.conftest import single_process
-from utils.evaluation.attribution import Change, ChangeCounts
+from utils.evaluation.attribution import Ablation, AblationCounts
 from utils.evaluation.compare import paired_intervals
 from utils.evaluation.metrics import scores
 from utils.reports.attribution_report import attribution_text, reading, write_attribution
 
 CLASSES = ("land", "water", "road")
 SOURCE_OF = {"a1": "a", "a2": "a", "b": "b", "c": "c"}
-ZEROED = Change(name="zeroed", modalities=("sam",))
-SHUFFLED = Change(name="shuffled", modalities=("sam",))
-UNTRIED = Change(name="superpixels", modalities=("sam",), unmeasured="holds values")
-ALL = Change(name="zeroed", modalities=("sam", "height"))
+ZEROED = Ablation(name="zeroed", modalities=("sam",))
+SHUFFLED = Ablation(name="shuffled", modalities=("sam",))
+UNTRIED = Ablation(name="superpixels", modalities=("sam",), unmeasured="holds values")
+ALL = Ablation(name="zeroed", modalities=("sam", "height"))
 
 
 def row(*classes):
@@ -26,7 +26,7 @@ def row(*classes):
 
 
 def findings(changes, images, left_out=(), sources=SOURCE_OF):
-    counts = ChangeCounts(CLASSES, sources, changes)
+    counts = AblationCounts(CLASSES, sources, changes)
     for tile_id, (target, *predictions) in images.items():
         counts.add(tile_id, target, predictions)
     return counts.findings(single_process(), left_out)
@@ -47,7 +47,7 @@ def test_counts_by_hand():
     assert found.scores.iou[:2] == (3 / 4, 3 / 4) and found.scores.miou == 3 / 4
     assert found.num_sources == 2 and found.left_out == ("road",)
     zeroed, shuffled = found.effects
-    assert (zeroed.change, shuffled.change) == (ZEROED, SHUFFLED)
+    assert (zeroed.ablation, shuffled.ablation) == (ZEROED, SHUFFLED)
     assert zeroed.confusion.tolist() == [[2, 1, 0], [1, 3, 0], [0, 0, 0]]
     assert zeroed.moved == 3 / 7  # one pixel of land, two of water
     assert zeroed.moved_by_class[:2] == pytest.approx((1 / 3, 2 / 4))

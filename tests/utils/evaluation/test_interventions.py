@@ -18,12 +18,12 @@ from utils.evaluation.attribution import (
     SHUFFLED,
     SUPERPIXELS,
     ZEROED,
-    Change,
-    Changed,
+    AblatedEncoder,
+    Ablation,
     SuperpixelMaps,
-    arguments,
+    ablation_inputs,
+    ablations_of,
     build_attribution_loader,
-    changes_of,
 )
 
 STRUCTURE = StructureConfig(
@@ -37,7 +37,7 @@ SIZE = (1, 20, 30)
 
 @pytest.fixture
 def sample():
-    """Picture, maps and pictures as ``Changed`` gets them."""
+    """Picture, maps and pictures as ``AblatedEncoder`` gets them."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(high, size=SIZE):
@@ -69,7 +69,9 @@ def test_only_the_channels_of_the_modality_change(sample, modality, change):
     encoder = StructureEncoder(STRUCTURE)
     image, maps, pictures = sample
     own = encoder(image, maps)
-    changed = Changed(encoder, Change(name=change, modalities=(modality,)))(image, maps, pictures)
+    changed = AblatedEncoder(STRUCTURE, Ablation(name=change, modalities=(modality,)))(
+        image, maps, pictures
+    )
     for name, channels in SLICES.items():
         assert torch.equal(changed[:, channels], own[:, channels]) == (name != modality)
 
@@ -79,7 +81,7 @@ def test_what_each_change_shows(sample):
     image, maps, pictures = sample
 
     def shown(change, modality):
-        changed = Changed(encoder, Change(name=change, modalities=(modality,)))
+        changed = AblatedEncoder(STRUCTURE, Ablation(name=change, modalities=(modality,)))
         return changed(image, maps, pictures)[0, SLICES[modality]]
 
     assert (shown(ZEROED, "sam") == ABSENT).all()
@@ -96,20 +98,20 @@ def test_what_each_change_shows(sample):
 
 
 def test_all_modalities_zeroed_are_what_the_stem_makes_zero(sample):
-    everything = Change(name=ZEROED, modalities=STRUCTURE.modalities)
-    changed = Changed(StructureEncoder(STRUCTURE), everything)(*sample)
+    everything = Ablation(name=ZEROED, modalities=STRUCTURE.modalities)
+    changed = AblatedEncoder(STRUCTURE, everything)(*sample)
     assert (changed == ABSENT).all()
     assert everything.subject == "all modalities"
 
 
 def test_levels_of_the_other_image_are_resized_as_values(sample):
-    changed = Changed(StructureEncoder(STRUCTURE), Change(name=ZEROED, modalities=("sam",)))
+    changed = AblatedEncoder(STRUCTURE, Ablation(name=ZEROED, modalities=("sam",)))
     assert changed.value_stores == ("height", "of the other image: height")
 
 
 def test_changes_and_the_reasons_for_none():
     structure = StructureConfig(modalities=("superpixels", "sam", "height"), absent=("height",))
-    found = changes_of(structure, "best.pth")
+    found = ablations_of(structure, "best.pth")
     assert [(c.name, c.modalities, c.unmeasured) for c in found] == [
         (ZEROED, ("superpixels",), None),
         (SHUFFLED, ("superpixels",), None),
@@ -125,11 +127,11 @@ def test_changes_and_the_reasons_for_none():
 
 @pytest.mark.parametrize("name", ["depth_anything", "height"])
 def test_values_have_no_segments_to_replace_and_their_constant_is_zero(name, sample):
-    found = changes_of(StructureConfig(modalities=(name,)), "best.pth")
+    found = ablations_of(StructureConfig(modalities=(name,)), "best.pth")
     assert [(c.name, c.unmeasured) for c in found] == [
         (ZEROED, None),
         (SHUFFLED, None),
-        (CONSTANT, "is zeroed already"),
+        (CONSTANT, "same as zeroed"),
         (SUPERPIXELS, "holds values"),
     ]
     image, maps, _ = sample
@@ -140,11 +142,10 @@ def test_values_have_no_segments_to_replace_and_their_constant_is_zero(name, sam
 
 def test_without_structure_there_is_nothing_to_tell():
     with pytest.raises(ConfigError) as error:
-        changes_of(StructureConfig(control="off"), "best.pth")
+        ablations_of(StructureConfig(control="off"), "best.pth")
     assert str(error.value) == (
-        "best.pth: structure.control is off, so the second branch sees the RGB picture and there "
-        "is no structure whose part could be told; take a checkpoint that was trained with "
-        "structure.control=on"
+        "best.pth: structure.control is off, so the second branch gets the RGB image and there is "
+        "no structure to ablate; use a checkpoint trained with structure.control=on"
     )
 
 
@@ -168,7 +169,7 @@ def test_tiles_come_as_in_an_evaluation_with_the_next_image_beside(
         assert torch.equal(shown.maps["superpixels"], expected.maps["superpixels"])
         assert (shown.structure_image is None) == (step == 0)
         assert torch.equal(other.structure_image, own[(index + step + 1) % 3])
-        image, maps, pictures = arguments(shown, other)
+        image, maps, pictures = ablation_inputs(shown, other)
         assert torch.equal(image, own[index])
         assert torch.equal(pictures[:, :3], own[(index + step) % 3])
         assert torch.equal(pictures[:, 3:], own[(index + step + 1) % 3])
@@ -184,12 +185,12 @@ def test_a_split_of_too_few_images_is_refused(control, number, data_root, tmp_pa
     with pytest.raises(DataError) as error:
         build_attribution_loader(config, tile_set, "val", dist, ())
     assert str(error.value) == (
-        "attribution shuffles maps between the images of a split: with structure.control="
-        f"{control} it takes {number}, and 'val' of {data_root} has {number - 1}"
+        f"attribution shuffles maps among the images of a split and needs {number} of them with "
+        f"structure.control={control}; 'val' of {data_root} has {number - 1}"
     )
 
 
-SAM_REPLACED = (Change(name=SUPERPIXELS, modalities=("sam",)),)
+SAM_REPLACED = (Ablation(name=SUPERPIXELS, modalities=("sam",)),)
 
 
 @pytest.mark.parametrize("control", ["on", "shuffled"])
@@ -204,15 +205,15 @@ def test_superpixels_are_read_or_made_and_are_the_same(control, data_root, tmp_p
     made = SuperpixelMaps(tile_set, other.structure, "val", SAM_REPLACED, build)
     assert made.stores == ()
     assert made.origin == (
-        f"made on the way, for the structure maps {store_folder(data_root, 'none')} are missing or "
-        "not finished; make them with generate.py"
+        f"computed on the fly, because the structure maps {store_folder(data_root, 'none')} are "
+        "missing or not finished; make them with generate.py"
     )
     loader = build_attribution_loader(config, tile_set, "val", dist, read.stores)
     for shown, _ in loader:
         assert torch.equal(read(shown).int(), made(shown))
 
 
-def test_superpixels_of_other_settings_are_made_on_the_way(data_root, tmp_path):
+def test_superpixels_of_other_settings_are_computed_on_the_fly(data_root, tmp_path):
     config = make_config(data_root, tmp_path, "structure.superpixels.compactness=3")
     made = SuperpixelMaps(
         open_tile_set(data_root), config.structure, "val", SAM_REPLACED, Superpixels
@@ -221,6 +222,6 @@ def test_superpixels_of_other_settings_are_made_on_the_way(data_root, tmp_path):
 
 
 def test_no_generator_is_built_where_nobody_needs_superpixels(data_root, config):
-    changes = changes_of(config.structure, "best.pth")
+    changes = ablations_of(config.structure, "best.pth")
     idle = SuperpixelMaps(open_tile_set(data_root), config.structure, "val", changes, pytest.fail)
     assert (idle.stores, idle.origin, idle(None)) == ((), "not needed", None)

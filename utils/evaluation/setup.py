@@ -1,0 +1,125 @@
+"""A checkpoint set up for evaluation on a data set, and the measurement of one split."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from configs.schema import Config
+from datasets.dataset import Batch
+from datasets.encodings import StructureEncoder
+from datasets.loaders import build_eval_loader, check_structure
+from datasets.tile_set import TileSet, open_tile_set
+from models.build import load_network
+from models.vsgnet import VSGNet
+from utils.distributed import DistContext
+from utils.errors import DataError
+from utils.evaluation.evaluate import Predictor, evaluate
+from utils.evaluation.measurements import Findings, Measurements
+from utils.evaluation.protocols import (
+    conditions_of,
+    indices_left_out,
+    plan_split_labels,
+    protocols_of,
+)
+from utils.precision import Precision
+from utils.training.checkpoint import Checkpoint, check_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSetup:
+    """A network with the data set it is evaluated on, on one device."""
+
+    checkpoint: Checkpoint
+    config: Config
+    tile_set: TileSet
+    left_out: tuple[int, ...]  # indices of the classes that the means leave out
+    encoder: StructureEncoder
+    network: VSGNet
+    precision: Precision
+    predictor: Predictor
+
+    def sources(self, split: str) -> dict[str, str]:
+        """Return the name of the source image of each tile of a split."""
+        tiles = self.tile_set.tiles
+        return {tile_id: tiles[tile_id].source for tile_id in self.tile_set.split(split)}
+
+
+def load_setup(
+    checkpoint: Checkpoint, config: Config, split: str, dist: DistContext
+) -> EvaluationSetup:
+    """Build the network, once the data set is known to fit the checkpoint.
+
+    Raises:
+        DataError: other classes, split lists or structure maps than in training.
+        ConfigError: ``eval.mean_without`` names a class that the data set does not have.
+    """
+    tile_set = open_tile_set(Path(config.data.root))
+    check_classes(checkpoint, tile_set)
+    check_split(checkpoint, tile_set.identity(), str(tile_set.root))
+    left_out = indices_left_out(config.eval.mean_without, tile_set.classes)
+    check_structure(tile_set, config.structure, [split], checkpoint.identity.maps)
+    encoder = StructureEncoder(config.structure)
+    precision = Precision(config.run.precision, dist.device)
+    network = load_network(
+        checkpoint,
+        config.model,
+        structure_channels=encoder.num_channels,
+        pictures=encoder.pictures,
+        frozen_dtype=precision.dtype,
+    ).to(dist.device)
+    return EvaluationSetup(
+        checkpoint=checkpoint,
+        config=config,
+        tile_set=tile_set,
+        left_out=tuple(left_out),
+        encoder=encoder,
+        network=network,
+        precision=precision,
+        predictor=Predictor(network, encoder, precision, config.eval, dist.device),
+    )
+
+
+def check_classes(checkpoint: Checkpoint, tile_set: TileSet) -> None:
+    """Require the classes of the data set to be those of the checkpoint, in the same order."""
+    if list(tile_set.classes) != checkpoint.identity.classes:
+        raise DataError(
+            f"{checkpoint.path} was trained on the classes "
+            f"{', '.join(checkpoint.identity.classes)}; {tile_set.root} has "
+            f"{', '.join(tile_set.classes)}"
+        )
+
+
+def measure(
+    setup: EvaluationSetup,
+    split: str,
+    dist: DistContext,
+    observe: Callable[[Batch, Tensor, Tensor], None] | None = None,
+) -> Findings:
+    """Predict and score a split. Call on all ranks.
+
+    Args:
+        setup: network and data set.
+        split: name of the split.
+        dist: this process.
+        observe: called with each tile of this rank, its prediction and its confusion matrix.
+    """
+    tile_set, config = setup.tile_set, setup.config
+    classes, kinds = tile_set.classes, {p.labels for p in protocols_of(tile_set.classes)}
+    labels = plan_split_labels(tile_set, split, config.eval.labels, kinds)
+    loader = build_eval_loader(config, tile_set, split, dist, labels.read)
+    measurements = Measurements(classes, setup.sources(split).values(), labels)
+    evaluate(
+        setup.predictor,
+        loader,
+        labels,
+        len(classes),
+        dist,
+        observe,
+        on_image=measurements.add,
+        on_strip=measurements.add_strip,
+    )
+    lists = f"{tile_set.split_name}, SHA-256 {tile_set.split_sha256[:8]}"
+    conditions = conditions_of(config.eval, f"{tile_set.name}, split {split} of {lists}")
+    return measurements.findings(dist, config.eval.mean_without, conditions)
