@@ -1,122 +1,119 @@
-"""Which tiles of an evaluation are shown: some spread evenly over a split, and the worst.
+"""Example tiles of an evaluation: some spread evenly over a split, and those with the lowest mIoU.
 
-Both are kept while the tiles go by, reduced to the size they are drawn in, so no tile is read or
-predicted twice, and the memory does not grow with their number.
+Both are collected during the evaluation and reduced to the size they are drawn in, so no tile is
+read or predicted twice, and memory does not grow with their number.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from configs.schema import IGNORE_INDEX
+from datasets.dataset import Batch
+from datasets.encodings import StructureEncoder
+from utils.boxes import Box, window_starts
 from utils.distributed import DistContext
 from utils.evaluation.metrics import scores
-from utils.evaluation.sliding_window import Window
-from utils.visualization.colors import PanelRow
-from utils.visualization.panels import Cell
+from utils.visualization.panels import Cell, PanelRow
 
-WINDOW_PX = 1024  # larger tiles are shown in part: reduced further, nothing could be seen
-
-
-class Encoder(Protocol):
-    """What is needed of a ``StructureEncoder``."""
-
-    pictures: tuple[tuple[int, int, int], ...]
-
-    def __call__(
-        self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
-    ) -> Tensor:
-        """Structure ``(B, S, H, W)`` in [0, 1] of images and maps."""
+WINDOW_PX = 1024  # of a larger tile one window is shown, so that details stay visible
 
 
 class SpreadRows:
     """Tiles spread evenly over those of this rank: the same ones in every pass over a split.
 
     Args:
-        encoder: shows what the structure branch sees.
+        encoder: encodes the structure maps that are shown.
         num_tiles: tiles of this rank.
         num_rows: how many of them are kept, or all if there are fewer.
         side_px: longer side of their pictures.
+
+    Attributes:
+        rows: the tiles kept so far.
     """
 
-    def __init__(self, encoder: Encoder, num_tiles: int, num_rows: int, side_px: int) -> None:
+    def __init__(
+        self, encoder: StructureEncoder, num_tiles: int, num_rows: int, side_px: int
+    ) -> None:
         self._encoder, self._side_px = encoder, side_px
         number = min(num_rows, num_tiles)
-        self._places = {index * num_tiles // number for index in range(number)}
+        self._chosen = {index * num_tiles // number for index in range(number)}
         self._num_seen = 0
         self.rows: list[PanelRow] = []
 
-    def look(self, batch: Any, prediction: Tensor) -> None:
-        """See the next tile.
+    def add(self, batch: Batch, prediction: Tensor) -> None:
+        """Keep the next tile if it is one of the chosen ones; the middle window of a large tile.
 
         Args:
-            batch: of one tile (``datasets.dataset.Batch``).
+            batch: of one tile.
             prediction: its class indices ``(H, W)`` uint8.
         """
-        if self._num_seen in self._places:
-            windows = _windows(prediction.shape)
+        if self._num_seen in self._chosen:
+            windows = tile_windows(prediction.shape)
             row = panel_row(batch, prediction, self._encoder, windows[len(windows) // 2])
             self.rows.append(reduced(row, self._side_px))
         self._num_seen += 1
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class _Scored:
-    """A tile and its score, in the order of the worst."""
+class _ScoredTile:
+    """A tile and its score, sorted from the worst to the best."""
 
     miou: float  # of this tile alone, over the classes that occur in its target or prediction
     tile_id: str
 
 
 class WorstRows:
-    """The tiles with the lowest mIoU; one without a labelled pixel of the mean is none of them.
+    """The tiles with the lowest mIoU; those without a labelled pixel of a scored class are skipped.
 
     Args:
-        encoder: shows what the structure branch sees.
+        encoder: encodes the structure maps that are shown.
         num_rows: how many are kept.
         side_px: longer side of their pictures.
-        left_out: indices of classes that the mean does not count.
+        left_out: indices of classes that the mean leaves out.
     """
 
     def __init__(
-        self, encoder: Encoder, num_rows: int, side_px: int, left_out: Sequence[int] = ()
+        self,
+        encoder: StructureEncoder,
+        num_rows: int,
+        side_px: int,
+        left_out: Sequence[int] = (),
     ) -> None:
         self._encoder, self._num_rows, self._side_px = encoder, num_rows, side_px
         self._left_out = left_out
-        self._kept: dict[_Scored, PanelRow] = {}
+        self._kept: dict[_ScoredTile, PanelRow] = {}
 
-    def look(self, batch: Any, prediction: Tensor, confusion: Tensor) -> None:
-        """See a tile.
+    def add(self, batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
+        """Keep a tile if it is among the worst so far; the window with most errors of a large tile.
 
         Args:
-            batch: of one tile (``datasets.dataset.Batch``).
+            batch: of one tile.
             prediction: its class indices ``(H, W)`` uint8.
             confusion: its confusion matrix.
         """
         miou = scores(confusion, self._left_out).miou
         if math.isnan(miou):
             return
-        scored = _Scored(miou=miou, tile_id=batch.tile_ids[0])
+        scored = _ScoredTile(miou=miou, tile_id=batch.tile_ids[0])
         if len(self._kept) == self._num_rows:
             if scored > max(self._kept):
                 return
             del self._kept[max(self._kept)]
-        title = f"{scored.tile_id}: mIoU {100 * miou:.2f}"
         wrong = (batch.target[0] != prediction) & (batch.target[0] != IGNORE_INDEX)
-        window = max(_windows(wrong.shape), key=lambda part: int(wrong[part].sum()))
+        window = max(tile_windows(wrong.shape), key=lambda box: int(wrong[box.slices].sum()))
+        title = f"{scored.tile_id}: mIoU {100 * miou:.2f}"
         row = panel_row(batch, prediction, self._encoder, window, title)
         self._kept[scored] = reduced(row, self._side_px)
 
     def gather(self, dist: DistContext) -> list[PanelRow]:
-        """The worst tiles of all ranks, the worst first; only their pictures travel.
+        """Return the worst tiles of all ranks, the worst first. Call on all ranks.
 
-        Call on all ranks.
+        Ranks exchange scores first, and then only the pictures of the tiles that are kept.
         """
         chosen = sorted(scored for part in dist.gather([*self._kept]) for scored in part)
         chosen = chosen[: self._num_rows]
@@ -126,42 +123,42 @@ class WorstRows:
 
 
 def panel_row(
-    batch: Any,
+    batch: Batch,
     prediction: Tensor,
-    encoder: Encoder,
-    window: Window = (slice(None), slice(None)),
+    encoder: StructureEncoder,
+    window: Box,
     title: str | None = None,
 ) -> PanelRow:
-    """A row of a panel: image, what the structure branch saw, target, prediction.
+    """Return a panel row of one tile: image, encoded structure, target and prediction.
 
     Args:
-        batch: of one tile (``datasets.dataset.Batch``).
-        prediction: class indices ``(H, W)`` uint8.
-        encoder: of the recipe.
+        batch: of one tile.
+        prediction: its class indices ``(H, W)`` uint8.
+        encoder: encodes the structure maps.
         window: the part of the tile to show.
-        title: None: the name of the tile.
+        title: by default the tile id.
     """
 
-    def cut(x: Tensor) -> Tensor:
-        return x[(..., *window)]
+    def crop(x: Tensor) -> Tensor:
+        return x[(..., *window.slices)]
 
-    image, other = cut(batch.image), batch.structure_image
+    image, other = crop(batch.image), batch.structure_image
     structure = encoder(
         image.float() / 255,
-        {store: cut(ids) for store, ids in batch.maps.items()},
-        None if other is None else cut(other).float() / 255,
+        {store: crop(levels) for store, levels in batch.maps.items()},
+        None if other is None else crop(other).float() / 255,
     )[0, list(encoder.pictures[0])]
     return PanelRow(
         image=image[0].movedim(0, -1).numpy(),
         structure=Cell(picture=(255 * structure).byte().movedim(0, -1).numpy(), smooth=False),
-        target=cut(batch.target[0]).numpy(),
-        prediction=cut(prediction).numpy(),
+        target=crop(batch.target[0]).numpy(),
+        prediction=crop(prediction).numpy(),
         title=batch.tile_ids[0] if title is None else title,
     )
 
 
 def reduced(row: PanelRow, side_px: int) -> PanelRow:
-    """A row whose pictures are no larger than they will be drawn; classes are never blended."""
+    """Reduce the pictures of a row to the size they are drawn in; class indices by the nearest."""
 
     def fit(picture: np.ndarray, resampling: Image.Resampling) -> np.ndarray:
         scale = side_px / max(picture.shape[:2])
@@ -181,11 +178,12 @@ def reduced(row: PanelRow, side_px: int) -> PanelRow:
     )
 
 
-def _windows(size: Sequence[int]) -> list[Window]:
-    """Parts of a tile of at most ``WINDOW_PX`` that cover it, evenly spaced, row by row."""
-    spans = []
-    for length in size:
-        side, number = min(length, WINDOW_PX), -(-length // WINDOW_PX)
-        starts = torch.linspace(0, length - side, number).round().int().tolist()
-        spans.append([slice(start, start + side) for start in starts])
-    return [(rows, columns) for rows in spans[0] for columns in spans[1]]
+def tile_windows(size: Sequence[int]) -> list[Box]:
+    """Cover a tile with evenly spaced windows of at most ``WINDOW_PX``, row by row.
+
+    Args:
+        size: height and width of the tile.
+    """
+    height_px, width_px = (min(length, WINDOW_PX) for length in size)
+    tops, lefts = (window_starts(length, WINDOW_PX, 0) for length in size)
+    return [Box(top, left, height_px, width_px) for top in tops for left in lefts]

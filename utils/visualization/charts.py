@@ -1,226 +1,460 @@
-"""Confusion matrix, bars of classes and colour legend as pictures, drawn with Pillow."""
+"""Charts of scores and training runs. The only module that uses matplotlib.
 
+Every function takes plain values (names, numbers, colours) and returns a ``Chart``, which saves
+itself as PNG, SVG or PDF. A page grows with its text, so nothing is cut off at an edge.
+"""
+
+import io
+import logging
 import math
-from collections.abc import Sequence
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from utils.visualization.typesetting import (
-    FAINT_INK,
-    GAP_PX,
-    INK,
-    MARGIN_PX,
-    PAPER,
-    RULE,
-    TEXT_PX,
-    TITLE_PX,
-    Color,
-    blank,
-    draw_swatch,
-    draw_text,
-    draw_upright_text,
-    line_height_px,
-    shorten,
-    text_width_px,
-)
+from utils.files import atomic_path
+from utils.visualization.colors import Color, outline_color
 
-_SWATCH_PX = 13
-_SWATCH_GAP_PX = 6
+Point = tuple[float, float]
+Interval = tuple[float, float, float]  # a value, and the low and the high end of its interval
 
-# From nothing to everything, for the shares of a confusion matrix.
-_HEAT_COLORS = np.array(
-    [(246, 249, 253), (205, 222, 240), (128, 177, 216), (48, 116, 178), (10, 48, 104)], float
-)
-_ABSENT_COLOR: Color = (232, 233, 235)
-
-
-def legend(classes: Sequence[str], palette: Sequence[Color], width_px: int) -> np.ndarray:
-    """A strip of colour swatches with their names, in as many lines as they need.
-
-    Args:
-        classes: names; one that is wider than the strip ends in an ellipsis.
-        palette: RGB in 0..255 of each name.
-        width_px: width of the strip.
-
-    Returns:
-        ``(H, width_px, 3)`` uint8 on white, without an outer margin.
-    """
-    places, height_px = _flow([_entry_width_px(name) for name in classes], width_px)
-    strip = blank(max(1, height_px), width_px)
-    for name, color, (left_px, top_px) in zip(classes, palette, places, strict=True):
-        middle_px = top_px + line_height_px() // 2
-        draw_swatch(strip, left_px, middle_px, _SWATCH_PX, color)
-        text_px = left_px + _SWATCH_PX + _SWATCH_GAP_PX
-        draw_text(strip, text_px, middle_px, shorten(name, width_px - text_px), anchor="lm")
-    return np.array(strip)
+_DPI = 100
+_MARGIN_PX = 20
+_INK, _FAINT, _RULE, _ABSENT = "#22262e", "#6e7480", "#e0e3e8", "#e8e9eb"
+# The colours of Okabe and Ito, which colour-blind readers can tell apart.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b5b5b")
+_MARKERS = "osD^vPX"
+_MAX_MARKERS = 20  # on one curve
+_STYLE: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "font.size": 10,
+    "grid.color": _RULE,
+    "legend.borderaxespad": 0,
+    "legend.borderpad": 0,
+    "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "savefig.dpi": _DPI,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "vsgnet",  # names inside the file are otherwise random
+    "text.color": _INK,
+    "text.parse_math": False,  # a class name may contain dollar signs
+    "xtick.color": _FAINT,
+    "ytick.color": _INK,
+    "ytick.left": False,
+}
+# Dates and version numbers are left out: the same chart gives the same bytes.
+_METADATA = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
-def _entry_width_px(name: str) -> int:
-    return _SWATCH_PX + _SWATCH_GAP_PX + text_width_px(name)
+@contextmanager
+def _style() -> Iterator[None]:
+    """Draw in the style of this module, whatever the user's matplotlibrc sets."""
+    # Silences the notes about an unwritable home folder and about building the font cache.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib import style
+
+    with warnings.catch_warnings(), style.context(["default", _STYLE]):
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
+        yield
 
 
-def _flow(widths_px: Sequence[int], width_px: int) -> tuple[list[tuple[int, int]], int]:
-    """Set boxes side by side, line under line.
-
-    Returns:
-        the (left, top) of each box, and the height of all.
-    """
-    places, left_px, top_px = [], 0, 0
-    for box_px in widths_px:
-        if left_px and left_px + box_px > width_px:
-            left_px, top_px = 0, top_px + line_height_px() + GAP_PX // 2
-        places.append((left_px, top_px))
-        left_px += box_px + 2 * GAP_PX
-    return places, top_px + line_height_px() if places else 0
-
-
-def bars(
-    shares: Sequence[float],
-    names: Sequence[str],
-    palette: Sequence[Color],
-    title: str,
-    *,
-    width_px: int,
-) -> np.ndarray:
-    """Draw a bar for each share of 1, with its percentage.
+class Chart:
+    """A chart, with coordinates in pixels from the upper left corner.
 
     Args:
-        shares: 0..1; nan is shown as ``-``, without a bar.
-        names: of the bars; long ones are cut, so that the bars keep a third of the width.
-        palette: RGB in 0..255 of each bar.
-        title: heading; cut to the width.
-        width_px: width of the picture.
+        width_px: width of the figure. What stands out is kept: the page is fitted to its content.
+        height_px: height of the figure.
 
-    Returns:
-        ``(H, width_px, 3)`` uint8; its height grows with the number of bars.
+    Attributes:
+        figure: the ``matplotlib.figure.Figure``.
     """
-    inner_px = width_px - 2 * MARGIN_PX
-    number_px = text_width_px("100.00")
-    names_px = min(max(map(text_width_px, names)), inner_px * 2 // 3 - number_px - 2 * GAP_PX)
-    left_px = MARGIN_PX + names_px + GAP_PX
-    full_px = width_px - MARGIN_PX - number_px - GAP_PX - left_px
-    pitch_px = line_height_px() + GAP_PX
-    top_px = MARGIN_PX + line_height_px(TITLE_PX) + 2 * GAP_PX
-    page = blank(top_px + pitch_px * len(names) + MARGIN_PX, width_px)
-    draw = ImageDraw.Draw(page)
-    draw_text(page, MARGIN_PX, MARGIN_PX, shorten(title, inner_px, TITLE_PX), size_px=TITLE_PX)
-    for index, (share, name, color) in enumerate(zip(shares, names, palette, strict=True)):
-        middle_px = top_px + index * pitch_px + pitch_px // 2
-        edges_px = (middle_px - line_height_px() // 2, middle_px + line_height_px() // 2)
-        draw_text(page, left_px - GAP_PX, middle_px, shorten(name, names_px), anchor="rm")
-        draw.rectangle((left_px, edges_px[0], left_px + full_px, edges_px[1]), fill=RULE)
-        text = "-" if math.isnan(share) else f"{100 * share:.2f}"
-        draw_text(page, width_px - MARGIN_PX, middle_px, text, anchor="rm")
-        if share > 0:
-            end_px = left_px + round(share * full_px)
-            outline = tuple(c * 3 // 4 for c in color)
-            draw.rectangle((left_px, edges_px[0], end_px, edges_px[1]), fill=color, outline=outline)
-    return np.array(page)
+
+    def __init__(self, width_px: float, height_px: float) -> None:
+        from matplotlib.figure import Figure
+
+        self._size_px = width_px, height_px
+        self.figure = Figure(figsize=(width_px / _DPI, height_px / _DPI), dpi=_DPI)
+
+    def axes(self, left_px: float, top_px: float, width_px: float, height_px: float) -> Any:
+        """Add axes that fill a rectangle."""
+        width, height = self._size_px
+        bottom = 1 - (top_px + height_px) / height
+        return self.figure.add_axes((left_px / width, bottom, width_px / width, height_px / height))
+
+    def text(self, left_px: float, top_px: float, text: str, **properties: Any) -> None:
+        """Write a line of text below and to the right of a point."""
+        x, y = left_px / self._size_px[0], 1 - top_px / self._size_px[1]
+        self.figure.text(x, y, text, va="top", **properties)
+
+    @_style()
+    def save(self, path: Path) -> None:
+        """Write the chart atomically as ``.png``, ``.svg`` or ``.pdf``."""
+        with atomic_path(path) as partial:
+            self._write(partial, path.suffix)
+
+    @_style()
+    def pixels(self) -> np.ndarray:
+        """Return the chart as ``(H, W, 3)`` uint8 RGB."""
+        file = io.BytesIO()
+        self._write(file, ".png")
+        return np.array(Image.open(file).convert("RGB"))
+
+    def _write(self, file: Any, suffix: str) -> None:
+        from matplotlib.transforms import Bbox
+
+        # Whole pixels around everything that is drawn, so that images stay on the pixel grid.
+        low, high = self.figure.get_tightbbox().get_points() * _DPI
+        box = np.array([np.floor(low) - _MARGIN_PX, np.ceil(high) + _MARGIN_PX]) / _DPI
+        self.figure.savefig(
+            file,
+            format=suffix[1:],
+            bbox_inches=Bbox(box),
+            metadata=_METADATA.get(suffix),
+        )
 
 
-def confusion_picture(
-    confusion: np.ndarray, classes: Sequence[str], palette: Sequence[Color] | None = None
-) -> np.ndarray:
-    """Draw a confusion matrix: of each target class (row), the percentage predicted as each.
+def _one_line(text: str, num_characters: int = 40) -> str:
+    """Return text without line breaks, shortened by an ellipsis."""
+    text = " ".join(text.split())
+    return text if len(text) <= num_characters else text[: num_characters - 1].rstrip() + "…"
+
+
+def _fractions(colors: Sequence[Color]) -> np.ndarray:
+    """Return RGB colours in 0..1, as matplotlib wants them."""
+    return np.array(colors) / 255
+
+
+def _outlines(colors: Sequence[Color]) -> np.ndarray:
+    """Return the outlines of bars and swatches: white ones show on white."""
+    return _fractions([outline_color(color) for color in colors])
+
+
+@_style()
+def confusion_chart(
+    counts: np.ndarray, classes: Sequence[str], palette: Sequence[Color] | None = None
+) -> Chart:
+    """Draw a confusion matrix: the percentage of each target class predicted as each class.
 
     Args:
-        confusion: ``(C, C)`` pixel counts; rows are target classes, columns predicted ones.
-        classes: C names; the picture grows with the longest.
+        counts: ``(C, C)`` pixel counts; rows are target classes, columns predicted classes.
+        classes: C names.
         palette: C colours, RGB in 0..255, shown beside the names.
 
     Returns:
-        ``(H, W, 3)`` uint8. The row of a class without target pixels is grey.
+        a chart that grows with the names. A class without target pixels has a grey row.
     """
-    counts = np.asarray(confusion, dtype=np.float64)
-    names_px = max(_entry_width_px(name) if palette else text_width_px(name) for name in classes)
-    cell_px = 58 if len(classes) <= 10 else 46
-    upright = names_px + GAP_PX > cell_px
-    head_px = names_px if upright else line_height_px()
-    note = "% of the target pixels of each class"
-    left_px = MARGIN_PX + line_height_px() + GAP_PX + names_px + GAP_PX
-    top_px = MARGIN_PX + 2 * line_height_px() + 2 * GAP_PX + head_px + GAP_PX
-    side_px = cell_px * len(classes)
-    width_px = max(left_px + side_px, MARGIN_PX + text_width_px(note)) + MARGIN_PX
-    page = blank(top_px + side_px + MARGIN_PX, width_px)
+    num_targets = np.sum(counts, axis=1, keepdims=True, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        fractions = counts / num_targets  # nan in rows without target pixels
+    num_classes, cell_px = len(classes), 58 if len(classes) <= 10 else 48
+    side_px = cell_px * num_classes
+    chart = Chart(side_px, side_px)
+    axes = chart.axes(0, 0, side_px, side_px)
+    axes.set_facecolor(_ABSENT)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), fraction in np.ndenumerate(fractions):
+        text = "-" if math.isnan(fraction) else f"{100 * fraction:.1f}" if fraction else "0"
+        color = "white" if fraction > 0.5 else _INK if fraction > 0 else _FAINT
+        cell = axes.text(column, row, text, ha="center", va="center", color=color)
+        cell.set_in_layout(False)  # it lies inside the axes, so it need not be measured
+    # White lines between the cells.
+    edges = np.arange(1, num_classes) - 0.5
+    axes.set_xticks(edges, minor=True)
+    axes.set_yticks(edges, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.spines[:].set_visible(False)
+    # Names, above and on the left, and swatches between them and the cells.
+    axes.tick_params(which="both", length=0, labelcolor=_INK, pad=24 if palette else 6)
+    axes.xaxis.tick_top()
+    names = [_one_line(name) for name in classes]
+    upright = max(map(len, names)) * 8 > cell_px
+    axes.set_xticks(range(num_classes), names, rotation=90 if upright else 0)
+    axes.set_yticks(range(num_classes), names)
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("prediction", color=_FAINT, labelpad=8)
+    axes.set_ylabel("target", color=_FAINT, labelpad=8)
+    chart.text(0, side_px + 10, "% of the target pixels of each class", color=_FAINT)
+    if palette:
+        axes.autoscale(False)
+        outside, inside = [-0.5 - 14 / cell_px] * num_classes, range(num_classes)
+        colors = {"c": _fractions(palette), "edgecolors": _outlines(palette)}
+        for x, y in ((outside, inside), (inside, outside)):
+            axes.scatter(x, y, s=80, marker="s", clip_on=False, **colors)
+    return chart
 
-    draw_text(page, MARGIN_PX, MARGIN_PX, note, color=FAINT_INK)
-    axis_y_px = MARGIN_PX + line_height_px() + GAP_PX
-    draw_text(page, left_px + side_px / 2, axis_y_px, "prediction", anchor="ma", color=FAINT_INK)
-    axis_middle_px = top_px + side_px / 2 + text_width_px("target") / 2
-    axis_x_px = MARGIN_PX + line_height_px() / 2
-    draw_upright_text(page, axis_x_px, axis_middle_px, "target", color=FAINT_INK)
-    for index, name in enumerate(classes):
-        color = palette[index] if palette else None
-        middle_px = index * cell_px + cell_px // 2
-        _row_name(page, left_px - GAP_PX, top_px + middle_px, name, color)
-        _column_name(page, left_px + middle_px, top_px - GAP_PX, name, color, upright)
-        for column in range(len(classes)):
-            corner = (left_px + column * cell_px, top_px + index * cell_px)
-            _confusion_cell(page, corner, cell_px, counts[index, column], counts[index].sum())
-    return np.array(page)
+
+@_style()
+def reliability_diagram(
+    *,
+    bin_pixels: Sequence[int],
+    bin_confidence: Sequence[float],
+    bin_accuracy: Sequence[float],
+    error: float,
+    confidence: float,
+    accuracy: float,
+) -> Chart:
+    """Draw accuracy against confidence, and the percentage of pixels in every bin.
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, figure 1.
+
+    Args:
+        bin_pixels: pixels of each of N bins of equal width in confidence 0..1.
+        bin_confidence: mean confidence of each bin in 0..1; nan for an empty bin.
+        bin_accuracy: fraction of correct pixels of each bin; nan for an empty bin.
+        error: expected calibration error in 0..1; nan if there is no pixel.
+        confidence: mean over all pixels.
+        accuracy: fraction of correct pixels.
+    """
+    from matplotlib.patches import Patch
+
+    chart = Chart(480, 720)
+    upper, lower = chart.axes(0, 90, 480, 480), chart.axes(0, 600, 480, 110)
+    total, num_bins = sum(bin_pixels), len(bin_pixels)
+    title, note = "no labelled pixel", ""
+    if total:
+        title = f"expected calibration error {100 * error:.2f} %"
+        note = f"mean confidence {100 * confidence:.2f} %, accuracy {100 * accuracy:.2f} % "
+        note += f"of {total:,} pixels"
+    chart.text(0, 0, title, size=12)
+    chart.text(0, 26, note, color=_FAINT)
+    kinds = {"accuracy": "#5a8cbe", "overconfidence": "#e69f00", "underconfidence": "#a9d6f0"}
+    handles = [Patch(facecolor=color) for color in kinds.values()]
+    upper.legend(handles, kinds, loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3)
+    width = 94 / num_bins
+    for index, num_pixels in enumerate(bin_pixels):
+        if not num_pixels:
+            continue
+        center, correct = 100 * (index + 0.5) / num_bins, 100 * bin_accuracy[index]
+        gap = 100 * bin_confidence[index] - correct  # positive: overconfident
+        upper.bar(center, correct, width, color=kinds["accuracy"])
+        color = kinds["overconfidence" if gap > 0 else "underconfidence"]
+        upper.bar(center, gap, width, bottom=correct, color=color)
+        upper.plot((center - width / 2, center + width / 2), (correct, correct), color=_INK)
+        percent = 100 * num_pixels / total
+        lower.bar(center, percent, width, color=_FAINT)
+        text = f"{percent:.1f}" if percent >= 0.05 else "<0.1"
+        lower.text(center, percent, text, ha="center", va="bottom", size=8)
+    upper.plot((0, 100), (0, 100), color=_FAINT, linewidth=1, linestyle=(0, (5, 4)))
+    upper.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy, %", xticklabels=[])
+    upper.grid(axis="y")
+    lower.set(xlim=(0, 100), yticks=[], xlabel="confidence, %", ylabel="pixels, %")
+    return chart
 
 
-def _row_name(
-    page: Image.Image, right_px: int, middle_px: int, name: str, color: Color | None
+@dataclass(frozen=True, kw_only=True)
+class DifferencePanel:
+    """Differences of one group of series, such as those of one modality."""
+
+    title: str
+    note: str = ""  # below the title
+    series: Mapping[str, Sequence[Interval]]  # fractions in -1..1, one for each row; nan: unknown
+
+
+@_style()
+def difference_chart(
+    panels: Sequence[DifferencePanel], rows: Sequence[str], title: str, *, level: float
+) -> Chart:
+    """Draw a bar from zero, a confidence interval and a number for each difference, in points.
+
+    Args:
+        panels: one below the other, on one scale.
+        rows: names of the values of each series, such as classes.
+        title: heading.
+        level: confidence level of the intervals in 0..1.
+
+    Returns:
+        a chart that grows with the number of differences. One that is nan is shown as ``-``; the
+        number of one whose interval includes zero (or is nan) is grey.
+    """
+    from matplotlib.patches import Patch
+
+    names = list(dict.fromkeys(name for panel in panels for name in panel.series))
+    colors = {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(names)}
+    key_px = 20 * -(-len(names) // 4)
+    heights_px = [len(rows) * _row_px(panel) for panel in panels]
+    tops_px = [60 + key_px + 50 + 85 * i + sum(heights_px[:i]) for i in range(len(panels))]
+    chart = Chart(640, tops_px[-1] + heights_px[-1])
+    chart.text(0, 0, _one_line(title, 90), size=12)
+    note = f"points; line: {level:.0%} interval; grey number: the interval includes zero"
+    chart.text(0, 26, note, color=_FAINT)
+    handles = [Patch(color=color) for color in colors.values()]
+    labels = [_one_line(name) for name in names]
+    anchor = (0, 1 - 52 / chart.figure.bbox.height)
+    chart.figure.legend(handles, labels, loc="upper left", bbox_to_anchor=anchor, ncols=4)
+    values = [value for panel in panels for each in panel.series.values() for value in each]
+    ends = [100 * end for value in values for end in value if math.isfinite(end)]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    pad = 0.04 * (high - low) or 1.0
+    for panel, top_px, height_px in zip(panels, tops_px, heights_px, strict=True):
+        axes = chart.axes(0, top_px, 640, height_px)
+        axes.set(xlim=(low - pad, high + pad), ylim=(height_px, 0))
+        chart.text(0, top_px - (42 if panel.note else 24), _one_line(panel.title, 90))
+        chart.text(0, top_px - 24, _one_line(panel.note, 110), color=_FAINT)
+        _draw_differences(axes, panel, rows, colors)
+    return chart
+
+
+def _row_px(panel: DifferencePanel) -> int:
+    """Return the height of one row of a panel: a bar for each series, and a gap."""
+    return 17 * max(1, len(panel.series)) + 12
+
+
+def _draw_differences(
+    axes: Any, panel: DifferencePanel, rows: Sequence[str], colors: Mapping[str, str]
 ) -> None:
-    """A name that ends at ``right_px``, its swatch (if any) after it."""
-    if color is not None:
-        draw_swatch(page, right_px - _SWATCH_PX, middle_px, _SWATCH_PX, color)
-        right_px -= _SWATCH_PX + _SWATCH_GAP_PX
-    draw_text(page, right_px, middle_px, name, anchor="rm")
+    """Fill the axes of one panel, whose y is in pixels from the top."""
+    height_px = _row_px(panel)
+    axes.grid(axis="x")
+    axes.axvline(0, color=_FAINT, linewidth=1)
+    axes.set_yticks([height_px * (index + 0.5) for index in range(len(rows))])
+    axes.set_yticklabels([_one_line(name) for name in rows])
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:+.4g}" if x else "0")
+    for edge in range(len(rows) + 1):
+        axes.axhline(edge * height_px, color=_RULE, linewidth=1)
+    for place, (name, differences) in enumerate(panel.series.items()):
+        for index, (value, low, high) in enumerate(differences):
+            y = height_px * index + 6 + 17 * (place + 0.5)
+            text, excludes_zero = "-", low > 0 or high < 0
+            if not math.isnan(value):
+                text = f"{100 * value:+.2f}"
+                axes.barh(y, 100 * value, 11, color=colors[name], alpha=0.4, linewidth=0)
+                ends = (100 * low, 100 * high)
+                axes.plot(ends, (y, y), color=colors[name], marker="|", markersize=9, mew=1.6)
+            color = _INK if excludes_zero else _FAINT
+            at_right = {"transform": axes.get_yaxis_transform(), "ha": "right"}
+            axes.text(1.09, y, text, **at_right, va="center_baseline", color=color, size=9)
 
 
-def _column_name(
-    page: Image.Image, middle_px: int, bottom_px: int, name: str, color: Color | None, upright: bool
-) -> None:
-    """A name that stands on ``bottom_px``, its swatch (if any) under it or before it."""
-    if upright:
-        if color is not None:
-            center_px = bottom_px - _SWATCH_PX // 2
-            draw_swatch(page, middle_px - _SWATCH_PX // 2, center_px, _SWATCH_PX, color)
-            bottom_px -= _SWATCH_PX + _SWATCH_GAP_PX
-        draw_upright_text(page, middle_px, bottom_px, name)
-        return
-    width_px = _entry_width_px(name) if color is not None else text_width_px(name)
-    left_px = middle_px - width_px // 2
-    center_px = bottom_px - line_height_px() // 2
-    if color is not None:
-        draw_swatch(page, left_px, center_px, _SWATCH_PX, color)
-        left_px += _SWATCH_PX + _SWATCH_GAP_PX
-    draw_text(page, left_px, center_px, name, anchor="lm")
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """One plot of a run page."""
+
+    title: str
+    y_label: str
+    series: Mapping[str, Sequence[Point]]  # (step, value) by name; nan interrupts a curve
 
 
-def _confusion_cell(
-    page: Image.Image, corner: tuple[int, int], cell_px: int, count: float, num_targets: float
-) -> None:
-    left_px, top_px = corner
-    box = (left_px, top_px, left_px + cell_px - 2, top_px + cell_px - 2)
-    share = count / num_targets if num_targets else 0.0
-    color = _heat(share) if num_targets else _ABSENT_COLOR
-    ImageDraw.Draw(page).rectangle(box, fill=color)
-    text, ink = f"{100 * share:.1f}", PAPER if share > 0.5 else INK
-    if not num_targets:
-        text, ink = "-", FAINT_INK
-    elif not count:
-        text, ink = "0", FAINT_INK
-    middle_px = (cell_px - 1) / 2
-    draw_text(
-        page,
-        left_px + middle_px,
-        top_px + middle_px,
-        text,
-        anchor="mm",
-        size_px=TEXT_PX if cell_px > 50 else TEXT_PX - 2,
-        color=ink,
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """Scores of classes on a run page."""
+
+    title: str
+    names: Sequence[str]
+    values: Sequence[float]  # fractions in 0..1; nan: unknown
+    colors: Sequence[Color]
+
+
+@_style()
+def run_chart(
+    *,
+    title: str,
+    note: str,
+    curves: Sequence[Curves],
+    bars: Bars | None = None,
+    facts: Mapping[str, str] | None = None,
+    worst: np.ndarray | None = None,
+    worst_title: str = "",
+) -> Chart:
+    """Draw a training run on one page: curves above, scores of classes and worst tiles below.
+
+    Args:
+        title: heading.
+        note: explanation below the title.
+        curves: two plots, side by side.
+        bars: scores of the classes.
+        facts: settings of the run by name, listed below the bars.
+        worst: ``(H, W, 3)`` uint8 panel of the worst tiles, shown pixel by pixel.
+        worst_title: heading of this panel.
+    """
+    num_bars = len(bars.names) if bars else 0
+    lines = [line for name, text in (facts or {}).items() for line in _fact_lines(name, text)]
+    lower_px = 480
+    facts_px = lower_px + 60 + 28 * num_bars
+    bottom_px = facts_px + 22 * len(lines)
+    if worst is not None:
+        bottom_px = max(bottom_px, lower_px + 40 + worst.shape[0])
+    chart = Chart(1560, bottom_px)
+    chart.text(0, 0, _one_line(title, 100), size=17)
+    chart.text(0, 34, _one_line(note, 160), color=_FAINT)
+    for left_px, plot in zip((60, 860), curves, strict=True):
+        _draw_curves(chart.axes(left_px, 130, 700, 270), plot)
+    if bars is not None:
+        chart.text(0, lower_px, _one_line(bars.title, 45), size=12)
+        _draw_bars(chart.axes(160, lower_px + 35, 200, 28 * num_bars), bars)
+    for index, (name, text) in enumerate(lines):
+        chart.text(0, facts_px + 22 * index, name, color=_FAINT)
+        chart.text(110, facts_px + 22 * index, text)
+    if worst is not None:
+        chart.text(460, lower_px, _one_line(worst_title, 100), size=12)
+        axes = chart.axes(440, lower_px + 30, worst.shape[1], worst.shape[0])
+        axes.imshow(worst, interpolation="none", aspect="auto")
+        axes.set_axis_off()
+    return chart
+
+
+def _fact_lines(name: str, text: str) -> list[tuple[str, str]]:
+    """Wrap a fact; its name stands before the first line only."""
+    wrapped = textwrap.wrap(text, 40) or [""]
+    return [(name if index == 0 else "", line) for index, line in enumerate(wrapped)]
+
+
+def _draw_curves(axes: Any, plot: Curves) -> None:
+    """Draw one curve for each series, told apart by colour and marker."""
+    from matplotlib.ticker import MaxNLocator
+
+    for index, points in enumerate(plot.series.values()):
+        x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
+        axes.plot(
+            x,
+            np.where(np.isfinite(y), y, np.nan),
+            color=_COLORS[index % len(_COLORS)],
+            marker=_MARKERS[index % len(_MARKERS)],
+            markevery=max(1, len(x) // _MAX_MARKERS),
+        )
+    axes.set(xlabel="step", ylabel=plot.y_label)
+    axes.grid(axis="y")
+    axes.margins(x=0.02)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    columns = 5
+    num_lines = -(-len(plot.series) // columns)
+    axes.set_title(_one_line(plot.title, 80), pad=14 + 16 * num_lines)
+    names = [_one_line(name) for name in plot.series]
+    axes.legend(axes.lines, names, loc="lower left", bbox_to_anchor=(0, 1.03), ncols=columns)
+    if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
+        axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", color=_FAINT)
+
+
+def _draw_bars(axes: Any, bars: Bars) -> None:
+    """Draw one horizontal bar for each score, with its percentage."""
+    places = range(len(bars.names))
+    values = [100 * (value if value > 0 else 0.0) for value in bars.values]  # nan: 0
+    axes.barh(places, 100, 0.72, color=_RULE)
+    axes.barh(
+        places,
+        values,
+        0.72,
+        color=_fractions(bars.colors),
+        edgecolor=_outlines(bars.colors),
+        linewidth=[1.0 if value else 0.0 for value in values],
     )
-
-
-def _heat(share: float) -> Color:
-    """Colour of a share in 0..1, between the neighbouring heat colours."""
-    at = share * (len(_HEAT_COLORS) - 1)
-    red, green, blue = (
-        round(float(np.interp(at, range(len(_HEAT_COLORS)), _HEAT_COLORS[:, channel])))
-        for channel in range(3)
-    )
-    return red, green, blue
+    for place, value in zip(places, bars.values, strict=True):
+        text = "-" if math.isnan(value) else f"{100 * value:.2f}"
+        axes.text(130, place, text, ha="right", va="center")
+    axes.set(xlim=(0, 100), ylim=(len(bars.names) - 0.5, -0.5), xticks=[])
+    axes.set_yticks(places, [_one_line(name, 28) for name in bars.names])
+    axes.spines["bottom"].set_visible(False)

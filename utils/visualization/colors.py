@@ -1,21 +1,17 @@
-"""Pictures of classes, segments, values and errors, and the panel that sets them side by side."""
+"""Colours of classes, segments, values and errors: index maps and images -> RGB images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
-from utils.visualization.charts import legend
-from utils.visualization.panels import Cell, contact_sheet
-from utils.visualization.typesetting import MARGIN_PX, Color
 
-_IGNORED_COLOR: Color = (0, 0, 0)
-_WRONG_COLOR: Color = (235, 30, 40)
-ERROR_COLORS = {"wrong": _WRONG_COLOR, "ignored": _IGNORED_COLOR}  # what error pictures mean
-_PANEL_COLUMNS = ("image", "structure", "target", "prediction", "errors")
+Color = tuple[int, int, int]  # RGB in 0..255
+
+IGNORED_COLOR: Color = (0, 0, 0)
+ERROR_COLORS: dict[str, Color] = {"wrong": (235, 30, 40), "ignored": IGNORED_COLOR}
 _LUMA = np.array([0.299, 0.587, 0.114])  # weights of R, G, B in perceived brightness
-# From low to high values, in even steps of perceived brightness: also in order when printed grey.
+# Even steps of perceived brightness from low to high, so that the order survives grey printing.
 _VALUE_COLORS = (
     (8, 8, 40),
     (60, 24, 110),
@@ -28,8 +24,14 @@ _VALUE_COLORS = (
 )
 
 
+def outline_color(color: Color) -> Color:
+    """Return a darker shade, as the outline of bars and swatches: white ones show on white."""
+    red, green, blue = (channel * 3 // 4 for channel in color)
+    return red, green, blue
+
+
 def colorize(target: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
-    """Paint class indices in the colours of their classes; ignore (255) is black.
+    """Colour class indices with the palette; ignored pixels (255) become black.
 
     Args:
         target: ``(H, W)`` class indices of a target or a prediction, any integer dtype.
@@ -39,24 +41,24 @@ def colorize(target: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
         ``(H, W, 3)`` uint8.
 
     Raises:
-        ValueError: an index has no colour.
+        ValueError: a class index is outside the palette.
     """
-    known = target != IGNORE_INDEX
-    if known.any():
-        low, high = int(target[known].min()), int(target[known].max())
+    valid = target != IGNORE_INDEX
+    if valid.any():
+        low, high = int(target[valid].min()), int(target[valid].max())
         if low < 0 or high >= len(palette):
             wrong = low if low < 0 else high
             raise ValueError(f"class index {wrong} has no colour; the palette has {len(palette)}")
     colors = np.zeros((256, 3), dtype=np.uint8)
     colors[: len(palette)] = palette
-    colors[IGNORE_INDEX] = _IGNORED_COLOR
+    colors[IGNORE_INDEX] = IGNORED_COLOR
     return colors[target]
 
 
 def overlay(
     image: np.ndarray, target: np.ndarray, palette: Sequence[Color], alpha: float = 0.5
 ) -> np.ndarray:
-    """Blend class colours over an image; ignore pixels (255) stay as they are.
+    """Blend class colours over an image; ignored pixels (255) keep the image.
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB.
@@ -69,14 +71,14 @@ def overlay(
     """
     _check_size(image, target, "target")
     blended = (1 - alpha) * image + alpha * colorize(target, palette)
-    known = (target != IGNORE_INDEX)[..., np.newaxis]
-    return np.where(known, np.rint(blended).astype(np.uint8), image)
+    valid = (target != IGNORE_INDEX)[..., np.newaxis]
+    return np.where(valid, np.rint(blended).astype(np.uint8), image)
 
 
 def colorize_segments(ids: np.ndarray) -> np.ndarray:
-    """Give every segment a colour that depends on its id alone; id 0 is black.
+    """Give every segment a colour that is a hash of its id; id 0 is black.
 
-    Neighbouring ids differ strongly in hue. The same id has the same colour in every picture.
+    Consecutive ids differ strongly in hue.
 
     Args:
         ids: ``(H, W)`` segment ids, any integer dtype.
@@ -84,22 +86,22 @@ def colorize_segments(ids: np.ndarray) -> np.ndarray:
     Returns:
         ``(H, W, 3)`` uint8.
     """
-    values, places = np.unique(ids, return_inverse=True)
+    values, inverse = np.unique(ids, return_inverse=True)
     colors = _hashed_colors(values)
     colors[values == 0] = 0
-    return colors[places.reshape(ids.shape)]
+    return colors[inverse.reshape(ids.shape)]
 
 
 def _hashed_colors(values: np.ndarray) -> np.ndarray:
-    """Bright colours of integers: ``(N,)`` -> ``(N, 3)`` uint8."""
-    # Multiples of the golden ratio, modulo one turn, never come close to one another: the hue.
+    """Return bright colours of integers: ``(N,)`` -> ``(N, 3)`` uint8."""
+    # Hue: multiples of the golden ratio modulo one turn never come close to one another.
     golden = values.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     hue = (golden >> np.uint64(40)) / 2.0**24
     # Folding the high bits down makes saturation and value independent of the hue.
     mixed = (golden ^ (golden >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
     saturation = 0.35 + 0.6 * ((mixed >> np.uint64(40)) & np.uint64(0xFF)) / 255
     value = 0.6 + 0.4 * ((mixed >> np.uint64(52)) & np.uint64(0xFF)) / 255
-    # Each channel is a trapezoid over the hue circle; the three are a third of a turn apart.
+    # HSV to RGB: each channel is a trapezoid over the hue circle, a third of a turn apart.
     turns = (hue[:, np.newaxis] + np.array([0, 2, 1]) / 3) % 1.0
     pure = np.clip(np.abs(turns * 6 - 3) - 1, 0, 1)
     rgb = value[:, np.newaxis] * (1 - saturation[:, np.newaxis] * (1 - pure))
@@ -107,7 +109,7 @@ def _hashed_colors(values: np.ndarray) -> np.ndarray:
 
 
 def colorize_values(levels: np.ndarray) -> np.ndarray:
-    """Paint levels of a depth or a sensor from dark to bright; no data (0) is black.
+    """Colour depth or sensor levels from dark to bright; no data (0) is black.
 
     Args:
         levels: ``(H, W)`` levels 0..65535, any integer dtype.
@@ -123,29 +125,29 @@ def colorize_values(levels: np.ndarray) -> np.ndarray:
 
 
 def draw_boundaries(image: np.ndarray, ids: np.ndarray, color: Color = (255, 0, 200)) -> np.ndarray:
-    """Draw the borders between segments, one pixel wide.
+    """Return a copy of an image with one-pixel segment boundaries drawn over it.
 
-    A pixel is on a border if its right or its lower neighbour belongs to another segment.
+    A pixel is on a boundary if its right or lower neighbour belongs to another segment.
 
     Args:
-        image: ``(H, W, 3)`` uint8 RGB, left as it is.
+        image: ``(H, W, 3)`` uint8 RGB.
         ids: ``(H, W)`` segment ids.
-        color: of the borders; the default hardly occurs in aerial images.
+        color: of the boundaries; the default is rare in aerial images.
 
     Returns:
         ``(H, W, 3)`` uint8.
     """
     _check_size(image, ids, "ids")
-    border = np.zeros(ids.shape, dtype=bool)
-    border[:, :-1] |= ids[:, :-1] != ids[:, 1:]
-    border[:-1, :] |= ids[:-1, :] != ids[1:, :]
+    boundary = np.zeros(ids.shape, dtype=bool)
+    boundary[:, :-1] |= ids[:, :-1] != ids[:, 1:]
+    boundary[:-1, :] |= ids[:-1, :] != ids[1:, :]
     drawn = image.copy()
-    drawn[border] = color
+    drawn[boundary] = color
     return drawn
 
 
-def error_picture(image: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Show where a prediction is wrong.
+def error_map(image: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Mark wrong pixels red and ignored pixels black on a dimmed grey image.
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB.
@@ -153,87 +155,20 @@ def error_picture(image: np.ndarray, target: np.ndarray, prediction: np.ndarray)
         prediction: ``(H, W)`` class indices.
 
     Returns:
-        ``(H, W, 3)`` uint8: right pixels as a dimmed grey image, wrong ones red, ignored black.
+        ``(H, W, 3)`` uint8.
     """
     _check_size(image, target, "target")
     _check_size(image, prediction, "prediction")
     gray = np.rint(image @ _LUMA * 0.6 + 40).astype(np.uint8)
-    picture = np.repeat(gray[..., np.newaxis], 3, axis=2)
-    picture[target != prediction] = _WRONG_COLOR
-    picture[target == IGNORE_INDEX] = _IGNORED_COLOR
-    return picture
+    drawn = np.repeat(gray[..., np.newaxis], 3, axis=2)
+    drawn[target != prediction] = ERROR_COLORS["wrong"]
+    drawn[target == IGNORE_INDEX] = IGNORED_COLOR
+    return drawn
 
 
 def _check_size(image: np.ndarray, other: np.ndarray, name: str) -> None:
     if image.shape[:2] != other.shape:
         raise ValueError(
             f"image is {image.shape[:2]} and {name} {other.shape} (height, width); "
-            "they must have one size"
+            "they must have the same size"
         )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PanelRow:
-    """What a prediction panel shows of one image."""
-
-    image: np.ndarray  # (H, W, 3) uint8 RGB
-    prediction: np.ndarray  # (H, W) class indices
-    target: np.ndarray | None = None  # (H, W) class indices, 255 = ignore
-    structure: Cell | None = None  # what the structure branch saw, as a picture
-    title: str = ""  # such as the tile id
-
-
-def prediction_panel(
-    rows: Sequence[PanelRow],
-    classes: Sequence[str],
-    palette: Sequence[Color],
-    cell_px: int = 256,
-) -> np.ndarray:
-    """Set images, structure, targets, predictions and errors side by side, one image a row.
-
-    The columns structure, target and errors are left out if no row has what they show.
-
-    Args:
-        rows: at least one image; sizes may differ.
-        classes: names for the legend below the grid.
-        palette: RGB in 0..255 of each class.
-        cell_px: longer side of a picture on the panel.
-
-    Returns:
-        ``(H, W, 3)`` uint8 on white.
-    """
-    grid = [panel_cells(row, palette) for row in rows]
-    titles = [title for title in _PANEL_COLUMNS if any(cells[title] for cells in grid)]
-    has_row_titles = any(row.title for row in rows)
-    sheet = contact_sheet(
-        [[cells[title] for title in titles] for cells in grid],
-        titles,
-        [row.title for row in rows] if has_row_titles else None,
-        cell_px,
-    )
-    names, colors = [*classes], [*palette]
-    if "errors" in titles:
-        names += ERROR_COLORS
-        colors += ERROR_COLORS.values()
-    strip = legend(names, colors, sheet.shape[1] - 2 * MARGIN_PX)
-    return np.concatenate([sheet, _frame(strip)])
-
-
-def panel_cells(row: PanelRow, palette: Sequence[Color]) -> dict[str, Cell | None]:
-    """The pictures of one image by their titles, from left to right; None: nothing to show."""
-    target = errors = None
-    if row.target is not None:
-        target = Cell(picture=colorize(row.target, palette), smooth=False)
-        errors = Cell(picture=error_picture(row.image, row.target, row.prediction), smooth=False)
-    return {
-        "image": Cell(picture=row.image),
-        "structure": row.structure,
-        "target": target,
-        "prediction": Cell(picture=colorize(row.prediction, palette), smooth=False),
-        "errors": errors,
-    }
-
-
-def _frame(strip: np.ndarray) -> np.ndarray:
-    """Put the page's margin left and right of a strip and below it."""
-    return np.pad(strip, ((0, MARGIN_PX), (MARGIN_PX, MARGIN_PX), (0, 0)), constant_values=255)
