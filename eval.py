@@ -96,7 +96,7 @@ def attribute(
     build = partial(build_generator, "superpixels", config.structure.superpixels, dist.device)
     superpixels = SuperpixelMaps(tile_set, config.structure, split, ablations, build)
     loader = build_attribution_loader(config, tile_set, split, dist, superpixels.stores)
-    encoders = [AblatedEncoder(setup.encoder, ablation) for ablation in measured(ablations)]
+    encoders = [AblatedEncoder(config.structure, ablation) for ablation in measured(ablations)]
     sources = {"unchanged": UNCHANGED[config.structure.control], "superpixels": superpixels.origin}
     if dist.is_main:
         print(f"{len(tile_set.split(split))} tiles, each predicted {1 + len(encoders)} times")

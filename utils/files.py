@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from utils.errors import DataError, MissingDataError
 
 T = TypeVar("T")
 _STRIP_ROWS = 256
+_PARTIAL_LENGTH = 50  # characters of a name in that of its temporary file
+_PARTIAL_NAME = re.compile(r"\.(.*)\.[0-9a-f]{12}\.partial", re.DOTALL)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 
@@ -30,7 +33,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not by process number: in containers that share a disk all may have the same. Of a long name
     # only the beginning: the temporary one must not be too long where the name itself is not.
-    partial = path.with_name(f".{path.name[:50]}.{uuid4().hex[:12]}.partial")
+    partial = path.with_name(f".{path.name[:_PARTIAL_LENGTH]}.{uuid4().hex[:12]}.partial")
     try:
         yield partial
         with partial.open("rb+") as file:
@@ -50,6 +53,28 @@ def remove_partial(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_partial_of(paths: Iterable[Path], prefixes: Iterable[Path] = ()) -> None:
+    """Remove the temporary files that killed processes left of certain files, and no others.
+
+    Nobody may be writing these files.
+
+    Args:
+        paths: the files, as given to ``atomic_path``.
+        prefixes: the same for all files whose path begins like one of these.
+    """
+    exact = {(path.parent, path.name[:_PARTIAL_LENGTH]) for path in paths}
+    begins = {(path.parent, path.name[:_PARTIAL_LENGTH]) for path in prefixes}
+    for folder in {folder for folder, _ in exact | begins}:
+        for partial in folder.glob(".*.partial"):
+            match = _PARTIAL_NAME.fullmatch(partial.name)
+            if match is None or not partial.is_file() or partial.is_symlink():
+                continue
+            name = match[1]
+            starts = {(folder, name[: end + 1]) for end in range(len(name))}
+            if (folder, name) in exact or begins & starts:
+                partial.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8, atomically."""
     with atomic_path(path) as partial:
@@ -61,9 +86,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def known(number: float) -> float | None:
-    """A number as JSON can hold it: null for nan and infinity."""
-    return float(number) if math.isfinite(number) else None
+def to_json(value: Any) -> Any:
+    """Convert to what JSON can hold: nan and infinity become null, unknown objects their text."""
+    if isinstance(value, dict):
+        return {str(key): to_json(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, bool, int)) else str(value)
 
 
 def read_json(path: Path) -> Any:

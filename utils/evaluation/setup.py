@@ -11,7 +11,7 @@ from datasets.dataset import Batch
 from datasets.encodings import StructureEncoder
 from datasets.loaders import build_eval_loader, check_structure
 from datasets.tile_set import TileSet, open_tile_set
-from models.build import load_network
+from utils.training.checkpoint import load_network
 from models.vsgnet import VSGNet
 from utils.distributed import DistContext
 from utils.errors import DataError

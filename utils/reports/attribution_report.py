@@ -1,252 +1,245 @@
-"""The report of an attribution: text for people, JSON and CSV for programs, a picture."""
+"""The report of an attribution: text for the console, JSON and CSV for programs, a chart."""
 
-import csv
-import io
 import math
 import textwrap
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from utils.evaluation.attribution import Attribution, Change, Effect
+import numpy as np
+
+from utils.console import GAP, WIDTH, Table
+from utils.evaluation.attribution import SHUFFLED, Ablation, Attribution, Effect
 from utils.evaluation.bootstrap import LEVEL, NUM_DRAWS, SEED
 from utils.evaluation.compare import Difference
-from utils.files import known, write_json, write_png, write_text
-from utils.reports.tables import GAP, listed, percent, points, table
-from utils.visualization.difference_chart import Panel, difference_chart
+from utils.files import to_json, write_json, write_png, write_text
+from utils.reports.tables import INTERVAL, csv_text, mean_name, percent, points, span
+from utils.visualization.charts import DifferencePanel, difference_chart
 
-_TEXT_WIDTH = 100
-_RULE_OF_READING = (
-    f"An effect is named where the {LEVEL:.0%} interval of the mIoU difference excludes zero; the "
-    "verdict goes by 'shuffled', for zeros, a constant and other segments are unlike what the "
-    "network was trained with. All of it tells whether this network uses its maps, not whether "
-    "one trained without them would be worse: that takes the three controls, see "
-    "docs/attribution.md."
+_HOW_TO_READ = (
+    f"An effect counts as shown where the {INTERVAL} of the mIoU difference excludes zero. The "
+    f"verdict rests on '{SHUFFLED}', because the network never saw zeros, a constant or other "
+    "segments in training. It tells whether this network uses its maps, not whether a network "
+    "trained without them would be worse; that takes the three controls, see docs/attribution.md."
 )
 
 
 def write_attribution(
     folder: Path, *, findings: Attribution, classes: Sequence[str], header: dict[str, Any]
 ) -> None:
-    """Write ``attribution.txt``, ``.png``, ``.csv`` and ``.json``.
+    """Write ``attribution.png``, ``attribution.csv`` and ``attribution.json``.
 
-    Existing files are replaced, each atomically and ``attribution.json`` last. Figures in JSON and
-    CSV are fractions; what is not known is null, or an empty cell.
+    Existing files are replaced, each atomically and ``attribution.json`` last. Scores in JSON and
+    CSV are fractions; unknown ones are null, or an empty cell.
 
     Args:
-        folder: where to write; made if it is missing.
+        folder: created if it is missing.
         findings: of C classes.
         classes: C class names.
         header: what was evaluated and how, plain values in display order.
     """
-    text = attribution_text(findings, classes)
-    write_text(folder / "attribution.txt", f"{listed(header)}\n\n{text}\n")
-    write_png(folder / "attribution.png", _picture(findings, classes))
+    write_png(folder / "attribution.png", _chart(findings, classes))
     write_text(folder / "attribution.csv", _csv(findings, classes))
-    write_json(folder / "attribution.json", {"header": header, **_plain(findings, classes)})
+    figures = {"header": header, **_figures(findings, classes)}
+    write_json(folder / "attribution.json", to_json(figures))
 
 
 def attribution_text(findings: Attribution, classes: Sequence[str]) -> str:
-    """What the console shows: a block for every modality, what its numbers are, and a reading."""
-    blocks = [
-        _block(findings, subject, changes, classes)
-        for subject, changes in _by_subject(findings).items()
+    """Return what the console shows: a table per modality, their units, and the verdicts."""
+    tables = [
+        str(_table(findings, subject, ablations, classes))
+        for subject, ablations in _by_subject(findings).items()
     ]
-    wrapped = [
-        textwrap.fill(line, _TEXT_WIDTH, subsequent_indent=GAP)
-        for line in (*reading(findings), _RULE_OF_READING)
-    ]
-    return "\n\n".join([*blocks, textwrap.fill(_legend(findings), _TEXT_WIDTH), "\n".join(wrapped)])
+    sentences = (*verdicts(findings), _HOW_TO_READ)
+    wrapped = [textwrap.fill(line, WIDTH, subsequent_indent=GAP) for line in sentences]
+    return "\n\n".join([*tables, textwrap.fill(_legend(findings), WIDTH), "\n".join(wrapped)])
 
 
-def reading(findings: Attribution) -> list[str]:
-    """What the numbers say, a sentence for every modality and one for all together."""
+def verdicts(findings: Attribution) -> list[str]:
+    """Return a sentence per modality, and one for all of them together, on what the scores show."""
     sentences = []
     for subject in _by_subject(findings):
-        effects = [effect for effect in findings.effects if effect.change.subject == subject]
+        effects = [effect for effect in findings.effects if effect.ablation.subject == subject]
         parts = ", ".join(map(_effect_clause, effects))
         sentences.append(f"{subject}: {parts}: {_verdict(effects)}.")
     return sentences
 
 
 def _effect_clause(effect: Effect) -> str:
-    found, name = effect.differences.miou, effect.change.name
+    found, name = effect.differences.miou, effect.ablation.name
     if math.isnan(found.low):
         return f"{name} {points(found.value)} points of mIoU"
     if not found.excludes_zero:
-        return f"{name} makes no clear difference ({_interval(found)})"
-    verb, sign = ("costs", -1) if found.value < 0 else ("gains", 1)
-    low, high = sorted((sign * found.low, sign * found.high))
-    amount = percent(sign * found.value)
-    return f"{name} {verb} {amount} points of mIoU ({percent(low)} to {percent(high)})"
+        return f"{name} shows no effect ({_interval(found)})"
+    verb, sign = ("loses", -1) if found.value < 0 else ("gains", 1)
+    ends = sorted((sign * found.low, sign * found.high))
+    return f"{name} {verb} {percent(sign * found.value)} points of mIoU ({span(ends)})"
 
 
 def _verdict(effects: Sequence[Effect]) -> str:
-    """What holds of a modality; ``shuffled`` decides, if it was tried."""
+    """Return the conclusion on a modality; ``shuffled`` decides, if it was measured."""
     if all(effect.moved == 0 for effect in effects):
-        return "no pixel is predicted otherwise, so the network does not use it"
+        return "no prediction changes, so the network does not use it"
     if any(math.isnan(effect.differences.miou.low) for effect in effects):
-        return "with fewer than two source images there is no interval, so nothing can be said"
-    clear = {e.change.name: e.differences.miou.value for e in effects if _is_clear(e)}
-    if "shuffled" in clear:
-        if clear["shuffled"] < 0:
-            return "the network uses what the encoded map says of the image"
-        return (
-            "the maps of other images do better, so what the encoded map says misleads the network"
-        )
+        return "fewer than two source images give no interval, so nothing can be concluded"
+    clear = {
+        effect.ablation.name: effect.differences.miou.value
+        for effect in effects
+        if effect.differences.miou.excludes_zero
+    }
+    if SHUFFLED in clear:
+        if clear[SHUFFLED] < 0:
+            return "the network uses what the encoded map says about the image"
+        return "maps of other images score higher, so the encoded map misleads the network"
     if not clear:
-        return "an effect on mIoU is not shown"
-    if any(effect.change.name == "shuffled" for effect in effects):
+        return "no effect on the mIoU is shown"
+    if any(effect.ablation.name == SHUFFLED for effect in effects):
         return (
-            "the network minds that the map is of another kind, but that it uses what the encoded "
-            "map says of the image is not shown"
+            "the network depends on the kind of map; that it uses what the encoded map says about "
+            "the image is not shown"
         )
-    return "the network does not do without them"
+    return "the network depends on them"
 
 
-def _is_clear(effect: Effect) -> bool:
-    return effect.differences.miou.excludes_zero
-
-
-def _by_subject(findings: Attribution) -> dict[str, list[Change]]:
-    """All changes of every modality, in order."""
-    found: dict[str, list[Change]] = {}
-    for change in findings.changes:
-        found.setdefault(change.subject, []).append(change)
+def _by_subject(findings: Attribution) -> dict[str, list[Ablation]]:
+    """Return all ablations of each modality, in order."""
+    found: dict[str, list[Ablation]] = {}
+    for ablation in findings.ablations:
+        found.setdefault(ablation.subject, []).append(ablation)
     return found
 
 
-def _effect_of(findings: Attribution, change: Change) -> Effect | None:
-    return next((effect for effect in findings.effects if effect.change == change), None)
+def _effect_of(findings: Attribution, ablation: Ablation) -> Effect | None:
+    return next((effect for effect in findings.effects if effect.ablation == ablation), None)
 
 
-def _block(
-    findings: Attribution, subject: str, changes: Sequence[Change], classes: Sequence[str]
-) -> str:
-    """The table of a modality: a class and below it its intervals; mean; how many pixels change."""
-    names, scores = [*classes, _mean_name(findings)], [*findings.scores.iou, findings.scores.miou]
-    columns = [_column(_effect_of(findings, change), change, len(names)) for change in changes]
-    height = 2 if findings.num_sources >= 2 else 1
+def _table(
+    findings: Attribution, subject: str, ablations: Sequence[Ablation], classes: Sequence[str]
+) -> Table:
+    """Return the table of a modality: differences with their intervals in the line below."""
+    names = [*classes, mean_name(findings.left_out)]
+    scores = [*findings.scores.iou, findings.scores.miou]
+    columns = [
+        _column(_effect_of(findings, ablation), ablation, len(names)) for ablation in ablations
+    ]
+    height = 2 if findings.num_sources >= 2 else 1  # lines of a class
     rows: list[list[str]] = []
     for number, (name, score) in enumerate(zip(names, scores, strict=True)):
         cells = [column[number] for column in columns]
         rows.append([name, percent(score), *(value for value, _ in cells)])
         rows += [["", "", *(ends for _, ends in cells)]] if height == 2 else []
-    rows.append(["pixels that change", "", *(value for value, _ in (c[-1] for c in columns))])
-    head = [subject, "as it is", *(change.name for change in changes)]
-    return table(head, rows, (0, height * len(classes), height * len(names)))
+    rows.append(["changed pixels", "", *(column[-1][0] for column in columns)])
+    return Table(
+        head=[subject, "unchanged", *(ablation.name for ablation in ablations)],
+        rows=rows,
+        rules=(0, height * len(classes), height * len(names)),
+    )
 
 
-def _column(effect: Effect | None, change: Change, num_rows: int) -> list[tuple[str, str]]:
-    """A value and its interval for every class and their mean, and the share of pixels."""
+def _column(effect: Effect | None, ablation: Ablation, num_rows: int) -> list[tuple[str, str]]:
+    """Return value and interval of each class and the mean, then the fraction of changed pixels."""
     if effect is None:
-        return [("", "")] * (num_rows - 1) + [(str(change.unmeasured), ""), ("", "")]
+        return [("", "")] * (num_rows - 1) + [(str(ablation.unmeasured), ""), ("", "")]
     differences = (*effect.differences.iou, effect.differences.miou)
     return [*((points(d.value), _interval(d)) for d in differences), (percent(effect.moved), "")]
 
 
-def _mean_name(findings: Attribution) -> str:
-    return f"mean without {', '.join(findings.left_out)}" if findings.left_out else "mean"
-
-
 def _interval(found: Difference) -> str:
-    return "-" if math.isnan(found.low) else f"{points(found.low)} to {points(found.high)}"
+    return span((found.low, found.high), points)
 
 
 def _legend(findings: Attribution) -> str:
-    ends = (
-        f"their {LEVEL:.0%} intervals below them (paired bootstrap over {findings.num_sources} "
-        "source images)"
-        if findings.num_sources >= 2
-        else "no interval, for which it takes two source images or more"
-    )
+    intervals = "no intervals, which need at least two source images"
+    if findings.num_sources >= 2:
+        intervals = (
+            f"below them their {INTERVAL}s (paired bootstrap over {findings.num_sources} source "
+            "images)"
+        )
     return (
-        f"IoU as it is in %, then differences to it in points with {ends}; pixels that change: % "
-        "of the labelled pixels that are predicted as another class than with the maps as they are"
+        f"IoU with unchanged maps in %, then differences to it in percentage points; {intervals}. "
+        "Changed pixels: % of the labelled pixels whose predicted class changes."
     )
 
 
-def _picture(findings: Attribution, classes: Sequence[str]) -> Any:
+def _chart(findings: Attribution, classes: Sequence[str]) -> np.ndarray:
     panels = []
-    for subject, changes in _by_subject(findings).items():
-        effects = {change.name: _effect_of(findings, change) for change in changes}
+    for subject, ablations in _by_subject(findings).items():
+        effects = {ablation.name: _effect_of(findings, ablation) for ablation in ablations}
         panels.append(
-            Panel(
+            DifferencePanel(
                 title=subject,
-                note="; ".join(f"{c.name}: {c.unmeasured}" for c in changes if c.unmeasured),
+                note="; ".join(f"{c.name}: {c.unmeasured}" for c in ablations if c.unmeasured),
                 series={
-                    name: (effect.differences.miou, *effect.differences.iou)
+                    name: [
+                        (d.value, d.low, d.high)
+                        for d in (effect.differences.miou, *effect.differences.iou)
+                    ]
                     for name, effect in effects.items()
                     if effect is not None
                 },
             )
         )
-    title = "IoU with changed structure maps, difference to the maps as they are"
-    return difference_chart(panels, [_mean_name(findings), *classes], title)
+    title = "IoU with changed structure maps, difference to unchanged ones"
+    rows = [mean_name(findings.left_out, "mIoU"), *classes]
+    return difference_chart(panels, rows, title, level=LEVEL).pixels()
 
 
 def _csv(findings: Attribution, classes: Sequence[str]) -> str:
-    """A line for every change and class; the mean is that of the row with ``class`` mean."""
-    keys = ["modality", "change", "class", "iou_as_it_is", "difference", "low", "high"]
-    file = io.StringIO()
-    writer = csv.DictWriter(file, [*keys, "moved", "unmeasured"], lineterminator="\n")
-    writer.writeheader()
-    as_it_is = [findings.scores.miou, *findings.scores.iou]
-    for change in findings.changes:
-        effect = _effect_of(findings, change)
-        for index, name in enumerate(["mean", *classes]):
-            row: dict[str, Any] = {"modality": change.subject, "change": change.name, "class": name}
-            row |= {"iou_as_it_is": known(as_it_is[index]), "unmeasured": change.unmeasured}
+    """Return a row per ablation and class, and one for the mean, whose ``class`` is ``mean``."""
+    keys = ["modality", "ablation", "class", "iou_unchanged", "difference", "low", "high"]
+    rows = []
+    for ablation in findings.ablations:
+        effect = _effect_of(findings, ablation)
+        scores = [findings.scores.miou, *findings.scores.iou]
+        for index, (name, iou) in enumerate(zip(["mean", *classes], scores, strict=True)):
+            row: dict[str, Any] = {
+                "modality": ablation.subject,
+                "ablation": ablation.name,
+                "class": name,
+            }
+            row |= {"iou_unchanged": iou, "unmeasured": ablation.unmeasured or ""}
             if effect is not None:
-                found = (effect.differences.miou, *effect.differences.iou)[index]
-                row |= _ends(found)
-                row["moved"] = known((effect.moved, *effect.moved_by_class)[index])
-            writer.writerow(row)
-    return file.getvalue()
+                row |= _ends((effect.differences.miou, *effect.differences.iou)[index])
+                row["changed_pixels"] = (effect.moved, *effect.moved_by_class)[index]
+            rows.append(row)
+    return csv_text([*keys, "changed_pixels", "unmeasured"], rows)
 
 
-def _plain(findings: Attribution, classes: Sequence[str]) -> dict[str, Any]:
+def _figures(findings: Attribution, classes: Sequence[str]) -> dict[str, Any]:
+    """Return everything in ``attribution.json`` below the header."""
     ends = (math.nan, math.nan) if findings.intervals is None else findings.intervals.miou
-    entries: list[dict[str, Any]] = []
-    for change in findings.changes:
-        entry: dict[str, Any] = {"modalities": list(change.modalities), "change": change.name}
-        effect = _effect_of(findings, change)
-        if effect is None:
-            entries.append({**entry, "unmeasured": change.unmeasured})
-            continue
-        iou = zip(classes, effect.differences.iou, effect.moved_by_class, strict=True)
-        entry |= {
-            "miou": _ends(effect.differences.miou),
-            "moved": known(effect.moved),
-            "classes": [{"name": n, **_ends(d), "moved": known(share)} for n, d, share in iou],
-            "confusion": effect.confusion.tolist(),
-        }
-        entries.append(entry)
+    settings = {"level": LEVEL, "draws": NUM_DRAWS, "seed": SEED}
+    iou = zip(classes, findings.scores.iou, strict=True)
     return {
-        "interval": {
-            "level": LEVEL,
-            "draws": NUM_DRAWS,
-            "seed": SEED,
-            "num_sources": findings.num_sources,
-        },
-        "mean_without": list(findings.left_out),
-        "as_it_is": {
-            "miou": known(findings.scores.miou),
-            "miou_interval": [known(end) for end in ends],
-            "classes": [
-                {"name": name, "iou": known(iou)}
-                for name, iou in zip(classes, findings.scores.iou, strict=True)
-            ],
+        "interval": {**settings, "num_sources": findings.num_sources},
+        "mean_without": findings.left_out,
+        "unchanged": {
+            "miou": findings.scores.miou,
+            "miou_interval": ends,
+            "classes": [{"name": name, "iou": value} for name, value in iou],
             "confusion": findings.confusion.tolist(),
         },
-        "changes": entries,
-        "reading": [*reading(findings), _RULE_OF_READING],
+        "ablations": [_entry(findings, ablation, classes) for ablation in findings.ablations],
+        "verdicts": [*verdicts(findings), _HOW_TO_READ],
     }
 
 
-def _ends(found: Difference) -> dict[str, float | None]:
+def _entry(findings: Attribution, ablation: Ablation, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the scores of an ablation, or why it was not measured."""
+    entry: dict[str, Any] = {"modalities": ablation.modalities, "ablation": ablation.name}
+    effect = _effect_of(findings, ablation)
+    if effect is None:
+        return {**entry, "unmeasured": ablation.unmeasured}
+    by_class = zip(classes, effect.differences.iou, effect.moved_by_class, strict=True)
     return {
-        "difference": known(found.value),
-        "low": known(found.low),
-        "high": known(found.high),
+        **entry,
+        "miou": _ends(effect.differences.miou),
+        "changed_pixels": effect.moved,
+        "classes": [{"name": n, **_ends(d), "changed_pixels": f} for n, d, f in by_class],
+        "confusion": effect.confusion.tolist(),
     }
+
+
+def _ends(found: Difference) -> dict[str, float]:
+    return dict(zip(("difference", "low", "high"), astuple(found), strict=True))

@@ -1,7 +1,5 @@
-"""The report of an evaluation: text for people, JSON and CSV for programs, a picture."""
+"""The report of an evaluation: a page for people, JSON and CSV for programs, pictures."""
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,23 +10,58 @@ from utils.evaluation.bootstrap import LEVEL, NUM_DRAWS, SEED, Intervals
 from utils.evaluation.measurements import Findings
 from utils.evaluation.metrics import Scores
 from utils.evaluation.objects import size_names
-from utils.files import known, write_json, write_png, write_text
-from utils.reports.cost import Cost, cost_facts
-from utils.reports.report_page import report_page
+from utils.evaluation.protocols import plan_labels
+from utils.evaluation.setup import EvaluationSetup
+from utils.files import to_json, write_json, write_png, write_text
+from utils.reports.cost import Cost, cost_of
+from utils.reports.pages import report_page
 from utils.reports.tables import (
-    NO_BORDERS,
+    NO_BOUNDARIES,
+    NO_FULL_LABELS,
     boundary_means,
-    details,
+    csv_text,
     interval_sentence,
-    listed,
-    no_full_labels,
-    summary,
 )
-from utils.visualization.charts import confusion_picture
-from utils.visualization.colors import PanelRow, prediction_panel
-from utils.visualization.confidence_picture import confidence_picture
+from utils.visualization.charts import confusion_chart, reliability_diagram
+from utils.visualization.panels import PanelRow, prediction_panel
 
 _MEANS = ("miou", "mf1", "mprecision", "mrecall", "oa", "kappa")
+
+
+def header_of(setup: EvaluationSetup, split: str) -> dict[str, Any]:
+    """Return what is evaluated and how, in display order."""
+    checkpoint, config, tile_set = setup.checkpoint, setup.config, setup.tile_set
+    absent = set(config.structure.modalities) - set(config.structure.present())
+    modalities = ", ".join(setup.encoder.stores) or "the RGB image"
+    if setup.encoder.stores and absent:
+        modalities += f"; absent: {', '.join(sorted(absent))}"
+    scales = ", ".join(f"{scale:g}" for scale in config.eval.scales)
+    sources, kinds = setup.sources(split), tile_set.kinds_of(split)
+    return {
+        "checkpoint": str(checkpoint.path),
+        "epoch": checkpoint.progress["epoch"],
+        "selected on": checkpoint.identity.selected_on,
+        "data": str(tile_set.root),
+        "split": split,
+        "lists": f"{tile_set.split_name}, SHA-256 {tile_set.split_sha256}",
+        "labels": plan_labels(kinds, config.eval.labels).phrase(config.eval.labels),
+        "images": len({*sources.values()}),
+        "tiles": len(sources),
+        "unit": config.eval.unit,
+        "structure": f"{config.structure.control}: {modalities}",
+        "window": f"{config.eval.window_px} px, overlap {config.eval.overlap_px} px",
+        "views": f"scales {scales}; turns {config.eval.turns}",
+        "precision": setup.precision.name,
+    }
+
+
+def cost_of_split(setup: EvaluationSetup, split: str) -> Cost:
+    """Count the cost of the largest window of a split."""
+    tile_set, most_px = setup.tile_set, setup.config.eval.window_px
+    tiles = (tile_set.tiles[tile_id] for tile_id in tile_set.split(split))
+    windows_px = ((min(most_px, t.height_px), min(most_px, t.width_px)) for t in tiles)
+    channels = (3, setup.encoder.num_channels)
+    return cost_of(setup.network, channels, max(windows_px, key=math.prod), setup.precision)
 
 
 def write_report(
@@ -42,76 +75,81 @@ def write_report(
     worst: Sequence[PanelRow] = (),
     spread: Sequence[PanelRow] = (),
 ) -> None:
-    """Write ``report`` as .txt, .html and .json, ``per_class.csv``, and pictures.
+    """Write ``report.html``, ``report.json``, ``per_class.csv`` and pictures.
 
-    These are ``confusion.png``, ``confidence.png`` and, where tiles are given, ``predictions.png``.
-    Existing reports are replaced, each file atomically and ``report.json`` last. Scores in JSON
-    and CSV are fractions in 0..1; a number that is not finite becomes null, or an empty cell.
+    The pictures are ``confusion.png``, ``confidence.png`` and, if there are tiles to show,
+    ``predictions.png``. Existing reports are replaced, each file atomically and ``report.json``
+    last; the same arguments give the same bytes. Scores in JSON and CSV are fractions in 0..1; a
+    number that is not finite becomes null, or an empty cell.
 
     Args:
-        folder: where to write; made if it is missing.
+        folder: created if it is missing.
         findings: of C classes.
         classes: C class names.
         palette: C colours, RGB in 0..255.
         header: what was evaluated and how (checkpoint, split, window ...), in display order;
             plain values, lists and dicts of them, paths.
-        cost: of the network; the one part that differs from run to run.
+        cost: of the network.
         worst: tiles with the lowest mIoU, for the page.
         spread: tiles spread evenly over the split, for the page and ``predictions.png``.
 
     Raises:
-        ValueError: the number of names or colours is not that of the matrix.
+        ValueError: the number of names or colours is not that of the classes.
     """
     num_classes = len(findings.scores.iou)
     _check_count("class names", classes, num_classes)
     _check_count("palette colours", palette, num_classes)
-    counts = findings.confusion.detach().cpu()
-    rows = [_class_row(findings, index, name) for index, name in enumerate(classes)]
-    confusion = confusion_picture(counts.numpy(), classes, palette)
-    confidence = confidence_picture(findings.calibration)
-    write_text(folder / "report.txt", _text(findings, classes, header, cost))
-    write_png(folder / "confusion.png", confusion)
-    write_png(folder / "confidence.png", confidence)
-    if spread:
-        write_png(folder / "predictions.png", prediction_panel(spread, classes, palette))
+    confusion = confusion_chart(findings.confusion.cpu().numpy(), classes, palette).pixels()
+    confidence = reliability_diagram(**vars(findings.calibration)).pixels()
     html = report_page(
         findings=findings,
         classes=classes,
         palette=palette,
         header=header,
-        pictures={"confusion matrix": confusion, "reliability of the confidence": confidence},
+        pictures={"Confusion matrix": confusion, "Reliability diagram": confidence},
         cost=cost,
         worst=worst,
         spread=spread,
     )
+    rows = [_class_row(findings, index, name) for index, name in enumerate(classes)]
     write_text(folder / "report.html", html)
-    write_text(folder / "per_class.csv", _csv(rows))
+    write_png(folder / "confusion.png", confusion)
+    write_png(folder / "confidence.png", confidence)
+    if spread:
+        write_png(folder / "predictions.png", prediction_panel(spread, classes, palette))
+    write_text(folder / "per_class.csv", csv_text(list(rows[0]), rows))
     entries = [
         {"name": name, "color": list(color), **{k: v for k, v in row.items() if k != "class"}}
         for name, color, row in zip(classes, palette, rows, strict=True)
     ]
     write_json(
         folder / "report.json",
-        _plain(
-            {
-                "header": header,
-                **_means(findings.scores),
-                "num_pixels": sum(findings.scores.support),
-                "mean_without": findings.left_out,
-                "interval": _interval(findings.intervals),
-                "classes": entries,
-                "boundaries": _boundaries(findings, classes),
-                "objects": _objects(findings),
-                "calibration": asdict(findings.calibration),
-                "protocols": _protocols(findings),
-                "impossible_protocols": _impossible(findings),
-                "confusion_axes": ["target", "prediction"],
-                "confusion": counts.long().tolist(),
-                "sources": _sources(findings),
-                **({} if cost is None else {"cost": asdict(cost)}),
-            }
-        ),
+        to_json({"header": header, **_figures(findings, classes, entries, cost)}),
     )
+
+
+def _figures(
+    findings: Findings, classes: Sequence[str], entries: Sequence[dict[str, Any]], cost: Cost | None
+) -> dict[str, Any]:
+    """Return everything in ``report.json`` below the header."""
+    return {
+        **_means(findings.scores),
+        "num_pixels": sum(findings.scores.support),
+        "mean_without": findings.left_out,
+        "interval": _interval(findings.intervals),
+        "classes": entries,
+        "boundaries": _boundaries(findings, classes),
+        "objects": _objects(findings),
+        "calibration": asdict(findings.calibration),
+        "protocols": _protocols(findings),
+        "impossible_protocols": [
+            {"name": protocol.name, "why": NO_FULL_LABELS} for protocol in findings.impossible
+        ],
+        "confusion_axes": ["target", "prediction"],
+        "confusion": findings.confusion.long().tolist(),
+        "sources": _sources(findings),
+        **({} if cost is None else {"cost": asdict(cost)}),
+    }
 
 
 def _means(scores: Scores) -> dict[str, float]:
@@ -119,7 +157,7 @@ def _means(scores: Scores) -> dict[str, float]:
 
 
 def _sources(findings: Findings) -> list[dict[str, Any]]:
-    """The confusion matrix of every source image: what two reports are compared by."""
+    """Return the confusion matrix of each source image, from which reports are compared."""
     matrices = findings.source_confusions.long().tolist()
     return [
         {"name": name, "confusion": matrix}
@@ -128,7 +166,7 @@ def _sources(findings: Findings) -> list[dict[str, Any]]:
 
 
 def _interval(intervals: Intervals | None) -> dict[str, Any]:
-    """Of the mIoU; null with the reason where there is none."""
+    """Return the interval of the mIoU, or null with the reason."""
     settings = {"level": LEVEL, "draws": NUM_DRAWS, "seed": SEED}
     if intervals is None:
         return {**settings, "miou": None, "why": interval_sentence(None)}
@@ -136,7 +174,7 @@ def _interval(intervals: Intervals | None) -> dict[str, Any]:
 
 
 def _class_row(findings: Findings, index: int, name: str) -> dict[str, Any]:
-    """One number under each name: a line of the CSV file."""
+    """Return the scores of a class by column name: a row of the CSV file."""
     scores, objects = findings.scores, findings.objects
     low, high = (math.nan, math.nan)
     if findings.intervals is not None:
@@ -158,15 +196,15 @@ def _class_row(findings: Findings, index: int, name: str) -> dict[str, Any]:
             row[f"boundary_f1_{width}px"] = float(borders.f1[number, index])
     for number, size in enumerate(size_names(objects.areas_px)):
         row[f"objects {size}px"] = int(objects.num_objects[index, number])
-        row[f"objects_found {size}px"] = float(objects.found[index, number])
+        row[f"objects_detected {size}px"] = float(objects.detected[index, number])
         row[f"pixel_recall {size}px"] = float(objects.recall[index, number])
     return row
 
 
 def _boundaries(findings: Findings, classes: Sequence[str]) -> dict[str, Any]:
-    """Means of the classes by width; null with the reason where there are none."""
+    """Return the mean scores by distance, or null with the reason."""
     if findings.boundaries is None:
-        return {"iou": None, "f1": None, "why": NO_BORDERS}
+        return {"iou": None, "f1": None, "why": NO_BOUNDARIES}
     return {"widths_px": findings.boundaries.widths_px, **boundary_means(findings, classes)}
 
 
@@ -175,7 +213,7 @@ def _objects(findings: Findings) -> dict[str, Any]:
     return {
         "sizes_px": size_names(objects.areas_px),
         "num_objects": objects.num_objects[0].tolist(),
-        "found": objects.found[0].tolist(),
+        "detected": objects.detected[0].tolist(),
         "pixel_recall": objects.recall[0].tolist(),
     }
 
@@ -194,42 +232,6 @@ def _protocols(findings: Findings) -> list[dict[str, Any]]:
         }
         for found in findings.protocols
     ]
-
-
-def _impossible(findings: Findings) -> list[dict[str, str]]:
-    why = no_full_labels(findings)
-    return [{"name": protocol.name, "why": why} for protocol in findings.impossible]
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_plain(row) for row in rows)  # null is an empty cell
-    return file.getvalue()
-
-
-def _text(
-    findings: Findings, classes: Sequence[str], header: dict[str, Any], cost: Cost | None
-) -> str:
-    parts = [listed(header)] if header else []
-    parts += [summary(findings, classes), details(findings, classes)]
-    if cost is not None:
-        parts.append(f"cost of the network alone\n{listed(cost_facts(cost))}")
-    return "\n\n".join(parts) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """Make a value fit for JSON: no nan or infinity, no tuples, unknown objects as text."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float):
-        return known(value)
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    return str(value)
 
 
 def _check_count(what: str, entries: Sequence[Any], num_classes: int) -> None:
