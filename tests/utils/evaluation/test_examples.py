@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from utils.evaluation.examples import WINDOW_PX, SpreadRows, WorstRows, _windows, panel_row, reduced
+from utils.boxes import Box
+from utils.evaluation.examples import (
+    WINDOW_PX,
+    SpreadRows,
+    WorstRows,
+    panel_row,
+    reduced,
+    tile_windows,
+)
 from utils.evaluation.metrics import confusion_matrix
 
 SIDE_PX = 216
@@ -41,7 +49,7 @@ def tile(name, num_wrong, size=(8, 8), label=0):
 def worst(*tiles, num_rows=4, left_out=()):
     kept = WorstRows(Encoder(), num_rows, SIDE_PX, left_out)
     for given in tiles:
-        kept.look(*given)
+        kept.add(*given)
     return kept
 
 
@@ -91,7 +99,7 @@ def test_the_worst_of_all_ranks_are_chosen_and_only_they_travel():
 def test_tiles_are_spread_evenly(num_tiles, kept):
     spread = SpreadRows(Encoder(), num_tiles, 4, SIDE_PX)
     for index in range(num_tiles):
-        spread.look(*tile(f"t{index}", index)[:2])
+        spread.add(*tile(f"t{index}", index)[:2])
     assert titles(spread.rows) == [f"t{index}" for index in kept]
 
 
@@ -99,7 +107,7 @@ def test_nothing_is_kept_of_a_rank_without_tiles_or_without_rows():
     for num_tiles, num_rows in ((0, 4), (3, 0)):
         spread = SpreadRows(Encoder(), num_tiles, num_rows, SIDE_PX)
         for index in range(num_tiles):
-            spread.look(*tile(f"t{index}", index)[:2])
+            spread.add(*tile(f"t{index}", index)[:2])
         assert spread.rows == []
 
 
@@ -119,8 +127,8 @@ def test_the_part_with_most_errors_is_shown_of_a_large_tile():
 @pytest.mark.parametrize("size", [(5, 7), (WINDOW_PX, 3000), (2500, 1025)])
 def test_windows_cover_a_tile_and_are_never_larger(size):
     seen = np.zeros(size, dtype=bool)
-    for window in _windows(size):
-        part = seen[window]
+    for window in tile_windows(size):
+        part = seen[window.slices]
         assert 0 < part.shape[0] <= WINDOW_PX and 0 < part.shape[1] <= WINDOW_PX
         part[:] = True
     assert seen.all()
@@ -130,7 +138,7 @@ def test_a_row_shows_the_same_part_of_everything():
     batch, prediction, _ = tile("a", 0)
     for picture in (batch.image[0, 0], batch.target[0], prediction, batch.maps["store"][0]):
         picture[3:6, 2:4] = 1
-    row = panel_row(batch, prediction, Encoder(), (slice(3, 6), slice(2, 4)))
+    row = panel_row(batch, prediction, Encoder(), Box(3, 2, 3, 2))
     assert row.title == "a" and row.image.shape == (3, 2, 3)
     assert (row.image[..., 0] == 1).all() and (row.image[..., 1] == 80).all()
     assert (row.target == 1).all() and (row.prediction == 1).all()
@@ -140,7 +148,7 @@ def test_a_row_shows_the_same_part_of_everything():
 def test_reducing_blends_photos_and_no_classes():
     batch, prediction, _ = tile("a", 0, (40, 20))
     prediction[:, ::2], batch.image[..., ::2] = 7, 160
-    small = reduced(panel_row(batch, prediction, Encoder()), 10)
+    small = reduced(panel_row(batch, prediction, Encoder(), Box(0, 0, 40, 20)), 10)
     assert small.prediction.shape == (10, 5) and small.image.shape == (10, 5, 3)
     assert set(np.unique(small.prediction)) <= {0, 7}
     assert (abs(small.image[:, 1:-1].astype(int) - 120) < 15).all()

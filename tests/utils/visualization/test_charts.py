@@ -1,18 +1,47 @@
+"""Charts: the artists of each figure show the values given, and its files are reproducible."""
+
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
 
-from utils.visualization.charts import bars, confusion_picture, legend
-from utils.visualization.typesetting import printable, shorten, text_width_px
+from utils.visualization.charts import (
+    Bars,
+    Curves,
+    DifferencePanel,
+    confusion_chart,
+    difference_chart,
+    reliability_diagram,
+    run_chart,
+)
 
-HOTTEST = (10, 48, 104)
-ABSENT = (232, 233, 235)
+NAN, INF = float("nan"), float("inf")
+CLASSES = ["road", "Gebäude", "tree"]
+PALETTE = [(255, 255, 255), (0, 0, 255), (0, 255, 0)]
+COUNTS = np.array([[80, 20, 0], [1, 2, 1], [0, 0, 0]])
+LONG = "a name that is far longer than a page leaves room for, $such as$ this one, " * 3
 
 
-def count(picture, color):
-    return int((picture == color).all(axis=2).sum())
+def hexes(colors):
+    return [to_hex(color) for color in colors]
 
 
-def assert_white_edges(picture, edge_px=15):
+def drawn_bars(axes):
+    """Horizontal and vertical bars with an extent: (x0, y0, width, height), colour and outline."""
+    return [
+        ((*bar.get_xy(), bar.get_width(), bar.get_height()), to_hex(bar.get_facecolor()), bar)
+        for bar in axes.patches
+        if bar.get_width() and bar.get_height()
+    ]
+
+
+def assert_white_edges(chart, edge_px=15):
+    picture = chart.pixels()
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3
     for edge in (
         picture[:edge_px],
         picture[-edge_px:],
@@ -22,100 +51,204 @@ def assert_white_edges(picture, edge_px=15):
         assert (edge == 255).all()
 
 
-@pytest.mark.parametrize("with_palette", [False, True])
-@pytest.mark.parametrize("num_classes", [1, 2, 10, 20])
-def test_confusion_picture_of_few_and_many_classes(num_classes, with_palette):
-    classes = [f"class number {index}" for index in range(num_classes)]
-    palette = [(250, 10 * index, 0) for index in range(num_classes)] if with_palette else None
-    picture = confusion_picture(np.eye(num_classes, dtype=np.int64) * 9, classes, palette)
-    cell_px = 58 if num_classes <= 10 else 46
-    assert picture.dtype == np.uint8
-    assert picture.shape[0] > num_classes * cell_px
-    assert count(picture, HOTTEST) > num_classes * cell_px**2 / 2
-    assert count(picture, ABSENT) < 57 * 57 / 10  # edges of letters
-    assert_white_edges(picture)
-    if palette:
-        assert count(picture, palette[-1]) > 2 * 11 * 11 - 1  # at both axes
+def test_confusion_chart_has_a_target_class_a_row_and_a_prediction_a_column():
+    (axes,) = confusion_chart(COUNTS, CLASSES, PALETTE).figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("prediction", "target")
+    shown = np.ma.filled(axes.images[0].get_array(), NAN)
+    np.testing.assert_allclose(shown, [[0.8, 0.2, 0], [0.25, 0.5, 0.25], [NAN] * 3])
+    assert axes.yaxis_inverted() and not axes.xaxis_inverted()  # the first row is the upper one
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert texts[1, 0] == "20.0" and texts[0, 1] == "25.0"  # (x, y) = (column, row)
+    assert texts[2, 0] == "0" and texts[0, 2] == texts[2, 2] == "-"
 
 
-def test_long_class_names_widen_the_confusion_picture():
-    name = "an extraordinarily long class name, such as impervious surface (unpaved)"
-    picture = confusion_picture(np.eye(2), [name, "b"])
-    assert picture.shape[1] >= 2 * 20 + text_width_px(name) + 2 * 58
-    assert picture.shape[0] >= 2 * 20 + text_width_px(name) + 2 * 58
-    assert_white_edges(picture)
+def test_confusion_chart_names_and_colours_both_axes_in_order():
+    (axes,) = confusion_chart(COUNTS, CLASSES, PALETTE).figure.axes
+    for axis in (axes.xaxis, axes.yaxis):
+        assert [label.get_text() for label in axis.get_ticklabels()] == CLASSES
+        np.testing.assert_array_equal(axis.get_ticklocs(), [0, 1, 2])
+    rows, columns = axes.collections
+    for swatches, along in ((rows, 1), (columns, 0)):
+        np.testing.assert_array_equal(swatches.get_offsets()[:, along], [0, 1, 2])
+        assert (swatches.get_offsets()[:, 1 - along] < -0.5).all()  # outside the cells
+        assert hexes(swatches.get_facecolor()) == ["#ffffff", "#0000ff", "#00ff00"]
+        assert hexes(swatches.get_edgecolor()) == ["#bfbfbf", "#0000bf", "#00bf00"]
 
 
-def test_short_class_names_stand_upright_only_if_they_must():
-    short = confusion_picture(np.eye(2), ["no", "yes"])
-    long = confusion_picture(np.eye(2), ["no", "background"])
-    assert short.shape[0] < long.shape[0]
-    assert_white_edges(short)
+@pytest.mark.parametrize("palette", [False, True])
+@pytest.mark.parametrize("num_classes", [1, 2, 16])
+def test_confusion_chart_of_any_number_of_classes_keeps_its_margin(num_classes, palette):
+    classes = [LONG, *("ab日本" for _ in range(num_classes - 1))]
+    colors = [(250, 10 * index, 0) for index in range(num_classes)] if palette else None
+    chart = confusion_chart(np.eye(num_classes, dtype=np.int64), classes, colors)
+    assert_white_edges(chart)
 
 
-def test_rows_without_target_pixels_are_grey():
-    picture = confusion_picture(np.array([[5, 0], [0, 0]]), ["a", "b"])
-    assert count(picture, ABSENT) > 2 * 57 * 57 * 0.9
-    assert count(confusion_picture(np.zeros((2, 2)), ["a", "b"]), HOTTEST) == 0
+def reliability(*bins, num_bins=10):
+    """Bins as (index, pixels, confidence, accuracy)."""
+    pixels, confidence, accuracy = [0] * num_bins, [NAN] * num_bins, [NAN] * num_bins
+    for index, *values in bins:
+        pixels[index], confidence[index], accuracy[index] = values
+    return reliability_diagram(
+        bin_pixels=pixels,
+        bin_confidence=confidence,
+        bin_accuracy=accuracy,
+        error=0.123 if bins else NAN,
+        confidence=0.6,
+        accuracy=0.5,
+    )
 
 
-def test_rows_are_normalised_on_their_own():
-    rare = confusion_picture(np.array([[1, 1], [0, 10**12]]), ["a", "b"])
-    common = confusion_picture(np.array([[500, 500], [0, 3]]), ["a", "b"])
-    assert np.array_equal(rare, common)
+def test_reliability_diagram_shows_accuracy_gaps_and_pixels_at_their_confidence():
+    chart = reliability((7, 300, 0.75, 0.5), (2, 100, 0.25, 0.4))
+    upper, lower = chart.figure.axes
+    (_, over, under) = hexes(handle.get_facecolor() for handle in upper.get_legend().get_patches())
+    names = [text.get_text() for text in upper.get_legend().get_texts()]
+    assert names == ["accuracy", "overconfidence", "underconfidence"]
+    shown = {}
+    for (x, y, width, height), color, _ in drawn_bars(upper):
+        shown.setdefault(round(x + width / 2), []).append((round(y), round(y + height), color))
+    assert [bar[:2] for bar in shown[75]] == [(0, 50), (50, 75)] and shown[75][1][2] == over
+    assert [bar[:2] for bar in shown[25]] == [(0, 40), (40, 25)] and shown[25][1][2] == under
+    percents = {round(x + width / 2): height for (x, _, width, height), _, _ in drawn_bars(lower)}
+    assert percents == {25: 25, 75: 75}
+    assert upper.get_xlim() == lower.get_xlim() == upper.get_ylim() == (0, 100)
+    texts = [text.get_text() for text in chart.figure.texts]
+    assert texts[0] == "expected calibration error 12.30 %"
+    assert texts[1] == "mean confidence 60.00 %, accuracy 50.00 % of 400 pixels"
+    assert_white_edges(chart)
 
 
-def test_legend_has_the_width_asked_for_and_wraps():
-    classes, palette = ["water", "road", "building"] * 4, [(1, 2, 3), (4, 5, 6), (7, 8, 9)] * 4
-    wide, narrow = legend(classes, palette, 2000), legend(classes, palette, 200)
-    assert wide.shape[1] == 2000
-    assert narrow.shape[1] == 200
-    assert narrow.shape[0] > 3 * wide.shape[0]
-    for color in palette:
-        assert count(narrow, color) == 4 * 11 * 11
+def test_reliability_diagram_without_pixels_says_so():
+    chart = reliability()
+    assert chart.figure.texts[0].get_text() == "no labelled pixel"
+    assert not any(drawn_bars(axes) for axes in chart.figure.axes)
+    assert_white_edges(chart)
 
 
-def test_legend_shortens_a_name_that_does_not_fit():
-    strip = legend(["name " * 50], [(1, 2, 3)], 150)
-    assert strip.shape[1] == 150
-    assert (strip[:, -1] == 255).all()
+def differences(*panels, rows=("mean", "road")):
+    return difference_chart(panels, rows, "title", level=0.9)
 
 
-def test_empty_legend():
-    assert legend([], [], 100).shape == (1, 100, 3)
+def test_difference_chart_bars_start_at_zero_and_lines_span_the_intervals():
+    chart = differences(
+        DifferencePanel(title="sam", series={"b": [(-0.1, -0.2, -0.05), (0.02, -0.01, 0.04)]}),
+        DifferencePanel(title="depth", series={"a": [(0.3, 0.1, 0.9), (NAN, NAN, NAN)]}),
+    )
+    first, second = chart.figure.axes
+    bars = [box for box, _, _ in drawn_bars(first)]
+    np.testing.assert_allclose([(x, width) for x, _, width, _ in bars], [(0, -10), (0, 2)])
+    middles = [y + height / 2 for _, y, _, height in bars]
+    np.testing.assert_allclose(middles, first.get_yticks())  # beside the name of their row
+    assert [label.get_text() for label in first.get_yticklabels()] == ["mean", "road"]
+    assert first.yaxis_inverted()
+    lines = [line.get_xdata() for line in first.lines if line.get_marker() == "|"]
+    np.testing.assert_allclose(lines, [(-20, -5), (-1, 4)])
+    numbers = [(text.get_text(), text.get_color()) for text in first.texts]
+    assert [number for number, _ in numbers] == ["-10.00", "+2.00"]
+    assert numbers[0][1] != numbers[1][1]  # the second interval includes zero
+    assert len(drawn_bars(second)) == 1
+    assert [text.get_text() for text in second.texts] == ["+30.00", "-"]
+    assert first.get_xlim() == second.get_xlim() and first.get_xlim()[1] > 90
+    colors = [to_hex(axes.patches[0].get_facecolor()) for axes in (first, second)]
+    (legend,) = chart.figure.legends
+    assert hexes(patch.get_facecolor() for patch in legend.get_patches()) == colors
+    assert [text.get_text() for text in legend.get_texts()] == ["b", "a"]
+    assert "90%" in chart.figure.texts[1].get_text()
 
 
-def test_shortened_text_fits_and_ends_in_an_ellipsis():
-    assert shorten("water", 200) == "water"
-    cut = shorten("impervious surface", 60)
-    assert cut.endswith("…")
-    assert text_width_px(cut) <= 60
+@pytest.mark.parametrize("value", [(0, 0, 0), (NAN, NAN, NAN), (0.1, NAN, NAN), (-0.9, -1, 1)])
+def test_difference_chart_of_awkward_values_keeps_its_margin(value):
+    panels = [
+        DifferencePanel(title=LONG, note=LONG, series={LONG: [value] * 2, "_b": [value] * 2}),
+        DifferencePanel(title="none", series={}),
+    ]
+    assert_white_edges(differences(*panels, rows=[LONG, "Straße"]))
 
 
-def test_printable_text_is_one_line_without_accents():
-    assert printable("Gebäude\n und  Straßen") == "Gebaude und Straßen"
+def run(series, **options):
+    plots = [Curves(title="loss", y_label="loss", series=series)] * 2
+    return run_chart(title="run", note="note", curves=plots, **options)
 
 
-def bar_px(picture, color):
-    """Width and height of a bar without its outline."""
-    rows, columns = np.nonzero((picture == color).all(axis=2))
-    return (np.ptp(columns) + 1, np.ptp(rows) + 1) if len(rows) else (0, 0)
+def test_run_chart_draws_a_curve_a_series_and_breaks_it_at_unknown_values():
+    chart = run({"a": [(1, 5), (2, NAN), (3, INF), (4, 7)], "_b": [(1, 2), (9, 3)]})
+    axes = chart.figure.axes[0]
+    first, second = axes.lines
+    np.testing.assert_array_equal(first.get_xdata(), [1, 2, 3, 4])
+    np.testing.assert_array_equal(first.get_ydata(), [5, NAN, NAN, 7])
+    np.testing.assert_array_equal(second.get_xydata(), [(1, 2), (9, 3)])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "_b"]
+    assert first.get_color() != second.get_color() and first.get_marker() != second.get_marker()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "loss")
 
 
-def test_bars_are_as_long_as_their_shares():
-    palette = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (9, 9, 9)]
-    shares = [1.0, 0.25, 0.0, float("nan")]
-    picture = bars(shares, ["one", "two", "three", "none"], palette, "title", width_px=440)
-    assert picture.shape[1] == 440 and picture.dtype == np.uint8
-    full, quarter, nothing, absent = (bar_px(picture, color) for color in palette)
-    assert abs(quarter[0] + 2 - (full[0] + 2) / 4) <= 1 and full[0] > 200
-    assert quarter[1] == full[1] and nothing == absent == (0, 0)
-    assert_white_edges(picture)
+def test_run_chart_bars_are_as_long_as_the_scores_and_outlined():
+    names, values = [*CLASSES, "mean"], [1.0, 0.25, NAN, 0.0]
+    bars = Bars(title="IoU", names=names, values=values, colors=[*PALETTE, (9, 9, 9)])
+    axes = run({"a": [(1, 2)]}, bars=bars).figure.axes[2]
+    shown = [bar for bar in drawn_bars(axes) if bar[2].get_linewidth()][-2:]
+    (_, first_y, first, _), (_, second_y, second, _) = (box for box, _, _ in shown)
+    assert (first, second) == (100, 25) and first_y < second_y and axes.yaxis_inverted()
+    assert [color for _, color, _ in shown] == ["#ffffff", "#0000ff"]
+    assert hexes(bar.get_edgecolor() for _, _, bar in shown) == ["#bfbfbf", "#0000bf"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
+    assert [text.get_text() for text in axes.texts] == ["100.00", "25.00", "-", "0.00"]
+    assert [text.get_position()[1] for text in axes.texts] == [0, 1, 2, 3]
 
 
-def test_bars_of_many_classes_with_long_names_stay_on_the_page():
-    names = [f"a class with a name that is far too long to be shown, {i}" for i in range(30)]
-    palette = [(255 - i, i, 100) for i in range(30)]
-    picture = bars([0.5] * 30, names, palette, "a title " * 20, width_px=440)
-    assert all(bar_px(picture, color)[0] > 400 / 3 / 2 - 3 for color in palette)
-    assert_white_edges(picture)
+def test_run_chart_shows_the_worst_tiles_pixel_by_pixel():
+    rng = np.random.default_rng(0)
+    worst = rng.integers(0, 255, (300, 501, 3), dtype=np.uint8)
+    page = run({}, worst=worst, worst_title="worst", facts={"seed": "0"}).pixels()
+    tops, lefts = np.nonzero((page[:-1, :-1] == worst[0, 0]).all(-1))
+    assert any(
+        np.array_equal(page[top : top + 300, left : left + 501], worst)
+        for top, left in zip(tops, lefts, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        {},
+        {"a": []},
+        {"a": [(0, NAN)]},
+        {"a": [(3, 0.5)]},
+        {"a": [(0, -1e12), (1, 1e12)]},
+        {"a": [(step, 1 / step) for step in range(1, 301)]},
+        {f"{index} {LONG}": [(0, index), (1, 2)] for index in range(12)},
+    ],
+)
+def test_run_chart_of_awkward_series_keeps_its_margin(series):
+    bars = Bars(title=LONG, names=[LONG] * 2, values=[NAN, 1], colors=PALETTE[:2])
+    assert_white_edges(run(series, bars=bars, facts={"frozen ViTs": LONG}, worst_title=LONG))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_a_chart_is_saved_by_its_suffix_with_the_same_bytes(tmp_path, suffix):
+    paths = [tmp_path / f"{name}{suffix}" for name in "ab"]
+    for path in paths:
+        confusion_chart(COUNTS, CLASSES, PALETTE).save(path)
+    content = paths[0].read_bytes()
+    assert content == paths[1].read_bytes()
+    assert content[:5] == {".png": b"\x89PNG\r", ".svg": b"<?xml", ".pdf": b"%PDF-"}[suffix]
+    if suffix == ".png":
+        pixels = confusion_chart(COUNTS, CLASSES, PALETTE).pixels()
+        assert np.array_equal(np.array(Image.open(paths[0]).convert("RGB")), pixels)
+
+
+def test_matplotlib_is_imported_by_the_first_chart_and_prints_nothing(tmp_path):
+    """Not even with a home folder that cannot be written and a matplotlibrc with mistakes."""
+    (tmp_path / "matplotlibrc").write_text("backend: TkAgg\nno.such.key: 1\n")
+    code = (
+        "import sys; from utils.visualization.charts import confusion_chart\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "confusion_chart([[1, 2], [3, 4]], ['a', 'b']).pixels()\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    environment = {**os.environ, "MPLCONFIGDIR": "/dev/null/x", "MATPLOTLIBRC": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")

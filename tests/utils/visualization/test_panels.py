@@ -1,12 +1,25 @@
 import numpy as np
 import pytest
 
-from utils.visualization.panels import Cell, contact_sheet
-from utils.visualization.typesetting import text_width_px
+from utils.visualization.panels import Cell, PanelRow, contact_sheet, legend, prediction_panel
+
+PALETTE = ((200, 0, 0), (0, 100, 0))
+CLASSES = ("Gebäude", "low vegetation")
+RED, BLACK = (235, 30, 40), (0, 0, 0)  # of error maps: wrong and ignored
+LONG = "a title that is much longer than the picture below it is wide"
 
 
 def flat(height, width, color=(10, 20, 30), smooth=True):
     return Cell(picture=np.full((height, width, 3), color, np.uint8), smooth=smooth)
+
+
+def has(picture, color):
+    return (picture == color).all(axis=2)
+
+
+def size(mask):
+    """Height and width of what is marked."""
+    return int(mask.any(axis=1).sum()), int(mask.any(axis=0).sum())
 
 
 def assert_white_edges(sheet, edge_px=15):
@@ -15,13 +28,13 @@ def assert_white_edges(sheet, edge_px=15):
 
 
 def test_pictures_are_fitted_with_their_aspect_kept():
-    sheet = contact_sheet([[flat(10, 40), flat(50, 100, (200, 0, 0))]], ["a", "b"], cell_px=80)
-    first = (sheet == (10, 20, 30)).all(axis=2)
-    second = (sheet == (200, 0, 0)).all(axis=2)
-    assert (first.any(axis=1).sum(), first.any(axis=0).sum()) == (20, 80)
-    assert (second.any(axis=1).sum(), second.any(axis=0).sum()) == (40, 80)
-    assert sheet.shape[1] == 20 + 80 + 10 + 80 + 20
-    assert sheet.dtype == np.uint8
+    grey = Cell(picture=np.full((50, 100), 77, np.uint8))
+    sheet = contact_sheet([[flat(10, 40), grey]], ["a", "b"], cell_px=80)
+    assert size(has(sheet, (10, 20, 30))) == (20, 80)
+    assert size(has(sheet, (77, 77, 77))) == (40, 80)
+    assert sheet.shape[1] == 20 + 80 + 10 + 80 + 20 and sheet.dtype == np.uint8
+    very_flat = contact_sheet([[flat(1, 1000)]], [""], cell_px=64)
+    assert size(has(very_flat, (10, 20, 30))) == (1, 64)
 
 
 def test_row_titles_make_the_sheet_higher():
@@ -39,32 +52,21 @@ def test_class_colors_are_never_blended_and_photos_are():
     sharp = contact_sheet([[Cell(picture=picture, smooth=False)]], ["a"], cell_px=50)[area]
     smooth = contact_sheet([[Cell(picture=picture)]], ["a"], cell_px=50)[area]
     assert set(np.unique(sharp)) <= {0, 255}
-    assert smooth.min() > 60
-    assert smooth.max() < 200
+    assert smooth.min() > 60 and smooth.max() < 200
 
 
 def test_long_titles_widen_the_sheet():
-    title = "a title that is much longer than the picture below it is wide"
-    by_column = contact_sheet([[flat(1, 1)]], [title], cell_px=30)
-    by_row = contact_sheet([[flat(1, 1)]], ["a"], [title], cell_px=30)
-    for sheet in (by_column, by_row):
-        assert sheet.shape[1] == 2 * 20 + text_width_px(title)
+    for sheet in (
+        contact_sheet([[flat(1, 1)]], [LONG], cell_px=30),
+        contact_sheet([[flat(1, 1)]], ["a"], [LONG], cell_px=30),
+    ):
+        assert sheet.shape[1] > 40 + 5 * len(LONG)
         assert_white_edges(sheet)
 
 
 def test_empty_places_stay_white():
     sheet = contact_sheet([[None, flat(9, 9)], [None, None]], ["", ""], cell_px=40)
-    assert ((sheet != 255).any(axis=2)).sum() == 40 * 40
-
-
-def test_very_flat_picture_keeps_one_pixel():
-    sheet = contact_sheet([[flat(1, 1000)]], [""], cell_px=64)
-    assert (sheet == (10, 20, 30)).all(axis=2).sum() == 64
-
-
-def test_grey_pictures_are_shown():
-    cell = Cell(picture=np.full((5, 5), 77, np.uint8))
-    assert (contact_sheet([[cell]], [""], cell_px=20) == 77).all(axis=2).sum() == 400
+    assert (sheet != 255).any(axis=2).sum() == 40 * 40
 
 
 @pytest.mark.parametrize(
@@ -78,3 +80,63 @@ def test_grey_pictures_are_shown():
 def test_ragged_grids_are_refused(rows, columns, row_titles, message):
     with pytest.raises(ValueError, match=message):
         contact_sheet(rows, columns, row_titles)
+
+
+def test_legend_wraps_at_its_width_and_outlines_every_swatch():
+    classes, palette = ["water", "road", "roof"] * 4, [(1, 2, 3), (4, 5, 6), (255, 255, 255)] * 4
+    wide, narrow = legend(classes, palette, 2000), legend(classes, palette, 200)
+    assert (wide.shape[1], narrow.shape[1]) == (2000, 200)
+    assert narrow.shape[0] > 3 * wide.shape[0]
+    for color in palette[:2]:
+        assert has(narrow, color).sum() == 4 * 11 * 11  # inside the outline
+    outline = has(wide, (191, 191, 191))
+    assert outline[:, : wide.shape[1]].sum() >= 4 * (13 * 13 - 11 * 11)
+    firsts = [np.flatnonzero(has(wide, color).any(axis=0))[0] for color in palette[:2]]
+    assert firsts[0] < firsts[1] and firsts[0] == 1  # in the given order, from the left edge
+
+
+def test_legend_shortens_a_name_and_keeps_accents():
+    strip = legend(["name " * 50], [(1, 2, 3)], 150)
+    assert strip.shape[1] == 150 and (strip[:, -1] == 255).all()
+    with_accent, without = (legend([name], [(1, 2, 3)], 150) for name in ("Häuser", "Hauser"))
+    assert not np.array_equal(with_accent, without)
+
+
+def rows_of_panel(**changes):
+    """The left half is class 0, predicted as 1; the right half class 1, predicted rightly."""
+    target = np.zeros((40, 60), np.uint8)
+    target[:, 30:] = 1
+    target[:10] = 255
+    values = {"image": np.full((40, 60, 3), 90, np.uint8), "target": target, **changes}
+    return [PanelRow(prediction=np.ones_like(target), **values)]
+
+
+def test_panel_shows_image_structure_target_prediction_and_errors_in_this_order():
+    structure = flat(40, 60, (1, 200, 3), smooth=False)
+    panel = prediction_panel(rows_of_panel(structure=structure), CLASSES, PALETTE, cell_px=120)
+    top = np.flatnonzero(has(panel, (90, 90, 90)).any(axis=1))[0]
+    image, seen, target, prediction, errors = (
+        panel[top : top + 80 : 2, left : left + 120 : 2] for left in range(20, 20 + 5 * 130, 130)
+    )
+    assert has(image, (90, 90, 90)).all() and has(seen, (1, 200, 3)).all()
+    assert has(target[:10], BLACK).all()
+    assert has(target[10:, :30], PALETTE[0]).all() and has(target[10:, 30:], PALETTE[1]).all()
+    assert has(prediction, PALETTE[1]).all()
+    assert has(errors[:10], BLACK).all() and has(errors[10:, :30], RED).all()
+    assert has(errors[10:, 30:], (94, 94, 94)).all()
+    legend_colors = [*PALETTE, RED, BLACK]
+    assert all(has(panel[top + 80 :], color).sum() >= 11 * 11 for color in legend_colors)
+    assert_white_edges(panel)
+
+
+def test_panel_without_targets_has_two_columns():
+    panel = prediction_panel(rows_of_panel(target=None), CLASSES, PALETTE, cell_px=100)
+    assert panel.shape[1] == 2 * 20 + 2 * 100 + 10
+    assert not has(panel, RED).any()
+
+
+def test_panel_keeps_its_margin_white_under_long_names():
+    pixel = np.zeros((1, 1), np.uint8)
+    one = PanelRow(image=np.zeros((1, 1, 3), np.uint8), target=pixel, prediction=pixel)
+    rows = [*rows_of_panel(title="a very long tile id " * 20), one]
+    assert_white_edges(prediction_panel(rows, (LONG * 10, "water"), PALETTE, cell_px=50))
