@@ -80,7 +80,7 @@ def train_one_epoch(run: Run) -> None:
     run.batches.set_position(state.epoch, state.step_in_epoch)
     for batch in (loaded.to(state.dist.device) for loaded in run.log.timed(run.loader)):
         set_learning_rate(state.optimizer, lr := run.lr_at(state.step))
-        size = run.loss.measure_batch(batch.target.long(), state.dist)
+        counts = state.dist.mean(run.loss.counts(batch.target))
         losses: dict[str, Tensor] = {}
         for number, part in enumerate(batch.split(num_parts), 1):
             image, structure, target = prepare_inputs(part, run.encoder)
@@ -88,7 +88,7 @@ def train_one_epoch(run: Run) -> None:
             with state.micro_batch(is_last=number == num_parts):
                 with state.precision.autocast():
                     logits = state.ddp_network(image, structure)
-                terms = run.loss(logits, target, size, segments)
+                terms = run.loss(logits, target, counts, segments)
                 state.precision.backward(terms["loss"])
             losses = {name: losses.get(name, 0) + term.detach() for name, term in terms.items()}
         state.take_step(run.config.optim.clip_norm, losses["loss"], batch.tile_ids)

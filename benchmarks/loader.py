@@ -214,8 +214,8 @@ def _train(
         waits.append(time.perf_counter() - start)
         start = time.perf_counter()
         image, structure, target = prepare_inputs(batch, encoder)
-        size = loss.measure_batch(target, dist)
-        loss(network(image, structure), target, size)["loss"].backward()
+        counts = loss.counts(target)
+        loss(network(image, structure), target, counts)["loss"].backward()
         network.zero_grad(set_to_none=True)
         steps.append(time.perf_counter() - start)
     return waits[1:], steps[1:]

@@ -1,4 +1,4 @@
-"""ModelConfig -> VSGNet: the one place in models/ that reads the recipe."""
+"""Construction of the network from a recipe."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,16 @@ from models.frozen_vit import FrozenViT, load_frozen_vit, published_weights
 from models.mlp_head import MlpHead
 from models.vsgnet import VSGNet
 from models.weights import fetch_weights
-from utils.training.checkpoint import Checkpoint, load_weights
 
 Pictures = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What a named size fixes."""
+    """Settings of a named model size."""
 
     channels: tuple[int, int, int, int]  # C1..C4
-    depths: tuple[int, int, int, int]  # FE blocks a stage
+    depths: tuple[int, int, int, int]  # FE blocks per stage
     num_heads: tuple[int, int, int, int]
     mlp_ratios: tuple[int, int, int, int]
     embed_channels: int  # width of the head
@@ -56,7 +55,7 @@ SIZES = {
         rgb_vit="vit_base_patch14_reg4_dinov2",
         structure_vit="vit_base_patch14_reg4_dinov2",
     ),
-    # The released code's widths, depths and ViTs, of which the widths and depths are DFormer-L's.
+    # Widths, depths and ViTs of the released code; widths and depths are those of DFormer-L.
     "large": Size(
         channels=(96, 192, 288, 576),
         depths=(3, 3, 12, 2),
@@ -83,24 +82,21 @@ def build_network(
         config: the recipe's ``model`` section.
         num_classes: number of classes of the data set.
         structure_channels: channels of the encoded structure maps.
-        pictures: for each modality, the three structure channels its frozen ViT is shown.
-        frozen_dtype: what the frozen ViTs are stored and computed in, see ``FrozenViT``.
+        pictures: for each modality, the three structure channels given to its frozen ViT.
+        frozen_dtype: dtype in which the frozen ViTs are stored and computed, see ``FrozenViT``.
 
     Raises:
-        ConfigError: an unknown ViT, or settings it cannot have.
+        ConfigError: an unknown ViT, or settings that it does not support.
         MissingDataError, DataError: its weights file is missing or does not fit.
     """
     size = SIZES[config.size]
-    first = size.channels[0]
-    vits = {
-        "rgb_vit": _build_vit(config.rgb_vit, size.rgb_vit, frozen_dtype),
-        "structure_vit": _build_vit(config.structure_vit, size.structure_vit, frozen_dtype),
-    }
+    rgb_vit = _build_vit(config.rgb_vit, size.rgb_vit, frozen_dtype)
+    structure_vit = _build_vit(config.structure_vit, size.structure_vit, frozen_dtype)
     encoder = DualBranchEncoder(
         rgb=Embedding(
             in_channels=3,
-            channels=first,
-            vit=vits["rgb_vit"],
+            channels=size.channels[0],
+            vit=rgb_vit,
             join=config.rgb_vit.join,
             pictures=((0, 1, 2),),
             mean=IMAGENET_MEAN,
@@ -108,8 +104,8 @@ def build_network(
         ),
         structure=Embedding(
             in_channels=structure_channels,
-            channels=first,
-            vit=vits["structure_vit"],
+            channels=size.channels[0],
+            vit=structure_vit,
             join=config.structure_vit.join,
             pictures=pictures,
             mean=(0.5,) * structure_channels,
@@ -133,42 +129,24 @@ def build_network(
     return VSGNet(encoder=encoder, head=head).to(memory_format=torch.channels_last)
 
 
-def load_network(
-    checkpoint: Checkpoint,
-    config: ModelConfig,
-    *,
-    structure_channels: int,
-    pictures: Pictures,
-    frozen_dtype: torch.dtype = torch.float32,
-) -> VSGNet:
-    """Build the network of a checkpoint and put its weights in; see ``build_network``.
-
-    Raises:
-        DataError: the weights, or those of the frozen ViTs, are not the ones of the checkpoint.
-    """
-    network = build_network(
-        config,
-        num_classes=len(checkpoint.identity.classes),
-        structure_channels=structure_channels,
-        pictures=pictures,
-        frozen_dtype=frozen_dtype,
-    )
-    load_weights(network, checkpoint, frozen_identities(network))
-    return network.eval()
-
-
 def _build_vit(config: VitConfig, default: str, dtype: torch.dtype) -> FrozenViT | None:
-    name = default if config.name == "default" else config.name
-    if name == "none":
+    """Build the frozen ViT of a branch; None if the recipe has none there."""
+    if (name := _vit_name(config, default)) is None:
         return None
     return load_frozen_vit(name, config.weights, num_layers=config.num_layers, dtype=dtype)
+
+
+def _vit_name(config: VitConfig, default: str) -> str | None:
+    """Return the timm name of a branch's ViT; ``default`` is that of the size."""
+    name = default if config.name == "default" else config.name
+    return None if name == "none" else name
 
 
 def fetch_frozen_weights(config: Config) -> None:
     """Download the official weights of a recipe's frozen ViTs that are not in ``weights/``.
 
     Raises:
-        ConfigError: an unknown ViT, or one whose weights have no direct address.
+        ConfigError: an unknown ViT, or one whose weights have no direct URL.
         DataError: a download failed.
     """
     model, size = config.model, SIZES[config.model.size]
@@ -176,12 +154,12 @@ def fetch_frozen_weights(config: Config) -> None:
         (model.rgb_vit, size.rgb_vit),
         (model.structure_vit, size.structure_vit),
     ):
-        name = default if vit.name == "default" else vit.name
-        if name != "none" and vit.weights is None:
+        name = _vit_name(vit, default)
+        if name is not None and vit.weights is None:
             fetch_weights(published_weights(name))
 
 
 def frozen_identities(network: VSGNet) -> dict[str, dict[str, str]]:
-    """Name and weights hash of every frozen ViT, by branch: what a checkpoint keeps of them."""
+    """Return name and weights hash of each frozen ViT, by branch, as stored in checkpoints."""
     branches = {"rgb_vit": network.encoder.rgb.vit, "structure_vit": network.encoder.structure.vit}
     return {key: vit.identity for key, vit in branches.items() if vit is not None}

@@ -1,4 +1,4 @@
-"""One process or many: the only file that knows torch.distributed and its environment variables."""
+"""Process groups: the only file that uses torch.distributed and its environment variables."""
 
 import os
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from utils.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class DistContext:
-    """This process among its peers. Every method but ``wrap`` must be called by all ranks."""
+    """Process group as seen by one rank. All ranks must call every method but ``wrap``."""
 
     rank: int
     local_rank: int
@@ -26,19 +26,23 @@ class DistContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks on the console."""
+        """Return True on the rank that writes files and to the console."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum of a tensor over all ranks, on each of them."""
+        """Return the sum of a tensor over all ranks, on each of them."""
         if self.world_size == 1:
             return tensor
         total = tensor.clone()
         dist.all_reduce(total)
         return total
 
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Return the mean of a tensor over all ranks, on each of them."""
+        return self.sum(tensor) / self.world_size
+
     def gather(self, value: Any) -> list[Any]:
-        """A picklable value of every rank, in rank order, on each of them."""
+        """Return a picklable value of every rank, in rank order, on each of them."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -46,15 +50,15 @@ class DistContext:
         return values
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank has called this."""
         if self.world_size > 1:
             dist.barrier()
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network to train with: its gradients are averaged over the ranks.
+        """Return the network to train with; its gradients are averaged over the ranks.
 
-        On CUDA devices batch norm then takes its statistics from the batches of all ranks, so
-        ``network`` has the same parameters in other modules afterwards.
+        On CUDA devices, batch norm is synchronised, so ``network`` has the same parameters in other
+        modules afterwards.
         """
         if self.world_size == 1:
             return network
@@ -64,7 +68,7 @@ class DistContext:
         return DistributedDataParallel(network, device_ids=[self.device])
 
     def without_sync(self, ddp_network: nn.Module) -> AbstractContextManager[None]:
-        """Inside the block, backward passes add gradients on this rank only."""
+        """Return a context in which backward passes add gradients on this rank only."""
         if isinstance(ddp_network, DistributedDataParallel):
             return ddp_network.no_sync()
         return nullcontext()
@@ -74,23 +78,23 @@ class DistContext:
 def distributed_session(
     device: str = "auto", patience: timedelta | None = None, *, deterministic: bool = False
 ) -> Iterator[DistContext]:
-    """Join the processes that torchrun started, or be the only one.
+    """Join the process group started by torchrun, or run as a single process.
 
     Args:
         device: auto, cpu or cuda. NCCL is used on CUDA devices, gloo on the CPU.
-        patience: how long a rank waits for another one, for work that ranks do at their own pace.
-            They then meet by gloo on CUDA devices as well, where NCCL would keep the device of the
-            waiting rank busy. None: what torch waits (10 minutes with NCCL, 30 with gloo). A rank
-            that dies ends the run at once either way: torchrun stops the others.
+        patience: timeout of a collective, for work that ranks do at their own pace. It then uses
+            gloo on CUDA devices as well, where NCCL would keep the device of the waiting rank busy.
+            None: torch's default (10 minutes with NCCL, 30 with gloo). A rank that dies ends the
+            run at once either way: torchrun stops the others.
         deterministic: refuse operations whose result differs from run to run on CUDA devices.
 
     Raises:
-        ConfigError: cuda is asked for and there is none.
+        ConfigError: cuda is requested and not available, or more ranks than devices.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = _choose_device(device, local_rank)
+    chosen = choose_device(device)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
         torch.use_deterministic_algorithms(True)
@@ -100,13 +104,22 @@ def distributed_session(
     try:
         yield DistContext(rank=rank, local_rank=local_rank, world_size=world_size, device=chosen)
         if world_size > 1:
-            dist.barrier()  # gloo may wait for ever below for a rank that is gone already
+            dist.barrier()  # gloo may wait for ever below for a rank that has left
     finally:
         if world_size > 1:
             dist.destroy_process_group()
 
 
-def _choose_device(device: str, local_rank: int) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """Return the device of this process; under torchrun on CUDA, that of its local rank.
+
+    Args:
+        device: auto, cpu or cuda.
+
+    Raises:
+        ConfigError: cuda is asked for and not available, or more ranks than devices.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():

@@ -1,26 +1,46 @@
-"""The whole network, as built from a recipe."""
+"""The whole network as built from a recipe: sizes, switches, symmetry, precision, compilers."""
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from configs.schema import ModelConfig, OptimConfig, VitConfig
 from models.build import SIZES, build_network, frozen_identities
 from models.encoder import JOINS
+from models.feature_recalibration import FeatureRecalibration
+from models.fusion_enhancement import FusionEnhancement
 from utils.errors import MissingDataError
 from utils.training.optim import build_optimizer
 
 RANDOM, NONE = VitConfig(name="test_vit", weights="random"), VitConfig(name="none")
 
 
-def network(size="tiny", vit=RANDOM, channels=4, pictures=((0, 1, 2),), frozen_dtype=torch.float32):
+def network(
+    size="tiny",
+    vit=RANDOM,
+    channels=4,
+    pictures=((0, 1, 2),),
+    frozen_dtype=torch.float32,
+    **settings,
+):
     torch.manual_seed(0)
-    config = ModelConfig(size=size, rgb_vit=vit, structure_vit=vit, drop_path=0.0, head_dropout=0.0)
+    config = ModelConfig(
+        size=size, rgb_vit=vit, structure_vit=vit, drop_path=0.0, head_dropout=0.0, **settings
+    )
     return build_network(
         config,
         num_classes=5,
         structure_channels=channels,
         pictures=pictures,
         frozen_dtype=frozen_dtype,
+    )
+
+
+def inputs(*size: int, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.rand(batch, 3, *size, generator=generator),
+        torch.rand(batch, 4, *size, generator=generator),
     )
 
 
@@ -53,19 +73,6 @@ def test_a_batch_gives_what_its_images_give_one_by_one():
     image, structure = torch.rand(3, 3, 48, 64), torch.rand(3, 4, 48, 64)
     one_by_one = torch.cat([net(image[i : i + 1], structure[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(net(image, structure), one_by_one, rtol=1e-4, atol=1e-5)
-
-
-def test_frozen_weights_stay_and_others_move():
-    net = network()
-    frozen = {n: p.clone() for n, p in net.named_parameters() if not p.requires_grad}
-    moving = {n: p.clone() for n, p in net.named_parameters() if p.requires_grad}
-    optimizer = build_optimizer(net, OptimConfig(lr=0.1, weight_decay=0.1))
-    net(torch.rand(2, 3, 64, 64), torch.rand(2, 4, 64, 64)).square().mean().backward()
-    optimizer.step()
-    now = dict(net.named_parameters())
-    assert frozen and all(torch.equal(now[n], p) for n, p in frozen.items())
-    assert all(not torch.equal(now[n], p) for n, p in moving.items())
-    assert not any("vit.vit" in key for key in net.state_dict())
 
 
 def test_two_modalities_show_the_structure_vit_two_pictures():
@@ -136,3 +143,148 @@ def test_frozen_vits_in_half_precision_give_the_same_logits_under_autocast():
 def test_identities_name_both_branches():
     assert frozen_identities(network()).keys() == {"rgb_vit", "structure_vit"}
     assert frozen_identities(network(vit=NONE)) == {}
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_a_flipped_input_gives_the_flipped_output(axis):
+    """With its kernels flipped too: a 3x3 kernel itself has a left and a right.
+
+    The sizes are 1 above a multiple of 32, where stride-2 grids have a middle.
+    """
+    net = network(vit=NONE).eval()
+    image, structure = inputs(65, 97)
+    expected = net(image, structure).flip(axis)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.copy_(module.weight.flip(axis))
+    torch.testing.assert_close(
+        net(image.flip(axis), structure.flip(axis)), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_swapping_height_and_width_swaps_the_output():
+    net = network(vit=NONE).eval()
+    image, structure = inputs(65, 33)
+    expected = net(image, structure).mT
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.copy_(module.weight.mT.clone())
+    torch.testing.assert_close(net(image.mT, structure.mT), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("training", [False, True])
+def test_inputs_scaled_by_1e3_stay_finite_in_half_precision(dtype, training):
+    net = network(vit=NONE).train(training)
+    image, structure = (1e3 * x for x in inputs(64, 96))
+    with torch.autocast("cpu", dtype=dtype):
+        logits = net(image, structure)
+    assert torch.isfinite(logits).all()
+    logits.float().square().mean().backward()
+    for name, parameter in net.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_every_convolution_sees_and_gives_channels_last():
+    net = network(vit=NONE)
+    image, structure = (x.to(memory_format=torch.channels_last) for x in inputs(64, 96))
+    wrong = []
+
+    def look(module: nn.Module, args: tuple[torch.Tensor], out: torch.Tensor) -> None:
+        for x in (args[0], out):
+            if not x.is_contiguous(memory_format=torch.channels_last):
+                wrong.append((module, tuple(x.shape), x.stride()))
+
+    handles = [m.register_forward_hook(look) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    logits = net(image, structure)
+    assert handles and not wrong, wrong
+    assert logits.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_compiles_without_a_graph_break(recompute):
+    torch.compiler.reset()
+    net = network(vit=NONE, recompute=recompute)
+    image, structure = inputs(64, 64)
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    logits = compiled(image, structure)
+    logits.square().mean().backward()
+    ours = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
+    net.zero_grad()
+    expected = network(vit=NONE, recompute=recompute)(image, structure)
+    expected.square().mean().backward()
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    assert all(torch.isfinite(gradient).all() for gradient in ours.values())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fe_branches": ("global_context",)},
+        {"fe_branches": ("structure_gate",)},
+        {"fe_branches": ("global_context", "structure_gate", "large_kernel")},
+        {"fr_gates": "off"},
+        {"fr_gates": "channel"},
+    ],
+    ids=str,
+)
+def test_every_switch_trains_every_parameter(settings):
+    net = network(vit=NONE, **settings)
+    logits = net(*inputs(64, 64))
+    weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+    (logits * weight).sum().backward()
+    groups = build_optimizer(net, OptimConfig(lr=1.0, weight_decay=0.1)).param_groups
+    optimised = {id(p) for group in groups for p in group["params"]}
+    for name, parameter in net.named_parameters():
+        assert id(parameter) in optimised, name
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_fault_5_each_stage_runs_once_at_its_own_scale():
+    net, seen = network(), []
+
+    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append((type(module), tuple(args[0].shape[1:])))
+
+    for module in net.modules():
+        if isinstance(module, (FusionEnhancement, FeatureRecalibration)):
+            module.register_forward_pre_hook(note)
+    net(torch.rand(1, 3, 128, 64), torch.rand(1, 4, 128, 64))
+    sizes = [(16, 32, 16), (32, 16, 8), (48, 8, 4), (64, 4, 2)]
+    both = (FusionEnhancement, FeatureRecalibration)
+    assert seen == [(block, size) for size in sizes for block in both]
+
+
+def test_fault_14_every_structure_channel_reaches_the_logits():
+    net = network(vit=NONE)
+    structure = torch.rand(1, 4, 64, 64, requires_grad=True)
+    net(torch.rand(1, 3, 64, 64), structure).square().sum().backward()
+    assert (structure.grad.abs().sum((0, 2, 3)) > 0).all()
+
+
+def test_fault_21_frozen_parameters_are_in_no_group_no_checkpoint_and_take_no_gradient():
+    net = network()
+    frozen = {
+        id(p) for vit in (net.encoder.rgb.vit, net.encoder.structure.vit) for p in vit.parameters()
+    }
+    groups = build_optimizer(net, OptimConfig(lr=1.0, weight_decay=0.1)).param_groups
+    assert frozen and not frozen & {id(p) for group in groups for p in group["params"]}
+    assert {id(p) for p in net.parameters()} - frozen == {
+        id(p) for group in groups for p in group["params"]
+    }
+    saved = {id(tensor) for tensor in net.state_dict(keep_vars=True).values()}
+    assert not frozen & saved
+    net.train()(torch.rand(2, 3, 64, 64), torch.rand(2, 4, 64, 64)).sum().backward()
+    assert all(p.grad is None for p in net.parameters() if id(p) in frozen)
+
+
+def test_fault_22_the_head_sees_both_streams_of_every_stage():
+    net = network(vit=NONE)
+    pyramid = net.encoder(torch.rand(1, 3, 64, 64), torch.rand(1, 4, 64, 64))
+    pyramid = [features.detach().requires_grad_() for features in pyramid]
+    net.head(pyramid).square().sum().backward()
+    for features, width in zip(pyramid, (16, 32, 48, 64), strict=True):
+        assert features.shape[1] == 2 * width
+        assert (features.grad.abs().sum((0, 2, 3)) > 0).float().mean() > 0.9

@@ -70,7 +70,7 @@ def test_patient_ranks_meet_by_gloo_and_wait_as_long_as_told(
     monkeypatch.setattr(distributed.dist, "init_process_group", init)
     monkeypatch.setattr(distributed.dist, "barrier", lambda: calls.append("together"))
     monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: calls.append("apart"))
-    monkeypatch.setattr(distributed, "_choose_device", lambda *_: torch.device(device))
+    monkeypatch.setattr(distributed, "choose_device", lambda *_: torch.device(device))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with distributed.distributed_session(device, patience) as dist:
         assert dist.world_size == 2

@@ -190,3 +190,27 @@ def check_weights(network: nn.Module, weights: dict[str, Tensor], source: str) -
             f"{source} does not fit the network its recipe describes: {len(wrong)} of {len(own)} "
             f"weights differ (first: {wrong[0]}); it was written by another version"
         )
+
+
+def load_network(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    *,
+    structure_channels: int,
+    pictures: Pictures,
+    frozen_dtype: torch.dtype = torch.float32,
+) -> VSGNet:
+    """Build the network of a checkpoint and put its weights in; see ``build_network``.
+
+    Raises:
+        DataError: the weights, or those of the frozen ViTs, are not the ones of the checkpoint.
+    """
+    network = build_network(
+        config,
+        num_classes=len(checkpoint.identity.classes),
+        structure_channels=structure_channels,
+        pictures=pictures,
+        frozen_dtype=frozen_dtype,
+    )
+    load_weights(network, checkpoint, frozen_identities(network))
+    return network.eval()
