@@ -1,87 +1,91 @@
 """Polygons of the classes of a label map as a GeoJSON file (RFC 7946)."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import numpy as np
+import rasterio
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.features import shapes
+from rasterio.io import DatasetReader
+from rasterio.warp import transform
 
+from configs.schema import IGNORE_INDEX
 from utils.errors import DataError
 from utils.files import atomic_path
-from utils.rasters.contours import Region, trace_regions
-from utils.rasters.georeference import Georeference, Transform
+from utils.rasters.placement import Placement
+from utils.rasters.sources import gdal_settings
 
-_PIXELS: Transform = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-_PIECE = 1 << 16  # edges of a ring that are text at a time
-_CACHED = 1 << 16  # coordinates whose text is kept, of x and of y
-EdgeWriter = Callable[[list[int], list[int], list[int]], list[str]]
+# Corners that are converted at a time: a call of PROJ costs as much as hundreds of them.
+_BATCH_POINTS = 1 << 16
+_DECIMALS = 9  # of a degree: a tenth of a millimetre
+_LONGITUDE_LATITUDE = CRS.from_epsg(4326)
+Ring = list[tuple[float, float]]  # columns and rows, the first corner repeated at the end
+Locate = Callable[[np.ndarray], np.ndarray]  # (N, 2) columns and rows -> (N, 2) coordinates
 
 
 def write_geojson(
-    strips: Iterable[np.ndarray],
+    index: Path,
+    size: tuple[int, int],
     path: Path,
     *,
     names: Sequence[str],
     palette: Sequence[tuple[int, int, int]],
-    georeference: Georeference | None,
+    placement: Placement | None,
 ) -> None:
-    """Write one feature for each group of pixels of a class that hang together by their sides.
+    """Write one feature for each 4-connected region of a class.
 
-    Polygons follow the edges of the pixels and are valid in the sense of OGC; the ring that goes
-    round a region is counter-clockwise, those round its holes clockwise. Properties: ``class``
-    (index), ``name``, ``color`` (#rrggbb), ``area_px``, and ``area_m2`` where that is known.
+    Polygons follow the edges of the pixels and are valid in the sense of OGC; exterior rings are
+    counter-clockwise, holes clockwise. Properties: ``class`` (index), ``name``, ``color``
+    (#rrggbb), ``area_px``, and ``area_m2`` where it is known.
 
-    Coordinates are those of the image: by its transform, with 15 digits, else x = column and
-    y = row, from the upper left corner and downwards. Differs from RFC 7946, which wants longitude
-    and latitude on WGS 84: only GDAL or PROJ could turn all the systems that there are into that.
-    Instead the system is named as in GeoJSON 2008, by the member ``crs``, which GDAL and QGIS read.
-    Without a transform or without an EPSG code nothing can be named, and programs take the
-    coordinates for degrees until they are told otherwise.
+    Coordinates are longitude and latitude on WGS 84. Of an image that has a transform, but no
+    coordinate reference system that leads there, they are those of the image; without a transform,
+    x = column and y = row from the upper left corner downwards.
 
-    Features are written as they are complete; ``trace_regions`` says what is kept in memory.
+    The map is read in strips. GDAL keeps all regions in memory, about 1 kB each.
 
     Args:
-        strips: consecutive ``(h, W)`` uint8 rows of class indices, from the top down; 255 =
-            ignored, which gives no feature. The file does not depend on their heights.
+        index: file of ``(H, W)`` uint8 class indices without a header; 255 is ignored and gives no
+            feature.
+        size: height and width of the map.
         path: file to write, atomically.
         names: of the classes.
         palette: colours of the classes, 0..255.
-        georeference: of the image.
+        placement: georeferencing of the image.
 
     Raises:
-        DataError: the map holds a class that has no name.
+        DataError: the map holds a class that has no name, or a corner has no longitude.
     """
-    transform = None if georeference is None else georeference.transform()
-    crs, pixel_m2 = None, None
-    if georeference is not None and transform is not None:
-        crs, pixel_m2 = georeference.to_geojson_crs(), georeference.pixel_area_m2()
-    a, b, _, d, e, _ = transform = transform or _PIXELS
-    mirrored = a * e < b * d
-    write_edges = _edge_writer(transform)
+    locate = _locator(placement, size)
+    pixel_m2 = None if placement is None else placement.pixel_area_m2()
     classes = [_class_members(i, *each) for i, each in enumerate(zip(names, palette, strict=True))]
     with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(f'{{"type":"FeatureCollection",{_crs_member(crs)}"features":[')
+        file.write('{"type":"FeatureCollection","features":[')
         separator = "\n"
-        for region in trace_regions(strips):
-            if region.value >= len(classes):
+        for values, regions in _batches(index, size):
+            if max(values) >= len(classes):
                 raise DataError(
-                    f"{path} cannot be written: the map holds class {region.value}, but only "
+                    f"{path} cannot be written: the map holds class {max(values)}, but only "
                     f"{len(classes)} classes have names; give those that the map was made with"
                 )
-            members = f'{classes[region.value]},"area_px":{region.area_px}'
-            if pixel_m2 is not None:
-                members += f',"area_m2":{region.area_px * pixel_m2:.12g}'
-            file.write(f'{separator}{{"type":"Feature","properties":{{{members}}},')
-            file.write('"geometry":{"type":"Polygon","coordinates":')
-            file.writelines(_coordinates(region, write_edges, mirrored))
-            file.write("}}")
-            separator = ",\n"
+            for value, (text, area_px) in zip(
+                values, _polygons(regions, locate, path), strict=True
+            ):
+                members = f'{classes[value]},"area_px":{area_px}'
+                if pixel_m2 is not None:
+                    members += f',"area_m2":{area_px * pixel_m2:.12g}'
+                file.write(
+                    f'{separator}{{"type":"Feature","properties":{{{members}}},'
+                    f'"geometry":{{"type":"Polygon","coordinates":{text}}}}}'
+                )
+                separator = ",\n"
         file.write("\n]}\n")
-
-
-def _crs_member(crs: str | None) -> str:
-    return "" if crs is None else f'"crs":{{"type":"name","properties":{{"name":"{crs}"}}}},'
 
 
 def _class_members(index: int, name: str, colour: tuple[int, int, int]) -> str:
@@ -89,42 +93,104 @@ def _class_members(index: int, name: str, colour: tuple[int, int, int]) -> str:
     return f'"class":{index},"name":{text},"color":"#{bytes(colour).hex()}"'
 
 
-def _edge_writer(transform: Transform) -> EdgeWriter:
-    """What writes the two corners of edges, given x of the first and the second, and y."""
-    a, b, c, d, e, f = transform
-    if b or d:
-
-        def corner(x: int, y: int) -> str:
-            return f"[{a * x + b * y + c:.15g},{d * x + e * y + f:.15g}]"
-
-        return lambda x, x_end, y: [
-            f"{corner(start, line)},{corner(end, line)}"
-            for start, end, line in zip(x, x_end, y, strict=True)
-        ]
-
-    x_text = lru_cache(_CACHED)(lambda x: f"{a * x + c:.15g}")
-    y_text = lru_cache(_CACHED)(lambda y: f"{e * y + f:.15g}")
-    return lambda x, x_end, y: [
-        f"[{start},{line}],[{end},{line}]"
-        for start, end, line in zip(map(x_text, x), map(x_text, x_end), map(y_text, y), strict=True)
-    ]
+def _batches(index: Path, size: tuple[int, int]) -> Iterator[tuple[list[int], list[list[Ring]]]]:
+    """Yield classes and rings of regions, of some ten thousand corners at a time."""
+    values: list[int] = []
+    regions: list[list[Ring]] = []
+    num_points = 0
+    with _open_map(index, size) as dataset:
+        for geometry, value in shapes(rasterio.band(dataset, 1), connectivity=4):
+            if value == IGNORE_INDEX:
+                continue
+            values.append(int(value))
+            regions.append(geometry["coordinates"])
+            num_points += sum(map(len, geometry["coordinates"]))
+            if num_points >= _BATCH_POINTS:
+                yield values, regions
+                values, regions, num_points = [], [], 0
+    if values:
+        yield values, regions
 
 
-def _coordinates(region: Region, write_edges: EdgeWriter, mirrored: bool) -> Iterator[str]:
-    """The rings of a region as text, each with its first corner at the end again."""
-    before = "[["
-    for part in region.rings:
-        for x, y in part:
-            x_end = np.concatenate([x[1:], x[:1]])
-            if mirrored:
-                x, x_end, y = x_end[::-1], x[::-1], y[::-1]
-            for start in range(0, x.size, _PIECE):
-                piece = slice(start, start + _PIECE)
-                texts = write_edges(x[piece].tolist(), x_end[piece].tolist(), y[piece].tolist())
-                if not start:
-                    first = texts[0].partition("],")[0]
-                yield before + ",".join(texts)
-                before = ","
-            yield f",{first}]]"
-            before = ",["
-    yield "]"
+@contextmanager
+def _open_map(path: Path, size: tuple[int, int]) -> Iterator[DatasetReader]:
+    """Open a file without a header as a dataset of one band."""
+    height, width = size
+    description = (
+        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">'
+        '<VRTRasterBand dataType="Byte" band="1" subClass="VRTRawRasterBand">'
+        f'<SourceFilename relativeToVRT="0">{escape(str(path.resolve()))}</SourceFilename>'
+        f"<PixelOffset>1</PixelOffset><LineOffset>{width}</LineOffset>"
+        "</VRTRasterBand></VRTDataset>"
+    )
+    with gdal_settings(GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE="ALL"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(description) as dataset:
+            yield dataset
+
+
+def _polygons(regions: list[list[Ring]], locate: Locate, path: Path) -> Iterator[tuple[str, int]]:
+    """Yield the coordinates of each region as JSON, and its area in pixels."""
+    rings = [ring for region in regions for ring in region]
+    points = np.array([point for ring in rings for point in ring])
+    ends = np.cumsum([len(ring) for ring in rings])
+    starts = np.concatenate([[0], ends[:-1]])
+    areas_px = np.rint(np.abs(_signed_areas(points, starts, ends))).astype(int).tolist()
+    located = locate(points)
+    if not np.isfinite(located).all():
+        raise DataError(
+            f"{path} cannot be written: the placement of the image gives pixels without longitude "
+            "and latitude; leave polygons out, or correct the placement"
+        )
+    is_clockwise = (_signed_areas(located, starts, ends) < 0).tolist()
+    corners = located.tolist()
+    ring = 0
+    for region in regions:
+        texts, area_px = [], 0
+        for number in range(len(region)):
+            part = corners[starts[ring] : ends[ring]]
+            is_hole = number > 0
+            if is_clockwise[ring] != is_hole:
+                part.reverse()
+            texts.append(json.dumps(part, separators=(",", ":")))
+            area_px += -areas_px[ring] if is_hole else areas_px[ring]
+            ring += 1
+        yield f"[{','.join(texts)}]", area_px
+
+
+def _signed_areas(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return the areas of closed rings by the shoelace formula, above zero counter-clockwise."""
+    # Relative to a corner of the ring: coordinates are large, and areas may be small.
+    x, y = (points - np.repeat(points[starts], ends - starts, axis=0)).T
+    twice = x[:-1] * y[1:] - x[1:] * y[:-1]
+    twice[ends[:-1] - 1] = 0  # from the end of a ring to the start of the next one
+    return np.add.reduceat(twice, starts) / 2
+
+
+def _locator(placement: Placement | None, size: tuple[int, int]) -> Locate:
+    """Return the mapping of columns and rows to the coordinates that a file gets."""
+    if placement is None or placement.transform is None:
+        return lambda points: points.astype(int)
+    a, b, c, d, e, f = placement.transform[:6]
+    crs = placement.crs
+    is_projected = crs is not None and crs.is_projected
+
+    def to_image_crs(points: np.ndarray) -> np.ndarray:
+        return np.round(points @ [[a, d], [b, e]] + [c, f], _DECIMALS)
+
+    def to_degrees(points: np.ndarray) -> np.ndarray:
+        x, y = (points @ [[a, d], [b, e]] + [c, f]).T
+        longitude, latitude = map(np.array, transform(crs, _LONGITUDE_LATITUDE, x, y))
+        if is_projected:  # no jump where an image meets the antimeridian
+            longitude = (longitude - middle + 180) % 360 - 180 + middle
+        return np.round(np.stack([longitude, latitude], axis=1), _DECIMALS)
+
+    height, width = size
+    frame = np.array([[x, y] for x in (0, width / 2, width) for y in (0, height / 2, height)])
+    middle = 0.0
+    try:
+        middle = 0.0 if crs is None else float(to_degrees(frame)[4, 0])
+        is_on_earth = crs is not None and np.isfinite(to_degrees(frame)).all()
+    except Exception:  # GDAL's own, private ones: a building site's system, another planet's
+        is_on_earth = False
+    return to_degrees if is_on_earth else to_image_crs

@@ -25,8 +25,9 @@ import numpy as np
 
 from utils.errors import DataError, MissingDataError
 from utils.rasters import tiff_tags as tag
-from utils.rasters.georeference import Georeference, read_georeference
+from utils.rasters.georeference import read_georeference
 from utils.rasters.pixel_values import Stretch, check_stretch
+from utils.rasters.placement import Placement
 from utils.rasters.tiff_layout import WholeOnly, read_layout
 from utils.rasters.tiff_tags import MAGICS, TiffTags
 from utils.rasters.tiff_window import TiffWindows
@@ -69,7 +70,7 @@ class Scene:
         source: _Source,
         *,
         orientation: int,
-        georeference: Georeference | None,
+        georeference: Placement | None,
         is_tiff: bool,
         by_window: bool,
     ) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import utils.rasters.contours
-from utils.rasters.georeference import Georeference
+from utils.rasters.placement import Placement
 from utils.rasters.polygons import write_geojson
 
 IGNORED = 255
@@ -15,12 +15,12 @@ NAMES = ("road", "Gebäude", 'a "b"', "tree", "car")
 PALETTE = ((255, 255, 255), (0, 0, 255), (1, 2, 3), (0, 160, 16), (255, 0, 0))
 
 
-def write(path: Path, strips, georeference: Georeference | None = None) -> Path:
+def write(path: Path, strips, georeference: Placement | None = None) -> Path:
     write_geojson(strips, path, names=NAMES, palette=PALETTE, georeference=georeference)
     return path
 
 
-def features_of(path: Path, strips, georeference: Georeference | None = None) -> list[dict]:
+def features_of(path: Path, strips, georeference: Placement | None = None) -> list[dict]:
     return json.loads(write(path, strips, georeference).read_text(encoding="utf-8"))["features"]
 
 

@@ -14,8 +14,9 @@ from rasterio.control import GroundControlPoint
 
 from tests.utils.rasters.tiff_files import read_all, write_tiff
 from utils.errors import DataError
-from utils.rasters.georeference import Georeference, read_world_file
-from utils.rasters.scene import open_scene
+from utils.rasters.placement import Placement
+from utils.rasters.georeference import read_world_file
+from utils.rasters.reading import open_scene
 from utils.rasters.tiff_tags import DOUBLE, SHORT, encode_directory, encode_header
 from utils.rasters.writing import open_writer
 
@@ -26,7 +27,7 @@ TURNED = Affine(0.3, 0.1, 252930.6, 0.05, -0.25, 5173152)
 WORLD = "0.5\n0.0\n0.0\n-0.5\n100.25\n199.75\n"
 
 
-def georeference_of(path: Path) -> Georeference:
+def georeference_of(path: Path) -> Placement:
     with open_scene(path) as scene:
         assert scene.georeference is not None
         return scene.georeference
@@ -295,4 +296,4 @@ def test_what_is_placed_on_the_map_is_not_turned(tmp_path: Path):
     ],
 )
 def test_a_matrix_that_places_nothing_is_no_transform(matrix):
-    assert Georeference(tags={34264: tuple(map(float, matrix))}).transform() is None
+    assert Placement(tags={34264: tuple(map(float, matrix))}).transform() is None

@@ -17,7 +17,7 @@ from tests.utils.rasters.geojson_files import (
     write,
 )
 from utils.errors import DataError
-from utils.rasters.georeference import Georeference
+from utils.rasters.placement import Placement
 
 UTM_33 = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32633)  # GeoKeys: area, EPSG
 NORTH_UP = {33550: (0.5, 0.25, 0.0), 33922: (0.0, 0.0, 0.0, 500000.0, 5173152.0, 0.0)}
@@ -57,7 +57,7 @@ def test_properties(tmp_path):
 
 
 def test_coordinates_of_a_georeferenced_map(tmp_path):
-    georeference = Georeference(tags={34735: UTM_33, **NORTH_UP})
+    georeference = Placement(tags={34735: UTM_33, **NORTH_UP})
     rows = np.array([[IGNORED] * 4, [IGNORED, 4, 4, 4], [IGNORED, 4, IGNORED, 4], [4] * 4])
     path = write(tmp_path / "a.geojson", [rows.astype(np.uint8)], georeference)
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -97,7 +97,7 @@ def test_coordinates_of_a_georeferenced_map(tmp_path):
 )
 def test_any_transform_keeps_the_direction_of_rings(tmp_path, world):
     label_map = noise(30, 30, [0.6, 0.3], 4)
-    placed = Georeference(tags={}, world=world)
+    placed = Placement(tags={}, world=world)
     a, b, c, d, e, f = placed.transform()
     pixels = features_of(tmp_path / "a.geojson", [label_map])
     found = features_of(tmp_path / "b.geojson", [label_map], placed)
@@ -115,7 +115,7 @@ def test_any_transform_keeps_the_direction_of_rings(tmp_path, world):
 
 def test_no_system_is_named_for_pixel_coordinates(tmp_path):
     rows = np.zeros((2, 2), dtype=np.uint8)
-    path = write(tmp_path / "a.geojson", [rows], Georeference(tags={34735: UTM_33}))
+    path = write(tmp_path / "a.geojson", [rows], Placement(tags={34735: UTM_33}))
     content = json.loads(path.read_text(encoding="utf-8"))
     assert "crs" not in content and "area_m2" not in content["features"][0]["properties"]
     assert max(content["features"][0]["geometry"]["coordinates"][0]) == [2, 2]

@@ -12,7 +12,7 @@ from PIL import Image
 from datasets.rasters import write_raster
 from tests.utils.rasters.tiff_files import pixels_of, read_all, write_tiff
 from utils.rasters import tiff_layout, tiff_window
-from utils.rasters.scene import open_scene
+from utils.rasters.reading import open_scene
 
 CODECS = ["NONE", "LZW", "DEFLATE", "PACKBITS", "ZSTD", "LZMA"]
 PREDICTORS = {codec: [1] if codec in ("NONE", "PACKBITS") else [1, 2] for codec in CODECS}

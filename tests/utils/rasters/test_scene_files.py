@@ -10,7 +10,8 @@ from PIL import Image, ImageFile
 from tests.utils.rasters.failing import read_soon
 from tests.utils.rasters.tiff_files import pixels_of, read_all, write_tiff
 from utils.errors import DataError, MissingDataError
-from utils.rasters.scene import count_pixels, open_scene
+from utils.rasters.sources import count_pixels
+from utils.rasters.reading import open_scene
 
 PICTURE = np.random.default_rng(2).integers(0, 256, (60, 70, 3)).astype(np.uint8)
 REPLACE = r"; replace the file$"

@@ -19,7 +19,7 @@ from tests.utils.rasters.tiff_files import read_all, write_tiff
 from utils.errors import DataError
 from utils.rasters import tiff_layout
 from utils.rasters import tiff_tags as tag
-from utils.rasters.scene import open_scene
+from utils.rasters.reading import open_scene
 from utils.rasters.tiff_tags import encode_directory, encode_header
 
 PICTURE = np.random.default_rng(2).integers(0, 256, (60, 70, 3)).astype(np.uint8)

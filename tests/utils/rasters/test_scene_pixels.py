@@ -10,7 +10,7 @@ from tests.utils.rasters.png_files import write_png_16
 from tests.utils.rasters.tiff_files import read_all, write_tiff
 from utils.errors import ConfigError, DataError
 from utils.files import write_png
-from utils.rasters.scene import open_scene
+from utils.rasters.reading import open_scene
 
 RNG = np.random.default_rng(5)
 VALUES = RNG.integers(0, 65536, (9, 13, 4)).astype(np.uint16)

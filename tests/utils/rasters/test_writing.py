@@ -15,7 +15,7 @@ from PIL import Image
 from utils.errors import ConfigError
 from utils.files import atomic_path
 from utils.rasters import writing as raster_writers
-from utils.rasters.scene import open_scene
+from utils.rasters.reading import open_scene
 from utils.rasters.writing import PngWriter, TiffWriter, open_writer
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
-from utils.rasters.scene import open_scene
+from utils.rasters.reading import open_scene
 from utils.rasters.tiff_layout import LZMA, ZSTD, is_built_in
 
 

@@ -1,0 +1,143 @@
+"""Georeferencing of rasters: what GDAL reads of a file, and world and .prj files beside it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+from rasterio.io import DatasetReader
+from rasterio.rpc import RPC
+from rasterio.transform import Affine
+
+from utils.errors import DataError
+
+_MAX_COORDINATE = 1e15  # no coordinate of anything on earth; NaN is not below it either
+_MAX_TEXT_BYTES = 1 << 16  # of a world file or .prj file
+# Their metres are true to scale at the equator only: at 50 degrees, a square metre counts as 2.4.
+_MERCATOR = ("merc", "webmerc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Georeferencing of a raster.
+
+    Attributes:
+        crs: coordinate reference system of the transform.
+        transform: column, row -> x, y; whole numbers are corners of pixels.
+        gcps: ground control points.
+        gcps_crs: their coordinate reference system.
+        rpcs: rational polynomial coefficients.
+        area_or_point: GeoTIFF raster type, ``Area`` or ``Point``.
+    """
+
+    crs: CRS | None = None
+    transform: Affine | None = None
+    gcps: tuple[GroundControlPoint, ...] = ()
+    gcps_crs: CRS | None = None
+    rpcs: RPC | None = None
+    area_or_point: str | None = None
+
+    def pixel_area_m2(self) -> float | None:
+        """Return the area of a pixel in square metres.
+
+        None for longitude and latitude, for Mercator, and without a coordinate reference system.
+        """
+        if self.transform is None or self.crs is None or not self.crs.is_projected:
+            return None
+        if self.crs.to_dict().get("proj") in _MERCATOR:
+            return None
+        _, metres = self.crs.linear_units_factor
+        return abs(self.transform.determinant) * metres**2
+
+    def world_file_text(self) -> str | None:
+        """Return the content of a world file; None without a transform."""
+        if self.transform is None:
+            return None
+        a, b, c, d, e, f = self.transform[:6]
+        numbers = (a, d, b, e, c + (a + b) / 2, f + (d + e) / 2)  # of the first pixel's centre
+        return "".join(f"{number!r}\n" for number in numbers)
+
+
+def read_placement(path: Path, dataset: DatasetReader | None) -> Placement | None:
+    """Read the georeferencing of an image file.
+
+    Args:
+        path: the file; a world file and a .prj file are looked for beside it.
+        dataset: the file as opened by GDAL; None where GDAL does not read it.
+
+    Raises:
+        DataError: the world file is broken.
+    """
+    found = Placement()
+    if dataset is not None:
+        gcps, gcps_crs = dataset.gcps
+        found = Placement(
+            crs=dataset.crs or None,
+            transform=_sound(dataset.transform),
+            gcps=tuple(gcps),
+            gcps_crs=gcps_crs,
+            rpcs=dataset.rpcs,
+            area_or_point=dataset.tags().get("AREA_OR_POINT"),
+        )
+    if found.transform is None and not found.gcps and found.rpcs is None:
+        # GDAL skips a broken world file without an error, and does not read those of WebP.
+        found = replace(found, transform=_read_world_file(path))
+    if found.transform is not None and found.crs is None:
+        found = replace(found, crs=_read_projection(path))
+    return None if found == Placement(area_or_point=found.area_or_point) else found
+
+
+def _sound(transform: Affine) -> Affine | None:
+    """Return a transform that places pixels; None for a broken one and for GDAL's default."""
+    if transform.is_identity or not all(abs(number) < _MAX_COORDINATE for number in transform[:6]):
+        return None
+    return transform if transform.determinant else None
+
+
+def _read_world_file(path: Path) -> Affine | None:
+    """Read the transform of a world file: for a.tif, a.tfw, a.tifw or a.wld."""
+    suffix = path.suffix.lower()
+    names = [f".{suffix[1:2]}{suffix[-1:]}w", f"{suffix}w", ".wld"] if len(suffix) > 1 else []
+    world = _beside(path, names)
+    if world is None:
+        return None
+    try:
+        a, d, b, e, x, y = map(float, _read_text(world).split())
+        transform = _sound(Affine(a, b, x - (a + b) / 2, d, e, y - (d + e) / 2))
+    except ValueError:
+        transform = None
+    if transform is None:
+        raise DataError(
+            f"{world} is not a world file: six lines of numbers that place the pixels of "
+            f"{path.name} are expected; correct or delete it"
+        )
+    return transform
+
+
+def _read_projection(path: Path) -> CRS | None:
+    """Read the coordinate reference system of the .prj file of an image, if GDAL knows it."""
+    projection = _beside(path, [".prj"])
+    try:
+        if projection is not None:
+            return CRS.from_wkt(_read_text(projection), morph_from_esri_dialect=True) or None
+    except CRSError:
+        pass
+    return None
+
+
+def _beside(path: Path, suffixes: list[str]) -> Path | None:
+    """Return the first file that differs from ``path`` in its suffix, lower or upper case."""
+    for suffix in suffixes:
+        for candidate in (path.with_suffix(suffix), path.with_suffix(suffix.upper())):
+            try:
+                if candidate.is_file():
+                    return candidate
+            except OSError:  # the name is longer than the system allows
+                continue
+    return None
+
+
+def _read_text(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(_MAX_TEXT_BYTES).decode("utf-8", errors="replace")

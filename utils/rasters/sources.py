@@ -1,0 +1,291 @@
+"""Stored pixels of image files: by window from GDAL (rasterio), or decoded as a whole by Pillow."""
+
+import struct
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import rasterio
+from PIL import Image, ImageFile
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from utils.errors import DataError, MissingDataError
+from utils.rasters.placement import Placement, read_placement
+
+Slices = tuple[slice, slice]  # rows and columns of a window, within the image
+
+# GDAL's block cache, in bytes: a row of 512 x 512 tiles takes 45 MiB in an image 30,000 px wide.
+_CACHE_BYTES = 128 << 20
+# Rasters in files only: some of GDAL's drivers open connections, others accept any text.
+_GDAL_DRIVERS = [
+    *("GTiff", "VRT", "JP2OpenJPEG", "HFA", "ENVI", "EHdr", "ERS", "NITF", "PCIDSK", "AAIGrid"),
+    *("PNM", "SGI", "MRF"),
+]
+_PILLOW_FORMATS = ["PNG", "JPEG", "BMP", "WEBP", "GIF"]  # GDAL's drivers have the same names
+_TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ORIENTATION = 274  # the tag of EXIF and TIFF
+_CONVERT = "convert it to a tiled TIFF (gdal_translate -co TILED=YES -co COMPRESS=DEFLATE)"
+
+
+class GdalSource:
+    """Stored pixels of a dataset that GDAL has opened, by window; attributes of PillowSource."""
+
+    def __init__(
+        self,
+        dataset: DatasetReader,
+        path: Path,
+        orientation: int,
+        placement: Placement | None,
+    ) -> None:
+        if not dataset.count:
+            raise DataError(f"{path} holds several images; extract one of them (gdal_translate)")
+        self._dataset, self._path = dataset, path
+        self.size = dataset.height, dataset.width
+        self.num_bands = dataset.count
+        is_known = not any(name.startswith("complex") for name in dataset.dtypes)
+        self.dtype = np.result_type(*dataset.dtypes) if is_known else np.dtype(complex)
+        structure = dataset.tags(1, ns="IMAGE_STRUCTURE") | dataset.tags(ns="IMAGE_STRUCTURE")
+        self.bits = int(structure.get("NBITS", 8 * self.dtype.itemsize))
+        self.white_is_zero = structure.get("MINISWHITE") == "YES"
+        self.palette: np.ndarray | None = None
+        if dataset.colorinterp[0] == ColorInterp.palette:
+            entries = dataset.colormap(1)
+            self.palette = np.zeros((max(256, 1 + max(entries)), 3), np.uint8)
+            self.palette[list(entries)] = [color[:3] for color in entries.values()]
+        self.no_data = dataset.nodata
+        self.orientation, self.placement = orientation, placement
+        # GDAL decodes a PNG file from its first row again for each window that lies further up.
+        self._whole = self._decode(None, None) if dataset.driver == "PNG" else None
+
+    def values(self, window: Slices, bands: Sequence[int]) -> np.ndarray:
+        """Return ``(h, w, bands)`` of a window, in ``dtype``; bands count from 1."""
+        if self._whole is not None:
+            found = self._whole[(slice(None), *window)][[band - 1 for band in bands]]
+        else:
+            found = self._decode(window, [*bands])
+        return np.moveaxis(found, 0, -1)
+
+    def valid(self, window: Slices) -> np.ndarray:
+        """Return ``(h, w)`` bool, False where a no-data value, a mask or alpha says no data."""
+        with self._damage(window):
+            return self._dataset.dataset_mask(window=Window.from_slices(*window)) != 0
+
+    def _decode(self, window: Slices | None, bands: list[int] | None) -> np.ndarray:
+        within = None if window is None else Window.from_slices(*window)
+        with self._damage(window):
+            return self._dataset.read(bands, window=within, out_dtype=self.dtype)
+
+    @contextmanager
+    def _damage(self, window: Slices | None) -> Iterator[None]:
+        rows, columns = window or (slice(0, self.size[0]), slice(0, self.size[1]))
+        try:
+            yield
+        except Exception as error:  # also private ones of rasterio, and MemoryError
+            raise DataError(
+                f"{self._path} is damaged: rows {rows.start} to {rows.stop - 1}, columns "
+                f"{columns.start} to {columns.stop - 1} cannot be decoded "
+                f"({_reason(error, self._path)}); replace the file"
+            ) from error
+
+
+class PillowSource:
+    """Pixels of an image that Pillow has decoded as a whole (the first frame of several).
+
+    Inks (CMYK) are RGB here, as they are in the TIFF files that GDAL reads.
+
+    Attributes:
+        size: height and width.
+        num_bands: samples of a pixel.
+        dtype: of a sample, in native byte order; 1-bit samples are uint8.
+        bits: of a sample.
+        palette: ``(N, 3)`` uint8, the colours of the values; N is at least 256.
+        white_is_zero: high values are dark.
+        no_data: value that stands for no data.
+        orientation: EXIF orientation, 1 to 8.
+        placement: georeferencing.
+    """
+
+    white_is_zero = False
+    no_data: float | None = None
+
+    def __init__(self, image: ImageFile.ImageFile, path: Path, placement: Placement | None) -> None:
+        try:
+            with _quiet():
+                image.load()
+        except Exception as error:  # a broken file makes Pillow raise nearly anything
+            raise _unreadable(path, error) from error
+        self._image = image
+        self.size = image.height, image.width
+        self._is_cmyk = image.mode == "CMYK"
+        self.num_bands = 3 if self._is_cmyk else len(image.getbands())
+        self.dtype = np.dtype({"I": "i4", "F": "f4", "I;16": "u2"}.get(image.mode, "u1"))
+        self.bits = 1 if image.mode == "1" else 8 * self.dtype.itemsize
+        self.palette: np.ndarray | None = None
+        if image.mode in ("P", "PA"):
+            colors = np.array(image.getpalette() or [], np.uint8).reshape(-1, 3)
+            self.palette = np.zeros((256, 3), np.uint8)
+            self.palette[: len(colors)] = colors
+        self.orientation, self.placement = _exif_orientation(image), placement
+
+    def values(self, window: Slices, bands: Sequence[int]) -> np.ndarray:
+        """Return ``(h, w, bands)`` of a window, in ``dtype``; bands count from 1."""
+        values = np.asarray(self._crop(window)).astype(self.dtype, copy=False)
+        return values.reshape(*values.shape[:2], -1)[:, :, [band - 1 for band in bands]]
+
+    def valid(self, window: Slices) -> np.ndarray:
+        """Return ``(h, w)`` bool, False where a pixel is fully transparent."""
+        part = self._crop(window)
+        if not self._image.has_transparency_data:
+            return np.ones((part.height, part.width), bool)
+        with _quiet():
+            return np.asarray(part.convert("RGBA").getchannel("A")) != 0
+
+    def _crop(self, window: Slices) -> Image.Image:
+        rows, columns = window
+        part = self._image.crop((columns.start, rows.start, columns.stop, rows.stop))
+        return part.convert("RGB") if self._is_cmyk else part
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[GdalSource | PillowSource]:
+    """Open the stored pixels of an image file; errors as of ``open_scene``."""
+    with _open_file(path) as file, gdal_settings():
+        if (image := _open_with_pillow(file, path)) is not None:
+            try:
+                with _open_with_gdal(path, _PILLOW_FORMATS) as dataset:
+                    placement = read_placement(path, dataset)
+            except RasterioError:
+                placement = read_placement(path, None)
+            yield PillowSource(image, path, placement)
+            return
+        with _open_rest(file, path) as dataset:
+            placement = read_placement(path, dataset)
+            yield GdalSource(dataset, path, _tiff_orientation(file), placement)
+
+
+def count_pixels(path: Path) -> int:
+    """Return height times width of an image file by its header; errors as of ``open_scene``."""
+    with _open_file(path) as file, gdal_settings():
+        if (image := _open_with_pillow(file, path)) is not None:
+            return image.height * image.width
+        with _open_rest(file, path) as dataset:
+            return dataset.height * dataset.width
+
+
+def gdal_settings(**options: str) -> rasterio.Env:
+    """Return a context in which GDAL caches no more than ``_CACHE_BYTES``."""
+    return rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES, **options)
+
+
+def _open_file(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingDataError(f"{path} does not exist") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path} is a folder, not an image file; name a file") from error
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be opened ({error.strerror}); make it readable or leave it out"
+        ) from error
+
+
+def _open_with_pillow(file: BinaryIO, path: Path) -> ImageFile.ImageFile | None:
+    """Open an image that Pillow decodes without loss; None for other files.
+
+    Raises:
+        DataError: it has more pixels than are decoded as a whole.
+    """
+    file.seek(0)
+    if file.read(4) in _TIFF_MAGICS:
+        return None
+    file.seek(0)
+    try:
+        with _quiet():
+            image = Image.open(file, formats=_PILLOW_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, too many to be "
+            f"decoded as a whole; {_CONVERT}"
+        ) from error
+    except Exception:  # a broken file makes Pillow raise nearly anything
+        return None
+    return None if _is_deep_png(file) else image
+
+
+def _is_deep_png(file: BinaryIO) -> bool:
+    """Return True for a PNG file of 16 bits, of whose colours Pillow keeps the upper 8 only."""
+    file.seek(0)
+    head = file.read(25)
+    return head.startswith(b"\x89PNG") and head[24:] == b"\x10"
+
+
+def _open_rest(file: BinaryIO, path: Path) -> DatasetReader:
+    """Open a file that Pillow does not read."""
+    try:
+        return _open_with_gdal(path, ["PNG"] if _is_deep_png(file) else _GDAL_DRIVERS)
+    except Exception as error:  # also private ones of rasterio
+        raise _unreadable(path, error) from error
+
+
+def _open_with_gdal(path: Path, drivers: list[str]) -> DatasetReader:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return DatasetReader(path, driver=drivers)  # rasterio.open takes a single driver
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Pillow's warnings of large images, broken EXIF data and transparent palettes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    remedy = _CONVERT if "codec" in str(error) else "replace the file"
+    return DataError(f"{path} cannot be read as an image ({_reason(error, path)}); {remedy}")
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Return the words of a library in one line, the file without its folders."""
+    text = str(error.__cause__ or error).split(" <_io.")[0]  # Pillow names the open file
+    return " ".join(text.replace(str(path), path.name).split()).rstrip(".") or type(error).__name__
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    try:
+        with _quiet():
+            orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # the pixels are good, only the metadata beside them are not
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _tiff_orientation(file: BinaryIO) -> int:
+    """Return the orientation of a TIFF file, which GDAL does not report; 1 of any other file."""
+    file.seek(0)
+    head = file.read(16)
+    if head[:4] not in _TIFF_MAGICS:
+        return 1
+    order, is_big = "<" if head[:2] == b"II" else ">", b"+" in head[2:4]
+    offset_format, count_format, entry_bytes = ("Q", "Q", 20) if is_big else ("I", "H", 12)
+    try:
+        (start,) = struct.unpack_from(order + offset_format, head, 8 if is_big else 4)
+        file.seek(start)
+        (count,) = struct.unpack(order + count_format, file.read(struct.calcsize(count_format)))
+        directory = file.read(min(count, 0xFFFF) * entry_bytes)
+        for at in range(0, len(directory), entry_bytes):
+            (number,) = struct.unpack_from(f"{order}H", directory, at)
+            if number == _ORIENTATION:  # a value of two bytes, after type and count
+                (value,) = struct.unpack_from(f"{order}H", directory, at + (12 if is_big else 8))
+                return value if value in range(1, 9) else 1
+    except (struct.error, OSError, ValueError, OverflowError):
+        pass  # GDAL says what is broken
+    return 1
