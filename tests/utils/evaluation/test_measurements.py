@@ -129,8 +129,8 @@ def test_every_protocol_has_the_scores_of_its_labels():
         counted = protocol.apply(by_kind[protocol.labels], CLASSES)
         assert scored.scores == scores(counted, protocol.not_in_mean(CLASSES))
     assert [scored.sentence[:26] for scored in found.protocols] == [
-        "labels eroded, made of the",
-        "labels eroded, made of the",
+        "labels eroded, computed fr",
+        "labels eroded, computed fr",
         "labels full; target pixels",
         "labels full; means over al",
     ]
