@@ -1,13 +1,12 @@
-"""Config -> structure generator: the one place in ``models/structure`` that reads settings.
+"""Factory of structure generators: the only module of ``models/structure`` that reads settings.
 
-A generator's module is imported when it is built: the packages behind SAM and the depth network
-take longer to import than a small set of superpixels to compute.
+The module of a generator is imported when it is built: importing the packages behind SAM and the
+depth network takes longer than computing a small set of superpixels.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 
 from configs.schema import (
@@ -17,56 +16,23 @@ from configs.schema import (
     StructureConfig,
     SuperpixelsConfig,
 )
+from models.structure.generator import StructureGenerator
 from models.weights import fetch_weights, official_depth_anything, official_sam
 from utils.errors import ConfigError
 
 
-class StructureGenerator(Protocol):
-    """What makes a structure map of an RGB image. Equal batches of images give equal maps."""
-
-    @property
-    def kind(self) -> Literal["segments", "values"]:
-        """What its maps hold."""
-
-    @property
-    def weights_sha256(self) -> str | None:
-        """SHA-256 of the weights file, None for a generator without weights."""
-
-    @property
-    def images_per_batch(self) -> int:
-        """How many images are best given to ``generate_batch`` together."""
-
-    def generate(self, image: np.ndarray) -> np.ndarray:
-        """Make the map of one image.
-
-        Args:
-            image: ``(H, W, 3)`` uint8 RGB.
-
-        Returns:
-            Segments: ``(H, W)`` uint16 ids in canonical form: 1..K in raster order of the segments'
-            first pixels, 0 = pixel without a segment. Values: ``(H, W)`` float32, relative inverse
-            depth.
-
-        Raises:
-            DataError: more segments than a 16-bit map can hold.
-        """
-
-    def generate_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Make the maps of several images of any sizes, each as ``generate`` does."""
-
-
 def build_generator(name: str, config: GeneratorConfig, device: torch.device) -> StructureGenerator:
-    """Build the structure generator ``name`` with its settings.
+    """Build a structure generator.
 
     Args:
         name: as in ``structure.modalities``.
-        config: the settings of that generator.
-        device: where it is to run.
+        config: settings of that generator.
+        device: device of the computation.
 
     Raises:
         ConfigError: there is no such generator.
-        MissingDataError: its weights file is missing.
-        DataError: its weights file cannot be used.
+        MissingDataError: the weights file is missing.
+        DataError: the weights file is damaged or of another model.
     """
     if name not in _BUILDERS:
         known = ", ".join(_BUILDERS)
@@ -75,7 +41,7 @@ def build_generator(name: str, config: GeneratorConfig, device: torch.device) ->
 
 
 def fetch_generator_weights(structure: StructureConfig) -> None:
-    """Download the official weights of a recipe's generators that are not in ``weights/``.
+    """Download the official weights of a recipe's generators unless they are in ``weights/``.
 
     Raises:
         DataError: a download failed.
@@ -88,11 +54,11 @@ def fetch_generator_weights(structure: StructureConfig) -> None:
 
 
 def check_generated(structure: StructureConfig, source: str) -> None:
-    """Refuse structure that cannot be made of an RGB image alone.
+    """Refuse structure that cannot be computed from an RGB image alone.
 
     Args:
-        structure: what a checkpoint wants.
-        source: the checkpoint's path, for the sentence.
+        structure: section of a checkpoint's recipe.
+        source: path of the checkpoint, for the error.
 
     Raises:
         ConfigError: the maps of other images (``shuffled``), or a sensor that is not absent.
@@ -105,8 +71,8 @@ def check_generated(structure: StructureConfig, source: str) -> None:
     if structure.control == "on" and structure.sensors():
         names = ",".join(structure.sensors())
         raise ConfigError(
-            f"{source} was trained with a sensor ({names}), which cannot be made of RGB; go "
-            f"without it: structure.absent=[{names}]"
+            f"{source} was trained with a sensor ({names}), which cannot be computed from RGB; "
+            f"leave it out: structure.absent=[{names}]"
         )
 
 

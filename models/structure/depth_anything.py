@@ -1,15 +1,15 @@
 """Relative inverse depth by Depth Anything: DINOv2 with a DPT head.
 
 Source: Yang et al., "Depth Anything V2", NeurIPS 2024 (arXiv 2406.09414), and "Depth Anything",
-CVPR 2024 (arXiv 2401.10891). The two versions differ in their weights and in the layers whose
-tokens the head sees. The tests compare the network with that of ``transformers`` on random weights;
-no official file was ever loaded here.
+CVPR 2024 (arXiv 2401.10891). The versions differ in their weights and in the layers whose tokens
+are passed to the head. Tests compare the network with that of ``transformers`` on random weights;
+no official file has been loaded by this project.
 """
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import timm
@@ -18,20 +18,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import Normalize
+from models.structure.generator import StructureGenerator
 from models.weights import load_official_weights, official_depth_anything
 from utils.errors import DataError
 
+PATCH_PX = 14
+RANDOM = "random"  # instead of a weights file: fixed random weights
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _OUTPUT_WIDTH = 32
 _UNUSED = ("pretrained.mask_token",)  # in the files; only DINOv2's own training needs it
 
 
 class DptHead(nn.Module):
-    """Reassemble, fuse from coarse to fine, and predict.
+    """DPT head: reassembles tokens of four layers, fuses them from coarse to fine, and predicts.
 
-    Differs from the official code where it makes no difference but rounding: the 1x1 convolution of
-    a fusion comes before the bilinear upsampling, with which it commutes, and so sees a quarter of
-    the pixels. Under autocast the last three convolutions stay in float32: in bfloat16 the map
-    would have no more than 128 levels between a value and its double.
+    Differs from the official code by rounding only: the 1x1 convolution of a fusion precedes the
+    bilinear upsampling, with which it commutes, and so has a quarter of the pixels. Under autocast
+    the last three convolutions stay in float32: in bfloat16 the map would have at most 128 levels
+    between a value and its double.
 
     Args:
         embed_dim: D, width of the tokens.
@@ -69,15 +74,15 @@ class DptHead(nn.Module):
         self.scratch = nn.ModuleDict(scratch)
 
     def forward(self, layers: Sequence[Tensor]) -> Tensor:
-        """Predict one value a pixel.
+        """Predict one value per pixel.
 
         Args:
-            layers: four of ``(B, D, h, w)``, from the first layer to the last.
+            layers: four maps ``(B, D, h, w)``, from the first layer to the last.
 
         Returns:
             ``(B, h * patch_px, w * patch_px)`` float32, 0 or more.
         """
-        maps = []  # of 4, 2, 1 and 1/2 times the tokens' grid
+        maps = []  # 4, 2, 1 and 1/2 times the token grid
         for number, layer in enumerate(layers, 1):
             x = self.resize_layers[number - 1](self.projects[number - 1](layer))
             maps.append(self.scratch[f"layer{number}_rn"](x))
@@ -90,7 +95,7 @@ class DptHead(nn.Module):
         return self._predict(path, (height, width))
 
     def output_layers(self) -> tuple[nn.Module, nn.Module]:
-        """Those that are computed in float32 whatever the surrounding autocast says."""
+        """Return the layers that are computed in float32 under any autocast."""
         return self.scratch["output_conv1"], self.scratch["output_conv2"]
 
     def _predict(self, path: Tensor, size: tuple[int, int]) -> Tensor:
@@ -102,13 +107,13 @@ class DptHead(nn.Module):
 
 
 class _Fusion(nn.Module):
-    """RefineNet's fusion of the coarser path with the map of a layer, brought to a new size."""
+    """RefineNet fusion of the coarser path with the map of a layer, resized."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
         self.out_conv = nn.Conv2d(features, features, 1)
-        # The coarsest fusion has no path to add to and leaves the first unit out; the official
-        # files hold its weights all the same.
+        # The coarsest fusion has no path to add to and skips the first unit, whose weights are in
+        # the official files nevertheless.
         self.resConfUnit1 = _ResidualUnit(features)
         self.resConfUnit2 = _ResidualUnit(features)
 
@@ -119,7 +124,7 @@ class _Fusion(nn.Module):
 
 
 class _ResidualUnit(nn.Module):
-    """Two 3x3 convolutions, each after a ReLU, around which the input is added."""
+    """Residual unit of two 3x3 convolutions, each after a ReLU."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -130,21 +135,12 @@ class _ResidualUnit(nn.Module):
         return x + self.conv2(F.relu(self.conv1(F.relu(x)), inplace=True))
 
 
-__all__ = ["DepthAnything", "DepthAnythingNetwork", "load_depth_anything"]
-
-PATCH_PX = 14
-RANDOM = "random"
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_RANDOM_SEED = 0  # random weights are the same ones whenever a network is built
-
-
 class _Size(NamedTuple):
-    """What makes a network small, base or large."""
+    """Hyperparameters of a network size."""
 
-    layers: tuple[int, ...]  # whose tokens the head sees; in version 1 the last four instead
-    widths: tuple[int, int, int, int]  # of the head, by layer
-    features: int  # width of the head's fusion
+    layers: tuple[int, ...]  # layers whose tokens are passed to the head; version 1: the last four
+    widths: tuple[int, int, int, int]  # channels of the head, by layer
+    features: int  # channels of the fusion
 
 
 _SIZES = {
@@ -155,11 +151,11 @@ _SIZES = {
 
 
 class DepthAnythingNetwork(nn.Module):
-    """DINOv2 and the head; parameters are named as in the official files.
+    """DINOv2 with a DPT head; parameters have the names of the official files.
 
     Args:
         vit: a timm DINOv2 without registers that takes any picture size.
-        layers: the four whose tokens the head sees, each through the ViT's final norm.
+        layers: the four layers whose tokens, after the ViT's final norm, are passed to the head.
         widths: see ``DptHead``.
         features: see ``DptHead``.
     """
@@ -173,11 +169,11 @@ class DepthAnythingNetwork(nn.Module):
         self.depth_head = DptHead(vit.embed_dim, widths, features, PATCH_PX)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Relative inverse depth of pictures of one size.
+        """Predict the relative inverse depth of pictures of one size.
 
         Args:
-            pictures: ``(B, 3, H, W)``, normalised with ImageNet's mean and deviation; H and W are
-                multiples of 14.
+            pictures: ``(B, 3, H, W)``, normalised by ImageNet's mean and standard deviation; H and
+                W are multiples of 14.
 
         Returns:
             ``(B, H, W)`` float32, 0 or more, larger is nearer.
@@ -196,14 +192,14 @@ class DepthAnythingNetwork(nn.Module):
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The position embedding for another grid of patches, by the rule of DINOv2's authors.
+    """Resize the position embedding to another grid of patches, as DINOv2's authors do.
 
-    Bicubic without antialiasing, by a factor 0.1 patches larger than the grid asks for: of n
-    patches, patch i looks at ``(i + 0.5) * 37 / (n + 0.1) - 0.5`` of the 37 learned ones. Neither
-    timm (which also antialiases) nor ``transformers`` 5.23 has the 0.1; the official code has.
+    Bicubic without antialiasing, by a factor that is larger by 0.1 patches: of n patches, patch i
+    is sampled at ``(i + 0.5) * 37 / (n + 0.1) - 0.5`` of the 37 learned ones. Neither timm (which
+    also antialiases) nor ``transformers`` 5.23 has the 0.1; the official code has.
 
     Args:
-        positions: ``(1, 1 + 37 * 37, D)``, that of the class token first.
+        positions: ``(1, 1 + 37 * 37, D)``, class token first.
         grid: rows and columns of patches.
 
     Returns:
@@ -230,16 +226,16 @@ def load_depth_anything(
         model_type: ``v2_small``, ``v2_base``, ``v2_large``, or ``v1_`` and one of these sizes.
         checkpoint: an official file, or one of the same layout under another name; None: the
             official file in ``weights/``; ``random``: fixed random weights, for tests and timing.
-        device: where the network is to run.
-        dtype: what it is to run in. A half dtype also stores the weights of linear layers and
-            convolutions, which autocast would only cast again for every batch.
+        device: device of the network.
+        dtype: dtype of the computation. The weights of linear layers and convolutions are stored in
+            a half dtype, too, which spares autocast a cast for every batch.
 
     Returns:
         The network in eval mode, and the SHA-256 of the file or ``random``.
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: the file is not what its name or ``model_type`` says.
+        DataError: the file is damaged or of another model.
     """
     if checkpoint == RANDOM:
         network, digest = _random(model_type), RANDOM
@@ -266,7 +262,7 @@ def _build(model_type: str) -> DepthAnythingNetwork:
 
 
 def _refuse_metric_depth(model_type: str, checkpoint: str | None) -> None:
-    """Raise DataError for a file named like weights of metric depth: they have the same layout."""
+    """Refuse a file named like weights of metric depth, which have the same layout."""
     if checkpoint is not None and "metric" in Path(checkpoint).name:
         raise DataError(
             f"{checkpoint} is named like weights of metric depth, which need another last layer; "
@@ -276,14 +272,14 @@ def _refuse_metric_depth(model_type: str, checkpoint: str | None) -> None:
 
 
 def _random(model_type: str) -> DepthAnythingNetwork:
-    """Fixed random weights that give maps with something in them."""
+    """Build a network with fixed random weights whose maps are not constant."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(_RANDOM_SEED)  # of the CPU alone
+        torch.default_generator.manual_seed(0)  # of the CPU only
         network = _build(model_type)
     for name, parameter in network.named_parameters():
         if name.endswith("gamma"):
-            nn.init.ones_(parameter)  # timm's layer scale of 1e-5 would leave the picture out
-    # The sum before the last ReLU must not be negative everywhere.
+            nn.init.ones_(parameter)  # timm's layer scale of 1e-5 would suppress the picture
+    # Keep the input of the last ReLU from being negative everywhere.
     network.depth_head.get_parameter("scratch.output_conv2.2.weight").data.abs_()
     return network
 
@@ -295,23 +291,23 @@ def _store_as(dtype: torch.dtype, network: DepthAnythingNetwork) -> None:
             module.to(dtype)
 
 
-class DepthAnything:
-    """The relative inverse depth of an image, as ``infer_image`` of the official code finds it.
+class DepthAnything(StructureGenerator):
+    """Relative inverse depth of images, as computed by ``infer_image`` of the official code.
 
-    Differs from the official code: the image is resized in float32 and not in float64. The cubic of
-    PyTorch is that of OpenCV (a = -0.75, no antialiasing, edges repeated). Version 1's script
-    brings the map back to the image's size with ``align_corners=False``; here it is True for both.
+    Differs from the official code: the image is resized in float32, not in float64. PyTorch's
+    bicubic interpolation is that of OpenCV (a = -0.75, no antialiasing, edges repeated). Version
+    1's script resizes the map to the image with ``align_corners=False``; here it is True for both.
 
     Args:
-        network: in eval mode, on the device where it is to run.
-        weights_sha256: of the file its weights came from; ``random`` or None if from none.
-        input_size_px: least length of the shorter side of what the network sees.
-        images_per_batch: computed together on a CUDA device; one on the CPU, where more is no
-            faster. Halved, for good, whenever the device has not enough memory.
-        dtype: of the network's products (autocast); its output is float32 always.
+        network: in eval mode, on the device of the computation.
+        weights_sha256: SHA-256 of the weights file; ``random`` or None without a file.
+        input_size_px: minimum length of the shorter side of the network's input.
+        images_per_batch: images computed together on a CUDA device; one on the CPU, where more are
+            no faster. Halved permanently whenever the device runs out of memory.
+        dtype: dtype of the network (autocast); its output is always float32.
     """
 
-    kind: Literal["values"] = "values"
+    kind = "values"
 
     def __init__(
         self,
@@ -330,24 +326,14 @@ class DepthAnything:
         self._network = network
         self._normalize = Normalize(_MEAN, _STD).to(self.device)
 
-    def generate(self, image: np.ndarray) -> np.ndarray:
-        """Find the depth of one image.
-
-        Args:
-            image: ``(H, W, 3)`` uint8 RGB.
-
-        Returns:
-            ``(H, W)`` float32, 0 or more, larger is nearer; the scale is the image's own.
-
-        Raises:
-            DataError: no memory for a single image.
-        """
-        return self.generate_batch([image])[0]
-
     @torch.no_grad()
     def generate_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Find the depth of images of any sizes, each as ``generate`` would, but for rounding."""
-        groups: dict[tuple[int, int], list[int]] = {}  # computed together, by network size
+        """Compute the depth of images of any sizes, each as ``generate`` does, up to rounding.
+
+        Returns:
+            ``(H, W)`` float32 maps, 0 or more, larger is nearer, each on a scale of its own.
+        """
+        groups: dict[tuple[int, int], list[int]] = {}  # images by the size of their network input
         for index, image in enumerate(images):
             size = network_size(image.shape[0], image.shape[1], self.input_size_px)
             groups.setdefault(size, []).append(index)
@@ -367,7 +353,7 @@ class DepthAnything:
     def _compute(
         self, images: Sequence[np.ndarray], size: tuple[int, int]
     ) -> list[np.ndarray] | None:
-        """The maps of images of one network size; None: they are too many for the memory."""
+        """Return the maps of images of one input size; None if memory for so many is missing."""
         try:
             pictures = torch.cat([self._preprocess(image, size) for image in images])
             with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
@@ -383,7 +369,7 @@ class DepthAnything:
             return None
 
     def _preprocess(self, image: np.ndarray, size: tuple[int, int]) -> Tensor:
-        """``(H, W, 3)`` uint8 -> ``(1, 3, *size)``, normalised."""
+        """Resize and normalise ``(H, W, 3)`` uint8 to ``(1, 3, *size)``."""
         pixels = torch.tensor(np.ascontiguousarray(image), device=self.device)
         picture = pixels.permute(2, 0, 1)[None] / 255
         picture = F.interpolate(picture, size, mode="bicubic", align_corners=False)
@@ -391,17 +377,17 @@ class DepthAnything:
 
 
 def _resize(depth: Tensor, image: np.ndarray) -> np.ndarray:
-    """``(h, w)`` -> the ``(H, W)`` of an image."""
+    """Resize a map ``(h, w)`` to the size of an image."""
     size = image.shape[:2]
     resized = F.interpolate(depth[None, None], size, mode="bilinear", align_corners=True)
     return resized[0, 0].cpu().numpy()
 
 
 def network_size(height: int, width: int, input_size_px: int) -> tuple[int, int]:
-    """The size in which the network sees an image.
+    """Return height and width of the network's input for an image.
 
-    The shorter side becomes ``input_size_px``, the other keeps the aspect ratio, and both go to
-    the nearest multiple of 14, or the next above if that is below ``input_size_px``.
+    The shorter side becomes ``input_size_px``, the other keeps the aspect ratio; both are rounded
+    to the nearest multiple of 14, or to the next larger one if that is below ``input_size_px``.
     """
     scale = max(input_size_px / height, input_size_px / width)
 

@@ -3,15 +3,14 @@
 Source: Kirillov et al., "Segment Anything", ICCV 2023, appendix A (mask decoder) and figure 14.
 
 The same function as the package's, up to rounding, with a fraction of the operations. ``N`` image
-tokens (4096) have ``C`` channels (256):
+tokens (4096) have ``C`` channels (256), a prompt has ``T`` tokens (7):
 
-- Attention between the tokens of a prompt and the image brings the short side over, see
-  ``sam_attention``.
-- Before the first layer the image tokens are those of the image: projected once for all prompts.
-  So is their position encoding in every layer.
-- The predicted IoU needs one token of the last attention. The other tokens, and the upscaling,
-  which is the costlier half, are computed for prompts that have a mask above the threshold; masks
-  are made only of these.
+- Attention between the tokens of a prompt and the image projects the few prompt tokens instead of
+  the many image tokens, by associativity of the matrix products.
+- Before the first layer all prompts have the same image tokens, which are projected once. So is
+  the position encoding of the image in every layer.
+- The predicted IoU depends on one token of the last attention. The other tokens, and the upscaling,
+  the costlier half, are computed only for prompts with a mask above the threshold.
 - On the CPU few prompts are computed together, so that their image tokens stay in the cache.
 """
 
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 
 
 class ToImage:
-    """Attention of the tokens to the image (the package's ``Attention``, its short side first)."""
+    """Attention of the prompt tokens to the image, equal to the package's ``Attention``."""
 
     def __init__(self, attention: Attention) -> None:
         self._attention = attention
@@ -37,27 +36,29 @@ class ToImage:
         self._value_bias = attention.v_proj.bias
 
     def fixed(self, keys: Tensor, values: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The part of keys and values that all prompts share, from ``(N, C)``.
+        """Return the part of keys and values that all prompts share, from ``(N, C)``.
 
-        The bias of the keys adds the same to all scores of a token, so softmax ignores it.
+        The bias of the keys adds a constant to all scores of a token, so softmax ignores it.
         """
         shared = self._to_key @ keys.T
         return shared, None if values is None else values @ self._to_value
 
     def __call__(self, query: Tensor, keys: Tensor, fixed: tuple[Tensor, Tensor | None]) -> Tensor:
-        """``(B, T, C)`` queries on ``(B, N, C)`` image tokens -> ``(B, T, C)``."""
+        """Attend with ``(B, T, C)`` queries to ``(B, N, C)`` image tokens -> ``(B, T, C)``."""
         batch, num_tokens, _ = query.shape
         key, value = fixed
         q = self._attention.q_proj(query) * self._scale
         q = q.view(batch, num_tokens, self._heads, -1).permute(2, 0, 1, 3)  # (h, B, T, c)
         scores = (q.flatten(1, 2) @ key).view(self._heads, batch, num_tokens, -1)
-        if value is not None:
+        if value is not None:  # the image tokens are shared: nothing else to add
             seen = scores.softmax(-1).flatten(1, 2) @ value  # (h, B*T, c)
             seen = seen.view(self._heads, batch, num_tokens, -1).permute(1, 2, 0, 3)
         else:
+            # Project the queries back to C channels instead of the keys to c, and add the scores.
             vectors = (q.flatten(1, 2) @ self._to_key).view(*q.shape[:3], -1).transpose(0, 1)
             mine = vectors.flatten(1, 2) @ keys.transpose(1, 2)  # (B, h*T, N)
             mine.view(batch, self._heads, num_tokens, -1).add_(scores.transpose(0, 1))
+            # Average the image tokens first, and project the T averages to values.
             means = mine.softmax(-1) @ keys
             means = means.view(batch, self._heads, num_tokens, -1)
             seen = (means @ self._to_value).transpose(1, 2)  # (B, T, h, c)
@@ -65,7 +66,7 @@ class ToImage:
 
 
 class ToTokens:
-    """Attention of the image to the tokens, with the residual around it."""
+    """Attention of the image to the prompt tokens, including the residual connection."""
 
     def __init__(self, attention: Attention) -> None:
         self._attention = attention
@@ -75,19 +76,26 @@ class ToTokens:
         self._query_bias = attention.q_proj.bias.view(self._heads, -1, 1)
         out = attention.out_proj.weight
         self._to_out = out.T.reshape(self._heads, -1, out.shape[0]).contiguous()
-        # The weights of a head sum to 1, so each head may carry its share of the bias.
+        # The attention weights of a head sum to 1, so the bias can be divided among the heads.
         self._out_bias = attention.out_proj.bias / self._heads
 
     def fixed(self, queries: Tensor) -> Tensor:
-        """The part of the queries that all prompts share, from ``(N, C)``: ``(heads, c, N)``."""
+        """Return the shared part of the queries, ``(N, C)`` -> ``(heads, c, N)``."""
         return self._to_query @ queries.T + self._query_bias
 
     def __call__(
         self, key: Tensor, value: Tensor, queries: Tensor, fixed: Tensor, complete: bool
     ) -> Tensor:
-        """``(B, T, C)`` keys and values, ``(B or 1, N, C)`` image tokens -> ``(B, N, C)``.
+        """Attend with image tokens ``(B or 1, N, C)`` to ``(B, T, C)`` -> ``(B, N, C)``.
 
-        With several prompts' own image tokens the result is written over them.
+        Image tokens of the prompts' own (B of them) are overwritten by the result.
+
+        Args:
+            key: prompt tokens with their position encoding.
+            value: prompt tokens.
+            queries: image tokens.
+            fixed: shared part of the queries.
+            complete: True if ``fixed`` is all of the queries.
         """
         batch, num_tokens, _ = key.shape
         k = self._attention.k_proj(key) * self._scale
@@ -98,6 +106,7 @@ class ToTokens:
             mine = (vectors.flatten(1, 2) @ queries.transpose(1, 2)).view(scores.shape)
             scores = mine.add_(scores)
         weights = scores.softmax(2).flatten(1, 2)  # (B, h*T, N)
+        # Project the values of the T tokens to the output, then distribute them to the N pixels.
         v = self._attention.v_proj(value).view(batch, num_tokens, self._heads, -1).transpose(1, 2)
         out = (v @ self._to_out + self._out_bias).flatten(1, 2)  # (B, h*T, C)
         if complete:  # the image's own tokens, which other prompts need too
@@ -106,7 +115,7 @@ class ToTokens:
 
 
 def _by_head(weight: Tensor, num_heads: int) -> Tensor:
-    """``(heads * c, C)`` weights of a linear layer -> ``(heads, c, C)``."""
+    """Split the weights of a linear layer by head, ``(heads * c, C)`` -> ``(heads, c, C)``."""
     return weight.view(num_heads, -1, weight.shape[1])
 
 
@@ -115,11 +124,11 @@ _CPU_CHUNK = 8  # prompts; the image tokens of one are 4 MB
 
 @dataclass(frozen=True)
 class Candidates:
-    """Masks that passed the predicted IoU, in the order of the prompts.
+    """Masks whose predicted IoU is above the threshold, in the order of the prompts.
 
     Attributes:
         logits: ``(K, h, w)`` float32, four times the image embedding's height and width.
-        iou: ``(K,)`` float32, the IoU that the network predicts.
+        iou: ``(K,)`` float32, predicted IoU.
         prompt: ``(K,)`` int64, index of the prompt.
     """
 
@@ -132,7 +141,7 @@ class PromptDecoder:
     """The prompt encoder and mask decoder of a SAM network, for single foreground points.
 
     Args:
-        network: the package's network, on the device where it is to run; only parameters are used.
+        network: the package's network, of which only the parameters are used.
     """
 
     def __init__(self, network: SamNetwork) -> None:
@@ -149,13 +158,13 @@ class PromptDecoder:
     def decode(
         self, embedding: Tensor, points: Tensor, iou_thresh: float, points_per_batch: int
     ) -> Candidates:
-        """Masks of an image at points.
+        """Decode the masks of an image at points.
 
         Args:
             embedding: ``(C, h, w)`` float32 from the image encoder.
             points: ``(P, 2)`` x, y in pixels of the encoder's picture.
             iou_thresh: masks with a higher predicted IoU are kept; 0 or less: all.
-            points_per_batch: prompts computed together, at most.
+            points_per_batch: maximum number of prompts computed together.
         """
         image = self._project(embedding)
         labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
@@ -169,7 +178,7 @@ class PromptDecoder:
         return Candidates(logits, iou, prompt)
 
     def _project(self, embedding: Tensor) -> "_Image":
-        """What is the same for all prompts on an image."""
+        """Compute the parts that all prompts on an image share."""
         dense = self._prompts.no_mask_embed.weight[0]
         keys = embedding.flatten(1).T + dense
         place = self._prompts.get_dense_pe()[0].flatten(1).T
@@ -213,7 +222,7 @@ class PromptDecoder:
         return _in_rows(logits, image.height, image.width), iou[keep], some[which]
 
     def _two_way(self, image: "_Image", start: Tensor) -> tuple[Tensor, Tensor]:
-        """The transformer's layers: tokens ``(B, T, C)`` and image tokens ``(B, N, C)``."""
+        """Apply the layers; return prompt tokens ``(B, T, C)`` and image tokens ``(B, N, C)``."""
         tokens, keys = start, image.keys
         for index, layer in enumerate(self._layers):
             if layer.skip_first_layer_pe:
@@ -229,24 +238,24 @@ class PromptDecoder:
         return tokens, keys
 
     def _last(self, image: "_Image", tokens: Tensor, start: Tensor, keys: Tensor) -> Tensor:
-        """The attention to the image after the layers, for some of the tokens."""
+        """Apply the final attention to the image, for some of the tokens."""
         change = self._final(tokens + start, keys, image.for_tokens[-1])
         return self._norm_final(tokens + change)
 
 
 @dataclass(frozen=True)
 class _Image:
-    """What is the same for all prompts on an image.
+    """Parts of the computation that all prompts on an image share.
 
     Attributes:
-        height: of the image embedding.
-        width: of the image embedding.
+        height: height of the image embedding.
+        width: width of the image embedding.
         keys: ``(1, N, C)`` image tokens before the first layer.
-        for_tokens: for each attention of the tokens to the image, the part of the image's keys that
-            is fixed, ``(heads, c, N)``: position and image in the first layer, then the position;
-            and, in the first layer, the image's values ``(heads, N, c)``.
-        for_image: for each attention of the image to the tokens, the fixed part of its queries,
-            ``(heads, c, N)``, and whether that is all of them.
+        for_tokens: for each attention of the tokens to the image, the shared part of the keys
+            ``(heads, c, N)`` (position and image in the first layer, then position) and, in the
+            first layer, the values ``(heads, N, c)``.
+        for_image: for each attention of the image to the tokens, the shared part of the queries
+            ``(heads, c, N)``, and True if that is all of them.
     """
 
     height: int
@@ -257,10 +266,10 @@ class _Image:
 
 
 class _Upscaling:
-    """Four times finer image tokens, and masks of them.
+    """Upscaling of the image tokens by four, and masks from the result.
 
-    A transposed convolution whose stride is its kernel size is a linear layer for each token; its
-    results stay where they are until the masks, a tenth of the size, are put in order.
+    A transposed convolution whose stride is its kernel size is a linear layer for each token. Its
+    outputs stay grouped by token; only the masks, a tenth of the size, are put in raster order.
     """
 
     def __init__(self, decoder: MaskDecoder) -> None:
@@ -268,7 +277,7 @@ class _Upscaling:
         self._linear = [_as_linear(first), _as_linear(second)]
 
     def __call__(self, keys: Tensor, weights: Tensor) -> Tensor:
-        """``(B, N, C)`` image tokens, ``(B, M, C')`` weights -> ``(B, M, N * 16)`` logits."""
+        """Return logits ``(B, M, N * 16)`` of tokens ``(B, N, C)`` and weights ``(B, M, C')``."""
         norm = self._norm
         x = F.linear(keys, *self._linear[0]).unflatten(-1, (4, -1))
         x = F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
@@ -277,13 +286,13 @@ class _Upscaling:
 
 
 def _in_rows(logits: Tensor, height: int, width: int) -> Tensor:
-    """Sixteen logits for each image token, ``(K, N * 16)``, as pictures ``(K, 4h, 4w)``."""
+    """Arrange sixteen logits per image token, ``(K, N * 16)``, as pictures ``(K, 4h, 4w)``."""
     logits = logits.view(-1, height, width, 2, 2, 2, 2)
     return logits.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * height, 4 * width)
 
 
 def _as_linear(convolution: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the linear layer that gives the 2 x 2 results of each input."""
+    """Return weight and bias of the linear layer from an input to its 2 x 2 outputs."""
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
     assert convolution.bias is not None
     return weight, convolution.bias.repeat(4)

@@ -5,12 +5,12 @@ windowed and a few global attention layers (Li et al., "Exploring Plain Vision T
 for Object Detection", ECCV 2022) and decomposed relative positions (Li et al., "MViTv2", CVPR
 2022, section 4.1).
 
-The same function as the package's, up to rounding. What is cheaper:
+The same function as the package's, up to rounding, but cheaper:
 
-- Attention is fused. The bias of the relative positions is made for a slice of the queries at a
+- Attention is fused. The bias of the relative positions is computed for a slice of the queries at a
   time; the package keeps several ``heads x 4096 x 4096`` matrices (vit_b: 805 MB each).
-- In windowed layers the padding, a sixth of the tokens, goes through no linear layer: what the
-  first would make of zeros is its bias, and what the last would make is cut away.
+- In windowed layers the padding, a sixth of the tokens, skips the linear layers: the output of the
+  first for zeros is its bias, and the output of the last is cropped.
 """
 
 import torch
@@ -24,7 +24,7 @@ _SLICE_ROWS = {"cpu": 2, "cuda": 16}
 
 
 def encode(encoder: ImageEncoderViT, pictures: Tensor) -> Tensor:
-    """Embed pictures.
+    """Compute image embeddings.
 
     Args:
         encoder: the package's image encoder; only its parameters are used.
@@ -43,7 +43,7 @@ def encode(encoder: ImageEncoderViT, pictures: Tensor) -> Tensor:
 
 
 def _attend(attention: Attention, x: Tensor, window: int) -> Tensor:
-    """Multi-head attention over all tokens (``window`` 0) or in windows, ``(B, H, W, C)``."""
+    """Apply multi-head attention, global (``window`` 0) or in windows, to ``(B, H, W, C)``."""
     batch, height, width, channels = x.shape
     qkv = attention.qkv(x)
     if window == 0:
@@ -61,7 +61,7 @@ def _attend(attention: Attention, x: Tensor, window: int) -> Tensor:
 
 
 def _pad_with_bias(qkv: Tensor, bias: Tensor | None, down: int, right: int) -> Tensor:
-    """Rows and columns of what the linear layer makes of zeros: its bias. They are attended to."""
+    """Pad with the linear layer's output for zeros, its bias; padding takes part in attention."""
     batch, height, width, channels = qkv.shape
     padded = qkv.new_zeros(batch, height + down, width + right, channels)
     if bias is not None:
@@ -71,14 +71,14 @@ def _pad_with_bias(qkv: Tensor, bias: Tensor | None, down: int, right: int) -> T
 
 
 def _attend_all(attention: Attention, qkv: Tensor) -> Tensor:
-    """Attention of every token to every token, ``(B, H, W, 3C)`` -> ``(B, H, W, C)``."""
+    """Apply attention of all tokens to all tokens, ``(B, H, W, 3C)`` -> ``(B, H, W, C)``."""
     batch, height, width, _ = qkv.shape
     q, k, v = qkv.view(batch, height * width, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
     if not attention.use_rel_pos:
         out = F.scaled_dot_product_attention(q, k, v, scale=attention.scale)
     else:
         grid = q.view(*q.shape[:2], height, width, q.shape[-1])
-        # (H, H, c): what a query in row h adds to a key in row k, per channel of the query.
+        # Bias of a query at (h, w) for keys in row k, and in column k: (B, heads, H, W, k).
         rows = torch.einsum("bnhwc,hkc->bnhwk", grid, _offsets(attention.rel_pos_h, height))
         columns = torch.einsum("bnhwc,wkc->bnhwk", grid, _offsets(attention.rel_pos_w, width))
         slices = []
@@ -97,7 +97,7 @@ def _attend_all(attention: Attention, qkv: Tensor) -> Tensor:
 
 
 def _offsets(table: Tensor, length: int) -> Tensor:
-    """The relative-position vector of every pair (query, key) on an axis, ``(L, L, c)``."""
+    """Return the relative-position vector of each pair (query, key) on an axis, ``(L, L, c)``."""
     if table.shape[0] != 2 * length - 1:  # another picture size than the one trained on
         table = F.interpolate(table.T.unsqueeze(0), size=2 * length - 1, mode="linear")[0].T
     place = torch.arange(length, device=table.device)

@@ -1,63 +1,64 @@
-"""SLIC superpixels on any device, the same map on each of them.
+"""SLIC superpixels, with identical maps on all devices.
 
 Source: Achanta, Shaji, Smith, Lucchi, Fua, Süsstrunk, "SLIC Superpixels Compared to
-State-of-the-Art Superpixel Methods", TPAMI 34(11), 2012, section 3 and algorithm 1. That a pixel
-looks at the centres of the nine cells around it, instead of a centre at the pixels around it, is
-the parallel form of Ren and Reid, "gSLIC", 2011.
+State-of-the-Art Superpixel Methods", TPAMI 34(11), 2012, section 3 and algorithm 1. Each pixel is
+compared with the centres of the nine cells around it, instead of each centre with the pixels around
+it: the parallel form of Ren and Reid, "gSLIC", 2011.
 
 Differs from the paper:
 
-- A cluster starts as the mean of its grid cell, not as the pixel of lowest gradient near the middle
-  of the cell: a mean needs no repair when the pixel is an outlier.
-- The number of rounds is fixed and small; the paper runs until the centres rest, about ten rounds.
-- Small pieces join the neighbour with the longest shared border (``merge_small``); the paper says
+- A cluster is initialised with the mean of its grid cell, which is robust to outliers, not with the
+  pixel of lowest gradient near the centre of the cell.
+- The number of iterations is fixed and small; the paper iterates to convergence, about ten times.
+- Small regions join the neighbour with the longest shared border (``merge_small``); the paper says
   "a nearby cluster".
 
-Why the map does not depend on the device or the number of threads: colours are computed in double
-precision and rounded to 1/64, which hides the last bits of a device's power function; distances are
-single-precision subtractions, products and sums, one operation a call, which IEEE 754 rounds alike
-everywhere (a fused multiply-add would not be); sums over a cluster add multiples of 1/64 in double
-precision, which is exact, so the order in which threads add them cannot matter.
+Maps do not depend on the device or the number of threads. Colours are computed in double precision
+and rounded to 1/64, which removes the last bits of a device's power function. Distances are
+single-precision subtractions, products and sums, one operation per call, which IEEE 754 rounds
+alike everywhere (a fused multiply-add would differ). Sums over a cluster add multiples of 1/64 in
+double precision, which is exact in any order.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.structure.generator import StructureGenerator
 from models.structure.segments import canonical, merge_small
 
 _COLOR_STEPS = 64.0  # colours are multiples of 1/64, far below a visible difference (about 2)
 
-# Linear sRGB (IEC 61966-2-1) to CIE XYZ. White is the sum of the columns: D65.
+# Linear sRGB (IEC 61966-2-1) to CIE XYZ. The sum of the columns is the white point D65.
 _RGB_TO_XYZ = (
     (0.4124564, 0.3575761, 0.1804375),
     (0.2126729, 0.7151522, 0.0721750),
     (0.0193339, 0.1191920, 0.9503041),
 )
 
-# Row and column steps to the nine cells a pixel looks at. A tie goes to the first: its own cell.
+# Row and column steps to the nine candidate cells of a pixel. Ties go to the first, its own cell.
 _NEIGHBOURS = ((0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
 
-class Superpixels:
-    """SLIC: k-means of colour and position, started from a grid.
+class Superpixels(StructureGenerator):
+    """SLIC: k-means of colour and position, initialised on a grid.
 
     Args:
         segment_size_px: side S of the initial cells. Rows and columns of cells are of equal size
             up to one pixel, ``round(H / S)`` and ``round(W / S)`` of them, at least one.
         compactness: m of equation 3, the weight of position against CIELAB colour.
-        num_iterations: rounds of assigning pixels and moving centres.
-        min_area_share: 4-connected pieces smaller than this share of S² join a neighbour.
-        device: where the rounds are computed. Decides the time, not the map.
+        num_iterations: number of k-means iterations.
+        min_area_share: minimum area of a 4-connected region as a fraction of S²; smaller ones are
+            merged into a neighbour.
+        device: device of the k-means iterations.
     """
 
-    kind: Literal["segments"] = "segments"
-    weights_sha256: str | None = None
-    images_per_batch = 1  # of one image alone every operation is long enough
+    kind = "segments"
+    weights_sha256 = None
+    images_per_batch = 1  # one image keeps a device busy
 
     def __init__(
         self,
@@ -98,12 +99,12 @@ class Superpixels:
         centres = cells.means(lab, cells.own, lab.new_zeros(5, cells.own.numel()))
         for _ in range(self.num_iterations):
             cluster = self._assign(cells, lab, centres)
-            centres = cells.means(lab, cluster, empty=centres)  # without pixels it rests
+            centres = cells.means(lab, cluster, empty=centres)  # empty clusters stay
         ids = cells.join(cluster).cpu().numpy() + 1
         return canonical(merge_small(ids, self.min_area_px))
 
     def _assign(self, cells: "_Cells", lab: Tensor, centres: Tensor) -> Tensor:
-        """Nearest of the nine clusters around each pixel, ``(h, w, N)`` int64 (equation 3)."""
+        """Return the nearest of the nine clusters of each pixel, ``(h, w, N)`` int64 (eq. 3)."""
         nearest = torch.full(lab.shape[1:], torch.inf, device=lab.device)
         step = torch.zeros(lab.shape[1:], dtype=torch.int64, device=lab.device)
         for rows, columns in _NEIGHBOURS:
@@ -118,11 +119,11 @@ class Superpixels:
 
 
 class _Cells:
-    """An image cut into a grid of N cells, kept as ``(h, w, N)``: all first pixels, and so on.
+    """An image in a grid of N cells, stored as ``(h, w, N)``: the first pixels of all cells, ...
 
-    With the cells in the last dimension, what belongs to a cell broadcasts over its pixels along
-    memory. Cells that are a row or column short of ``h`` x ``w`` repeat a pixel of the image there;
-    it counts for nothing.
+    With the cells in the last dimension, values of a cell broadcast over its pixels contiguously in
+    memory. Cells that are a row or column short of ``h`` x ``w`` are padded with a pixel of the
+    image, which is masked out.
     """
 
     def __init__(self, height: int, width: int, size_px: int, device: torch.device) -> None:
@@ -136,7 +137,7 @@ class _Cells:
         self._gather = (slice(None), rows[:, None, :, None], columns[:, None, :])
         real = rows_real[:, None, :, None] & columns_real[:, None, :]
         self._padding = ~real.flatten(2)
-        # (h, N) row and (w, N) column of the pixels, equal for all columns and all rows.
+        # (h, N) row and (w, N) column of the pixels; the other axis broadcasts.
         self.y = rows.repeat_interleave(self.num_columns, dim=1).float()
         self.x = columns.repeat(1, self.num_rows).float()
 
@@ -149,28 +150,29 @@ class _Cells:
         return values[self._scatter]
 
     def means(self, lab: Tensor, cluster: Tensor, empty: Tensor) -> Tensor:
-        """Mean colour and position of every cluster.
+        """Return the mean colour and position of every cluster.
 
         Args:
             lab: ``(3, h, w, N)`` float32 multiples of 1/64.
-            cluster: number of each pixel's cluster, broadcastable to ``(h, w, N)`` int64.
-            empty: ``(5, N)`` float32, what a cluster without pixels gets.
+            cluster: index of each pixel's cluster, broadcastable to ``(h, w, N)`` int64.
+            empty: ``(5, N)`` float32, means of clusters without pixels.
 
         Returns:
             ``(5, N)`` float32: L, a, b, row and column in pixels.
         """
         num_clusters = self.own.numel()
         size = self._padding.shape
-        nowhere = torch.where(self._padding, num_clusters, cluster).flatten()
+        # Padding is summed in a cluster of its own, the last one.
+        index = torch.where(self._padding, num_clusters, cluster).flatten()
         positions = torch.stack([self.y[:, None].expand(size), self.x.expand(size)])
         values = torch.cat([lab, positions, torch.ones_like(lab[:1])]).flatten(1).double()
-        sums = values.new_zeros(len(values), num_clusters + 1).index_add_(1, nowhere, values)
+        sums = values.new_zeros(len(values), num_clusters + 1).index_add_(1, index, values)
         count = sums[-1, :-1]
         means = (sums[:-1, :-1] / count).float()
         return torch.where(count > 0, means, empty)
 
     def shifted(self, centres: Tensor, rows: int, columns: int) -> Tensor:
-        """For every cell, the centre of the cell so many steps away; infinity off the grid."""
+        """Return for each cell the centre of the cell at an offset; infinity off the grid."""
         grid = centres.unflatten(1, (self.num_rows, self.num_columns))
         padded = torch.nn.functional.pad(grid, (1, 1, 1, 1), value=torch.inf)
         rolled = padded[:, 1 + rows :, 1 + columns :][:, : self.num_rows, : self.num_columns]
@@ -180,22 +182,22 @@ class _Cells:
 def _cut(
     length: int, num_cells: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cut a line of pixels into cells that differ by one pixel at most.
+    """Cut a line of pixels into cells that differ by at most one pixel.
 
     Returns:
-        Each pixel's cell and its place in the cell, both ``(length,)``; each place's pixel and
-        whether it belongs to the cell, both ``(largest cell, num_cells)``.
+        Cell of each pixel and its position in the cell, both ``(length,)``; pixel at each position
+        of each cell, and False where it is padding, both ``(largest cell, num_cells)``.
     """
     pixels = torch.arange(length, device=device)
     cell_of = pixels * num_cells // length
     begins = -(-torch.arange(num_cells + 1, device=device) * length // num_cells)
-    places = torch.arange(-(-length // num_cells), device=device)
-    table = begins[:-1] + places[:, None]
+    positions = torch.arange(-(-length // num_cells), device=device)
+    table = begins[:-1] + positions[:, None]
     return cell_of, pixels - begins[cell_of], table.clamp(max=length - 1), table < begins[1:]
 
 
 def rgb_to_lab(image: Tensor) -> Tensor:
-    """CIELAB colours (D65, 2 degree observer) of sRGB pixels.
+    """Convert sRGB pixels to CIELAB (D65, 2 degree observer).
 
     Args:
         image: ``(H, W, 3)`` uint8.
@@ -213,7 +215,7 @@ def rgb_to_lab(image: Tensor) -> Tensor:
     return lab.mul_(_COLOR_STEPS).round_().div_(_COLOR_STEPS).float()
 
 
-def _lightness(share: Tensor) -> Tensor:
-    """The cube root of CIELAB, with its straight piece near 0 (CIE 15:2004, section 8.2.1)."""
+def _lightness(ratio: Tensor) -> Tensor:
+    """Apply the cube root of CIELAB, linear near 0 (CIE 15:2004, section 8.2.1)."""
     edge = 6 / 29
-    return torch.where(share > edge**3, share ** (1 / 3), share / (3 * edge**2) + 4 / 29)
+    return torch.where(ratio > edge**3, ratio ** (1 / 3), ratio / (3 * edge**2) + 4 / 29)

@@ -141,15 +141,15 @@ def test_two_modalities_train_and_one_may_be_missing_at_test_time(data_root, tmp
     assert torch.equal(full, again) and rest.shape == full.shape and not torch.equal(full, rest)
     image = tile_set.read_image(batch.tile_ids[0])
     assert infer.Segmenter(checkpoint, without, device)(image).shape == (96, 96)
-    with pytest.raises(ConfigError, match=r"go without it: structure\.absent=\[height\]"):
+    with pytest.raises(ConfigError, match=r"leave it out: structure\.absent=\[height\]"):
         infer.Segmenter(checkpoint, config, device)
 
 
 def test_infer_needs_a_sensor_to_be_absent(data_root, tmp_path):
     structure = config_of(data_root, tmp_path).structure
     sentence = (
-        "best.pth was trained with a sensor (height), which cannot be made of RGB; go without it: "
-        "structure.absent=[height]"
+        "best.pth was trained with a sensor (height), which cannot be computed from RGB; leave it "
+        "out: structure.absent=[height]"
     )
     with pytest.raises(ConfigError) as error:
         check_generated(structure, "best.pth")

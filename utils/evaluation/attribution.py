@@ -19,9 +19,9 @@ from datasets.dataset import Batch, TileDataset
 from datasets.encodings import ABSENT, StructureEncoder
 from datasets.loaders import build_ordered_loader, whole_tiles
 from datasets.samplers import SampleKey
-from datasets.structure_generation import MapMaker
 from datasets.structure_maps import check_store, map_settings, store_folder
 from datasets.tile_set import TileSet
+from models.structure.generator import StructureGenerator
 from utils.distributed import DistContext
 from utils.errors import ConfigError, DataError, UserError
 from utils.evaluation.bootstrap import Intervals, bootstrap
@@ -321,12 +321,12 @@ class SuperpixelMaps:
         structure: StructureConfig,
         split: str,
         ablations: Sequence[Ablation],
-        build: Callable[[], MapMaker],
+        build: Callable[[], StructureGenerator],
     ) -> None:
         settings = structure.superpixels
         self.stores: tuple[str, ...] = ()
         self.origin = "not needed"
-        self._generator: MapMaker | None = None
+        self._generator: StructureGenerator | None = None
         if not any(ablation.name == SUPERPIXELS for ablation in measured(ablations)):
             return
         wanted = {"generator": "superpixels", "settings": map_settings(settings)}

@@ -11,6 +11,7 @@ from segment_anything.modeling import (
 )
 
 from benchmarks.lively_sam import enliven
+from models.structure.sam_masks import Masks
 
 LOOSE = {
     "points_per_side": 8,
@@ -53,6 +54,12 @@ def random_sam(seed: int = 1, **encoder) -> Sam:
         network = small_sam(**encoder)
     pixels = torch.from_numpy(picture(64, 64)).permute(2, 0, 1).unsqueeze(0)
     return enliven(network, network.preprocess(pixels), seed=seed)
+
+
+@torch.no_grad()
+def find_masks(generator, image: np.ndarray) -> Masks:
+    """The masks that ``Sam.generate`` paints."""
+    return generator._find([image])[0][0]
 
 
 def picture(height: int = 48, width: int = 64) -> np.ndarray:

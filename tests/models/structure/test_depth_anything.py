@@ -43,13 +43,18 @@ def depth(small) -> DepthAnything:
 @pytest.mark.parametrize(
     ("model_type", "size"),
     [
-        ("v2_small", (518, 518)),
         ("v2_small", (126, 350)),
         ("v1_small", (252, 154)),
         ("v2_base", (42, 98)),
-        ("v1_base", (56, 56)),
-        ("v2_large", (42, 56)),
-        ("v1_large", (28, 70)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("v2_small", (518, 518)),
+                ("v1_base", (56, 56)),
+                ("v2_large", (42, 56)),
+                ("v1_large", (28, 70)),
+            ]
+        ),
     ],
 )
 @torch.no_grad()

@@ -5,7 +5,7 @@ import torch
 
 from models.structure.depth_anything import DepthAnything, load_depth_anything
 from models.structure.sam import Sam
-from tests.models.structure.small_sam import LOOSE, picture, random_sam
+from tests.models.structure.small_sam import LOOSE, find_masks, picture, random_sam
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,7 +31,7 @@ def test_points_per_batch_bounds_the_memory_of_sam():
     def peak(points_per_batch):
         settings = {**LOOSE, "points_per_side": 32, "points_per_batch": points_per_batch}
         torch.cuda.reset_peak_memory_stats()
-        Sam(network=network, weights_sha256=None, **settings).find_masks(picture())
+        find_masks(Sam(network=network, weights_sha256=None, **settings), picture())
         return torch.cuda.max_memory_allocated()
 
     assert peak(8) < peak(1024)

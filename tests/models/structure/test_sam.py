@@ -14,7 +14,7 @@ from models.structure.sam_encoder import encode
 from models.structure.sam_masks import paint, resampling
 from models.structure.segments import canonical
 from tests.models.literal_paint import paint_literally
-from tests.models.structure.small_sam import LOOSE, picture, random_sam
+from tests.models.structure.small_sam import LOOSE, find_masks, picture, random_sam
 from utils.errors import DataError
 
 
@@ -27,14 +27,12 @@ def everything(network, **settings):
     return Sam(network=network, weights_sha256=None, **settings)
 
 
-def at_full_size(masks, frames, size):
+def at_full_size(masks, crops, size):
     """Logits of every mask at the image's size, ``(K, H, W)``; far below 0 outside its crop."""
     whole = np.full((len(masks), *size), -1e9, np.float32)
-    for index, number in enumerate(masks.frame):
-        frame = frames[number]
-        rows = slice(frame.top, frame.top + frame.height)
-        columns = slice(frame.left, frame.left + frame.width)
-        whole[index, rows, columns] = frame.logits(masks.coarse[index : index + 1])[0]
+    for index, number in enumerate(masks.crop):
+        crop = crops[number]
+        whole[index][crop.box.slices] = crop.logits(masks.coarse[index : index + 1])[0]
     return whole
 
 
@@ -45,7 +43,7 @@ def assert_equals_the_package(network, image, **settings):
     )
     records = package.generate(image)
     with torch.no_grad():
-        masks, frames = generator._find([image])[0]
+        masks, crops = generator._find([image])[0]
     size = image.shape[:2]
     assert len(masks) == len(records) and 30 <= len(records) <= 300
     boxes = np.array([record["bbox"] for record in records])
@@ -54,9 +52,9 @@ def assert_equals_the_package(network, image, **settings):
     np.testing.assert_allclose(masks.iou, [r["predicted_iou"] for r in records], atol=1e-4)
     points = [record["point_coords"][0] for record in records]
     np.testing.assert_allclose(masks.points, points, atol=1e-4)
-    crops = [record["crop_box"][:2] for record in records]
-    assert crops == [[frames[number].left, frames[number].top] for number in masks.frame]
-    logits = at_full_size(masks, frames, size)
+    corners = [(crops[number].box.left_px, crops[number].box.top_px) for number in masks.crop]
+    assert corners == [tuple(record["crop_box"][:2]) for record in records]
+    logits = at_full_size(masks, crops, size)
     theirs = np.stack([record["segmentation"] for record in records])
     doubtful = np.abs(logits) < 1e-3
     np.testing.assert_array_equal(theirs[~doubtful], logits[~doubtful] > 0)
@@ -67,14 +65,15 @@ def assert_equals_the_package(network, image, **settings):
     error = np.abs(masks.stability.numpy() - [r["stability_score"] for r in records])
     assert (np.nan_to_num(error) <= 1e-4 + doubt).all() and (doubt == 0).mean() > 0.5
     painted = paint_literally(np.where(doubtful, logits > 0, theirs), size)
-    ids = paint(masks, frames, size, 0.0).numpy()
+    ids = paint(masks, crops, size, 0.0).numpy()
     np.testing.assert_array_equal(canonical(ids), canonical(painted))
     assert painted.max() > 3  # more than a few masks are to be seen
 
 
 @pytest.mark.parametrize("crop_n_layers", [0, 1])
-@pytest.mark.parametrize("points_per_side", [10, 12, 14])
-@pytest.mark.parametrize("shape", [(64, 64), (48, 64), (100, 37), (130, 97)])
+@pytest.mark.parametrize(
+    ("shape", "points_per_side"), [((64, 64), 12), ((48, 64), 10), ((100, 37), 14), ((130, 97), 12)]
+)
 def test_masks_and_map_are_those_of_the_package(network, shape, points_per_side, crop_n_layers):
     settings = {
         **LOOSE,
@@ -103,6 +102,7 @@ def test_all_parameters_count_as_in_the_package(network):
     assert_equals_the_package(network, picture(120, 150), **settings)
 
 
+@pytest.mark.slow
 def test_masks_of_vit_b_are_those_of_the_package():
     """The official architecture, with few points: the package needs a second for four of them."""
     image = np.kron(picture(12, 16), np.ones((30, 30, 1), np.uint8))  # 360 x 480
@@ -131,7 +131,7 @@ def test_thresholds_of_zero_keep_all_masks_as_the_package_does(network):
     """0 means off, even for empty masks, whose stability is 0/0."""
     settings = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
     settings["box_nms_thresh"] = 1.0
-    ours = everything(network, **settings).find_masks(picture())
+    ours = find_masks(everything(network, **settings), picture())
     records = SamAutomaticMaskGenerator(network, **settings).generate(picture())
     assert len(ours) == len(records) == 3 * 4 * 4
     assert (ours.areas == 0).any()
@@ -155,7 +155,7 @@ def test_of_equal_areas_the_mask_with_the_first_pixel_lies_on_top(network, monke
 
 def test_a_batch_gives_what_single_images_give(network):
     generator = everything(network, **LOOSE, crop_n_layers=1)
-    generator._encoded_together = 3  # as on a CUDA device
+    generator._encoder_batch = 3  # as on a CUDA device
     images = [picture(48, 64), picture(64, 64), picture(30, 90)]
     for image, ids in zip(images, generator.generate_batch(images), strict=True):
         np.testing.assert_array_equal(
@@ -168,8 +168,8 @@ def test_points_per_batch_and_chunks_do_not_change_the_masks(
     network, points_per_batch, monkeypatch
 ):
     monkeypatch.setattr(sam_decoder, "_CPU_CHUNK", points_per_batch)
-    ours = everything(network, **LOOSE, points_per_batch=points_per_batch).find_masks(picture())
-    usual = everything(network, **LOOSE).find_masks(picture())
+    ours = everything(network, **LOOSE, points_per_batch=points_per_batch)
+    ours, usual = (find_masks(each, picture()) for each in (ours, everything(network, **LOOSE)))
     np.testing.assert_array_equal(ours.boxes, usual.boxes)
     np.testing.assert_allclose(ours.coarse, usual.coarse, atol=1e-4)
 
@@ -177,7 +177,7 @@ def test_points_per_batch_and_chunks_do_not_change_the_masks(
 def test_out_of_memory_halves_the_prompts_and_the_pictures_and_goes_on(network, monkeypatch):
     usual = everything(network, **LOOSE).generate(picture())
     generator = everything(network, **LOOSE, points_per_batch=64)
-    generator._encoded_together = 4
+    generator._encoder_batch = 4
     decode, tried, encoded = generator._decoder.decode, [], []
 
     def small_device(embedding, points, thresh, count):
@@ -241,8 +241,8 @@ def test_the_encoder_stretches_relative_positions_like_the_package(network):
 
 def test_bf16_changes_the_maps_little(network):
     image = picture(64, 64)
-    exact = everything(network, **LOOSE).find_masks(image)
-    rough = everything(network, **LOOSE, dtype=torch.bfloat16)._find([image])[0][0]
+    exact = find_masks(everything(network, **LOOSE), image)
+    rough = find_masks(everything(network, **LOOSE, dtype=torch.bfloat16), image)
     assert rough.coarse.dtype == torch.float32
     assert not torch.equal(rough.iou, exact.iou[: len(rough.iou)])  # it was bf16
     wide, found = exact.boxes.float(), rough.boxes.float()

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.structure.sam_masks import Frame, Masks, drop_cut_off, measure, paint, suppress
+from models.structure.sam_masks import Crop, Masks, drop_cut_off, measure, paint, suppress
 from models.structure.segments import canonical
 from tests.models.literal_paint import paint_literally
+from utils.boxes import Box
 
 
 def masks_of(seed, shape=(12, 15), count=6):
@@ -22,13 +23,13 @@ def masks_of(seed, shape=(12, 15), count=6):
     return masks
 
 
-def as_masks(arrays, frame_of=None):
+def as_masks(arrays, crop_of=None):
     """Masks whose coarse logits have the size of their crop: 9 inside and -9 outside."""
     coarse = torch.from_numpy(np.stack(arrays)) * 18.0 - 9
     count = len(arrays)
     return Masks(
         coarse=coarse,
-        frame=torch.tensor(frame_of or [0] * count),
+        crop=torch.tensor(crop_of or [0] * count),
         boxes=torch.zeros(count, 4, dtype=torch.int64),
         areas=torch.tensor([int(array.sum()) for array in arrays]),
         iou=torch.linspace(1, 0.5, count),
@@ -38,7 +39,7 @@ def as_masks(arrays, frame_of=None):
 
 
 def crop(top, left, height, width):
-    return Frame(top, left, height, width, torch.eye(height), torch.eye(width))
+    return Crop(Box(top, left, height, width), torch.eye(height), torch.eye(width))
 
 
 def painted(arrays):
@@ -73,8 +74,8 @@ def test_masks_of_equal_area_are_ordered_by_where_they_lie():
 
 def test_masks_of_crops_are_painted_where_the_crops_lie():
     arrays = [np.ones((4, 5), bool), np.eye(4, 5, dtype=bool), np.ones((4, 5), bool)]
-    frames = [crop(0, 0, 4, 5), crop(2, 3, 4, 5)]
-    ids = paint(as_masks(arrays, [0, 1, 1]), frames, (6, 8), 0.0).numpy()
+    crops = [crop(0, 0, 4, 5), crop(2, 3, 4, 5)]
+    ids = paint(as_masks(arrays, [0, 1, 1]), crops, (6, 8), 0.0).numpy()
     expected = np.zeros((6, 8), int)
     expected[2:, 3:] = 1  # of equal areas the later in raster order is painted first
     expected[:4, :5] = 2
@@ -84,7 +85,7 @@ def test_masks_of_crops_are_painted_where_the_crops_lie():
 
 def test_no_masks_give_an_empty_map():
     masks = as_masks(masks_of(0))
-    nothing = masks.pick(torch.zeros(len(masks), dtype=torch.bool))
+    nothing = masks.select(torch.zeros(len(masks), dtype=torch.bool))
     assert not paint(nothing, [crop(0, 0, 12, 15)], (12, 15), 0.0).any()
 
 
@@ -102,6 +103,14 @@ def test_box_area_and_stability_are_counted_pixel_by_pixel():
     assert found.stability[2].isnan()
     assert len(measure(masks, crop(0, 0, 4, 6), 0.0, 1.0, 2 / 3)) == 1  # >=, as in the package
     assert len(measure(masks, crop(0, 0, 4, 6), 0.0, 1.0, 0.7)) == 0
+
+
+def test_area_of_rows_beyond_the_range_of_int16():
+    masks = as_masks([np.ones((1, 40_000), bool)])
+    wide = Crop(Box(0, 0, 1, 40_000), torch.eye(1), torch.ones(40_000, 1))
+    masks = Masks(**{**vars(masks), "coarse": torch.full((1, 1, 1), 9.0)})
+    found = measure(masks, wide, 0.0, 1.0, 0.5)
+    assert found.areas.tolist() == [40_000] and found.stability.tolist() == [1]
 
 
 def test_masks_that_a_crop_cuts_off_go_but_not_at_the_border_of_the_image():

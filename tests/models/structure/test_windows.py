@@ -3,11 +3,12 @@ from itertools import product
 import numpy as np
 import pytest
 
+from models.structure.generator import StructureGenerator
 from models.structure.segments import MAX_SEGMENTS, canonical, connected_components
 from models.structure.windows import Windowed, join_ids, join_values
+from utils.boxes import Box
 from utils.errors import DataError
 from utils.mosaic import (
-    Box,
     align,
     blend,
     join_segments,
@@ -19,8 +20,8 @@ from utils.mosaic import (
 )
 
 
-class Fake:
-    """A generator: ``make`` an image's map, and keep the sizes of the images of each call."""
+class Fake(StructureGenerator):
+    """Generator that calls ``make`` and records the image sizes of each call."""
 
     weights_sha256 = "0" * 64
 
@@ -31,9 +32,6 @@ class Fake:
     def generate_batch(self, images):
         self.calls.append([image.shape[:2] for image in images])
         return [self.make(image) for image in images]
-
-    def generate(self, image):
-        return self.generate_batch([image])[0]
 
 
 def picture(values: np.ndarray) -> np.ndarray:
@@ -100,7 +98,7 @@ def error_of(joint: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return (joint * scale + shift - truth) / np.ptp(truth)
 
 
-SIZES = [(150, 200), (64, 300), (300, 50), (65, 64), (65, 65), (129, 400)]
+SIZES = [(150, 200), (64, 300), (300, 50), (65, 65)]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -117,30 +115,23 @@ def test_every_object_is_one_segment_as_in_a_map_of_the_whole_image(size, backgr
 def test_the_discs_lie_where_they_are_hard():
     layout = Windowed(Fake("segments", None), window_px=64, overlap_px=16)._windows(150, 200)
     ids = connected_components(discs(150, 200, seed=1))
-    seen = [set(np.unique(part)) - {0} for part in (cut(ids, box) for box in layout.boxes)]
+    seen = [set(np.unique(part)) - {0} for part in (ids[box.slices] for box in layout.boxes)]
     num_windows = np.bincount(np.concatenate([sorted(each) for each in seen]))
     assert (num_windows == 1).any() and (num_windows == 2).any()
     assert (num_windows == 4).any() and (num_windows > 8).any()
-
-
-def cut(whole: np.ndarray, box: Box) -> np.ndarray:
-    rows = slice(box.top_px, box.top_px + box.height_px)
-    return whole[rows, box.left_px : box.left_px + box.width_px]
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", ["plane", "curved"])
 def test_depth_has_one_scale_and_no_step(size, name):
     truth = surface(name, *size)
-    (joined,) = Windowed(Fake("values", relative(0)), window_px=64, overlap_px=16).generate_joined(
-        [picture(truth)]
-    )
-    assert joined.map.dtype == np.float32 and joined.map.shape == size
-    error = error_of(joined.map, truth)
+    windowed = Windowed(Fake("values", relative(0)), window_px=64, overlap_px=16)
+    joint = windowed.generate(picture(truth))
+    assert joint.dtype == np.float32 and joint.shape == size
+    error = error_of(joint, truth)
     assert np.abs(error).max() < 1e-5
     for axis in (0, 1):
         assert np.abs(np.diff(error, axis=axis)).max() < 1e-5
-    assert joined.residual is not None and joined.residual < 1e-5 * np.ptp(joined.map)
 
 
 @pytest.mark.parametrize("name", ["plane", "curved"])
@@ -154,17 +145,14 @@ def test_depth_of_16_bits_stays_without_steps(name):
 def test_noise_leaves_the_surface_the_right_way_up():
     truth = surface("curved", 200, 260)
     inner = Fake("values", relative(2, noise=2e5))  # a quarter of what a window shows
-    windowed = Windowed(inner, window_px=64, overlap_px=16)
-    (joined,) = windowed.generate_joined([picture(truth)])
-    assert np.abs(error_of(joined.map, truth)).mean() < 0.05
-    assert joined.residual is not None and 0.002 < joined.residual / np.ptp(joined.map) < 0.2
+    joint = Windowed(inner, window_px=64, overlap_px=16).generate(picture(truth))
+    assert np.abs(error_of(joint, truth)).mean() < 0.05
 
 
 def test_a_constant_overlap_says_nothing_of_scales_but_of_shifts():
     ramp = np.maximum(np.arange(20) - 8, 0) * np.ones((20, 1), np.float32)
     layout = lay_out([Box(0, 0, 20, 20), Box(0, 12, 20, 20)])
-    joint, residual = join_values(layout, [ramp[:, ::-1] * 3 + 5, ramp + np.float32(0.1)])
-    assert residual < 1e-12
+    joint = join_values(layout, [ramp[:, ::-1] * 3 + 5, ramp + np.float32(0.1)])
     row = np.r_[3 * ramp[0, ::-1], ramp[0, 8:]] + 2.55  # what they share was 5 and 0.1
     np.testing.assert_allclose(joint, np.tile(row, (20, 1)), rtol=1e-6)
 
@@ -190,10 +178,6 @@ def test_small_images_go_straight_through_beside_large_ones(kind):
     assert inner.calls[1:] == [[(64, 64)] * 2, [(64, 40)] * 3]
     for index, alone in zip((0, 2, 4), Fake(kind, make()).generate_batch(images[::2]), strict=True):
         assert np.array_equal(maps[index], alone) and maps[index].dtype == alone.dtype
-    joined = windowed.generate_joined(images)
-    assert [j.residual is None for j in joined] == [
-        kind == "segments" or i % 2 == 0 for i in range(5)
-    ]
     assert windowed.generate_batch([]) == []
 
 
@@ -240,7 +224,7 @@ def test_pieces_one_at_a_time_give_the_whole(kind):
     layout = Windowed(Fake(kind, None), window_px=64, overlap_px=16)._windows(150, 200)
     shown = {"segments": discs(150, 200, 1), "values": surface("curved", 150, 200)}[kind]
     make = {"segments": components(False), "values": relative(4, noise=1e4)}[kind]
-    maps = [make(picture(cut(shown, box))) for box in layout.boxes]
+    maps = [make(picture(shown[box.slices])) for box in layout.boxes]
     found = {}
     for i, j in reversed(layout.pairs):
         one, other = overlap_of(layout.boxes[i], layout.boxes[j])
@@ -248,11 +232,11 @@ def test_pieces_one_at_a_time_give_the_whole(kind):
         found[i, j] = compare(maps[i][one], maps[j][other])
     tables = [] if kind == "values" else join_segments([m.max() for m in maps], found)
     alignment = align(found, len(maps)) if kind == "values" else None
-    whole = join_values(layout, maps)[0] if kind == "values" else join_ids(layout, maps)
+    whole = join_values(layout, maps) if kind == "values" else join_ids(layout, maps)
     for index in reversed(range(len(maps))):
         near = {i: maps[i] for i in (index, *layout.neighbours[index])}
         if alignment is None:
             piece = paste(layout, index, near, tables)
         else:
             piece = blend(layout, index, {i: alignment.apply(i, m) for i, m in near.items()})
-        assert np.array_equal(piece, cut(whole, layout.boxes[index]))
+        assert np.array_equal(piece, whole[layout.boxes[index].slices])

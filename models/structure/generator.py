@@ -1,0 +1,40 @@
+"""Interface of structure generators: RGB image -> segment map or depth map."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+
+class StructureGenerator(ABC):
+    """Computes structure maps of RGB images; equal batches of images give equal maps.
+
+    Attributes:
+        kind: content of the maps.
+        weights_sha256: SHA-256 of the weights file; None for a generator without weights.
+        images_per_batch: best number of images for ``generate_batch``.
+    """
+
+    kind: Literal["segments", "values"]
+    weights_sha256: str | None
+    images_per_batch: int
+
+    @abstractmethod
+    def generate_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Compute the maps of images of any sizes, each as ``generate`` does, up to rounding."""
+
+    def generate(self, image: np.ndarray) -> np.ndarray:
+        """Compute the map of one image.
+
+        Args:
+            image: ``(H, W, 3)`` uint8 RGB.
+
+        Returns:
+            Segments: ``(H, W)`` uint16 ids in canonical form: 1..K in raster order of the segments'
+            first pixels, 0 = pixel without a segment. Values: ``(H, W)`` float32, finite.
+
+        Raises:
+            DataError: more segments than a 16-bit map can hold, or not enough memory on the device.
+        """
+        return self.generate_batch([image])[0]
