@@ -3,9 +3,6 @@
 import errno
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +12,11 @@ import infer
 from datasets.tile_set import open_tile_set
 from models.structure.superpixels import Superpixels
 from tests.conftest import single_process
+from utils.boxes import Box
 from utils.config import config_from_dict
-from utils.errors import ConfigError, DataError
-from utils.inference.chunks import Piece
-from utils.rasters.writing import PngWriter
-
-ROOT = Path(__file__).resolve().parent.parent
+from utils.errors import ConfigError, DataError, run_command
+from utils.inference import results
+from utils.inference.maps import choose_maps
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +47,7 @@ def test_every_image_gets_three_files_of_its_size_in_its_folder(
 ):
     output = run_infer(photos, tmp_path / "out")
     expected = {f"{kind}/{name}" for kind in ("index", "color", "overlay") for name in NAMES}
-    found = {name for name in files(output) if not name.startswith("records/")}
+    found = {name for name in files(output) if not name.startswith("done/")}
     assert found == expected | {"legend.png", "index.html", "areas.csv"}
     index = np.array(Image.open(output / "index/north/far/c.png"))
     color = np.array(Image.open(output / "color/north/far/c.png"))
@@ -67,15 +63,16 @@ def test_predict_in_three_lines(checkpoint, photos, run_infer, tmp_path):
     assert np.array_equal(labels, np.array(Image.open(output / "index/a.png")))
 
 
-def test_infers_what_evaluation_predicts(segmenter, data_root):
-    """The map made on the way equals the stored one, so the prediction does, too."""
+def test_infers_what_evaluation_predicts(checkpoint, segmenter, data_root):
+    """The generated map equals the stored one, so the prediction does, too."""
     tile_set = open_tile_set(data_root)
     tile_id = tile_set.split("val")[0]
     image = tile_set.read_image(tile_id)
     stored = np.array(Image.open(data_root / "modalities/superpixels" / f"{tile_id}.tif"))
-    piece = Piece(rows=slice(0, image.shape[0]), columns=slice(0, image.shape[1]))
-    made = segmenter._maps.of(None)(piece, image)
-    assert np.array_equal(made["superpixels"], stored)
+    config = config_from_dict(checkpoint.identity.recipe, "recipe")
+    maps = choose_maps(checkpoint, config, single_process())
+    generated = maps.for_image(None)(Box(0, 0, *image.shape[:2]), image)
+    assert np.array_equal(generated["superpixels"], stored)
     assert segmenter(image).shape == image.shape[:2]
 
 
@@ -92,7 +89,7 @@ def test_what_is_done_is_skipped_until_something_changes(run_infer, photos, tmp_
         old.update(new)
         return line, {name.partition("/")[2] for name in changed if name.startswith("index/")}
 
-    done = f"5 of 5 images segmented (5 of them before); results in {output}, to look at in "
+    done = f"5 of 5 images segmented (5 of them before); results in {output}, overview in "
     done += f"{output}/index.html"
     assert again() == (done, set())
     (output / "overlay/grey.png").unlink()
@@ -102,6 +99,8 @@ def test_what_is_done_is_skipped_until_something_changes(run_infer, photos, tmp_
     assert again("--overwrite") == (done.replace(" (5 of them before)", ""), NAMES)
     assert again("--write", "index")[1] == set()  # fewer files than are there
     assert again("--write", "index,confidence")[1] == NAMES
+    unchanged = ("eval.batch_size=1", "eval.metric=mf1", "eval.every_epochs=3")
+    assert again("--write", "index,confidence", *unchanged)[1] == set()
     assert again("--write", "index,confidence", "eval.turns=2")[1] == NAMES  # other results
 
 
@@ -112,13 +111,13 @@ def test_maps_are_kept_and_used_again(run_infer, photos, tmp_path, monkeypatch):
     assert "maps/superpixels/north/far/c_y00000_x00000_131x40.tif" in kept and len(kept) == 5
 
     def never(self, image):
-        raise AssertionError("a map is made that is there")
+        raise AssertionError("a stored map is generated again")
 
     monkeypatch.setattr(Superpixels, "generate", never)
     run_infer(photos, output, "--keep-maps", "--overwrite")
     assert (output / "index/grey.png").read_bytes() == index
     Image.new("RGB", (20, 33)).save(photos / "grey.png")
-    with pytest.raises(AssertionError, match="a map is made"):  # of another image
+    with pytest.raises(AssertionError, match="generated again"):  # of another image
         run_infer(photos, output, "--keep-maps")
 
 
@@ -128,10 +127,10 @@ def test_maps_of_a_data_set_are_used_where_they_fit(
     bare = tmp_path / "set"
     shutil.copytree(data_root, bare, ignore=shutil.ignore_patterns("modalities"))
     made = run_infer(bare, tmp_path / "made", "--split", "test")
-    assert "note: structure maps are made on the way, for" in capsys.readouterr().out
+    assert "note: structure maps are generated from the images: " in capsys.readouterr().out
 
     def never(self, image):
-        raise AssertionError("a map is made that is there")
+        raise AssertionError("a stored map is generated again")
 
     monkeypatch.setattr(Superpixels, "generate", never)
     stored = run_infer(data_root, tmp_path / "stored", "--split", "test")
@@ -160,7 +159,7 @@ def test_broken_images_are_named_and_the_others_done(run_infer, photos, tmp_path
         run_infer(photos, tmp_path / "out")
     assert len([name for name in files(tmp_path / "out") if name.startswith("index/")]) == 5
     page = (tmp_path / "out/index.html").read_text()
-    assert "2 not segmented" in page and "5 images segmented" in page and "broken.png" in page
+    assert "Not segmented" in page and "5 images segmented" in page and "broken.png" in page
     (photos / "a.png").write_bytes(b"")  # done before, and broken since
     with pytest.raises(DataError, match=r"3 of 7 images could not be segmented"):
         run_infer(photos, tmp_path / "out")
@@ -175,13 +174,30 @@ def test_an_output_inside_the_input_is_not_read_again(run_infer, photos):
 
 
 def test_a_full_disk_leaves_no_half_written_file(run_infer, photos, tmp_path, monkeypatch):
-    def full(self, rows):
+    def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(PngWriter, "write", full)
+    monkeypatch.setattr(results, "overlay", full)  # the files of an image are open by then
     with pytest.raises(OSError, match="No space left"):
         run_infer(photos, tmp_path / "out")
     assert files(tmp_path / "out") == set()
+
+
+def test_only_the_temporary_files_of_the_images_are_removed(run_infer, photos, tmp_path):
+    """What another program, or infer.py on other images, is writing there is not touched."""
+    output, tail = tmp_path / "out", "0123456789ab.partial"
+    ours = [
+        *(f"index/.grey.png.{tail}", f"polygons/north/.b.geojson.{tail}", f".index.html.{tail}"),
+        f"maps/superpixels/north/far/.c_y00000_x00000_131x40.tif.{tail}",
+    ]
+    others = [f"index/.other.png.{tail}", f".model.onnx.{tail}", ".notes.partial"]
+    for name in [*ours, *others]:
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).touch()
+    (output / f"index/.a.png.png.{tail}").mkdir()
+    run_infer(photos, output)
+    left = [path for path in output.rglob(".*.partial")]
+    assert {*left} == {output / name for name in [*others, f"index/.a.png.png.{tail}"]}
 
 
 def test_the_shuffled_control_is_refused(checkpoint):
@@ -200,19 +216,11 @@ def test_other_map_settings_are_refused_with_both_sides(checkpoint):
         infer.Segmenter(checkpoint, config, single_process().device)
 
 
-def test_the_command_exits_non_zero_without_a_traceback(checkpoint, photos, tmp_path):
+def test_the_command_exits_non_zero_without_a_traceback(run_infer, photos, tmp_path, capsys):
     (photos / "broken.png").write_bytes(b"not a png")
-    done = subprocess.run(
-        [
-            *(sys.executable, "infer.py", "--checkpoint", str(checkpoint.path)),
-            *("--input", str(photos), "--output", str(tmp_path / "out")),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert "5 of 6 images segmented" in done.stdout
-    assert "broken.png cannot be read as an image" in done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: run_infer(photos, tmp_path / "out") and None)
+    output = capsys.readouterr()
+    assert end.value.code == 2 and "5 of 6 images segmented" in output.out
+    assert "broken.png cannot be read as an image" in output.err
+    assert "Traceback" not in output.err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -9,35 +10,49 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
-import onnxruntime
 import pytest
 import rasterio
 import torch
 from PIL import Image
 from rasterio.features import rasterize
 from rasterio.transform import Affine
+from rasterio.warp import transform_geom
 
 import infer
 from tests.conftest import make_config, train_briefly
 from tests.hostile_images import BAD, GOOD, write_hostile_images
-from utils.errors import ConfigError
+from utils.errors import ConfigError, DataError, run_command
 from utils.evaluation.evaluate import classes_of
-from utils.inference.run import chunks as pieces
+from utils.inference import chunks, export
+from utils.inference import run as run_module
+from utils.inference.inputs import find_inputs
+from utils.inference.results import OutputSettings
 from utils.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data" / "geotiff-samples" / "images"
 SIZE = (700, 500)
 PLACE = Affine(0.3, 0, 271000, 0, -0.3, 5040000)
-SMALL_PIECES = "import utils.pieces; utils.pieces.PIECE_PX = 150; "
-SHARE_ALL = SMALL_PIECES + "import utils.inference; utils.inference.SHARED_FROM_PX = 1; "
+# In another process: small chunks and strips, and a kill at the third strip that is written.
+KILL = """
+import os, signal
+from utils.inference import chunks, results
+chunks.CHUNK_PX, results._STRIP_PX, overlay, calls = 150, 50_000, results.overlay, []
+def kill(*arguments):
+    calls.append(1)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return overlay(*arguments)
+results.overlay = kill
+"""
 
 
 @pytest.fixture(scope="module")
 def checkpoint(data_root, tmp_path_factory):
-    """One that looks at the RGB picture alone: what it predicts does not depend on pieces."""
+    """A network without structure maps: its predictions do not depend on chunks."""
     overrides = ["structure.control=off", "optim.num_epochs=2"]
     config = make_config(data_root, tmp_path_factory.mktemp("runs"), *overrides)
     return load_checkpoint(train_briefly(config))
@@ -73,18 +88,14 @@ def write_geotiff(path, image):
         target.write(image.transpose(2, 0, 1))
 
 
-def command(checkpoint, source, output, *arguments, before="", launcher=()):
-    """infer.py in another process, with other constants."""
-    code = before + "import infer; from utils.errors import run_command; run_command(infer.main)"
-    script = Path(f"{output}.py")
-    script.write_text(code)
+def command(checkpoint, source, output, *arguments, before=""):
+    """Start infer.py in another process after some lines of code."""
+    code = f"{before}\nimport infer; from utils.errors import run_command; run_command(infer.main)"
+    line = ["-c", code, "--checkpoint", checkpoint.path, "--input", source, "--output", output]
     return subprocess.Popen(
-        [
-            *(sys.executable, *launcher, script, "--checkpoint", checkpoint.path),
-            *("--input", source, "--output", output, *arguments),
-        ],
+        [sys.executable, *map(str, [*line, *arguments])],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -99,7 +110,7 @@ def pixels(path):
 def test_a_geotiff_comes_back_in_its_place_and_equals_the_image_in_memory(
     checkpoint, scene, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pieces, "PIECE_PX", 150)
+    monkeypatch.setattr(chunks, "CHUNK_PX", 150)
     output = tmp_path / "out"
     run(monkeypatch, checkpoint, scene, output, "--write", "index,color,overlay,confidence")
     image = pixels(scene).transpose(1, 2, 0)
@@ -147,62 +158,104 @@ def test_a_world_file_goes_with_a_png(checkpoint, tmp_path, monkeypatch):
         assert file.transform == Affine(0.5, 0, 100, 0, -0.5, 200)
 
 
-def test_ranks_that_share_the_rows_write_what_one_writes(checkpoint, scene, tmp_path):
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3")
-    outputs = [tmp_path / "one", tmp_path / "three"]
-    for output, launcher in zip(outputs, ((), torchrun), strict=True):
-        done = command(checkpoint, scene, output, before=SHARE_ALL, launcher=launcher)
-        assert done.wait() == 0, done.stderr.read()[-2000:]
-    names = ["index/scene.tif", "color/scene.tif", "overlay/scene.tif", "legend.png"]
-    for name in names:
-        assert (outputs[0] / name).read_bytes() == (outputs[1] / name).read_bytes()
-    assert not [*outputs[1].rglob(".*.partial")]
+def infer_together(dist, checkpoint, source, output):
+    """Segment a folder with all ranks sharing the rows of every image; the error, if any."""
+    predict = infer.load_predictor(checkpoint, device="cpu")  # leaves the process group open
+    recipe = load_checkpoint(checkpoint).identity
+    settings = OutputSettings(
+        folder=output,
+        kinds=("index", "overlay", "confidence"),
+        classes=tuple(recipe.classes),
+        palette=tuple(map(tuple, recipe.palette)),
+    )
+    with (
+        mock.patch.object(run_module, "SHARED_FROM_PX", 1),
+        mock.patch.object(chunks, "CHUNK_PX", 150),
+        pytest.raises(DataError) as error,
+    ):
+        run_module.infer_images(
+            predict, find_inputs(source, output, None), settings, dist, digest=""
+        )
+    return str(error.value)
 
 
-def test_a_shared_image_that_breaks_on_one_rank_is_a_failure_of_all(checkpoint, scene, tmp_path):
+def test_ranks_that_share_the_rows_write_what_one_writes(checkpoint, scene, tmp_path, ranks):
+    """Also if another image breaks on one rank: then it is a failure of all."""
     folder = tmp_path / "photos"
     folder.mkdir()
     whole = scene.read_bytes()
     shutil.copy(scene, folder / "good.tif")
     (folder / "broken.tif").write_bytes(whole[:200_000] + bytes(100_000) + whole[300_000:])
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    output = tmp_path / "out"
-    done = command(checkpoint, folder, output, before=SHARE_ALL, launcher=torchrun)
-    out, err = done.communicate()
-    assert done.returncode != 0
-    assert "1 of 2 images segmented" in out and "broken.tif" in err
-    assert [path.name for path in (output / "index").iterdir()] == ["good.tif"]
+    output = tmp_path / "two"
+    errors = ranks(infer_together, checkpoint.path, folder, output)
+    assert errors[0] == errors[1]
+    assert "1 of 2 images could not be segmented" in errors[0] and "broken.tif" in errors[0]
+    assert not [*output.rglob(".*.partial")] and not (output / "index/broken.tif").exists()
+    alone = tmp_path / "one"
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, checkpoint, folder / "good.tif", alone, "--write", "index,overlay,confidence")
+    for kind in ("index", "overlay", "confidence"):
+        names = [folder / kind / "good.tif" for folder in (alone, output)]
+        assert names[0].read_bytes() == names[1].read_bytes()
 
 
-@pytest.mark.parametrize("moment", ["predicting", "writing"])
-def test_a_kill_leaves_nothing_that_looks_finished(checkpoint, scene, tmp_path, moment):
+def test_ranks_take_images_in_turn(checkpoint, photos, run_infer, tmp_path, ranks):
+    outputs = [tmp_path / "one", tmp_path / "two"]
+    line = ["--checkpoint", checkpoint.path, "--input", photos, "--output", outputs[1]]
+    codes = [code for code, *_ in ranks.script("infer", *line)]
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, checkpoint, photos, outputs[0])
+    assert codes == [0, 0]
+    names = sorted(path.relative_to(outputs[0]) for path in outputs[0].rglob("*.[pt][ni][gf]"))
+    assert len(names) == 16  # three kinds of five images, and the legend
+    for name in names:
+        assert (outputs[0] / name).read_bytes() == (outputs[1] / name).read_bytes()
+    assert (outputs[0] / "areas.csv").read_text() == (outputs[1] / "areas.csv").read_text()
+
+
+def test_a_kill_leaves_nothing_that_looks_finished(checkpoint, scene, tmp_path, monkeypatch):
     output = tmp_path / "out"
-    slow = SMALL_PIECES
-    if moment == "writing":
-        slow += "import time, utils.raster_writers as w; old = w.TiffWriter.write\n"
-        slow += "w.TiffWriter.write = lambda self, rows: (time.sleep(5), old(self, rows))\n"
-    done = command(checkpoint, scene, output, before=slow)
-    wanted = ".*.index.partial" if moment == "predicting" else ".scene.tif.*.partial"
-    begun = lambda: any(path.stat().st_size for path in output.rglob(wanted))  # noqa: E731
-    while not begun():
-        assert done.poll() is None, done.stderr.read()[-2000:]
-        time.sleep(0.01)
-    done.send_signal(signal.SIGKILL)
-    done.wait()
+    killed = command(checkpoint, scene, output, before=KILL)
+    assert killed.wait() == -signal.SIGKILL, killed.stderr.read()[-2000:]
     left = [path for path in output.rglob("*") if path.is_file()]
     assert left and all(path.name.endswith(".partial") for path in left)
-    again = command(checkpoint, scene, output, before=SMALL_PIECES)
-    assert again.wait() == 0
+    check_continued(checkpoint, scene, output, tmp_path / "fresh", monkeypatch)
+
+
+def check_continued(checkpoint, scene, output, fresh, monkeypatch):
+    """Run the killed command again; the results are those of a run in an empty folder."""
+    for folder in (output, fresh):
+        run(monkeypatch, checkpoint, scene, folder)
     assert not [*output.rglob(".*.partial")]
-    assert pixels(output / "index/scene.tif").shape == (1, *SIZE)
+    for kind in ("index", "color", "overlay"):
+        assert np.array_equal(
+            pixels(output / kind / "scene.tif"), pixels(fresh / kind / "scene.tif")
+        )
+    assert (output / "areas.csv").read_text() == (fresh / "areas.csv").read_text()
 
 
-def test_hostile_files_are_done_or_named(checkpoint, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_a_kill_at_any_moment(checkpoint, scene, tmp_path, monkeypatch, seed):
+    output = tmp_path / "out"
+    process = command(checkpoint, scene, output)
+    while not output.exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(random.Random(seed).uniform(0, 3))
+    process.kill()
+    process.wait()
+    if (output / "done").is_dir() and any((output / "done").glob("*.json")):
+        assert pixels(output / "index/scene.tif").shape == (1, *SIZE)
+    check_continued(checkpoint, scene, output, tmp_path / "fresh", monkeypatch)
+
+
+def test_hostile_files_are_done_or_named(checkpoint, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "photos"
     write_hostile_images(folder)
-    done = command(checkpoint, folder, tmp_path / "out")
-    out, err = done.communicate()
-    assert done.returncode == 2 and "Traceback" not in err
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: run(monkeypatch, checkpoint, folder, tmp_path / "out"))
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and "Traceback" not in err
     assert f"{len(GOOD)} of {len(GOOD) + len(BAD)} images segmented" in out
     assert f"{len(BAD)} of {len(GOOD) + len(BAD)} images could not be segmented" in err
     lines = err.split("could not be segmented:\n")[1].splitlines()
@@ -249,8 +302,10 @@ def test_polygons_lie_where_the_image_lies(checkpoint, scene, tmp_path, monkeypa
     run(monkeypatch, checkpoint, scene, output, "--write", "index,polygons")
     labels = pixels(output / "index/scene.tif")[0]
     found = json.loads((output / "polygons/scene.geojson").read_text())
-    assert found["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32188"
-    shapes = [(f["geometry"], f["properties"]["class"]) for f in found["features"]]
+    in_place = [
+        transform_geom("EPSG:4326", "EPSG:32188", f["geometry"]) for f in found["features"]
+    ]
+    shapes = [(g, f["properties"]["class"]) for g, f in zip(in_place, found["features"], strict=True)]
     back = rasterize(shapes, out_shape=SIZE, transform=PLACE, fill=255, dtype="uint8")
     assert np.array_equal(back, labels)
     areas = Counter()
@@ -262,26 +317,28 @@ def test_polygons_lie_where_the_image_lies(checkpoint, scene, tmp_path, monkeypa
     assert areas == Counter(labels.ravel().tolist())
 
 
-@pytest.mark.parametrize("name", ["net.pt2", "net.onnx"])
-def test_the_network_is_exported_and_explains_itself(
-    checkpoint, tmp_path, monkeypatch, capsys, name
-):
-    path = tmp_path / name
+def test_the_network_is_exported_and_explains_itself(checkpoint, tmp_path, monkeypatch, capsys):
+    """The command line; ``tests/models/test_export.py`` proves the files."""
+    calls = []
+
+    def export_network(network, structure_channels, path, metadata):
+        assert not network.training
+        calls.append((structure_channels, path, metadata))
+        return 1e-6
+
+    monkeypatch.setattr(export, "export_network", export_network)
+    path = tmp_path / "net.onnx"
     line = ["infer.py", "--checkpoint", checkpoint.path, "--export", path]
     monkeypatch.setattr(sys, "argv", [*map(str, line)])
     infer.main()
-    assert f"{path}: logits of image (N, 3, H, W)" in capsys.readouterr().out
-    if name == "net.pt2":
-        found = {"metadata.json": ""}
-        torch.export.load(path, extra_files=found)
-        text = found["metadata.json"]
-    else:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        text = session.get_modelmeta().custom_metadata_map["metadata.json"]
-    assert json.loads(text)["classes"] == checkpoint.identity.classes
+    ((channels, written, metadata),) = calls
+    assert (channels, written) == (3, path)
+    assert metadata["classes"] == checkpoint.identity.classes
+    assert metadata["structure"]["control"] == "off"
+    assert f"{path}: logits of image (N, 3, " in capsys.readouterr().out
 
 
 def test_without_images_and_export_it_says_what_is_missing(checkpoint, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["infer.py", "--checkpoint", str(checkpoint.path)])
-    with pytest.raises(ConfigError, match=r"say what to segment, and where to: --input PATH --out"):
+    with pytest.raises(ConfigError, match=r"name the images and a folder for the results: --input"):
         infer.main()

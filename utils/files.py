@@ -19,7 +19,7 @@ from utils.errors import DataError, MissingDataError
 T = TypeVar("T")
 _STRIP_ROWS = 256
 _PARTIAL_LENGTH = 50  # characters of a name in that of its temporary file
-_PARTIAL_NAME = re.compile(r"\.(.*)\.[0-9a-f]{12}\.partial", re.DOTALL)
+_PARTIAL_NAME = re.compile(r"\.(.*)\.[0-9a-f]{12}(\.raw)?\.partial", re.DOTALL)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 

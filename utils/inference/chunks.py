@@ -1,52 +1,39 @@
-"""Pieces of an image that is too large for one structure map: every window lies in one of them.
+"""Chunks of a large image: groups of prediction windows that share one set of structure maps.
 
-Pieces are groups of neighbouring prediction windows, and overlap as these do. Each gets maps of its
-own, so nothing has to be joined, memory does not grow with the image, and where pieces meet,
-windows with other maps are blended like any others: there is no seam.
+Every window lies in exactly one chunk, and neighbouring chunks overlap as their windows do. So maps
+need no joining, memory does not grow with the image, and windows of two chunks are blended like any
+others, without a seam.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from utils.boxes import window_starts
-from utils.evaluation.sliding_window import Window
+from utils.boxes import Box, window_starts
 
-# Largest side of a piece, unless a window is larger. An image up to it is one piece. Larger pieces
-# make maps of fewer pixels twice: 14 % with windows of 512 px that share 128 px.
-PIECE_PX = 2048
+# Largest side of a chunk, unless a window is larger. An image up to this size is one chunk. Chunks
+# overlap, so 14 % of the pixels get two maps with windows of 512 px that overlap by 128 px; larger
+# chunks would lower that and take more memory.
+CHUNK_PX = 2048
 # A map holds 65,535 segments. Superpixels of noise are twice as many as their grid has cells.
 _SEGMENTS_ACROSS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A part of an image."""
-
-    rows: slice
-    columns: slice
-
-    @property
-    def corner(self) -> tuple[int, int]:
-        """Its first row and column, which no other piece of the image shares."""
-        return self.rows.start, self.columns.start
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Span:
-    """Pixels along one side, and the starts of the windows that belong to them."""
+    """Pixels of a chunk along one axis, and the starts of its windows."""
 
     pixels: slice
     starts: tuple[int, ...]
 
 
-class Pieces:
-    """The pieces of one image.
+class ChunkGrid:
+    """The chunks of one image.
 
     Args:
         size: height and width of the image.
-        window_px: side of the windows it is predicted in.
-        overlap_px: least number of pixels that neighbouring windows share.
-        segment_px: side of a superpixel, if maps of them are made.
+        window_px: side of the prediction windows.
+        overlap_px: least overlap of neighbouring windows.
+        segment_px: side of a superpixel if the maps hold superpixels, which limits the chunks.
     """
 
     def __init__(
@@ -56,7 +43,7 @@ class Pieces:
         overlap_px: int,
         segment_px: int | None = None,
     ) -> None:
-        side_px = PIECE_PX
+        side_px = CHUNK_PX
         if segment_px is not None:
             side_px = min(side_px, _SEGMENTS_ACROSS * segment_px)
         self._rows, self._columns = (
@@ -66,38 +53,40 @@ class Pieces:
 
     @property
     def num_across(self) -> int:
-        """Pieces beside each other."""
+        """Chunks in a row."""
         return len(self._columns)
 
-    def of(self, part: slice) -> Iterator[Piece]:
-        """The pieces that the windows of some rows lie in, in the order of these windows."""
+    def covering(self, rows: slice) -> Iterator[Box]:
+        """Yield the chunks of all windows that touch some rows, in the order of these windows."""
         for span in self._rows:
-            if any(top < part.stop and top + self._height > part.start for top in span.starts):
+            if any(top < rows.stop and top + self._height > rows.start for top in span.starts):
                 for columns in self._columns:
-                    yield Piece(rows=span.pixels, columns=columns.pixels)
+                    yield _box(span.pixels, columns.pixels)
 
-    def around(self, window: Window) -> Piece:
-        """The piece that a window belongs to."""
+    def of_window(self, window: Box) -> Box:
+        """Return the chunk that a window belongs to."""
         rows, columns = (
-            next(span.pixels for span in spans if side.start in span.starts)
-            for spans, side in zip((self._rows, self._columns), window, strict=True)
+            next(span.pixels for span in spans if start in span.starts)
+            for spans, start in ((self._rows, window.top_px), (self._columns, window.left_px))
         )
-        return Piece(rows=rows, columns=columns)
+        return _box(rows, columns)
 
-    def shares(self, number: int) -> list[slice]:
-        """Rows of the image for each of some processes; few pieces are needed by two of them.
+    def split_rows(self, num_parts: int) -> list[slice]:
+        """Split the image's rows among ranks, where a new row of chunks begins.
 
-        There are fewer shares where there are fewer rows of pieces.
+        Returns:
+            At most ``num_parts`` consecutive ranges of rows; fewer if there are fewer rows of
+            chunks.
         """
         tops = [span.starts[0] for span in self._rows]
-        number = min(number, len(tops))
-        begins = [0, *(tops[index * len(tops) // number] for index in range(1, number))]
+        num_parts = min(num_parts, len(tops))
+        begins = [tops[index * len(tops) // num_parts] for index in range(num_parts)]
         ends = [*begins[1:], self._rows[-1].pixels.stop]
         return [slice(begin, end) for begin, end in zip(begins, ends, strict=True)]
 
 
 def _spans(length_px: int, window_px: int, overlap_px: int, side_px: int) -> list[_Span]:
-    """Group windows along one side: as many in a piece as fit, one at least."""
+    """Group the windows along one axis: as many in a chunk as fit in ``side_px``, at least one."""
     side = min(window_px, length_px)
     groups: list[list[int]] = []
     for start in window_starts(length_px, window_px, overlap_px):
@@ -108,3 +97,7 @@ def _spans(length_px: int, window_px: int, overlap_px: int, side_px: int) -> lis
     return [
         _Span(pixels=slice(group[0], group[-1] + side), starts=tuple(group)) for group in groups
     ]
+
+
+def _box(rows: slice, columns: slice) -> Box:
+    return Box(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)

@@ -1,4 +1,4 @@
-"""What infer.py reads: images, folders and patterns, or a split of a prepared data set."""
+"""Input images of infer.py: files, folders and patterns, or a split of a prepared data set."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
 
-from datasets.tile_set import Tile, TileSet, open_tile_set
+from datasets.tile_set import TileSet, open_tile_set
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import list_images
 
@@ -19,8 +19,8 @@ class Input:
 
     path: Path
     result: Path  # name of its results, relative to the output folder; .tif for a TIFF, else .png
-    stem: str  # the image's own name, without folder and suffix
-    tile_id: str | None = None  # in the prepared data set it comes from
+    stem: str  # name of the image without folder and suffix
+    tile_id: str | None = None  # in its prepared data set
 
 
 def find_inputs(
@@ -31,24 +31,24 @@ def find_inputs(
     Args:
         source: an image file, a folder, which is searched recursively, or a pattern such as
             ``photos/**/*.jpg``; with ``split`` a prepared data set.
-        output: where the results go; images in it are left out.
+        output: folder of the results; images in it are skipped.
         split: of the data set.
-        png: the results of TIFF files are PNG, too.
+        png: write PNG results for TIFF files as well.
 
     Raises:
         MissingDataError: no image, no data set, no such split.
         ConfigError: a prepared data set without a split.
-        DataError: the split's images were cut into tiles.
+        DataError: the images of the split were cut into tiles.
     """
     if split is not None:
-        return _images_of(open_tile_set(Path(source)), split)
+        return _split_inputs(open_tile_set(Path(source)), split)
     found = [
         (path, name)
         for path, name in _find(str(source))
         if output.resolve() not in path.resolve().parents
     ]
     if not found:
-        raise MissingDataError(f"{source} holds no image outside {output}, where the results go")
+        raise MissingDataError(f"{source} holds no image outside the folder of results, {output}")
     count = Counter(name.with_suffix("") for _, name in found)
     return [
         Input(
@@ -61,7 +61,7 @@ def find_inputs(
 
 
 def _result(name: Path, png: bool, keep_suffix: bool) -> Path:
-    """Name of the results: the image's folder and name, and the suffix of what is written.
+    """Return the name of the results: the image's folder and name, and the suffix of the format.
 
     Images of one folder that differ only in their suffix keep it (``a.jpg.png``, ``a.tif.tif``).
     """
@@ -69,7 +69,16 @@ def _result(name: Path, png: bool, keep_suffix: bool) -> Path:
     return Path(f"{name if keep_suffix else name.with_suffix('')}{suffix}")
 
 
-def _images_of(tile_set: TileSet, split: str) -> list[Input]:
+def _split_inputs(tile_set: TileSet, split: str) -> list[Input]:
+    """Return the images of a split, each of which must be stored as one tile."""
+    tiles = [tile_set.tiles[tile_id] for tile_id in tile_set.split(split)]
+    count = Counter(tile.source for tile in tile_set.tiles.values())
+    cut = [tile for tile in tiles if count[tile.source] > 1 or tile.top_px or tile.left_px]
+    if cut:
+        raise DataError(
+            f"the images of the split '{split}' of {tile_set.root} were cut into tiles (first: "
+            f"'{cut[0].id}'); prepare the data set with --keep-whole {split}"
+        )
     return [
         Input(
             path=tile_set.image_path(tile.id),
@@ -77,17 +86,15 @@ def _images_of(tile_set: TileSet, split: str) -> list[Input]:
             stem=tile.source,
             tile_id=tile.id,
         )
-        for tile in _whole_images(tile_set, split)
+        for tile in tiles
     ]
 
 
 def _find(source: str) -> list[tuple[Path, Path]]:
-    """The images of one source, each with its name below the source's folder, sorted."""
+    """Find the images of one source, sorted, each with its path relative to the source."""
     path = Path(source)
     if (path / "dataset.json").is_file():
-        raise ConfigError(
-            f"{path} is a prepared data set; say which of its images: --split, e.g. --split test"
-        )
+        raise ConfigError(f"{path} is a prepared data set; name one of its splits: --split test")
     if path.is_file():
         return [(path, Path(path.name))]
     if path.is_dir():
@@ -102,22 +109,22 @@ def _find(source: str) -> list[tuple[Path, Path]]:
         if (folder / name).is_file() and not any(part.startswith(".") for part in name.parts)
     ]
     if not files:
-        raise MissingDataError(f"no file is called like --input {source}")
+        raise MissingDataError(f"no file matches --input {source}")
     return files
 
 
 def _before_wildcards(pattern: Path) -> Path:
-    """The folder of a pattern that no wildcard is in."""
+    """Return the folder above the first wildcard of a pattern."""
     parts = pattern.parts
     first = next(index for index, part in enumerate(parts) if has_magic(part))
     return Path(*parts[:first])
 
 
 def submission_names(inputs: Sequence[Input]) -> dict[str, Path]:
-    """For every name in a submission (``STEM.png``, no folders) the result that gets it.
+    """Return the results by their names in a submission, ``STEM.png`` without folders.
 
     Raises:
-        DataError: two images would have one name.
+        DataError: two images would have the same name.
     """
     owners: dict[str, Input] = {}
     for image in inputs:
@@ -129,27 +136,3 @@ def submission_names(inputs: Sequence[Input]) -> dict[str, Path]:
             )
         owners[name] = image
     return {name: image.result for name, image in owners.items()}
-
-
-def submission_sizes(tile_set: TileSet, split: str) -> dict[str, tuple[int, int]]:
-    """Name and size (height, width) of every image in a submission of a split.
-
-    Raises:
-        MissingDataError: there is no such split.
-        DataError: its images were cut into tiles.
-    """
-    tiles = _whole_images(tile_set, split)
-    return {f"{tile.source}.png": (tile.height_px, tile.width_px) for tile in tiles}
-
-
-def _whole_images(tile_set: TileSet, split: str) -> list[Tile]:
-    """The tiles of a split, each of which is its whole source image."""
-    tiles = [tile_set.tiles[tile_id] for tile_id in tile_set.split(split)]
-    count = Counter(tile.source for tile in tile_set.tiles.values())
-    cut = [tile for tile in tiles if count[tile.source] > 1 or tile.top_px or tile.left_px]
-    if cut:
-        raise DataError(
-            f"the images of the split '{split}' of {tile_set.root} were cut into tiles (first: "
-            f"'{cut[0].id}'); prepare the data set with --keep-whole {split}"
-        )
-    return tiles

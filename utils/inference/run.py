@@ -1,87 +1,63 @@
-"""A run over images: which are open, who does them, what is written, what is told at the end."""
+"""Batch inference: skips finished images, distributes the rest over ranks, collects failures."""
 
 import errno
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
-from torch import Tensor
 from tqdm import tqdm
 
 from utils.distributed import DistContext
 from utils.errors import DataError, UserError
 from utils.evaluation.evaluate import classes_of
-from utils.files import write_png
+from utils.files import remove_partial_of, write_png
+from utils.inference.inputs import Input
 from utils.inference.progress import (
-    Record,
-    drop_record,
+    DoneMarker,
+    file_state,
     is_done,
-    read_record,
-    state_of,
-    write_record,
+    marker_path,
+    read_marker,
+    remove_marker,
+    write_marker,
 )
-from utils.inference.results import write_results
-from utils.inference.segment import Read, confidence_of
-from utils.rasters.row_file import RowFile
-from utils.rasters.scene import Scene, count_pixels, open_scene
-from utils.reports.html import jpeg_base64
-from utils.reports.inference_page import NUM_PICTURES, write_inference_page
+from utils.inference.results import KINDS, OutputSettings, result_path, write_results
+from utils.inference.scratch import ScratchMaps, open_scratch, remove_scratch
+from utils.inference.segment import Segmenter, confidence_of
+from utils.rasters.reading import Raster, open_scene
+from utils.rasters.sources import count_pixels
+from utils.reports.inference_report import NUM_PICTURES, write_inference_report
+from utils.reports.pages import jpeg_base64
 from utils.threads import Stopwatch
-from utils.visualization.charts import legend
-from utils.visualization.colors import Color
+from utils.visualization.panels import legend
 
-SHARED_FROM_PX = 64_000_000  # all ranks share the rows of an image that is larger
-_BAR_FROM_PX = 16_000_000  # a larger image has a bar of its own
-
-
-class Picture(Protocol):
-    """What is needed of an image (``utils.inference.inputs.Input``)."""
-
-    path: Path
-    result: Path  # name of its results
-
-
-class Segmenter(Protocol):
-    """What is needed of ``infer.Segmenter``."""
-
-    watch: Stopwatch
-
-    def shares(self, size: tuple[int, int], number: int) -> list[slice]:
-        """Rows of an image for each of some processes."""
-
-    def strips(
-        self, image: Any, size: tuple[int, int], read: Read, part: slice | None = None
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Logits of an image from the top down."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What is wanted of every image."""
-
-    output: Path  # folder of all results
-    kinds: tuple[str, ...]  # of ``utils.inference.results.KINDS``
-    classes: tuple[str, ...]
-    palette: tuple[Color, ...]
-    made_by: str  # digest of all that decides how results come out
-    stretch: tuple[float, float] | None = None  # values of a channel that become 0 and 255
-    overwrite: bool = False  # repeat what is done
+SHARED_FROM_PX = 64_000_000  # all ranks share the rows of a larger image
+_BAR_FROM_PX = 16_000_000  # a larger image has its own progress bar
 
 
 def infer_images(
-    segmenter: Segmenter, images: Sequence[Any], wanted: Wanted, dist: DistContext
+    segmenter: Segmenter,
+    images: Sequence[Input],
+    output: OutputSettings,
+    dist: DistContext,
+    *,
+    digest: str,
+    stretch: tuple[float, float] | None = None,
+    overwrite: bool = False,
 ) -> dict[Path, tuple[int, int]]:
-    """Segment images; go on after broken ones, and name them at the end. Call on all ranks.
+    """Segment images; continue after broken ones and report them at the end. Call on all ranks.
 
     Args:
         segmenter: the network.
-        images: see ``Picture``.
-        wanted: of each of them.
-        dist: this process. Ranks take images in turn, and share the rows of large ones.
+        images: to segment. Ranks take whole images in turn and share the rows of large ones.
+        output: results to write.
+        dist: this process.
+        digest: of everything that decides the results; finished images of the same digest are
+            skipped.
+        stretch: values of a channel that become 0 and 255.
+        overwrite: repeat finished images.
 
     Returns:
         On the main rank, height and width of the images by the name of their results.
@@ -89,160 +65,156 @@ def infer_images(
     Raises:
         DataError: some images could not be segmented.
     """
-    run, start = _Run(segmenter, wanted, dist), time.perf_counter()
-    todo: list[Any] = []
-    if dist.is_main:  # the others wait below
-        for leftover in wanted.output.rglob(".*.partial"):
-            leftover.unlink()
-        todo = [image for image in images if not run.is_done(image)]
-    todo = dist.gather(todo)[0]
-    whole, shared = run.sort(todo)
+    start, pending = time.perf_counter(), []
+    if dist.is_main:  # the other ranks wait at the gather
+        pending = [
+            image
+            for image in images
+            if overwrite or not is_done(output.folder, image, digest, output.kinds)
+        ]
+        _remove_leftovers(output.folder, pending)
+    pending = dist.gather(pending)[0]
+    large = _large_images(pending, dist)
+    rank = _RankInference(segmenter, output, dist, digest, stretch)
+    whole = [image for image in pending if image.result not in large]
     own = whole[dist.rank :: dist.world_size]
+    alone = replace(dist, rank=0, world_size=1)
     for image in tqdm(own, desc="infer", unit="image", disable=not dist.is_main):
-        run.segment(image)
-    for number, image in enumerate(shared):
-        run.segment_share(image, writer=number % dist.world_size)
-    failures = sorted(failure for part in dist.gather(run.failures) for failure in part)
-    records = _records(wanted.output, images) if dist.is_main else {}
+        rank.segment(image, alone)
+    for number, image in enumerate(image for image in pending if image.result in large):
+        rank.segment(image, dist, writer=number % dist.world_size)
+    failures = sorted(failure for part in dist.gather(rank.failures) for failure in part)
+    markers = _read_markers(output.folder, images) if dist.is_main else {}
     if dist.is_main:
-        write_png(wanted.output / "legend.png", legend(wanted.classes, wanted.palette, 400))
-        write_inference_page(
-            wanted.output, [*records.values()], wanted.classes, wanted.palette, failures
+        _write_summary(
+            output, [*markers.values()], failures, len(images), len(images) - len(pending)
         )
-        num_done = len(images) - len(todo)
-        before = f" ({num_done} of them before)" if num_done else ""
-        print(
-            f"{len(images) - len(failures)} of {len(images)} images segmented{before}; results in "
-            f"{wanted.output}, to look at in {wanted.output / 'index.html'}"
-        )
-        print(_throughput(segmenter.watch, run.num_pixels, time.perf_counter() - start))
+        print(_throughput(segmenter.watch, rank.num_pixels, time.perf_counter() - start))
     if failures:
         head = f"{len(failures)} of {len(images)} images could not be segmented:"
         raise DataError("\n  ".join([head, *failures]))
-    return {result: record.size for result, record in records.items()}
+    return {result: marker.size for result, marker in markers.items()}
 
 
-def _records(output: Path, images: Sequence[Picture]) -> dict[Path, Record]:
-    """What is known of the images that are done, by their results; few of them with a picture."""
-    records: dict[Path, Record] = {}
+def _remove_leftovers(output: Path, images: Sequence[Input]) -> None:
+    """Remove the temporary files that a killed run left of some images and of its summary."""
+    paths = [output / name for name in ("legend.png", "index.html", "areas.csv")]
+    prefixes = []
+    stores = [folder for folder in (output / "maps").glob("*") if folder.is_dir()]
     for image in images:
-        if (record := read_record(output, image.result)) is not None:
-            small = record if len(records) < NUM_PICTURES else replace(record, thumbnail="")
-            records[image.result] = small
-    return records
+        remove_scratch(output, image.result)
+        paths.append(marker_path(output, image.result))
+        for path in (result_path(output, kind, image.result) for kind in KINDS):
+            paths += [path, path.with_suffix(".pgw"), path.with_suffix(".prj")]
+        prefixes += [store / f"{image.result.with_suffix('')}_y" for store in stores]
+    remove_partial_of(paths, prefixes)
 
 
-class _Run:
-    def __init__(self, segmenter: Segmenter, wanted: Wanted, dist: DistContext) -> None:
-        self._segmenter, self._wanted, self._dist = segmenter, wanted, dist
+def _large_images(images: Sequence[Input], dist: DistContext) -> set[Path]:
+    """Return the results of the images whose rows all ranks share. Call on all ranks."""
+    if dist.world_size == 1:
+        return set()
+    large = []
+    for image in images[dist.rank :: dist.world_size]:
+        try:
+            if count_pixels(image.path) > SHARED_FROM_PX:
+                large.append(image.result)
+        except UserError:  # reported by the rank that tries to segment it
+            continue
+    return {result for part in dist.gather(large) for result in part}
+
+
+class _RankInference:
+    """The part of a run that one rank does.
+
+    Attributes:
+        failures: a sentence for each image that could not be segmented.
+        num_pixels: number of pixels predicted by this rank.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        output: OutputSettings,
+        dist: DistContext,
+        digest: str,
+        stretch: tuple[float, float] | None,
+    ) -> None:
+        self._segmenter, self._output, self._dist = segmenter, output, dist
+        self._digest, self._stretch = digest, stretch
         self.failures: list[str] = []
-        self.num_pixels = 0  # that this rank predicted
+        self.num_pixels = 0
 
-    def is_done(self, image: Picture) -> bool:
-        """Whether all is there that is wanted of an image."""
-        wanted = self._wanted
-        done = is_done(wanted.output, image.path, image.result, wanted.made_by, wanted.kinds)
-        return done and not wanted.overwrite
+    def segment(self, image: Input, group: DistContext, writer: int = 0) -> None:
+        """Segment an image. Call on all ranks of a group.
 
-    def sort(self, images: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
-        """Images that one rank does, and those that all of them share."""
-        if self._dist.world_size == 1:
-            return [*images], []
-        shared = []
-        for image in images[self._dist.rank :: self._dist.world_size]:
-            try:
-                if count_pixels(image.path) > SHARED_FROM_PX:
-                    shared.append(image)
-            except UserError:  # told by the rank that tries to segment it
-                continue
-        all_shared = {i.result for part in self._dist.gather(shared) for i in part}
-        return (
-            [image for image in images if image.result not in all_shared],
-            [image for image in images if image.result in all_shared],
-        )
+        Args:
+            image: to segment.
+            group: ranks that share its rows; this rank alone has a group of one.
+            writer: rank of the group that writes the results.
+        """
+        before, folder = len(self.failures), self._output.folder
+        is_writer = group.rank == writer
+        if is_writer:
+            remove_marker(folder, image.result)
+        try:
+            with ExitStack() as stack:
+                with self._failure_collected(image):
+                    scene = stack.enter_context(open_scene(image.path, self._stretch))
+                    maps = stack.enter_context(
+                        open_scratch(folder, image.result, scene.size[1], self._output.kinds)
+                    )
+                    parts = self._segmenter.split_rows(scene.size, group.world_size)
+                    if group.rank < len(parts):
+                        self._predict(image, scene, maps, parts[group.rank])
+                # All ranks meet here, also those that failed.
+                if any(group.gather(len(self.failures) > before)) or not is_writer:
+                    return
+                with self._failure_collected(image), self._segmenter.watch.time("write"):
+                    self._write(image, scene, maps)
+        finally:
+            if is_writer:
+                remove_scratch(folder, image.result)
 
-    def segment(self, image: Picture) -> None:
-        """Segment an image on this rank."""
-        drop_record(self._wanted.output, image.result)
-        with self._failing(image), self._open(image) as scene:
-            try:
-                self._predict(image, scene, None)
-                self._write(image, scene)
-            finally:
-                self._forget(image)
-
-    def segment_share(self, image: Picture, writer: int) -> None:
-        """Segment this rank's rows of an image; rank ``writer`` writes. Call on all ranks."""
-        before = len(self.failures)
-        if self._dist.rank == writer:
-            drop_record(self._wanted.output, image.result)
-        with self._failing(image), self._open(image) as scene:
-            parts = self._segmenter.shares(scene.size, self._dist.world_size)
-            if self._dist.rank < len(parts):
-                self._predict(image, scene, parts[self._dist.rank])
-        failed = self._dist.gather(len(self.failures) > before)
-        if self._dist.rank == writer:
-            if not any(failed):
-                with self._failing(image), self._open(image) as scene:
-                    self._write(image, scene)
-            self._forget(image)
-
-    def _predict(self, image: Picture, scene: Scene, part: slice | None) -> None:
-        """Put classes and confidence of some rows into the files of the image."""
+    def _predict(self, image: Input, scene: Raster, maps: ScratchMaps, part: slice) -> None:
+        """Predict some rows of an image."""
         height, width = scene.size
-        watch, rows_wanted = self._segmenter.watch, part or slice(0, height)
-        size = rows_wanted.stop - rows_wanted.start
-        self.num_pixels += size * width
+        num_rows = part.stop - part.start
+        self.num_pixels += num_rows * width
         hidden = not self._dist.is_main or height * width < _BAR_FROM_PX
         with (
-            self._rows(image, "index", width) as index,
-            self._rows(image, "confidence", width) as confidence,
-            tqdm(desc=image.path.name, total=size, unit="row", leave=False, disable=hidden) as bar,
-            watch.time("predict"),
+            tqdm(
+                desc=image.path.name, total=num_rows, unit="row", leave=False, disable=hidden
+            ) as bar,
+            self._segmenter.watch.time("predict"),
         ):
-            for rows, logits in self._segmenter.strips(image, scene.size, scene.read, part):
-                index.write(rows.start, classes_of(logits).numpy())
-                if "confidence" in self._wanted.kinds:
-                    confidence.write(rows.start, confidence_of(logits))
-                del logits  # not held while the next ones are made
+            for rows, logits in self._segmenter.strips(image, scene.size, scene.read_rgb, part):
+                maps.index.write(rows.start, classes_of(logits).numpy())
+                if maps.confidence is not None:
+                    maps.confidence.write(rows.start, confidence_of(logits))
+                del logits  # not held while the next strip is predicted
                 bar.update(rows.stop - rows.start)
 
-    def _write(self, image: Picture, scene: Scene) -> None:
-        wanted, width = self._wanted, scene.size[1]
-        with (
-            self._segmenter.watch.time("write"),
-            self._rows(image, "index", width) as index,
-            self._rows(image, "confidence", width) as confidence,
-        ):
-            written = write_results(
-                wanted.output,
-                image.result,
-                wanted.kinds,
-                scene,
-                index,
-                confidence,
-                wanted.classes,
-                wanted.palette,
-            )
-            place = scene.georeference
-            write_record(
-                wanted.output,
-                Record(
-                    image=str(image.path),
-                    file=state_of(image.path),
-                    made_by=wanted.made_by,
-                    result=str(image.result),
-                    kinds=wanted.kinds,
-                    size=scene.size,
-                    pixels=written.pixels,
-                    pixel_area_m2=None if place is None else place.pixel_area_m2(),
-                    thumbnail=jpeg_base64(written.thumbnail),
-                ),
-            )
+    def _write(self, image: Input, scene: Raster, maps: ScratchMaps) -> None:
+        """Write the results of an image, then its done marker."""
+        written = write_results(self._output, image.result, scene, maps)
+        place = scene.placement
+        marker = DoneMarker(
+            image=str(image.path),
+            file=file_state(image.path),
+            digest=self._digest,
+            result=str(image.result),
+            kinds=self._output.kinds,
+            size=scene.size,
+            pixels=written.pixels,
+            pixel_area_m2=None if place is None else place.pixel_area_m2(),
+            thumbnail=jpeg_base64(written.thumbnail),
+        )
+        write_marker(self._output.folder, marker)
 
     @contextmanager
-    def _failing(self, image: Picture) -> Iterator[None]:
-        """Note what is wrong with an image, and go on; a full disk is nothing of the image's."""
+    def _failure_collected(self, image: Input) -> Iterator[None]:
+        """Collect the errors of an image; those of the system, such as a full disk, are raised."""
         try:
             yield
         except UserError as error:
@@ -250,34 +222,51 @@ class _Run:
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
-            self.failures.append(f"{image.path}: the names of its results are too long; rename it")
+            self.failures.append(
+                f"{image.path}: the names of its results would be too long; shorten its name"
+            )
 
-    def _open(self, image: Picture) -> AbstractContextManager[Scene]:
-        return open_scene(image.path, self._wanted.stretch)
 
-    def _rows(self, image: Picture, kind: str, width: int) -> RowFile:
-        return RowFile(self._row_path(image, kind), width)
+def _read_markers(output: Path, images: Sequence[Input]) -> dict[Path, DoneMarker]:
+    """Return the markers of finished images by result, without most of the thumbnails."""
+    markers: dict[Path, DoneMarker] = {}
+    for image in images:
+        if (marker := read_marker(output, image.result)) is not None:
+            shown = len(markers) < NUM_PICTURES
+            markers[image.result] = marker if shown else replace(marker, thumbnail="")
+    return markers
 
-    def _row_path(self, image: Picture, kind: str) -> Path:
-        """The same on every rank; ``.partial``: of no use to anybody after a kill."""
-        name = hashlib.sha256(str(image.result).encode()).hexdigest()[:24]
-        return self._wanted.output / f".{name}.{kind}.partial"
 
-    def _forget(self, image: Picture) -> None:
-        for kind in ("index", "confidence"):
-            self._row_path(image, kind).unlink(missing_ok=True)
+def _write_summary(
+    output: OutputSettings,
+    markers: Sequence[DoneMarker],
+    failures: Sequence[str],
+    num_images: int,
+    num_skipped: int,
+) -> None:
+    """Write the legend and the page of a run, and report where they are."""
+    folder, classes, palette = output.folder, output.classes, output.palette
+    write_png(folder / "legend.png", legend(classes, palette, 400))
+    write_inference_report(folder, markers, classes, palette, failures)
+    skipped = f" ({num_skipped} of them before)" if num_skipped else ""
+    print(
+        f"{num_images - len(failures)} of {num_images} images segmented{skipped}; results in "
+        f"{folder}, overview in {folder / 'index.html'}"
+    )
 
 
 def _throughput(watch: Stopwatch, num_pixels: int, seconds: float) -> str:
-    """Where the time of this rank went; reading and structure run beside the prediction."""
+    """Return this rank's speed, and the seconds of each stage; reading and maps run in a thread."""
     spent = watch.seconds
-    parts = {
+    stages = {
         "predicting": spent["predict"] - spent["wait"],
-        "waiting for the next two": spent["wait"],
+        "waiting for chunks": spent["wait"],
         "reading": spent["read"],
-        "structure": spent["structure"],
+        "structure maps": spent["structure"],
         "writing": spent["write"],
     }
-    told = ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
-    rate = num_pixels / 1e6 / max(seconds, 1e-9)
-    return f"{num_pixels / 1e6:.1f} megapixels, {rate:.2f} a second; seconds: {told}"
+    listed = ", ".join(f"{name} {value:.1f}" for name, value in stages.items())
+    megapixels = num_pixels / 1e6
+    return (
+        f"{megapixels:.1f} megapixels, {megapixels / max(seconds, 1e-9):.2f} a second; {listed} s"
+    )

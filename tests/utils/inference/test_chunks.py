@@ -1,87 +1,80 @@
-import itertools
+"""Chunks of large images: every window lies in one, and they come in the order of the windows."""
 
 import pytest
 
-from utils.boxes import window_starts
-from utils.inference.chunks import Piece, Pieces
-from utils.inference.run import chunks as module
+from utils.boxes import Box, window_starts
+from utils.inference import chunks
+from utils.inference.chunks import ChunkGrid
 
 SIZES = [(1, 1), (64, 64), (2048, 3), (2049, 900), (5000, 4097), (400, 9000)]
 
 
 def windows_of(size, window_px, overlap_px):
-    sides = [
-        [slice(s, s + min(window_px, n)) for s in window_starts(n, window_px, overlap_px)]
-        for n in size
-    ]
-    return [*itertools.product(*sides)]
+    sides = [min(window_px, length) for length in size]
+    tops, lefts = (window_starts(length, window_px, overlap_px) for length in size)
+    return [Box(top, left, *sides) for top in tops for left in lefts]
 
 
-def holds(piece, window):
-    return all(
-        outer.start <= inner.start and inner.stop <= outer.stop
-        for outer, inner in zip((piece.rows, piece.columns), window, strict=True)
-    )
+def holds(chunk, window):
+    inside = chunk.top_px <= window.top_px and window.bottom_px <= chunk.bottom_px
+    return inside and chunk.left_px <= window.left_px and window.right_px <= chunk.right_px
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("window_px", "overlap_px"), [(512, 128), (640, 0), (1024, 700)])
-def test_every_window_lies_in_its_piece_and_pieces_come_in_the_order_of_windows(
+def test_every_window_lies_in_its_chunk_and_chunks_come_in_the_order_of_windows(
     size, window_px, overlap_px
 ):
-    pieces = Pieces(size, window_px, overlap_px)
-    order = [*pieces.of(slice(0, size[0]))]
-    assert len({(p.rows.start, p.columns.start) for p in order}) == len(order)
+    grid = ChunkGrid(size, window_px, overlap_px)
+    order = [*grid.covering(slice(0, size[0]))]
+    corners = [(chunk.top_px, chunk.left_px) for chunk in order]
+    assert corners == sorted(set(corners))
     for window in windows_of(size, window_px, overlap_px):
-        piece = pieces.around(window)
-        assert holds(piece, window) and piece in order
-        assert piece.rows.stop - piece.rows.start <= max(module.PIECE_PX, window_px)
-        assert piece.columns.stop - piece.columns.start <= max(module.PIECE_PX, window_px)
-    tops = [piece.rows.start for piece in order]
-    assert tops == sorted(tops)
+        chunk = grid.of_window(window)
+        assert holds(chunk, window) and chunk in order
+        assert max(chunk.height_px, chunk.width_px) <= max(chunks.CHUNK_PX, window_px)
+    assert grid.num_across == len({left for _, left in corners})
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2048, 2048), (2048, 7)])
-def test_an_image_up_to_the_side_of_a_piece_is_one_piece(size):
-    whole = Piece(rows=slice(0, size[0]), columns=slice(0, size[1]))
-    assert [*Pieces(size, 512, 128).of(slice(0, size[0]))] == [whole]
+def test_an_image_up_to_the_side_of_a_chunk_is_one_chunk(size):
+    assert [*ChunkGrid(size, 512, 128).covering(slice(0, size[0]))] == [Box(0, 0, *size)]
 
 
-def test_a_window_larger_than_a_piece_is_a_piece():
-    pieces = Pieces((6000, 3000), 3000, 0)
-    assert [p.rows for p in pieces.of(slice(0, 6000))] == [slice(0, 3000), slice(3000, 6000)]
+def test_a_window_larger_than_a_chunk_is_a_chunk():
+    grid = ChunkGrid((6000, 3000), 3000, 0)
+    assert [*grid.covering(slice(0, 6000))] == [Box(0, 0, 3000, 3000), Box(3000, 0, 3000, 3000)]
 
 
-def test_parts_need_the_pieces_of_their_windows_only():
+def test_rows_need_the_chunks_of_their_windows_only():
     size, window_px, overlap_px = (9000, 5000), 512, 128
-    pieces = Pieces(size, window_px, overlap_px)
-    for part in (slice(0, 10), slice(1900, 2100), slice(4000, 9000)):
+    grid = ChunkGrid(size, window_px, overlap_px)
+    for rows in (slice(0, 10), slice(1900, 2100), slice(4000, 9000)):
         needed = {
-            (p.rows.start, p.columns.start)
-            for w in windows_of(size, window_px, overlap_px)
-            if w[0].start < part.stop and w[0].stop > part.start
-            for p in [pieces.around(w)]
+            grid.of_window(window)
+            for window in windows_of(size, window_px, overlap_px)
+            if window.top_px < rows.stop and window.bottom_px > rows.start
         }
-        assert {(p.rows.start, p.columns.start) for p in pieces.of(part)} == needed
+        assert {*grid.covering(rows)} == needed
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 7, 100])
-def test_shares_are_the_rows_of_the_image_once(number):
-    pieces = Pieces((9000, 700), 512, 128)
-    shares = pieces.shares(number)
-    assert 1 <= len(shares) <= number
-    rows = [row for share in shares for row in range(share.start, share.stop)]
+@pytest.mark.parametrize("num_parts", [1, 2, 3, 7, 100])
+def test_ranks_split_the_rows_of_an_image(num_parts):
+    parts = ChunkGrid((9000, 700), 512, 128).split_rows(num_parts)
+    assert 1 <= len(parts) <= num_parts
+    rows = [row for part in parts for row in range(part.start, part.stop)]
     assert rows == [*range(9000)]
-    if number in (2, 3):  # balanced within one row of pieces
-        heights = [share.stop - share.start for share in shares]
-        assert len(heights) == number and max(heights) - min(heights) <= 2 * module.PIECE_PX
-    assert Pieces((100, 100), 512, 128).shares(4) == [slice(0, 100)]
+    if num_parts in (2, 3):  # balanced within one row of chunks
+        heights = [part.stop - part.start for part in parts]
+        assert len(heights) == num_parts
+        assert max(heights) - min(heights) <= 2 * chunks.CHUNK_PX
+    assert ChunkGrid((100, 100), 512, 128).split_rows(4) == [slice(0, 100)]
 
 
-def test_pieces_of_small_superpixels_are_small():
-    """So that a map of noise, with two segments a cell, does not hold more than it can."""
+def test_chunks_of_small_superpixels_are_small():
+    """A map of noise, with two segments a cell, must not hold more than 65,535 segments."""
     for segment_px, side_px in ((8, 1024), (16, 2048), (100, 2048)):
-        found = [*Pieces((9000, 9000), 256, 32, segment_px).of(slice(0, 9000))]
-        sides = [piece.rows.stop - piece.rows.start for piece in found]
-        assert side_px - 256 < max(sides) <= side_px
-        assert 2 * (max(sides) / segment_px) ** 2 < 65536
+        found = [*ChunkGrid((9000, 9000), 256, 32, segment_px).covering(slice(0, 9000))]
+        largest = max(chunk.height_px for chunk in found)
+        assert side_px - 256 < largest <= side_px
+        assert 2 * (largest / segment_px) ** 2 < 65536

@@ -1,4 +1,4 @@
-"""What infer.py reads, and how the results are called."""
+"""Input images of infer.py, and the names of their results."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from datasets.preparation.writer import TileSetWriter
 from datasets.tile_set import Tile, TileSet, open_tile_set
 from tests.datasets.broken import CLASSES, PALETTE, image_of, target_of
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.inference.inputs import Input, find_inputs, submission_names, submission_sizes
+from utils.inference.inputs import Input, find_inputs, submission_names
 
 
 def write_tiles(root: Path, *tiles: tuple[str, str, int]) -> TileSet:
@@ -33,7 +33,6 @@ def test_a_split_gives_its_images_under_the_names_of_their_sources(tmp_path):
         Input(path=tile_set.image_path("7"), result=Path("7.png"), stem="7", tile_id="7"),
         Input(path=tile_set.image_path("9"), result=Path("9.png"), stem="9", tile_id="9"),
     ]
-    assert submission_sizes(tile_set, "test") == {"7.png": (8, 8), "9.png": (8, 8)}
 
 
 def test_only_the_split_is_read(toy, tmp_path):
@@ -51,14 +50,10 @@ def test_images_that_were_cut_are_refused(tmp_path, lefts):
     )
     with pytest.raises(DataError, match=f"^{sentence}$"):
         find_inputs(tile_set.root, tmp_path, "test")
-    with pytest.raises(DataError, match=f"^{sentence}$"):
-        submission_sizes(tile_set, "test")
 
 
 def test_a_data_set_without_a_split_is_refused(toy, tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"say which of its images: --split, e\.g\. --split test$"
-    ):
+    with pytest.raises(ConfigError, match=r"is a prepared data set; name one of its splits: --s"):
         find_inputs(toy.root, tmp_path, None)
 
 
@@ -91,12 +86,12 @@ def test_two_images_of_one_stem_cannot_be_submitted(toy, tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Empty files: only their names are looked at."""
+    """Empty files: only their names matter."""
     folder = tmp_path / "photos"
     for name in ("a.PNG", "a.tif", "b.tiff", "far/c.jpg", "far/.c.jpg", ".far/d.jpg", "far/e.txt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-    (folder / "f.png").mkdir()  # a folder, whatever it is called
+    (folder / "f.png").mkdir()  # a folder, whatever its name
     return folder
 
 
@@ -133,7 +128,9 @@ def test_results_in_the_folder_of_the_images_are_left_out(photos):
     assert [*results_of(photos, photos / "far")] == [
         f"{photos}/{name}" for name in ("a.PNG", "a.tif", "b.tiff")
     ]
-    with pytest.raises(MissingDataError, match=r"far holds no image outside .*far, where the res"):
+    with pytest.raises(
+        MissingDataError, match=r"far holds no image outside the folder of results, .*far$"
+    ):
         find_inputs(photos / "far", photos / "far", None)
 
 
@@ -141,7 +138,7 @@ def test_results_in_the_folder_of_the_images_are_left_out(photos):
     ("source", "sentence"),
     [
         ("nothing", r"--input .*nothing does not exist$"),
-        ("*.bmp", r"no file is called like --input .*\*\.bmp$"),
+        ("*.bmp", r"no file matches --input .*\*\.bmp$"),
         ("f.png", r"f\.png holds no image \(\.png, "),
     ],
 )

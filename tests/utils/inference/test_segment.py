@@ -1,4 +1,4 @@
-"""Scenes in pieces: the same as at once, read once, each piece with its own maps."""
+"""Images in chunks: the same as at once, read once, each chunk with its own maps."""
 
 import weakref
 
@@ -8,7 +8,7 @@ import torch
 
 from configs.schema import EvalConfig
 from utils.evaluation.evaluate import Predictor, classes_of
-from utils.inference.run import chunks as pieces
+from utils.inference import chunks
 from utils.inference.segment import confidence_of, segment_strips
 from utils.precision import Precision
 from utils.threads import Stopwatch
@@ -18,14 +18,14 @@ CONFIG = EvalConfig(window_px=64, overlap_px=16, batch_size=3)
 
 
 class Sum(torch.nn.Module):
-    """Looks at colours and maps of a pixel; no two of its logits are equal by chance."""
+    """Logits of a pixel from its colour and map; no two are equal by chance."""
 
     def forward(self, image, structure):
         return torch.cat([image.mean(1, keepdim=True), structure, image[:, :1]], 1)
 
 
 class Levels:
-    """An encoder that shows the map."""
+    """An encoder that returns the map."""
 
     value_stores = ("height",)
 
@@ -33,24 +33,24 @@ class Levels:
         return maps["height"].unsqueeze(1).float() / 65535
 
 
-def segment(image, make_maps, part=None, read=None):
+def segment(image, make_maps, rows=None, read=None):
     predictor = Predictor(Sum(), Levels(), Precision("fp32", CPU), CONFIG, CPU)
     watch = Stopwatch()
     strips = segment_strips(
         predictor,
-        pieces.Pieces(image.shape[:2], CONFIG.window_px, CONFIG.overlap_px),
+        chunks.ChunkGrid(image.shape[:2], CONFIG.window_px, CONFIG.overlap_px),
         image.shape[:2],
         read or (lambda rows, columns: image[rows, columns]),
         make_maps,
         watch,
-        part,
+        rows,
     )
     return torch.cat([logits for _, logits in strips], 1), watch
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_PX", 150)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK_PX", 150)
 
 
 @pytest.fixture
@@ -58,12 +58,10 @@ def image():
     return np.random.default_rng(0).integers(0, 256, (431, 350, 3), dtype=np.uint8)
 
 
-def test_a_scene_in_pieces_equals_the_scene_at_once(image):
-    """Maps that do not depend on the piece: values of the whole image, cut."""
+def test_a_scene_in_chunks_equals_the_scene_at_once(image):
+    """With maps that do not depend on the chunk: values of the whole image, cropped."""
     levels = np.random.default_rng(1).integers(0, 65536, image.shape[:2], dtype=np.uint16)
-    logits, watch = segment(
-        image, lambda piece, pixels: {"height": levels[piece.rows, piece.columns]}
-    )
+    logits, watch = segment(image, lambda chunk, pixels: {"height": levels[chunk.slices]})
     predictor = Predictor(Sum(), Levels(), Precision("fp32", CPU), CONFIG, CPU)
     whole = predictor.strips(
         torch.from_numpy(image).movedim(-1, 0).unsqueeze(0),
@@ -75,8 +73,8 @@ def test_a_scene_in_pieces_equals_the_scene_at_once(image):
 
 @pytest.mark.parametrize("part", [slice(0, 100), slice(100, 431), slice(200, 201)])
 def test_rows_alone_equal_those_of_the_whole(image, part):
-    def make(piece, pixels):  # tells pieces apart
-        return {"height": np.full(pixels.shape[:2], sum(piece.corner) * 50, np.uint16)}
+    def make(chunk, pixels):  # other values in each chunk
+        return {"height": np.full(pixels.shape[:2], (chunk.top_px + chunk.left_px) * 50, np.uint16)}
 
     whole, _ = segment(image, make)
     rows, _ = segment(image, make, part)
@@ -96,12 +94,12 @@ def test_no_strip_is_held_while_the_next_is_made(image):
             assert all(strip() is None for strip in given)
             return self.scale * super().forward(image, structure)
 
-    def make(piece, pixels):
+    def make(chunk, pixels):
         return {"height": np.zeros(pixels.shape[:2], np.uint16)}
 
     strips = segment_strips(
         Predictor(Watching(), Levels(), Precision("fp32", CPU), CONFIG, CPU),
-        pieces.Pieces(image.shape[:2], CONFIG.window_px, CONFIG.overlap_px),
+        chunks.ChunkGrid(image.shape[:2], CONFIG.window_px, CONFIG.overlap_px),
         image.shape[:2],
         lambda rows, columns: image[rows, columns],
         make,
@@ -124,21 +122,21 @@ def test_every_pixel_is_read_about_once_and_in_order(image):
         return image[rows, columns]
 
     segment(
-        image, lambda piece, pixels: {"height": np.zeros(pixels.shape[:2], np.uint16)}, None, read
+        image, lambda chunk, pixels: {"height": np.zeros(pixels.shape[:2], np.uint16)}, None, read
     )
     assert seen.min() == 1 and tops == sorted(tops)
-    assert seen.mean() < 1.6  # pieces of three windows overlap as windows do
+    assert seen.mean() < 1.6  # chunks of three windows overlap as windows do
 
 
-def test_a_piece_sees_its_own_pixels(image):
-    def make(piece, pixels):
-        assert np.array_equal(pixels, image[piece.rows, piece.columns])
+def test_maps_are_made_from_the_pixels_of_the_chunk(image):
+    def make(chunk, pixels):
+        assert np.array_equal(pixels, image[chunk.slices])
         return {"height": np.zeros(pixels.shape[:2], np.uint16)}
 
     segment(image, make)
 
 
-def test_an_error_of_a_reader_is_told_and_ends_the_thread(image):
+def test_an_error_of_the_reader_is_raised_and_ends_the_thread(image):
     def read(rows, columns):
         raise ValueError("broken block")
 

@@ -1,0 +1,50 @@
+"""The digest of what decides a result: settings that change nothing repeat nothing."""
+
+import pytest
+
+from utils.config import config_from_dict
+from utils.inference.progress import settings_digest
+
+
+def digest(checkpoint, *overrides, stretch=None, maps="generated"):
+    config = config_from_dict(checkpoint.identity.recipe, "recipe", [*overrides])
+    return settings_digest(checkpoint, config, stretch, maps)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "eval.every_epochs=7",
+        "eval.patience=3",
+        "eval.metric=mf1",
+        "eval.labels=eroded",
+        "eval.unit=tile",
+        "eval.mean_without=[water]",
+        "eval.batch_size=1",
+        "model.head_dropout=0.3",
+        "structure.dropout=0.5",
+        "structure.sam.points_per_side=8",  # not one of the modalities
+        "optim.lr=1",
+        "run.log_every_steps=3",
+    ],
+)
+def test_settings_that_do_not_decide_a_result_are_not_in_the_digest(checkpoint, override):
+    assert digest(checkpoint, override) == digest(checkpoint)
+
+
+def test_settings_that_decide_a_result_are_in_the_digest(checkpoint):
+    overrides = [
+        "eval.window_px=128",
+        "eval.overlap_px=20",
+        "eval.scales=[1.0,1.5]",
+        "eval.turns=2",
+        "run.precision=bf16",
+        "structure.control=off",
+        "structure.superpixels.segment_size_px=20",
+        "structure.superpixels.encodings=[boundary]",
+        "model.fe_branches=[global_context]",
+        "model.structure_vit.join=depth_to_space",
+    ]
+    found = [digest(checkpoint), *(digest(checkpoint, override) for override in overrides)]
+    found += [digest(checkpoint, stretch=(0.0, 9.0)), digest(checkpoint, maps="stored")]
+    assert len(set(found)) == len(found)

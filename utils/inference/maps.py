@@ -1,0 +1,189 @@
+"""Structure maps for inference: generated for each chunk of an image, or read from a data set."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from configs.schema import Config
+from datasets.encodings import StructureEncoder
+from datasets.loaders import check_structure
+from datasets.structure_maps import (
+    MapRecipe,
+    depth_levels,
+    holds_values,
+    is_done,
+    map_path,
+    map_settings,
+    read_map,
+    store_folder,
+    write_map,
+)
+from datasets.tile_set import open_tile_set
+from models.structure.build import StructureGenerator, build_generator, check_generated
+from utils.boxes import Box
+from utils.config import differences
+from utils.distributed import DistContext
+from utils.errors import DataError, UserError
+from utils.files import sha256_of
+from utils.inference.inputs import Input
+from utils.training.checkpoint import Checkpoint
+
+# A chunk and its pixels (h, w, 3) uint8 RGB -> ids or levels (h, w) uint16 by store.
+MakeMaps = Callable[[Box, np.ndarray], dict[str, np.ndarray]]
+
+
+class GeneratedMaps:
+    """Maps computed from the image, chunk by chunk.
+
+    Args:
+        generators: by store, each with the recipe of its maps.
+        folder: stores ``STORE/NAME_yTOP_xLEFT_HEIGHTxWIDTH.tif`` for every chunk, and is read
+            instead of computing a map again; None: nothing is stored.
+    """
+
+    kind = "generated"
+
+    def __init__(
+        self,
+        generators: Mapping[str, tuple[StructureGenerator, MapRecipe]],
+        folder: Path | None = None,
+    ) -> None:
+        self._generators = dict(generators)
+        self._folder = folder
+
+    def for_image(self, image: Input | None) -> MakeMaps:
+        """Return the function that makes the maps of a chunk; None: an image without a file."""
+
+        def make(chunk: Box, pixels: np.ndarray) -> dict[str, np.ndarray]:
+            return {store: self._map(store, image, chunk, pixels) for store in self._generators}
+
+        return make
+
+    def _map(self, store: str, image: Input | None, chunk: Box, pixels: np.ndarray) -> np.ndarray:
+        generator, recipe = self._generators[store]
+        if self._folder is None or image is None:
+            return _generate(generator, recipe, pixels)
+        folder = self._folder / store
+        name = f"{image.result.with_suffix('')}_y{chunk.top_px:05d}_x{chunk.left_px:05d}"
+        name += f"_{chunk.height_px}x{chunk.width_px}"
+        status = image.path.stat()
+        source = _sha256(image.path, status.st_size, status.st_mtime_ns)
+        if is_done(folder, name, source, recipe):
+            return np.array(read_map(map_path(folder, name)))
+        made = _generate(generator, recipe, pixels)
+        write_map(folder, name, made, source, recipe)
+        return made
+
+
+class StoredMaps:
+    """Maps of a prepared data set, checked by ``datasets.loaders.check_structure`` before.
+
+    Args:
+        root: the data set.
+        stores: names of the stores.
+    """
+
+    kind = "stored"
+
+    def __init__(self, root: Path, stores: tuple[str, ...]) -> None:
+        self._folders = {store: store_folder(root, store) for store in stores}
+
+    def for_image(self, image: Input | None) -> MakeMaps:
+        """Return the function that reads the maps of a chunk; the image must be a tile."""
+        assert image is not None and image.tile_id is not None
+        paths = {store: map_path(folder, image.tile_id) for store, folder in self._folders.items()}
+
+        def cut(chunk: Box, pixels: np.ndarray) -> dict[str, np.ndarray]:
+            return {store: np.array(read_map(path)[chunk.slices]) for store, path in paths.items()}
+
+        return cut
+
+
+MapSource = GeneratedMaps | StoredMaps
+
+
+def choose_maps(
+    checkpoint: Checkpoint,
+    config: Config,
+    dist: DistContext,
+    *,
+    data_split: tuple[Path, str] | None = None,
+    keep: Path | None = None,
+) -> MapSource:
+    """Build the source of structure maps for a run of inference.
+
+    Args:
+        checkpoint: the network's.
+        config: its recipe, possibly overridden.
+        dist: this process; its device runs the generators.
+        data_split: root of the prepared data set that the images come from, and the split. Its
+            stores are used if they are complete and made as in training; if they are not, a note
+            on the console says why, and maps are generated.
+        keep: folder to store generated maps in.
+
+    Raises:
+        ConfigError, DataError: as ``generated_maps``.
+    """
+    stores = StructureEncoder(config.structure).stores
+    if data_split is not None and stores and config.structure.control != "shuffled":
+        root, split = data_split
+        try:
+            trained_with = checkpoint.identity.maps
+            check_structure(open_tile_set(root), config.structure, [split], trained_with)
+            return StoredMaps(root, stores)
+        except UserError as error:
+            if dist.is_main:
+                print(f"note: structure maps are generated from the images: {error}")
+    return generated_maps(checkpoint, config, dist.device, keep)
+
+
+def generated_maps(
+    checkpoint: Checkpoint, config: Config, device: torch.device, keep: Path | None = None
+) -> GeneratedMaps:
+    """Build a generator for every structure store that the network reads.
+
+    Args:
+        checkpoint: the network's.
+        config: its recipe, possibly overridden.
+        device: where the generators compute.
+        keep: folder to store the maps in.
+
+    Raises:
+        ConfigError: the structure cannot be generated from an RGB image.
+        DataError: these settings generate other maps than those of the training.
+    """
+    check_generated(config.structure, str(checkpoint.path))
+    generators: dict[str, tuple[StructureGenerator, MapRecipe]] = {}
+    stores = StructureEncoder(config.structure).stores
+    for name, settings in config.structure.selected().items():
+        if settings.store not in stores:
+            continue
+        generator = build_generator(name, settings, device)
+        recipe = MapRecipe(
+            generator=name,
+            settings=map_settings(settings),
+            weights_sha256=generator.weights_sha256,
+        )
+        trained_with = checkpoint.identity.maps.get(settings.store, {})
+        if lines := differences(asdict(recipe), trained_with):
+            raise DataError(
+                f"{checkpoint.path} was trained with other structure maps than these settings "
+                f"generate (these | trained with): {'; '.join(lines)}"
+            )
+        generators[settings.store] = (generator, recipe)
+    return GeneratedMaps(generators, keep)
+
+
+def _generate(generator: StructureGenerator, recipe: MapRecipe, pixels: np.ndarray) -> np.ndarray:
+    (made,) = generator.generate_batch([pixels])
+    return depth_levels(made)[0] if holds_values(recipe.generator) else made
+
+
+@lru_cache(maxsize=4)  # the chunks of one image follow each other
+def _sha256(path: Path, num_bytes: int, time_ns: int) -> str:
+    """Return the hash of a file, once for each of its states."""
+    return sha256_of(path)
