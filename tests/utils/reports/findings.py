@@ -1,0 +1,45 @@
+"""Findings of an evaluation of two tiny images, whose scores are known by hand."""
+
+from types import SimpleNamespace
+
+import torch
+
+from utils.distributed import DistContext
+from utils.evaluation.measurements import Measurements
+from utils.evaluation.metrics import confusion_matrix
+from utils.evaluation.morphology import erode
+from utils.evaluation.protocols import plan_labels
+
+CLASSES = ("building", "land (unpaved)", "car")
+PALETTE = ((60, 16, 152), (132, 41, 246), (255, 255, 0))
+CONFUSION = torch.tensor([[6, 2, 0], [1, 11, 0], [0, 0, 0]])
+# Two images whose sum is this matrix.
+TARGETS = ([[0, 0, 0, 0, 1], [0, 0, 0, 0, 1]], [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
+PREDICTIONS = ([[0, 0, 0, 0, 1], [0, 0, 1, 1, 0]], [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
+FULL = plan_labels(["full"], "full", ["eroded"])
+ERODED_ONLY = plan_labels(["eroded"], "eroded", ["full", "eroded"])
+CONDITIONS = "two images; windows of 640 px"
+ALONE = DistContext(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
+
+
+def find(targets=TARGETS, predictions=PREDICTIONS, classes=CLASSES, left_out=(), plan=FULL):
+    names = [f"tile{number}" for number in range(len(targets))]
+    measurements = Measurements(classes, names, plan)
+    for name, target, prediction in zip(names, targets, predictions, strict=True):
+        t, p = (torch.tensor(labels, dtype=torch.uint8) for labels in (target, prediction))
+        logits = torch.nn.functional.one_hot(p.long(), len(classes)).movedim(-1, 0).float()
+        kinds = {"full": t, "eroded": torch.from_numpy(erode(t.numpy()))}
+        image = SimpleNamespace(
+            source=name,
+            target=kinds[plan.headline],
+            targets=kinds,
+            prediction=p,
+            confusions={k: confusion_matrix(kinds[k], p, len(classes)) for k in plan.kinds},
+        )
+        measurements.add_strip(image.target, logits, p)
+        measurements.add(image)
+    return measurements.findings(ALONE, left_out, CONDITIONS)
+
+
+FINDINGS = find()
+NOTHING = find([[[255] * 4] * 4], [[[0] * 4] * 4])

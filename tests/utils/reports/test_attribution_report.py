@@ -1,0 +1,154 @@
+"""Report of an attribution: verdicts, and the same numbers on the console and in every file."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from tests.utils.evaluation.test_attribution import (
+    ALL,
+    CLASSES,
+    SHUFFLED,
+    UNTRIED,
+    ZEROED,
+    findings,
+)
+from utils.files import read_rgb
+from utils.reports.attribution_report import attribution_text, verdicts, write_attribution
+from utils.reports.tables import percent, points
+
+
+def images_with(*num_wrong):
+    """Three source images of 200 pixels: of 100, 10 are wrong, and ``num_wrong`` if ablated."""
+    target = torch.arange(200).remainder(2).to(torch.uint8).view(1, -1)
+    images = {}
+    for number, tile_id in enumerate(("a1", "b", "c")):
+        predictions = []
+        for wrong in (10, *num_wrong):
+            prediction = target.clone()
+            if wrong:
+                prediction[0, : 2 * wrong + number] ^= 1
+            predictions.append(prediction)
+        images[tile_id] = (target, *predictions)
+    return images
+
+
+@pytest.mark.parametrize(
+    ("zeroed", "shuffled", "end"),
+    [
+        (
+            10,
+            10,
+            "sam: zeroed shows no effect (0.00 to 0.00), shuffled shows no effect (0.00 to 0.00): "
+            "no prediction changes, so the network does not use it.",
+        ),
+        (10, 30, ": the network uses what the encoded map says about the image."),
+        (
+            40,
+            10,
+            "the kind of map; that it uses what the encoded map says about the image is not shown.",
+        ),
+        (10, 2, ": maps of other images score higher, so the encoded map misleads the network."),
+    ],
+)
+def test_verdict_follows_the_intervals(zeroed, shuffled, end):
+    (sentence,) = verdicts(findings((ZEROED, SHUFFLED), images_with(zeroed, shuffled)))
+    assert sentence.endswith(end)
+
+
+def test_effects_are_stated_with_size_and_interval():
+    found = findings((SHUFFLED, UNTRIED), images_with(30))
+    difference = found.effects[0].differences.miou
+    low, value, high = (percent(-x) for x in (difference.high, difference.value, difference.low))
+    assert float(low) > 0
+    assert verdicts(found) == [
+        f"sam: shuffled loses {value} points of mIoU ({low} to {high}): the network uses what the "
+        "encoded map says about the image."
+    ]
+    assert "sam: shuffled gains" in verdicts(findings((SHUFFLED,), images_with(2)))[0]
+
+
+def test_an_interval_that_includes_zero_is_no_effect():
+    """As many wrong pixels at another place, then one more in one image and one less in another."""
+    images = images_with(10)
+    images = {name: (t, own, own.roll(100)) for name, (t, own, _) in images.items()}
+    images["a1"][2][0, 0] ^= 1
+    images["b"][2][0, 100] ^= 1
+    found = findings((SHUFFLED,), images)
+    assert not found.effects[0].differences.miou.excludes_zero and found.effects[0].moved > 0.15
+    assert verdicts(found)[0].endswith(": no effect on the mIoU is shown.")
+
+
+def test_all_modalities_have_a_verdict_without_shuffled():
+    found = findings((SHUFFLED, ALL), images_with(10, 50))
+    assert verdicts(found)[1].startswith("all modalities: zeroed loses")
+    assert verdicts(found)[1].endswith(": the network depends on them.")
+
+
+def test_one_source_image_has_differences_and_no_verdict(tmp_path):
+    found = findings((SHUFFLED,), {"a1": images_with(30)["a1"]})
+    assert verdicts(found)[0].endswith("give no interval, so nothing can be concluded.")
+    text = " ".join(attribution_text(found, CLASSES).split())
+    assert "no intervals, which need at least two source images." in text
+    write_attribution(tmp_path, findings=found, classes=CLASSES, header={})
+    entry = json.loads((tmp_path / "attribution.json").read_text())["ablations"][0]
+    assert entry["miou"]["low"] is None and entry["miou"]["difference"] < 0
+
+
+def test_tables_line_up_and_name_what_was_not_measured():
+    found = findings((ZEROED, SHUFFLED, UNTRIED, ALL), images_with(20, 30, 40), ("road",))
+    first, second, *_ = attribution_text(found, CLASSES).split("\n\n")
+    lines = first.splitlines()
+    assert lines[0].split() == ["sam", "unchanged", "zeroed", "shuffled", "superpixels"]
+    assert len(lines) == 1 + 3 + 3 * 2 + 2 + 1  # head, rules, classes, mean, pixels
+    differences = found.effects[0].differences
+    assert lines[2].split()[:3] == [
+        "land",
+        percent(found.scores.iou[0]),
+        points(differences.iou[0].value),
+    ]
+    mean = next(line for line in lines if line.startswith("mean without road"))
+    assert mean.endswith("holds values")
+    assert mean.split()[3:5] == [percent(found.scores.miou), points(differences.miou.value)]
+    assert lines[-1].startswith("changed pixels") and lines[-1].split()[-2:] == [
+        percent(effect.moved) for effect in found.effects[:2]
+    ]
+    assert max(map(len, lines)) <= 100
+    assert second.splitlines()[0].split() == ["all", "modalities", "unchanged", "zeroed"]
+
+
+def test_files_hold_the_same_numbers(tmp_path):
+    found = findings((ZEROED, UNTRIED, SHUFFLED), images_with(20, 30), ("road",))
+    for folder in ("a", "a", "b"):
+        write_attribution(
+            tmp_path / folder, findings=found, classes=CLASSES, header={"split": "val"}
+        )
+    files = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert files.keys() == {f"attribution.{suffix}" for suffix in ("json", "csv", "png")}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
+    result = json.loads(files["attribution.json"])
+    assert result["header"] == {"split": "val"} and result["mean_without"] == ["road"]
+    assert result["unchanged"]["confusion"] == found.confusion.tolist()
+    rows = list(csv.DictReader(files["attribution.csv"].decode().splitlines()))
+    assert len(rows) == 3 * 4  # ablations, measured or not; the mean and three classes
+    for place, effect in ((0, found.effects[0]), (8, found.effects[1])):
+        entry, mean, land = result["ablations"][place // 4], rows[place], rows[place + 1]
+        assert (mean["ablation"], mean["class"], land["class"]) == (
+            entry["ablation"],
+            "mean",
+            "land",
+        )
+        for row, in_json, difference, moved in (
+            (mean, entry, effect.differences.miou, effect.moved),
+            (land, entry["classes"][0], effect.differences.iou[0], effect.moved_by_class[0]),
+        ):
+            numbers = [difference.value, difference.low, difference.high, moved]
+            keys = ("difference", "low", "high", "changed_pixels")
+            assert [float(row[key]) for key in keys] == numbers
+            ends = in_json.get("miou", in_json)
+            assert [*(ends[key] for key in keys[:3]), in_json["changed_pixels"]] == numbers
+        assert entry["confusion"] == effect.confusion.tolist()
+    assert rows[4]["unmeasured"] == result["ablations"][1]["unmeasured"] == "holds values"
+    assert rows[4]["difference"] == rows[3]["difference"] == ""  # not measured; no road
+    assert read_rgb(tmp_path / "a" / "attribution.png").shape[1] > 400

@@ -1,0 +1,199 @@
+"""Pages: complete, escaped, self-contained, and with the numbers of the report."""
+
+import base64
+import io
+import re
+
+import jinja2
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.utils.reports.findings import CLASSES, ERODED_ONLY, FINDINGS, NOTHING, PALETTE, find
+from tests.utils.reports.html_reader import Reader
+from utils.console import Table
+from utils.reports.cost import Cost
+from utils.reports.pages import comparison_page, jpeg_base64, picture, render, report_page
+from utils.visualization.panels import Cell, PanelRow
+
+EVIL = """<script>alert('x')</script> & "quoted" """.strip()
+EMBEDDED = re.compile(r"data:image/(png|jpeg);base64,")
+
+
+def tile(title, target=True):
+    rng = np.random.default_rng(0)
+    return PanelRow(
+        image=rng.integers(0, 256, (6, 5, 3), dtype=np.uint8),
+        prediction=rng.integers(0, 3, (6, 5)),
+        target=rng.integers(0, 3, (6, 5)) if target else None,
+        structure=Cell(picture=rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)),
+        title=title,
+    )
+
+
+def page(**changes):
+    return report_page(
+        **{
+            "findings": FINDINGS,
+            "classes": CLASSES,
+            "palette": PALETTE,
+            "header": {"checkpoint": "runs/<a>/best.pth", "split": "val"},
+            "pictures": {"Confusion matrix": np.zeros((4, 4, 3), dtype=np.uint8)},
+            **changes,
+        }
+    )
+
+
+def compared(name):
+    table = Table(head=[name, "b"], rows=[[name, "1"], ["mean", "2"]], rules=(0, 1), caption=name)
+    return comparison_page(
+        title=name,
+        scores=table,
+        reference=name,
+        chart=np.zeros((2, 3, 3), dtype=np.uint8),
+        differences=[table],
+        reading=name,
+        header_differences={name: {name: name}},
+        method=name,
+    )
+
+
+def test_report_page_holds_the_numbers_of_the_report():
+    read = Reader(page(cost=Cost(num_trainable=5, num_frozen=0, window_px=(8, 6), flops=0)))
+    text = "|".join(read.texts)
+    assert "|Evaluation on val of runs/<a>/best.pth|" in text
+    assert "|mIoU, %|72.62|45.83 to 100.00|" in text
+    assert "|OA, %|85.00|of 20 pixels|" in text
+    assert "95% intervals: percentile bootstrap over 2 source images." in text
+    row = ["building", "66.67", "", "66.67 to 66.67", "80.00", "85.71", "75.00", "40.00"]
+    assert row in read.rows
+    assert ["mean", "72.62", "", "45.83 to 100.00", "84.00", "85.16", "83.33"] in read.rows
+    assert ["mmsegmentation", "full", "72.62", "45.83 to 100.00", "84.00", "85.00"] in read.rows
+    assert "|mmsegmentation|labels full; means over all classes that occur; " in text
+    assert "|all protocols|two images; windows of 640 px|" in text
+    assert ["boundary IoU", "20.83", "23.61", "45.83", "45.83"] in read.rows
+    assert ["detected, %", "100.00", "-", "-", "-", "-"] in read.rows
+    assert "|operations|0.0 GFLOPs per window of 8x6 px" in text
+
+
+def test_every_text_of_a_user_is_escaped():
+    classes = (EVIL, "a & b", "car")
+    pages = [
+        page(
+            findings=find(classes=classes, left_out=[EVIL]),
+            classes=classes,
+            header={EVIL: EVIL, "split": EVIL},
+            pictures={EVIL: np.zeros((4, 4, 3), dtype=np.uint8)},
+            worst=[tile(EVIL)],
+        ),
+        compared(EVIL),
+    ]
+    for text, least in zip(pages, (12, 12), strict=True):
+        read = Reader(text)  # which refuses script elements
+        assert "<script" not in text and "&amp;lt;" not in text
+        assert sum(EVIL in found for found in read.texts) >= least
+        assert any(EVIL in alt for alt in read.values("alt"))
+    assert "a & b" in Reader(pages[0]).texts
+
+
+def test_pages_load_nothing_from_elsewhere():
+    for text in (page(worst=[tile("a")]), compared("a")):
+        read = Reader(text)
+        assert read.loaded and all(EMBEDDED.match(source) for source in read.loaded)
+        assert "http" not in text
+        assert ("viewport", "width=device-width, initial-scale=1") in zip(
+            read.values("name"), read.values("content"), strict=True
+        )
+
+
+def test_links_lead_to_the_sections():
+    read = Reader(page(worst=[tile("a")], spread=[tile("b")]))
+    targets = [f"#{name}" for name in read.values("id")]
+    assert [link for link in read.values("href") if link[0] == "#"] == targets
+    assert targets[-2:] == ["#Worst-tiles", "#Tiles-of-the-split"] and len(targets) == 6
+
+
+def test_bars_are_as_long_as_the_iou_and_show_the_interval():
+    text = page()
+    bars = re.findall(r'<i style="width:([\d.]+)%;background:rgb\((\d+, \d+, \d+)\)', text)
+    assert bars == [  # the car occurs nowhere
+        ("66.67", "60, 16, 152"),
+        ("78.57", "132, 41, 246"),
+        ("72.62", "110, 116, 128"),
+    ]
+    lines = re.findall(r'class="interval" style="left:([\d.]+)%;width:([\d.]+)%', text)
+    assert lines == [("66.67", "0.00"), ("25.00", "75.00"), ("45.83", "54.17")]
+
+
+def test_white_and_black_classes_have_an_outline():
+    text = page(palette=((255, 255, 255), (0, 0, 0), (1, 2, 3)))
+    swatches = re.findall(r'class="swatch" style="background:rgb\((\d+, \d+, \d+)\)"', text)
+    assert swatches == ["255, 255, 255", "0, 0, 0", "1, 2, 3"]
+    style = text[text.index("<style>") : text.index("</style>")]
+    for rule in (".swatch", ".bar i"):
+        assert "outline: 1px solid" in re.search(rf"\n{re.escape(rule)} {{(.*?)}}", style, re.S)[1]
+
+
+def test_numbers_are_aligned_right_and_names_left():
+    text = compared("a")
+    assert "<th class=text>a</th>\n<th>b</th>" in re.sub(r"\n\s*\n", "\n", text)
+    assert re.search(r"<tr>\s*<td class=text>a</td>\s*<td>1</td>\s*</tr>", text)
+    assert re.search(r"<tr class=rule>\s*<td class=text>mean</td>\s*<td>2</td>\s*</tr>", text)
+
+
+def test_nothing_measured_is_a_page_all_the_same():
+    read = Reader(page(findings=NOTHING, header={}))
+    assert read.texts.count("Evaluation") == 2  # title and heading
+    assert any("No intervals: they need at least two" in text for text in read.texts)
+    assert ["building", "-", "", "-", "-", "-", "-"] in read.rows
+
+
+def test_missing_boundaries_and_classes_outside_the_mean_are_stated():
+    read = Reader(page(findings=find(left_out=["car"], plan=ERODED_ONLY)))
+    text = "|".join(read.texts)
+    assert "No boundary scores: they need full labels" in text
+    assert not any(row[0] == "boundary IoU" for row in read.rows)
+    assert "|without car|" in text and any(row[0] == "mean without car" for row in read.rows)
+
+
+@pytest.mark.parametrize("target", [True, False])
+def test_tiles_are_shown_with_all_their_pictures(target):
+    worst, spread = [tile("bad & worse", target)], [tile("any", target), tile("other")]
+    read = Reader(page(worst=worst, spread=spread))
+    columns = ["image", "structure", "target", "prediction", "errors"]
+    assert read.values("alt")[1:] == [
+        f"{column} of {title}"
+        for title, has_target in (("bad & worse", target), ("any", target), ("other", True))
+        for column in columns
+        if has_target or column not in ("target", "errors")
+    ]
+    assert {"wrong", "ignored", *CLASSES} <= set(read.texts)
+    assert "Worst tiles" in read.texts and "Worst tiles" not in Reader(page()).texts
+
+
+def decoded(source):
+    kind, data = re.fullmatch(r"data:image/(\w+);base64,(.+)", source).groups()
+    return kind, np.array(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 3), (6, 4)])
+def test_pictures_are_embedded_pixel_by_pixel(shape):
+    array = np.arange(np.prod(shape)).reshape(shape).astype(np.uint8)
+    kind, back = decoded(picture(array, "an array").source)
+    assert kind == "png" and np.array_equal(back, array)
+
+
+def test_photos_are_smaller_and_look_the_same():
+    slope = np.add.outer(np.arange(120), np.arange(160))[..., np.newaxis]
+    noise = np.random.default_rng(0).integers(0, 32, (120, 160, 3))
+    array = np.clip(slope + noise, 0, 255).astype(np.uint8)
+    photo, exact = (picture(array, "", photo=flag).source for flag in (True, False))
+    kind, back = decoded(photo)
+    assert kind == "jpeg" and len(photo) < len(exact) / 2
+    assert abs(back.astype(int) - array).mean() < 6
+    assert photo.endswith(jpeg_base64(array))
+
+
+def test_a_variable_that_a_template_lacks_is_an_error():
+    with pytest.raises(jinja2.UndefinedError):
+        render("comparison.html", title="a")
