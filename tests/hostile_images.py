@@ -41,12 +41,12 @@ BAD = {
     "zero_bytes.tif": "cannot be read as an image",
     "truncated.png": "cannot be read as an image",
     "truncated.jpg": "cannot be read as an image",
-    "truncated.tif": "block at row 0, column 0 cannot be decoded",
+    "truncated.tif": "rows 0 to 29, columns 0 to 39 cannot be decoded",
     "text.png": "cannot be read as an image",
     "bomb.png": "too many to be decoded as a whole",
-    "lying.tif": "broken TIFF file",
-    "floats.tif": "nobody knows which are black and white",
-    "broken_block.tif": "block at row 0, column 0 cannot be decoded",
+    "lying.tif": "cannot be read as an image",
+    "floats.tif": "without an agreed black and white",
+    "broken_block.tif": "columns 0 to 399 cannot be decoded",
 }
 
 
@@ -96,7 +96,7 @@ def _write_bad(folder: Path, rgb: Image.Image) -> None:
     deflated = io.BytesIO()
     rgb.resize((400, 300)).save(deflated, "TIFF", compression="tiff_adobe_deflate")
     content = bytearray(deflated.getvalue())
-    content[100:400] = bytes(300)
+    content[100:400] = b"\xff" * 300
     (folder / "broken_block.tif").write_bytes(content)
 
 
