@@ -4,6 +4,8 @@ All terms are sums over images or pixels divided by counts of the *effective* ba
 caller knows. The gradient is therefore independent of how a batch is divided over ranks.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -146,6 +148,11 @@ def build_loss(config: OptimConfig, num_classes: int) -> SegmentationLoss:
         object_weight=config.object_weight,
         boundary_weight=config.boundary_weight,
     )
+
+
+def sum_terms(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the sum of each term over the micro-batches of a step."""
+    return {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
 
 
 def dice_loss_per_image(

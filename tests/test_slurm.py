@@ -80,7 +80,7 @@ def test_a_job_that_is_stopped_is_queued_again_and_goes_on(submit, tmp_path):
     assert calls == ["show hostnames node[1-2]"]  # a run that is finished is not queued again
     assert load_checkpoint(last).progress["step"] == 180
     log = (tmp_path / "runs" / "run" / "train.log").read_text()
-    assert f"goes on after step {step} of 180" in log and "fp32 on 2 x cpu" in log
+    assert f"resumes after step {step} of 180" in log and "fp32 on 2 x cpu" in log
 
 
 def test_a_job_that_fails_is_not_queued_again(submit):

@@ -40,8 +40,8 @@ def test_a_loss_that_is_nan_is_in_no_checkpoint(data_root, tmp_path, bad_step, s
         return {key: term * (torch.nan if broken else 1.0) for key, term in terms.items()}
 
     run.loss.forward = forward
-    note = run.state.loss_watch.note
-    run.state.loss_watch.note = lambda *given: (names.append(given), note(*given))
+    note = run.state.guard.note
+    run.state.guard.note = lambda *given: (names.append(given), note(*given))
     with pytest.raises(DataError, match=f"the loss is not finite at step {bad_step} ") as caught:
         train(run)
     run.log.close()

@@ -106,7 +106,7 @@ def test_a_dry_run_says_what_the_run_would_take_and_leaves_nothing(
     monkeypatch.setattr(sys, "argv", arguments)
     script.main()
     said = capsys.readouterr().out
-    assert "dry run: every part works, and no run was begun" in said
+    assert "dry run: every part works, and no run was started" in said
     assert said.count("s, 6 of them") == 2  # 2 epochs of 3 steps, 2 validations of 3 images
     assert "GiB on cpu" in said
     assert not (tmp_path / "runs").exists()

@@ -112,7 +112,7 @@ def test_sigterm_on_two_ranks_saves_and_one_rank_goes_on(recipe_path, tmp_path):
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1].decode()
     assert process.returncode != 0
-    assert "stopped and saved; run the same command again to go on" in said
+    assert "stopped and saved; run the same command again to resume" in said
     assert "Traceback" not in said.split("stopped and saved")[0]
     last = tmp_path / "runs" / "run" / "last.pth"
     steps = load_checkpoint(last).progress["step"]

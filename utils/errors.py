@@ -49,10 +49,10 @@ def run_command(main: Callable[[], int | None]) -> None:
         )
         code = 1
     except Interrupted as interruption:
-        print("stopped and saved; run the same command again to go on", file=sys.stderr)
+        print("stopped and saved; run the same command again to resume", file=sys.stderr)
         code = 128 + interruption.number
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         code = 130
     sys.exit(code)
 

@@ -1,10 +1,11 @@
-"""Checkpoints: plain types only, one format version, never a half-written file.
+"""Checkpoints: plain types only, one format version, written atomically.
 
-A checkpoint is enough to evaluate and to infer: it carries the resolved recipe, the classes, the
-recipe of the structure maps and the identity of the frozen ViTs, whose weights it leaves out.
+A checkpoint suffices for evaluation and inference: it holds the resolved recipe, the classes, the
+recipe of the structure maps and the identity of the frozen ViTs, but not the weights of these.
 """
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from configs.schema import ModelConfig
+from models.build import Pictures, build_network, frozen_identities
+from models.vsgnet import VSGNet
+from models.weights import check_layout
 from utils.errors import DataError, MissingDataError
 from utils.files import atomic_path
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_CLASSIFIER = "head.classify."  # beginning of the names of weights with one row per class
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What a network was trained on and with, besides its weights."""
+    """Data, recipe and frozen networks of a training run; stored beside the weights."""
 
     recipe: dict[str, Any]  # the resolved configuration
     dataset: str
@@ -29,19 +35,19 @@ class Identity:
     split: dict[str, str]  # name and sha256 of the lists of source images
     maps: dict[str, dict[str, Any]]  # store -> generator, settings, weights_sha256
     frozen: dict[str, dict[str, str]]  # branch -> name and sha256 of the frozen ViT
-    selected_on: str  # the split that chooses the best checkpoint
+    selected_on: str  # split that selects the best checkpoint
     selected_by: str  # ... and the score: miou, mf1 or oa
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint file, read."""
+    """Content of a checkpoint file."""
 
     path: Path
     identity: Identity
-    weights: dict[str, Tensor]  # to evaluate: the average if there is one
+    weights: dict[str, Tensor]  # for evaluation: the averaged ones if there are any
     progress: dict[str, Any]  # epoch, step, best score
-    training: dict[str, Any] | None  # all that resuming needs; None in best.pth
+    training: dict[str, Any] | None  # state for resuming; None in best.pth
 
 
 def save_checkpoint(
@@ -65,11 +71,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint on the CPU; no code in the file is ever run.
+    """Read a checkpoint on the CPU, without executing code from the file.
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: it is not a checkpoint of this program, or of another format version.
+        DataError: it is damaged, incomplete, or of another program or format version.
     """
     if not path.is_file():
         raise MissingDataError(f"the checkpoint {path} does not exist")
@@ -77,7 +83,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise DataError(
-            f"{path} cannot be read as a checkpoint; it is damaged or foreign"
+            f"{path} cannot be read as a checkpoint; it is damaged, or of another program"
         ) from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
@@ -86,19 +92,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} has {found}, this program reads {FORMAT_VERSION}; use a checkpoint that its "
             "own train.py wrote"
         )
-    return Checkpoint(
-        path=path,
-        identity=Identity(**content["identity"]),
-        weights=content["weights"],
-        progress=content["progress"],
-        training=content["training"],
-    )
+    try:
+        return Checkpoint(
+            path=path,
+            identity=Identity(**content["identity"]),
+            weights=content["weights"],
+            progress=content["progress"],
+            training=content["training"],
+        )
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not a complete checkpoint ({error}); use one that its own train.py wrote"
+        ) from error
 
 
 def load_weights(
     network: nn.Module, checkpoint: Checkpoint, frozen: dict[str, dict[str, str]]
 ) -> None:
-    """Put a checkpoint's weights into a network built from its recipe.
+    """Load a checkpoint's weights into a network built from its recipe.
 
     Args:
         network: its ``state_dict`` holds the trainable part only.
@@ -106,7 +117,7 @@ def load_weights(
         frozen: identities of the frozen ViTs that the network was built with.
 
     Raises:
-        DataError: another set of weights or shapes, or other frozen ViTs.
+        DataError: other names or shapes of weights, or other frozen ViTs.
     """
     for branch, wanted in checkpoint.identity.frozen.items():
         if frozen.get(branch) != wanted:
@@ -114,19 +125,34 @@ def load_weights(
                 f"{checkpoint.path} was trained with {branch} {wanted}, this network has "
                 f"{frozen.get(branch)}; point model.{branch}.weights to the same file"
             )
-    check_weights(network, checkpoint.weights, str(checkpoint.path))
-    network.load_state_dict(checkpoint.weights, strict=False)
+    load_trained(network, checkpoint.weights, checkpoint.path)
 
 
-def begin_with(path: str | None, network: nn.Module) -> list[str]:
-    """Begin with the weights of another run, as far as names and shapes are the same.
+def load_trained(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Load the trainable weights of a network from those of a checkpoint at ``path``.
+
+    Raises:
+        DataError: other names or shapes.
+    """
+    check_layout(
+        network.state_dict(),
+        weights,
+        refusal=f"{path} does not fit the network of its recipe",
+        remedy="it was written by another version",
+    )
+    network.load_state_dict(weights, strict=False)  # frozen weights are in no state_dict
+
+
+def begin_with(path: str | None, network: nn.Module, classes: Sequence[str]) -> list[str]:
+    """Initialise a network from another run, as far as names, shapes and classes agree.
 
     Args:
-        path: its checkpoint; None changes nothing.
-        network: keeps its own weights where the checkpoint has none, or of another shape.
+        path: the other run's checkpoint; None changes nothing.
+        network: keeps its own weights where the checkpoint has none that fits.
+        classes: of the data set. The classifier is loaded only if they are those of the checkpoint.
 
     Returns:
-        Lines that say how much was loaded, and name what was not.
+        Lines for the log: how many weights were loaded, and which were not.
 
     Raises:
         MissingDataError, DataError: no such checkpoint, or nothing in it fits.
@@ -134,14 +160,20 @@ def begin_with(path: str | None, network: nn.Module) -> list[str]:
     if path is None:
         return []
     checkpoint, own = load_checkpoint(Path(path)), network.state_dict()
-    fitting, left = {}, []
+    same_classes = checkpoint.identity.classes == [*classes]
+    fitting, skipped = {}, []
     for name, value in own.items():
         other = checkpoint.weights.get(name)
-        if other is not None and other.shape == value.shape:
-            fitting[name] = other
+        if other is None:
+            reason = "missing there"
+        elif other.shape != value.shape:
+            reason = f"{_size(other)} there"
+        elif name.startswith(_CLASSIFIER) and not same_classes:
+            reason = f"of other classes there ({', '.join(checkpoint.identity.classes)})"
         else:
-            found = "missing there" if other is None else f"{_size(other)} there"
-            left.append(f"  not loaded: {name}, {_size(value)} here, {found}")
+            fitting[name] = other
+            continue
+        skipped.append(f"  not loaded: {name}, {_size(value)} here, {reason}")
     if not fitting:
         raise DataError(
             f"no weight of {path} fits the network of this recipe; fine-tune from a "
@@ -150,7 +182,7 @@ def begin_with(path: str | None, network: nn.Module) -> list[str]:
     network.load_state_dict(fitting, strict=False)
     unused = len(checkpoint.weights.keys() - own.keys())
     head = f"fine-tuning {path}: {len(fitting)} of {len(own)} weights loaded, {unused} not used"
-    return [head, *left]
+    return [head, *skipped]
 
 
 def _size(tensor: Tensor) -> str:
@@ -158,14 +190,14 @@ def _size(tensor: Tensor) -> str:
 
 
 def check_split(checkpoint: Checkpoint, data: dict[str, Any], where: str) -> None:
-    """Refuse to go on, or to score, on other lists of images than those of the training.
+    """Refuse to resume or to score with other split lists than those of the training.
 
     Another data set of the same classes is not refused.
 
     Args:
-        checkpoint: what was trained.
+        checkpoint: the trained network.
         data: ``TileSet.identity()`` of the data set in use.
-        where: it lies.
+        where: path of that data set.
 
     Raises:
         DataError: the same data set, split otherwise: test images may have been trained on.
@@ -175,20 +207,8 @@ def check_split(checkpoint: Checkpoint, data: dict[str, Any], where: str) -> Non
         raise DataError(
             f"{checkpoint.path} was trained with the split '{then['name']}' "
             f"({then['sha256'][:8]}) of {data['dataset']}, {where} has '{now['name']}' "
-            f"({now['sha256'][:8]}), so images may be in other splits; prepare the split of the "
-            "training"
-        )
-
-
-def check_weights(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Refuse weights that do not fit a network key by key and shape by shape."""
-    own = network.state_dict()
-    wrong = sorted(own.keys() ^ weights.keys())
-    wrong += [key for key in own if key in weights and own[key].shape != weights[key].shape]
-    if wrong:
-        raise DataError(
-            f"{source} does not fit the network its recipe describes: {len(wrong)} of {len(own)} "
-            f"weights differ (first: {wrong[0]}); it was written by another version"
+            f"({now['sha256'][:8]}), so images may be in other splits; prepare the data set with "
+            "the split of the training"
         )
 
 
@@ -200,10 +220,10 @@ def load_network(
     pictures: Pictures,
     frozen_dtype: torch.dtype = torch.float32,
 ) -> VSGNet:
-    """Build the network of a checkpoint and put its weights in; see ``build_network``.
+    """Build the network of a checkpoint, in eval mode, with its weights; see ``build_network``.
 
     Raises:
-        DataError: the weights, or those of the frozen ViTs, are not the ones of the checkpoint.
+        DataError: the weights of the network or of the frozen ViTs are not those of the checkpoint.
     """
     network = build_network(
         config,

@@ -1,7 +1,7 @@
-"""What a run says: console, progress bar, TensorBoard, JSON lines. The only user of tensorboard."""
+"""Console, TensorBoard and JSON-lines logging of a training run; the only use of tensorboard."""
 
 import json
-import math
+import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -16,38 +16,36 @@ from tqdm import tqdm
 
 from configs.schema import Config
 from utils.evaluation.metrics import Scores
-from utils.files import write_text
-from utils.training.dry_run import hours, peak_memory_gib
-from utils.training.schedule import Rhythm
+from utils.files import to_json, write_text
+from utils.training.schedule import ValidationSchedule
 from utils.training.state import TrainState
 
 T = TypeVar("T")
 SCORE_NAMES = {"miou": "mIoU", "mf1": "mF1", "oa": "OA"}
-MEASURES = ("lr", "images_per_s", "data_wait_share", "memory_gib")  # in a row, beside the losses
+MEASURES = ("lr", "images_per_s", "data_wait_share", "memory_gib")  # of a row, besides losses
 _BAR = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} steps{postfix}"
 
 
 class RunLog:
-    """The log of a training run; on other ranks than 0 it has no writers.
+    """Log of a training run; only the main rank has writers.
 
-    Rows that a killed run wrote after its last checkpoint are dropped when it goes on, so
-    ``metrics.jsonl`` and TensorBoard show one straight run.
+    On resume, rows that a killed run wrote after its last checkpoint are dropped, so
+    ``metrics.jsonl`` and TensorBoard show one uninterrupted run.
 
     Args:
         folder: the run folder.
-        state: of the run, restored if it goes on: its step is where the log begins.
-        config: says how many epochs there are, and how often losses are read back from the
-            device.
-        steps_per_epoch: makes steps of epochs.
+        state: of the run, restored if it resumes; the log begins at its step.
+        config: gives the number of epochs and the interval of reports.
+        steps_per_epoch: optimiser steps of an epoch.
     """
 
     def __init__(
         self, folder: Path, state: TrainState, config: Config, steps_per_epoch: int
     ) -> None:
         self._dist, first_step = state.dist, state.step
-        self._loss_watch = state.loss_watch
+        self._guard = state.guard
         self._every_steps = config.run.log_every_steps
-        self._rhythm = Rhythm(config)
+        self._schedule = ValidationSchedule(config)
         self._steps_per_epoch = steps_per_epoch
         self._metrics = folder / "metrics.jsonl"
         self._text = folder / "train.log"
@@ -57,34 +55,34 @@ class RunLog:
             bar_format=_BAR,
             disable=not self._dist.is_main,
             dynamic_ncols=True,
-            mininterval=1.0 if sys.stderr.isatty() else 60.0,  # files keep every state of a bar
+            mininterval=1.0 if sys.stderr.isatty() else 60.0,  # a file keeps every state of a bar
         )
         self._writer: SummaryWriter | None = None
         self._started = time.perf_counter()
         self._since = self._started  # the last row or validation
-        self._step, self._num_images = first_step, 0  # the step then, and images since
+        self._step, self._num_images = first_step, 0  # step at that time, and images since
         self.waited_s = 0.0  # for the next batch, since the beginning
         self._waited_before_s = 0.0  # ... until the last row
         self._epoch_ended = self._started
-        self._step_s = 0.0  # of the last steps, smoothed; 0: not known yet
+        self._step_s = 0.0  # smoothed over the last steps; 0: not known yet
         self._validation_s = 0.0  # of the last validation; 0: not known yet
         if self._dist.is_main:
             _keep_rows(self._metrics, state)
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def begin(self, state: TrainState, folder: Path, notes: list[str]) -> None:
-        """Say what is about to be trained, and the notes."""
+        """Report the size of the run, and the notes."""
         num_trained = sum(p.numel() for p in state.network.parameters() if p.requires_grad)
         self.say(
             f"{folder.name}: {num_trained:,} trained parameters, {state.precision.name} on "
             f"{self._dist.world_size} x {self._dist.device.type}, "
-            f"{'goes on after' if state.step else 'from'} step {state.step} of {self._bar.total}"
+            f"{'resumes after' if state.step else 'from'} step {state.step} of {self._bar.total}"
         )
         for note in notes:
             self.say(note)
 
     def end(self, state: TrainState, folder: Path) -> None:
-        """Say what came out, and close the files."""
+        """Report the best score, and close the files."""
         minutes = (time.perf_counter() - self._started) / 60
         identity = state.identity
         best = f"best {SCORE_NAMES[identity.selected_by]} {100 * state.best_score:.2f} on "
@@ -93,8 +91,8 @@ class RunLog:
         self.say(f"done after {minutes:.1f} minutes: {best if state.best_epoch else never}")
         self.close()
 
-    def timed(self, loader: Iterable[T]) -> Iterator[T]:
-        """The batches of a loader; the time until each is there counts as waiting for data."""
+    def wait_for_data(self, loader: Iterable[T]) -> Iterator[T]:
+        """Yield the batches of a loader, and count the time spent waiting for them."""
         batches = iter(loader)
         while True:
             start = time.perf_counter()
@@ -117,7 +115,7 @@ class RunLog:
         self._num_images += len(tile_ids) * self._dist.world_size
         if step % self._every_steps:
             return
-        self._loss_watch.check()
+        self._guard.check_losses()
         stacked = self._dist.sum(torch.stack([loss.detach() for loss in losses.values()]))
         values = (stacked / self._dist.world_size).tolist()
         seconds = time.perf_counter() - self._since
@@ -138,18 +136,18 @@ class RunLog:
         self._write("train", step, row)
 
     def _begin_interval(self, step: int) -> None:
-        """What is measured of steps begins after this one."""
+        """Restart the measurement of speed and waiting time after a step."""
         self._since, self._step, self._num_images = time.perf_counter(), step, 0
         self._waited_before_s = self.waited_s
 
     def _left_s(self, step: int) -> float:
-        """Time from a step to the end of the run, validations included if one was timed."""
-        completed = (step - 1) // self._steps_per_epoch  # the epoch that ends here is open
-        validations_s = self._rhythm.num_validations_after(completed) * self._validation_s
+        """Estimate the seconds from a step to the end of the run, validations included."""
+        completed = (step - 1) // self._steps_per_epoch  # without an epoch that ends here
+        validations_s = self._schedule.num_validations_after(completed) * self._validation_s
         return (self._bar.total - step) * self._step_s + validations_s
 
     def evaluation(self, state: TrainState, result: Scores, is_best: bool) -> None:
-        """Report a validation: numbers to the files, one line to the console."""
+        """Report the scores of a validation: all to the files, one line to the console."""
         row = {"miou": result.miou, "mf1": result.mf1, "oa": result.oa}
         per_class = zip(state.identity.classes, result.iou, strict=True)
         self._write("val", state.step, {**row, **{f"iou/{name}": iou for name, iou in per_class}})
@@ -162,24 +160,24 @@ class RunLog:
         self._begin_interval(state.step)
 
     def picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Show a picture ``(H, W, 3)`` uint8 in TensorBoard; on the main rank."""
+        """Add an image ``(H, W, 3)`` uint8 to TensorBoard, on the main rank."""
         if self._writer is not None:
             self._writer.add_image(name, picture, step, dataformats="HWC")
 
     def say(self, message: str) -> None:
-        """A line on the console and in train.log, above the progress bar."""
+        """Write a line to the console, above the progress bar, and to train.log."""
         if self._dist.is_main:
             self._bar.write(message)
             self._record(message)
 
     def _record(self, message: str) -> None:
-        """A line in train.log."""
+        """Write a line to train.log."""
         if self._dist.is_main:
             with self._text.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")
 
     def close(self) -> None:
-        """Finish the bar and the files."""
+        """Close the progress bar and the files."""
         self._bar.close()
         if self._writer is not None:
             self._writer.close()
@@ -189,22 +187,21 @@ class RunLog:
             return
         for name, value in row.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
-        plain = {key: value if math.isfinite(value) else None for key, value in row.items()}
         with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, "step": step, **plain}) + "\n")
+            file.write(json.dumps({"kind": kind, "step": step, **to_json(row)}) + "\n")
 
 
 def step_line(row: dict[str, float], left_s: float) -> str:
-    """A row of steps in words of fixed width, the first ones first where a console cuts it.
+    """Return a row as text of fixed width, the most important values first.
 
     Args:
         row: losses by name, the sum first, then the ``MEASURES``.
-        left_s: time to the end of the run.
+        left_s: seconds to the end of the run.
     """
     losses = [f"{name} {value:.4f}" for name, value in row.items() if name not in MEASURES]
     return "  ".join(
         [
-            f"{hours(left_s)} left",
+            f"{format_duration(left_s)} left",
             *losses,
             f"lr {row['lr']:.2e}",
             f"{row['images_per_s']:7.2f} images/s",
@@ -215,7 +212,7 @@ def step_line(row: dict[str, float], left_s: float) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line cut off by a kill is left out."""
+    """Read the rows of a metrics.jsonl; a last line truncated by a kill is skipped."""
     rows = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -227,7 +224,24 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _keep_rows(path: Path, state: TrainState) -> None:
+    """Drop the rows of a metrics.jsonl that were written after the checkpoint of ``state``."""
     rows = [row for row in read_rows(path) if row["step"] <= state.step]
-    if state.step_in_epoch:  # the validation after this step is still to come, or comes again
+    if state.step_in_epoch:  # the validation after this step is repeated
         rows = [row for row in rows if row["kind"] == "train" or row["step"] < state.step]
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Return the peak memory: of tensors on a CUDA device, of this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def format_duration(time_s: float) -> str:
+    """Return ``12:05:09``, preceded by the number of days if any."""
+    minutes, second = divmod(round(time_s), 60)
+    hour, minute = divmod(minutes, 60)
+    days, hour = divmod(hour, 24)
+    return f"{days} days " * (days > 0) + f"{hour:02d}:{minute:02d}:{second:02d}"

@@ -1,4 +1,4 @@
-"""The folder of a training run: opened new, or gone on with."""
+"""Folder of a training run: creation, resuming, and the record of its environment."""
 
 import hashlib
 import json
@@ -25,23 +25,25 @@ from utils.training.checkpoint import Checkpoint, load_checkpoint
 from utils.training.state import TrainState
 
 _PACKAGES = ("torch", "torchvision", "timm", "segment-anything", "numpy", "pillow")
-_ELSEWHERE = ("recipe", "palette")  # of the identity; in config.yaml and in the data set
+_ELSEWHERE = ("recipe", "palette")  # keys of the identity that config.yaml and the data set hold
 
 
 def record_environment(folder: Path, state: TrainState, optim: OptimConfig) -> None:
-    """Write ``environment.json`` of a run that is built. Call on all ranks."""
+    """Write ``environment.json`` of a run. Call on all ranks."""
     environment = describe_environment(state, optim)
     if state.dist.is_main:
         write_json(folder / "environment.json", environment)
 
 
 def describe_environment(state: TrainState, optim: OptimConfig) -> dict[str, Any]:
-    """The environment of a run as plain values. Call on all ranks.
+    """Return software, hardware, batch division and data of a run as plain values.
+
+    Call on all ranks.
 
     Args:
         state: of the run; its identity names data set, classes, splits, structure maps and frozen
             ViTs, and its precision has switched TF32 on or off.
-        optim: says how a batch is divided.
+        optim: gives the division of a batch.
     """
     dist = state.dist
     is_cuda = dist.device.type == "cuda"
@@ -57,7 +59,7 @@ def describe_environment(state: TrainState, optim: OptimConfig) -> dict[str, Any
         "devices": dist.gather(own_device),  # of every rank
         "num_threads": torch.get_num_threads(),
         "precision": state.precision.name,
-        "tf32": {  # whether fp32 products are rounded; only CUDA devices can
+        "tf32": {  # rounding of fp32 products, on CUDA devices only
             "matmul": is_cuda and torch.backends.cuda.matmul.allow_tf32,
             "cudnn": is_cuda and torch.backends.cudnn.allow_tf32,
         },
@@ -72,7 +74,7 @@ def describe_environment(state: TrainState, optim: OptimConfig) -> dict[str, Any
 
 
 def _batch(optim: OptimConfig, num_ranks: int) -> dict[str, int]:
-    """How many samples are where in a step."""
+    """Return the numbers of samples of a step, a rank and a micro-batch."""
     per_rank = optim.batch_size // num_ranks
     return {
         "samples": optim.batch_size,
@@ -83,13 +85,13 @@ def _batch(optim: OptimConfig, num_ranks: int) -> dict[str, int]:
 
 
 def _with_digest(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A store's recipe and the SHA-256 of its canonical JSON, which its maps carry as well."""
+    """Add to a store's recipe the SHA-256 of its canonical JSON, which its maps carry as well."""
     text = json.dumps(recipe, sort_keys=True)
     return {**recipe, "digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def device_name(device: torch.device) -> str:
-    """Name of a GPU, or of the CPU as far as the system tells."""
+    """Return the name of a GPU, or of the CPU as reported by the system."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
@@ -99,7 +101,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git prints about this code, or None where there is no git or no repository."""
+    """Return the output of git about this code, or None without git or a repository."""
     if shutil.which("git") is None:
         return None
     command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
@@ -107,7 +109,7 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-# Settings that may change when a run goes on: they do not change what is computed.
+# Settings that may differ on resume, because they do not change the result.
 _FREE = (
     "data.num_workers",
     "run.log_every_steps",
@@ -119,7 +121,7 @@ _FREE = (
 
 @contextmanager
 def scratch_output(config: Config) -> Iterator[Config]:
-    """For a dry run, the recipe with a temporary output folder; else the recipe as it is."""
+    """Yield the recipe, for a dry run with a temporary output folder."""
     if not config.run.dry:
         yield config
         return
@@ -128,7 +130,7 @@ def scratch_output(config: Config) -> Iterator[Config]:
 
 
 def open_run_folder(config: Config, dist: DistContext) -> tuple[Path, Checkpoint | None]:
-    """Make ``OUTPUT/NAME``, or find the checkpoint of a run to go on with. Call on all ranks.
+    """Create ``OUTPUT/NAME``, or load the checkpoint of a run to resume. Call on all ranks.
 
     Returns:
         The folder, and its ``last.pth`` if there is one.
@@ -147,7 +149,7 @@ def open_run_folder(config: Config, dist: DistContext) -> tuple[Path, Checkpoint
                 f"{folder} holds a run of another recipe (this one | that one): "
                 f"{'; '.join(lines)}. Give this run another name, or delete the folder"
             )
-    dist.barrier()  # nobody writes before everybody has looked
+    dist.barrier()  # the main rank writes after all have read
     if dist.is_main:
         remove_partial(folder)
         write_text(folder / "config.yaml", config_to_yaml(config))

@@ -1,4 +1,4 @@
-"""When a run validates, keeps a checkpoint, and ends: functions of the recipe and the epoch."""
+"""Validation, checkpoint and early-stopping intervals of a run, as functions of the epoch."""
 
 from dataclasses import dataclass
 
@@ -6,33 +6,33 @@ from configs.schema import Config
 
 
 @dataclass(frozen=True)
-class Rhythm:
-    """The rhythm of a recipe. Epochs are counted when they are completed, from 1."""
+class ValidationSchedule:
+    """Intervals of a recipe. Epochs are counted when they are completed, from 1."""
 
     config: Config
 
     @property
     def num_validations(self) -> int:
-        """Validations of a run that is not ended early."""
+        """Number of validations of a run that is not stopped early."""
         return self.num_validations_after(0)
 
     def num_validations_after(self, epoch: int) -> int:
-        """Validations that are still to come when ``epoch`` epochs are completed and validated."""
+        """Return the number of validations after that of epoch ``epoch``."""
         num_epochs = self.config.optim.num_epochs
         return sum(self.is_validated(later) for later in range(epoch + 1, num_epochs + 1))
 
     def is_validated(self, epoch: int) -> bool:
-        """Whether the network is validated after an epoch; always after the last one."""
+        """Return True if the network is validated after an epoch; always after the last one."""
         is_last = epoch == self.config.optim.num_epochs
         return is_last or epoch % self.config.eval.every_epochs == 0
 
     def kept_copies(self, epoch: int) -> list[str]:
-        """Name of the checkpoint to keep for good after an epoch, or none."""
+        """Return the name of the checkpoint to keep permanently after an epoch, if any."""
         every = self.config.run.keep_every_epochs
         return [f"epoch_{epoch:04d}.pth"] if every and epoch % every == 0 else []
 
     def is_over(self, epoch: int, num_stale: int) -> bool:
-        """Whether the run ends after an epoch.
+        """Return True if the run ends after an epoch.
 
         Args:
             epoch: epochs completed.

@@ -1,4 +1,4 @@
-"""Leaving a run in good order when it is told to: SIGTERM (Slurm, torchrun) and Ctrl-C."""
+"""Graceful shutdown on SIGTERM (Slurm, torchrun) and SIGINT (Ctrl-C)."""
 
 import signal
 from types import FrameType, TracebackType
@@ -12,19 +12,20 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Remembers that a signal asked the run to end, until a step is complete.
+    """Signal handler that defers SIGTERM and SIGINT until a step is complete.
 
     Use as a context manager, in the main thread. A second Ctrl-C ends the program at once.
 
     Args:
         dist: this process.
-        every_steps: with several ranks, how often they ask each other; asking makes them wait.
+        every_steps: with several ranks, the interval at which they exchange requests, which makes
+            them wait.
     """
 
     def __init__(self, dist: DistContext, every_steps: int) -> None:
         self._dist = dist
         self._every_steps = every_steps if dist.world_size > 1 else 1
-        self._signal = 0  # the number of the signal that came; 0: none
+        self._signal = 0  # number of the signal received; 0: none
 
     def __enter__(self) -> "StopRequest":
         self._before = [signal.signal(number, self._receive) for number in _SIGNALS]
@@ -34,17 +35,17 @@ class StopRequest:
         self._signal = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def came(self, step: int) -> bool:
-        """Whether any rank was asked to stop, the same answer on all. Call on all ranks."""
+    def stop_requested(self, step: int) -> bool:
+        """Return True on all ranks if any rank received a signal. Call on all ranks."""
         if step % self._every_steps:
             return False
-        asked = self._dist.sum(torch.tensor(int(self._signal > 0), device=self._dist.device))
-        return bool(asked)
+        received = torch.tensor(int(self._signal > 0), device=self._dist.device)
+        return bool(self._dist.sum(received))
 
-    def leave(self) -> None:
-        """End the program: the run is saved. Call on all ranks.
+    def stop(self) -> None:
+        """End the program after the run was saved. Call on all ranks.
 
-        No rank leaves before the main one has saved: launchers kill the others when one is gone.
+        No rank ends before the main one has saved: launchers kill the others when one is gone.
 
         Raises:
             Interrupted: always.

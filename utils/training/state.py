@@ -1,4 +1,4 @@
-"""Everything that changes while training, in one object, saved and restored whole."""
+"""Training state: everything that changes while training, saved and restored as a whole."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -12,16 +12,18 @@ from torch import Tensor, nn
 from utils.distributed import DistContext
 from utils.errors import DataError
 from utils.precision import Precision
-from utils.training.checkpoint import Checkpoint, Identity, check_weights, save_checkpoint
+from utils.training.checkpoint import Checkpoint, Identity, load_trained, save_checkpoint
+
+_COUNTERS = ("epoch", "step_in_epoch", "step", "best_score", "best_epoch", "num_stale")
 
 
 def seed_torch(seed: int, rank: int = 0) -> None:
-    """Seed torch on every device. Samples carry seeds of their own and do not depend on this."""
+    """Seed torch on every device. Samples have their own seeds and do not depend on this."""
     torch.manual_seed(seed * 1_000_003 + rank)
 
 
 def random_state() -> dict[str, Tensor]:
-    """State of torch's generators, as plain tensors."""
+    """Return the state of torch's generators as plain tensors."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -29,21 +31,21 @@ def random_state() -> dict[str, Tensor]:
 
 
 def restore_random_state(state: dict[str, Tensor]) -> None:
-    """Put back what ``random_state`` gave."""
+    """Restore the result of ``random_state``."""
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
 class Ema:
-    """``average <- d * average + (1 - d) * weights`` after every step.
+    """Exponential moving average of weights, ``average <- d * average + (1 - d) * weights``.
 
     ``d = min(decay, (1 + step) / (10 + step))``: early on, the average follows quickly, so that the
-    random start is forgotten. Buffers (the statistics of batch norm) are averaged like weights,
-    counters are copied.
+    random initialisation is forgotten. Buffers (the statistics of batch norm) are averaged like
+    weights, counters are copied.
 
     Args:
-        network: its ``state_dict`` decides what is averaged; frozen parts are not in it.
+        network: its ``state_dict`` is averaged; frozen parts are not in it.
         decay: the limit of d, below 1.
     """
 
@@ -53,7 +55,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after optimiser step number ``step`` (from 1)."""
+        """Include the weights after optimiser step number ``step`` (from 1)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         for key, value in network.state_dict().items():
             if value.is_floating_point():
@@ -63,7 +65,7 @@ class Ema:
 
     @contextmanager
     def applied_to(self, network: nn.Module) -> Iterator[None]:
-        """Inside the block, ``network`` has the averaged weights; afterwards its own again."""
+        """Give ``network`` the averaged weights inside the block, and its own ones after it."""
         own = {key: value.detach().clone() for key, value in network.state_dict().items()}
         _copy(self.average, network)
         try:
@@ -78,11 +80,11 @@ def _copy(state: dict[str, Tensor], network: nn.Module) -> None:
         value.copy_(state[key])
 
 
-class LossWatch:
-    """Keeps the losses of the last steps on the device, and reads all of them back at once.
+class NonFiniteGuard:
+    """Detection of NaN and infinity in losses and weights before a checkpoint is written.
 
-    Reading makes the device wait, so it is done now and then: whenever losses are reported, and
-    before anything is saved. What is saved has therefore been looked at, up to its last step.
+    Losses are kept on the device and read together, because reading makes the device wait: at
+    every report, and before every save. Nothing is saved that has not been checked.
 
     Args:
         dist: this process.
@@ -93,15 +95,15 @@ class LossWatch:
         self._unread: list[tuple[int, Tensor, tuple[str, ...]]] = []
 
     def note(self, step: int, loss: Tensor, tile_ids: tuple[str, ...]) -> None:
-        """Remember a step's loss, and the tiles it was computed on, until the next look."""
+        """Remember the loss of a step and its tiles until the next check."""
         self._unread.append((step, loss.detach(), tile_ids))
 
-    def check(self) -> None:
-        """Read the losses since the last look. Call on all ranks.
+    def check_losses(self) -> None:
+        """Read the losses since the last check. Call on all ranks.
 
         Raises:
-            DataError: one is not finite; names the first such step and the tiles of the ranks
-                that had it, the same on all ranks.
+            DataError: a loss is not finite; names the first such step and the tiles of the ranks
+                concerned, the same on all ranks.
         """
         if not self._unread:
             return
@@ -112,45 +114,46 @@ class LossWatch:
         if wrong is None:
             return
         step, loss, tile_ids = unread[wrong]
-        found = self._dist.gather(() if math.isfinite(loss.item()) else tile_ids)
-        names = ", ".join(name for part in found for name in part)
+        affected = self._dist.gather(() if math.isfinite(loss.item()) else tile_ids)
+        names = ", ".join(name for ids in affected for name in ids)
         raise DataError(
             f"the loss is not finite at step {step} (tiles: {names}), and nothing was saved since; "
             "lower optim.lr, set run.precision=fp32, or check these tiles"
         )
 
+    def check_weights(self, weights: Mapping[str, Tensor], step: int) -> None:
+        """Refuse weights that are not finite. Call on all ranks.
 
-def check_weights_are_finite(weights: Mapping[str, Tensor], step: int, dist: DistContext) -> None:
-    """Refuse weights with a value that is not finite. Call on all ranks.
+        A finite loss can have a gradient that is not, which the weights show a step before the
+        loss.
 
-    A finite loss can have a gradient that is not; the weights then show it a step before the loss.
-
-    Raises:
-        DataError: names the step and the first such weight, the same on all ranks.
-    """
-    are_finite = torch.stack([value.isfinite().all() for value in weights.values()])
-    own = None
-    if not are_finite.all():
-        own = [name for name, is_finite in zip(weights, are_finite, strict=True) if not is_finite]
-    found = [names for names in dist.gather(own) if names]
-    if found:
-        raise DataError(
-            f"{len(found[0])} of {len(weights)} weights are not finite after step {step} (first: "
-            f"{found[0][0]}), and they were not saved; lower optim.lr, or set run.precision=fp32"
-        )
+        Raises:
+            DataError: names the step and the first such weight, the same on all ranks.
+        """
+        are_finite = torch.stack([value.isfinite().all() for value in weights.values()])
+        own = None
+        if not are_finite.all():
+            own = [name for name, finite in zip(weights, are_finite, strict=True) if not finite]
+        affected = [names for names in self._dist.gather(own) if names]
+        if affected:
+            raise DataError(
+                f"{len(affected[0])} of {len(weights)} weights are not finite after step {step} "
+                f"(first: {affected[0][0]}), and they were not saved; lower optim.lr, or set "
+                "run.precision=fp32"
+            )
 
 
 class TrainState:
-    """Network, optimiser, average, loss scaling, counters, best score, random state.
+    """Network, optimiser, averaged weights, loss scaling, counters, best score, random state.
 
     Args:
-        network: the bare network, already on its device.
+        network: the bare network, on its device.
         optimizer: over its trainable parameters.
-        precision: holds the loss scaling.
+        precision: has the state of the loss scaling.
         ema: averaged weights, or None.
-        identity: what goes into every checkpoint beside the weights.
+        identity: stored in every checkpoint beside the weights.
         dist: this process.
-        compiled: whether the network that is trained is compiled.
+        compiled: compile the network for training.
     """
 
     def __init__(
@@ -172,7 +175,7 @@ class TrainState:
         self.ema = ema
         self.identity = identity
         self.dist = dist
-        self.loss_watch = LossWatch(dist)
+        self.guard = NonFiniteGuard(dist)
         self.epoch = 0  # epochs completed
         self.step_in_epoch = 0  # steps completed in the current epoch
         self.step = 0  # steps completed
@@ -186,42 +189,44 @@ class TrainState:
         return len(self.identity.classes)
 
     def micro_batch(self, *, is_last: bool) -> AbstractContextManager[None]:
-        """Context of a forward and backward pass; the ranks meet in the last one of a step."""
+        """Return the context of a micro-batch; only the last one of a step synchronises ranks."""
         return nullcontext() if is_last else self.dist.without_sync(self._synced_network)
 
     def take_step(self, max_norm: float, loss: Tensor, tile_ids: tuple[str, ...]) -> None:
-        """Clipping to ``max_norm`` (0: none), optimiser, average, counters.
+        """Clip the gradient, step the optimiser, update averaged weights and counters.
 
         Args:
-            max_norm: of the gradient.
-            loss: this rank's, to be looked at before the next save.
-            tile_ids: what it was computed on.
+            max_norm: largest norm of the gradient; 0: no clipping.
+            loss: of this rank, checked before the next save.
+            tile_ids: tiles of the batch.
         """
         self.precision.step(self.network, self.optimizer, max_norm)
         self.step += 1
         self.step_in_epoch += 1
-        self.loss_watch.note(self.step, loss, tile_ids)
+        self.guard.note(self.step, loss, tile_ids)
         if self.ema is not None:
             self.ema.update(self.network, self.step)
 
     def count_epoch(self) -> None:
-        """One more epoch is done."""
+        """Count a completed epoch."""
         self.epoch += 1
         self.step_in_epoch = 0
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:
-        """Inside the block, the network has the weights that are evaluated, in eval mode."""
+        """Put the network in eval mode with the averaged weights, if any, inside the block."""
         self.network.eval()
-        if self.ema is None:
-            yield
-        else:
-            with self.ema.applied_to(self.network):
+        average: AbstractContextManager[None] = (
+            nullcontext() if self.ema is None else self.ema.applied_to(self.network)
+        )
+        try:
+            with average:
                 yield
-        self.network.train()
+        finally:
+            self.network.train()
 
     def is_best(self, score: float) -> bool:
-        """Remember a validation score; True if it is the highest so far (nan never is)."""
+        """Record a validation score; return True if it is the highest so far (nan never is)."""
         self.num_stale += 1
         if not score > self.best_score:
             return False
@@ -229,29 +234,22 @@ class TrainState:
         return True
 
     def progress(self) -> dict[str, Any]:
-        """The counters and the best score, as plain values."""
-        return {
-            "epoch": self.epoch,
-            "step_in_epoch": self.step_in_epoch,
-            "step": self.step,
-            "best_score": self.best_score,
-            "best_epoch": self.best_epoch,
-            "num_stale": self.num_stale,
-        }
+        """Return counters and best score as plain values."""
+        return {name: getattr(self, name) for name in _COUNTERS}
 
     def save(self, folder: Path, *copies: str) -> None:
-        """Write ``last.pth``, from which training goes on. Call on all ranks.
+        """Write ``last.pth``, from which training resumes. Call on all ranks.
 
         Args:
             folder: the run folder.
             copies: names of further checkpoints to write, for evaluation only: ``best.pth``.
 
         Raises:
-            DataError: a loss or a weight is not finite; what was saved before stays.
+            DataError: a loss or a weight is not finite; earlier checkpoints stay.
         """
         weights = self.network.state_dict()
-        self.loss_watch.check()
-        check_weights_are_finite(weights, self.step, self.dist)
+        self.guard.check_losses()
+        self.guard.check_weights(weights, self.step)
         random_states = self.dist.gather(random_state())
         if not self.dist.is_main:
             return
@@ -267,25 +265,27 @@ class TrainState:
         }
         save_checkpoint(folder / "last.pth", weights=average, training=training, **common)
 
-    def restore(self, checkpoint: Checkpoint | None, seed: int) -> None:
-        """Go on from a ``last.pth``, counters included; without one, stay at the beginning.
+    def restore(self, checkpoint: Checkpoint, seed: int) -> None:
+        """Resume from a ``last.pth``, counters included.
 
         With another number of ranks than before, the random state (dropout, stochastic depth) is
         drawn anew from the seed and the step; data and weights are the same.
+
+        Raises:
+            DataError: the checkpoint does not fit the network, or is incomplete.
         """
-        if checkpoint is None:
-            return
-        assert checkpoint.training is not None
-        training = checkpoint.training
-        check_weights(self.network, training["weights"], str(checkpoint.path))
-        self.network.load_state_dict(training["weights"], strict=False)
+        training, path = checkpoint.training, checkpoint.path
+        if training is None or (missing := set(_COUNTERS) - checkpoint.progress.keys()):
+            lacks = "a training state" if training is None else ", ".join(sorted(missing))
+            raise DataError(f"{path} lacks {lacks}; restore the file, or delete the run folder")
+        load_trained(self.network, training["weights"], path)
         self.optimizer.load_state_dict(training["optimizer"])
         self.precision.load_state_dict(training["precision"])
         if self.ema is not None:
             device = self.dist.device
             self.ema.average = {k: v.to(device) for k, v in checkpoint.weights.items()}
-        for name, value in checkpoint.progress.items():
-            setattr(self, name, value)
+        for name in _COUNTERS:
+            setattr(self, name, checkpoint.progress[name])
         states = training["random_states"]
         if len(states) == self.dist.world_size:
             restore_random_state(states[self.dist.rank])

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.preparation.members import Member
-from datasets.preparation.pipeline import pipeline as preparation
-from datasets.preparation.pipeline import writer as tile_writer
+from datasets.preparation import pipeline as preparation
+from datasets.preparation import writer as tile_writer
+from datasets.preparation.archives import ArchiveFile
 from datasets.tile_set import open_tile_set
 from tests.datasets.fake_archives import encode, pack, potsdam
 
@@ -89,13 +89,13 @@ def test_a_killed_run_goes_on_where_it_stopped(
     done = [path.stem for path in (partial / "records" / "tiles").glob("[!.]*.json")]
     assert len(done) < 37 if stage == "tiles" else len(done) == 37
     (partial / "images" / ".half.partial").write_bytes(b"")
-    opened, open_image = [], Member.open_image
+    opened, open_image = [], ArchiveFile.open_image
 
     def watch(self):
         opened.append(self.name)
         return open_image(self)
 
-    monkeypatch.setattr(Member, "open_image", watch)
+    monkeypatch.setattr(ArchiveFile, "open_image", watch)
     assert run_prepare(*arguments)[0] == 0
     assert len(done) >= (number if stage == "tiles" else 37)
     assert not [name for name in opened for tile in done if f"potsdam_{tile}_RGB.tif" in name]
@@ -115,7 +115,7 @@ def test_ctrl_c_keeps_what_is_done(run_prepare, archives, undisturbed, tmp_path,
     monkeypatch.setattr(preparation, "write_tile", interrupted)
     arguments = command(archives, tmp_path / "set", "--workers", 1)
     code, _, err = run_prepare(*arguments)
-    assert code == 130 and err.endswith("interrupted; run the same command again to go on\n")
+    assert code == 130 and err.endswith("interrupted; run the same command again to resume\n")
     assert [path.name for path in tmp_path.iterdir()] == [".set.partial"]
     written[:] = [None] * 100
     assert run_prepare(*arguments)[0] == 0

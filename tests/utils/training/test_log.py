@@ -10,13 +10,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.conftest import make_config
 from utils.errors import DataError
-from utils.training.log import RunLog, read_rows, step_line
-from utils.training.state import LossWatch
+from utils.training.log import RunLog, format_duration, read_rows, step_line
+from utils.training.state import NonFiniteGuard
 
 
 def make_state(dist, step=0):
-    watch = LossWatch(dist)
-    return SimpleNamespace(dist=dist, step=step, step_in_epoch=0, loss_watch=watch, epoch=1)
+    guard = NonFiniteGuard(dist)
+    return SimpleNamespace(dist=dist, step=step, step_in_epoch=0, guard=guard, epoch=1)
 
 
 def open_log(folder, dist, first_step=0, *overrides, state=None):
@@ -52,7 +52,7 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(tmp_path, dist):
 def test_a_loss_that_is_not_finite_ends_the_run_when_it_is_reported(tmp_path, dist):
     state = make_state(dist)
     log = open_log(tmp_path, dist, state=state)
-    state.loss_watch.note(3, torch.tensor(float("nan")), ("a", "b"))
+    state.guard.note(3, torch.tensor(float("nan")), ("a", "b"))
     log.step(3, losses(float("nan")), 0.1, ("a", "b"))
     with pytest.raises(DataError, match=r"not finite at step 3 \(tiles: a, b\)"):
         log.step(4, losses(1.0), 0.1, ("c", "d"))
@@ -70,6 +70,14 @@ def test_a_line_of_steps_has_fixed_places():
     )
     faster = {**row, "images_per_s": 1234.5, "data_wait_share": 1.0, "memory_gib": 70.0}
     assert len(step_line(faster, 9)) == len(line)
+
+
+@pytest.mark.parametrize(
+    ("time_s", "text"),
+    [(0, "00:00:00"), (59.6, "00:01:00"), (3725, "01:02:05"), (180_000, "2 days 02:00:00")],
+)
+def test_durations_are_rounded_to_seconds(time_s, text):
+    assert format_duration(time_s) == text
 
 
 class Clock:
@@ -96,7 +104,7 @@ def test_the_time_left_counts_steps_and_validations(tmp_path, dist, monkeypatch)
             yield step
 
     def train(first, last):
-        for step in log.timed(loader(first, last)):
+        for step in log.wait_for_data(loader(first, last)):
             clock.now += 1.5
             log.step(step, losses(1.0), 0.1, ("a",))
 

@@ -3,23 +3,23 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import make_config
-from utils.training.schedule import Rhythm
+from utils.training.schedule import ValidationSchedule
 
 
-def rhythm(*overrides):
-    return Rhythm(make_config(Path("data"), Path("runs"), *overrides))
+def schedule(*overrides):
+    return ValidationSchedule(make_config(Path("data"), Path("runs"), *overrides))
 
 
 def test_validation_every_few_epochs_and_at_the_end():
-    seven = rhythm("optim.num_epochs=7", "eval.every_epochs=3")
+    seven = schedule("optim.num_epochs=7", "eval.every_epochs=3")
     assert [epoch for epoch in range(1, 8) if seven.is_validated(epoch)] == [3, 6, 7]
     assert seven.num_validations == 3
-    assert rhythm("optim.num_epochs=6", "eval.every_epochs=3").num_validations == 2
+    assert schedule("optim.num_epochs=6", "eval.every_epochs=3").num_validations == 2
 
 
 def test_copies_are_kept_only_if_asked_for():
-    assert rhythm().kept_copies(2) == []
-    kept = rhythm("run.keep_every_epochs=2")
+    assert schedule().kept_copies(2) == []
+    kept = schedule("run.keep_every_epochs=2")
     assert [kept.kept_copies(epoch) for epoch in (1, 2, 4)] == [
         [],
         ["epoch_0002.pth"],
@@ -31,13 +31,13 @@ def test_copies_are_kept_only_if_asked_for():
     ("epoch", "num_stale", "over"), [(3, 0, False), (3, 1, False), (3, 2, True), (9, 0, True)]
 )
 def test_a_run_ends_with_its_epochs_or_its_patience(epoch, num_stale, over):
-    assert rhythm("optim.num_epochs=9", "eval.patience=2").is_over(epoch, num_stale) == over
+    assert schedule("optim.num_epochs=9", "eval.patience=2").is_over(epoch, num_stale) == over
 
 
 def test_without_patience_it_never_ends_early():
-    assert not rhythm("optim.num_epochs=9").is_over(8, 1000)
+    assert not schedule("optim.num_epochs=9").is_over(8, 1000)
 
 
 def test_validations_that_are_still_to_come():
-    seven = rhythm("optim.num_epochs=7", "eval.every_epochs=3")
+    seven = schedule("optim.num_epochs=7", "eval.every_epochs=3")
     assert [seven.num_validations_after(epoch) for epoch in range(8)] == [3, 3, 3, 2, 2, 2, 1, 0]

@@ -12,11 +12,11 @@ from utils.training.signals import StopRequest
 def test_a_signal_is_remembered_until_it_is_asked_for(dist, number):
     before = signal.getsignal(number)
     with StopRequest(dist, every_steps=10) as stop:
-        assert not stop.came(1)
+        assert not stop.stop_requested(1)
         os.kill(os.getpid(), number)
-        assert stop.came(2)
+        assert stop.stop_requested(2)
         with pytest.raises(Interrupted) as caught:
-            stop.leave()
+            stop.stop()
     assert caught.value.number == number
     assert signal.getsignal(number) == before
 
@@ -25,7 +25,7 @@ def test_nobody_leaves_before_all_are_there():
     met = []
     several = SimpleNamespace(world_size=3, barrier=lambda: met.append(True))
     with pytest.raises(Interrupted) as caught:
-        StopRequest(several, every_steps=10).leave()
+        StopRequest(several, every_steps=10).stop()
     assert met == [True] and caught.value.number == signal.SIGTERM  # another rank was told
 
 
@@ -42,4 +42,4 @@ def test_the_exit_code_names_the_signal(capsys):
     with pytest.raises(SystemExit) as left:
         run_command(main)
     assert left.value.code == 143
-    assert capsys.readouterr().err == ("stopped and saved; run the same command again to go on\n")
+    assert capsys.readouterr().err == ("stopped and saved; run the same command again to resume\n")
