@@ -1,7 +1,7 @@
 """Generate structure maps: data/NAME/images -> data/NAME/modalities/STORE.
 
-An interrupted run goes on where it stopped when the same command is given again. Any number of
-processes share the work, started together or, as shards, one by one and at any time::
+The same command resumes an interrupted run. Any number of processes share the work, started
+together or, as shards, one by one at any time::
 
     python generate.py --config configs/synthetic.yaml [key.sub=value ...]
     torchrun --nproc_per_node=4 generate.py --config configs/synthetic.yaml
@@ -23,9 +23,9 @@ from utils.distributed import DistContext, distributed_session
 from utils.errors import run_command
 from utils.malloc import keep_freed_memory
 
-PATIENCE = timedelta(days=14)  # how long a rank that has finished waits for the slowest one
+PATIENCE = timedelta(days=14)  # longest wait of a rank that has finished for the slowest one
 _SHARD_HELP = (
-    "make only the I-th of N shares, without waiting for the others; when all are made, the same "
+    "make only the I-th of N shards, independently of the others; when all are complete, the same "
     "command without --shard finishes the store"
 )
 
@@ -33,12 +33,10 @@ _SHARD_HELP = (
 def generate_store(
     config: Config, name: str, tile_set: TileSet, dist: DistContext, shard: Shard | None = None
 ) -> None:
-    """Complete the store of one modality, or a shard's share of it.
-
-    Call on all ranks; they share the tiles.
+    """Complete the store of one modality, or a shard of it. Call on all ranks: they share the work.
 
     Raises:
-        DataError: the store was begun with other settings, or some images could not be used.
+        DataError: the store was begun with other settings, or some maps could not be made.
     """
     settings = config.structure.selected()[name]
     generator = build_generator(name, settings, dist.device)
@@ -49,11 +47,17 @@ def generate_store(
     )
     folder = store_folder(tile_set.root, settings.store)
     store = Store(tile_set=tile_set, folder=folder, recipe=recipe, join=settings.join_tiles)
-    num_made = complete_store(store, generator, dist, shard)
+    num_made = complete_store(
+        store,
+        generator.generate_batch,
+        dist,
+        images_per_batch=generator.images_per_batch,
+        shard=shard,
+    )
     if dist.is_main and shard is not None:
         print(
-            f"{folder}: shard {shard.index} of {shard.count} is done, {num_made} maps made; when "
-            "all shards are done, run the same command without --shard to finish the store"
+            f"{folder}: shard {shard.index} of {shard.count} is complete, {num_made} maps made; "
+            "when all shards are, run the same command without --shard to finish the store"
         )
     elif dist.is_main:
         draw_store_sheet(tile_set, folder, values=generator.kind == "values")
@@ -63,7 +67,7 @@ def generate_store(
 
 
 def parse_shard(text: str) -> Shard:
-    """The argument type of ``--shard 3/8``."""
+    """Parse the argument of ``--shard 3/8``."""
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise argparse.ArgumentTypeError(f"must be I/N with 1 <= I <= N, e.g. 3/8, not '{text}'")

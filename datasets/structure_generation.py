@@ -1,27 +1,27 @@
-"""Completing a store: which maps are open, who makes them, and what a kill leaves behind.
+"""Generation of the missing maps of a store; restartable, and shared by ranks and shards.
 
 Tiles are computed in *units*, fixed runs of the sorted tile list. A unit is always computed whole,
-whoever does it and whatever is done already, so that what shares a batch never depends on the past
-or on the number of processes; only maps that are missing are written. Each map is written at once
-and whole, so a killed run loses what it was computing, and nothing else.
+whichever maps exist and whichever process computes it, so the members of a batch depend neither on
+the past nor on the number of processes; only missing maps are written. Each map is written at once
+and whole, so a killed run loses only what it was computing.
 
-Tiles that are to be joined with their neighbours go to ``STORE/.parts`` first; see
-``datasets.structure_joining``. The manifest comes last.
+Tiles that are to be joined with their neighbours are written to ``STORE/.parts`` first, see
+``datasets.structure_joining``. The manifest is written last.
 """
 
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from datasets.structure_joining import PARTS, Group, find_groups, join_groups
+from datasets.structure_joining import PARTS, Group, find_groups, join_groups, rank_progress
 from datasets.structure_maps import (
     MapRecipe,
     begin_store,
@@ -37,22 +37,14 @@ from datasets.tile_set import TileSet
 from utils.distributed import DistContext
 from utils.errors import DataError, UserError
 from utils.files import remove_partial, sha256_of
-from utils.progress import file_progress
 from utils.threads import WriteBehind, read_ahead
 
 _NUM_READERS, _NUM_WRITERS = 2, 2  # threads beside the computation
 _NUM_CHECKERS = 8
 
-
-class MapMaker(Protocol):
-    """What is needed of a generator (``models.structure.build.StructureGenerator``)."""
-
-    @property
-    def images_per_batch(self) -> int:
-        """Tiles of a unit."""
-
-    def generate_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Maps of several images."""
+# Images (H, W, 3) uint8 -> their maps: (H, W) uint16 segment ids, or (H, W) float32 values.
+GenerateBatch = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+Made = tuple[np.ndarray, dict[str, Any]]  # (H, W) uint16 ids or levels, and facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +53,8 @@ class Store:
 
     tile_set: TileSet
     folder: Path
-    recipe: MapRecipe  # how the maps are made
-    join: bool  # overlapping tiles of one source image are joined
+    recipe: MapRecipe
+    join: bool  # join overlapping tiles of a source image
 
     @property
     def parts(self) -> Path:
@@ -79,72 +71,82 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class _State:
-    """What is there of a tile."""
+class _TileState:
+    """State of a tile on disk."""
 
     source: str  # SHA-256 of its image
-    facts: dict[str, Any] | None  # of its map; None: none of this image and recipe
+    facts: dict[str, Any] | None  # of its map; None: no map of this image and recipe
     has_part: bool
 
 
 @dataclass(frozen=True)
 class _Image:
-    """A tile's image."""
+    """Image of a tile."""
 
     tile_id: str
     pixels: np.ndarray  # (H, W, 3) uint8 RGB
     source: str  # SHA-256 of its file
 
 
-Made = tuple[np.ndarray, dict[str, Any]]  # (H, W) uint16 ids or levels, and facts
+@dataclass(frozen=True)
+class _Plan:
+    """Work that is left for all ranks."""
+
+    units: list[list[str]]  # units with a pending tile
+    pending: set[str]  # tiles whose map, or part, is missing
+    groups: list[Group]  # groups that are not joined
+    to_join: set[str]  # their tiles
+    sources: dict[str, str]  # tile -> SHA-256 of its image, where known
 
 
 def complete_store(
-    store: Store, maker: MapMaker, dist: DistContext, shard: Shard | None = None
+    store: Store,
+    generate_batch: GenerateBatch,
+    dist: DistContext,
+    *,
+    images_per_batch: int,
+    shard: Shard | None = None,
 ) -> int:
-    """Make all maps that are missing, and finish the store. Call on all ranks; they share the work.
+    """Make all missing maps and finish the store. Call on all ranks, which share the work.
 
     Args:
-        store: what is to be there.
-        maker: makes the maps.
+        store: the store.
+        generate_batch: computes maps; raises ``UserError`` for images that have none.
         dist: this process.
-        shard: make this share of the tiles only, and leave the store unfinished.
+        images_per_batch: tiles in a unit.
+        shard: restricts the work to some of the units, and leaves the store unfinished.
 
     Returns:
-        How many maps (or parts of joined ones) all ranks made.
+        Number of maps (or parts of joined ones) made by all ranks.
 
     Raises:
         DataError: the store was begun with other settings, or some maps could not be made.
     """
     if dist.is_main:
         check_recipe(store.folder, store.recipe)
-    tile_ids, size = sorted(store.tile_set.tiles), maker.images_per_batch
-    units = [tile_ids[i : i + size] for i in range(0, len(tile_ids), size)]
+    tile_ids = sorted(store.tile_set.tiles)
+    firsts = range(0, len(tile_ids), images_per_batch)
+    units = [tile_ids[first : first + images_per_batch] for first in firsts]
     if shard is not None:
         units = units[shard.index - 1 :: shard.count]
     all_groups = find_groups(list(store.tile_set.tiles.values())) if store.join else []
-    states = _look(store, _needed(units, all_groups), dist)
-    sources = {tile_id: state.source for tile_id, state in states.items()}
-    groups = [group for group in all_groups if not _is_joined(group, states, sources)]
-    to_join = {tile.id for group in groups for tile in group.tiles}
-    open_tiles = {t for t in chain(*units) if _is_open(states.get(t), t in to_join)}
-    open_units = [unit for unit in units if not open_tiles.isdisjoint(unit)]
-    if dist.is_main and (open_units or (groups and shard is None)):
-        begin_store(store.folder, store.recipe)  # from now on nobody else can use it
+    plan = _make_plan(store, units, all_groups, dist)
+    if dist.is_main and (plan.units or (plan.groups and shard is None)):
+        begin_store(store.folder, store.recipe)  # from now on the store is refused as unfinished
     dist.barrier()
-    with _progress(store, open_tiles, to_join, dist):
-        made, failures = _make_maps(store, maker, open_units, open_tiles, to_join, dist)
-    sources |= made
+    made, failures = _make_maps(store, generate_batch, plan, 2 * images_per_batch, dist)
+    sources = plan.sources | made
     num_failed = len(failures)
     if shard is None:
-        complete = [g for g in groups if not any(tile.id in failures for tile in g.tiles)]
-        for index, text in _join(store, complete, sources, dist).items():
+        complete = [g for g in plan.groups if not any(tile.id in failures for tile in g.tiles)]
+        unjoined = join_groups(complete, store.folder, store.recipe, sources, dist)
+        for index, text in unjoined.items():
             failures[complete[index].source] = text
             num_failed += len(complete[index].tiles)
     if failures:
         lines = "".join(f"\n  {name}: {text}" for name, text in sorted(failures.items()))
         raise DataError(
-            f"{num_failed} of {len(tile_ids)} maps could not be made; the others are kept. Mend "
+            f"{num_failed} of {len(tile_ids)} maps could not be made; the others are kept. Repair "
             f"these and run the same command again:{lines}"
         )
     if shard is None and dist.is_main:
@@ -152,20 +154,29 @@ def complete_store(
     return len(made)
 
 
-def _needed(units: Sequence[Sequence[str]], groups: Sequence[Group]) -> list[str]:
-    """The tiles that must be looked at: those of the units, and what they are to be joined with."""
+def _make_plan(
+    store: Store, units: Sequence[list[str]], all_groups: Sequence[Group], dist: DistContext
+) -> _Plan:
+    """Find the work that is left in these units. Call on all ranks."""
+    # The state of a tile depends on the tiles that it is joined with, in these units or not.
     needed = set(chain(*units))
-    for group in groups:
+    for group in all_groups:
         members = {tile.id for tile in group.tiles}
         if not needed.isdisjoint(members):
             needed |= members
-    return sorted(needed)
+    states = _read_states(store, sorted(needed), dist)
+    sources = {tile_id: state.source for tile_id, state in states.items()}
+    groups = [group for group in all_groups if not _is_joined(group, states, sources)]
+    to_join = {tile.id for group in groups for tile in group.tiles}
+    pending = {t for t in chain(*units) if _is_missing(states.get(t), t in to_join)}
+    pending_units = [unit for unit in units if not pending.isdisjoint(unit)]
+    return _Plan(pending_units, pending, groups, to_join, sources)
 
 
-def _look(store: Store, tile_ids: Sequence[str], dist: DistContext) -> dict[str, _State]:
-    """What is there of each tile; one of which nothing is there is left out. Call on all ranks."""
+def _read_states(store: Store, tile_ids: Sequence[str], dist: DistContext) -> dict[str, _TileState]:
+    """Return the states of tiles; those without any map or part are left out. Call on all ranks."""
 
-    def look(tile_id: str) -> _State | None:
+    def read(tile_id: str) -> _TileState | None:
         image = store.tile_set.image_path(tile_id)
         files = (map_path(store.folder, tile_id), map_path(store.parts, tile_id))
         if not image.is_file() or not any(file.is_file() for file in files):
@@ -173,59 +184,42 @@ def _look(store: Store, tile_ids: Sequence[str], dist: DistContext) -> dict[str,
         source = sha256_of(image)
         facts = read_facts(store.folder, tile_id, source, store.recipe)
         part = read_facts(store.parts, tile_id, source, store.recipe)
-        return _State(source, facts, part is not None)
+        return _TileState(source, facts, part is not None)
 
-    ours, name = tile_ids[dist.rank :: dist.world_size], f"{store.folder.name}: looking"
+    ours, name = tile_ids[dist.rank :: dist.world_size], f"{store.folder.name}: checking"
     with ThreadPoolExecutor(_NUM_CHECKERS) as pool:
-        looked = tqdm(pool.map(look, ours), name, len(ours), leave=False, disable=not dist.is_main)
-        found = {t: state for t, state in zip(ours, looked, strict=True) if state is not None}
+        states = tqdm(pool.map(read, ours), name, len(ours), leave=False, disable=not dist.is_main)
+        found = {t: state for t, state in zip(ours, states, strict=True) if state is not None}
     return {tile_id: state for part in dist.gather(found) for tile_id, state in part.items()}
 
 
-def _is_joined(group: Group, states: Mapping[str, _State], sources: Mapping[str, str]) -> bool:
-    """Whether all its tiles have their joined maps."""
+def _is_joined(group: Group, states: Mapping[str, _TileState], sources: Mapping[str, str]) -> bool:
+    """Return True if all tiles of a group have their joined maps."""
     digest = group.digest(sources)
     if digest is None:
         return False
     return all((states[tile.id].facts or {}).get("group") == digest for tile in group.tiles)
 
 
-def _is_open(state: _State | None, is_to_join: bool) -> bool:
-    """Whether a tile's map is to be made, or its part."""
+def _is_missing(state: _TileState | None, is_to_join: bool) -> bool:
+    """Return True if a tile's map, or its part, has to be made."""
     if state is None:
         return True
     return not state.has_part if is_to_join else state.facts is None
 
 
-def _progress(
-    store: Store, open_tiles: Collection[str], to_join: Collection[str], dist: DistContext
-) -> AbstractContextManager[None]:
-    """A bar over the maps and parts that all processes make, on the main rank."""
-    if not dist.is_main:
-        return nullcontext()
-    stale = [map_path(store.folder, tile_id) for tile_id in {*open_tiles, *to_join}]
-    stale += [map_path(store.parts, tile_id) for tile_id in open_tiles]
-    names = [map_path(store.folder, tile_id).name for tile_id in store.tile_set.tiles]
-    return file_progress([store.folder, store.parts], names, stale, store.folder.name)
-
-
 def _make_maps(
-    store: Store,
-    maker: MapMaker,
-    open_units: Sequence[Sequence[str]],
-    open_tiles: Collection[str],
-    to_join: Collection[str],
-    dist: DistContext,
+    store: Store, generate_batch: GenerateBatch, plan: _Plan, ahead: int, dist: DistContext
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Make and write the maps of open tiles. Call on all ranks.
+    """Make and write the maps of pending tiles. Call on all ranks.
 
     Returns:
-        Tile -> SHA-256 of its image, and tile -> why it has no map; of all ranks.
+        Tile -> SHA-256 of its image, and tile -> reason of its failure; of all ranks.
     """
-    units = open_units[dist.rank :: dist.world_size]
+    units = plan.units[dist.rank :: dist.world_size]
     sources: dict[str, str] = {}
     failures: dict[str, str] = {}
-    size, values = maker.images_per_batch, holds_values(store.recipe.generator)
+    values = holds_values(store.recipe.generator)
 
     def read(tile_id: str) -> _Image | str:
         try:
@@ -234,66 +228,60 @@ def _make_maps(
             return str(error)
         return _Image(tile_id, pixels, sha256_of(store.tile_set.image_path(tile_id)))
 
-    reading = read_ahead(read, chain(*units), num_threads=_NUM_READERS, ahead=2 * size)
-    with closing(reading), WriteBehind(num_threads=_NUM_WRITERS, behind=2 * size) as writer:
+    reading = read_ahead(read, chain(*units), num_threads=_NUM_READERS, ahead=ahead)
+    num_pending = len(plan.pending.intersection(chain(*units)))
+    with (
+        closing(reading),
+        WriteBehind(num_threads=_NUM_WRITERS, behind=ahead) as writer,
+        rank_progress(num_pending, store.folder.name, dist) as bar,
+    ):
         for unit in units:
             found = dict(zip(unit, islice(reading, len(unit)), strict=True))
             images = [image for image in found.values() if isinstance(image, _Image)]
             failures |= {t: text for t, text in found.items() if isinstance(text, str)}
-            results = _generate(maker, [image.pixels for image in images], values)
+            results = _generate(generate_batch, [image.pixels for image in images], values)
             for image, made in zip(images, results, strict=True):
-                if image.tile_id not in open_tiles:
+                if image.tile_id not in plan.pending:
                     continue
                 if isinstance(made, str):
                     failures[image.tile_id] = made
                     continue
                 sources[image.tile_id] = image.source
-                folder = store.parts if image.tile_id in to_join else store.folder
+                folder = store.parts if image.tile_id in plan.to_join else store.folder
                 levels, facts = made
                 job = (folder, image.tile_id, levels, image.source, store.recipe, facts)
                 writer.call(write_map, *job)
+            bar.update(len(plan.pending.intersection(unit)))
     gathered = dist.gather((sources, failures))
     sources = {tile_id: digest for part, _ in gathered for tile_id, digest in part.items()}
     return sources, {tile_id: text for _, part in gathered for tile_id, text in part.items()}
 
 
-def _generate(maker: MapMaker, images: Sequence[np.ndarray], values: bool) -> list[Made | str]:
-    """The map of each image, or why there is none."""
+def _generate(
+    generate_batch: GenerateBatch, images: Sequence[np.ndarray], values: bool
+) -> list[Made | str]:
+    """Return the map of each image, or the reason of its failure."""
     if not images:
         return []
     try:
-        return [_as_map(made, values) for made in maker.generate_batch(images)]
+        return [_to_disk(made, values) for made in generate_batch(images)]
     except UserError as error:
         if len(images) == 1:
             return [str(error)]
-        return [_generate(maker, [image], values)[0] for image in images]  # which one it was
+        # One by one, to find the image that failed.
+        return [_generate(generate_batch, [image], values)[0] for image in images]
 
 
-def _as_map(made: np.ndarray, values: bool) -> Made:
-    """What is written of what a generator made."""
+def _to_disk(made: np.ndarray, values: bool) -> Made:
+    """Convert a generator's map to what is written."""
     if not values:
         return made, {"num_segments": int(made.max())}
     levels, ends = depth_levels(made)
     return levels, {"range": ends}
 
 
-def _join(
-    store: Store, groups: Sequence[Group], sources: Mapping[str, str], dist: DistContext
-) -> dict[int, str]:
-    """Join groups that have all their parts: which ones cannot be, and why. Call on all ranks."""
-    if not groups:
-        return {}
-    watch: AbstractContextManager[None] = nullcontext()
-    if dist.is_main:
-        paths = [map_path(store.folder, tile.id) for group in groups for tile in group.tiles]
-        names = [path.name for path in paths]
-        watch = file_progress([store.folder], names, paths, f"{store.folder.name}: joining")
-    with watch:
-        return join_groups(groups, store.folder, store.recipe, sources, dist)
-
-
 def _finish(store: Store, groups: Sequence[Group], sources: Mapping[str, str]) -> None:
-    """Write the manifest and clear what was needed on the way."""
+    """Write the manifest and delete intermediate files."""
     joined = []
     for group in groups:
         first = group.tiles[0].id

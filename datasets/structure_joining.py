@@ -1,9 +1,9 @@
-"""Joining the maps of overlapping tiles: one id an object, one scale of depth, per source image.
+"""Joining the maps of overlapping tiles: one id per object, one scale of depth per source image.
 
-Every tile of a group (the tiles of one source image that hang together by overlaps) is mapped on
-its own first, to a *part*. ``utils.mosaic`` then finds what the parts agree on. The work is shared:
-each rank looks at some of the overlaps, and writes some of the maps. A joined map carries the
-digest of all images of its group, so that it is not taken for done when a neighbour has changed.
+Every tile of a group (the tiles of one source image that are connected by overlaps) is first mapped
+on its own, to a *part*. ``utils.mosaic`` then joins the parts. The work is shared: each rank
+compares some of the overlaps and writes some of the maps. A joined map carries the digest of all
+images of its group, so it counts as missing when a neighbour has changed.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 from datasets.structure_maps import (
     LARGEST,
@@ -47,7 +48,7 @@ from utils.mosaic import (
 from utils.regions import connected_groups
 from utils.threads import WriteBehind
 
-PARTS = ".parts"  # folder in a store: the maps of tiles that are still to be joined
+PARTS = ".parts"  # folder in a store for the maps of tiles that are still to be joined
 _NUM_IN_MEMORY = 16  # parts; a tile of a grid and its neighbours are nine
 _NUM_WRITERS, _NUM_BEHIND = 2, 4
 
@@ -56,14 +57,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Group:
-    """Tiles of one source image that hang together by overlaps, at least two."""
+    """Tiles of one source image that are connected by overlaps, at least two."""
 
     source: str
     tiles: tuple[Tile, ...]  # sorted by id
     layout: Layout = field(repr=False)
 
     def digest(self, sources: Mapping[str, str]) -> str | None:
-        """SHA-256 of the tiles' places and images; None if an image's hash is not in ``sources``.
+        """Return the SHA-256 of the tiles' places and images; None if an image is not known.
 
         Args:
             sources: tile id -> SHA-256 of its image file.
@@ -75,7 +76,7 @@ class Group:
 
 
 def find_groups(tiles: Sequence[Tile]) -> list[Group]:
-    """All groups of a data set, sorted by their first tile; a tile without overlap is in none."""
+    """Return all groups of a data set, by their first tile; tiles without overlap are in none."""
     by_source: dict[str, list[Tile]] = {}
     for tile in sorted(tiles, key=lambda tile: tile.id):
         by_source.setdefault(tile.source, []).append(tile)
@@ -90,15 +91,15 @@ def find_groups(tiles: Sequence[Tile]) -> list[Group]:
 
 @dataclass(frozen=True)
 class _Solution:
-    """What joins the parts of a group."""
+    """Solution that joins the parts of a group."""
 
     facts: dict[str, Any]  # written into every map of the group
-    tables: Sequence[np.ndarray] = ()  # segments: of each part, its id -> id in the image
-    alignment: Alignment | None = None  # values: the parts' scales
+    tables: Sequence[np.ndarray] = ()  # for segments: for each part, its id -> id in the image
+    alignment: Alignment | None = None  # for values: scales and shifts of the parts
 
 
 class _Parts:
-    """The parts of a store, the last few of them in memory."""
+    """Parts of a store, with a cache of the last few."""
 
     def __init__(self, folder: Path, sources: Mapping[str, str], recipe: MapRecipe) -> None:
         self._folder, self._sources, self._recipe = folder / PARTS, sources, recipe
@@ -110,13 +111,13 @@ class _Parts:
         if found is None:
             path = map_path(self._folder, tile.id)
             raise MissingDataError(
-                f"{path} has gone or changed while the maps were joined; run the same command "
+                f"{path} was deleted or changed while the maps were joined; run the same command "
                 "again, in one process or one torchrun at a time"
             )
         return found
 
     def _read(self, tile: Tile) -> np.ndarray:
-        """A part's ids, ``(H, W)`` int32, or its values, ``(H, W)`` float32."""
+        """Read a part's ids, ``(H, W)`` int32, or its values, ``(H, W)`` float32."""
         levels = read_map(map_path(self._folder, tile.id))
         if not self._values:
             return levels.astype(np.int32)
@@ -135,16 +136,17 @@ def join_groups(
     Args:
         groups: the same on every rank.
         folder: the store; its parts are in ``.parts``.
-        recipe: how its maps are made.
-        sources: of every tile, the SHA-256 of its image file.
+        recipe: recipe of its maps.
+        sources: tile id -> SHA-256 of its image file.
         dist: this process.
 
     Returns:
-        Index of a group -> why its tiles cannot be joined; the same on every rank.
+        Index of a group -> reason why it cannot be joined; the same on every rank.
     """
     parts = _Parts(folder, sources, recipe)
     pairs = [(g, pair) for g, group in enumerate(groups) for pair in group.layout.pairs]
     compare = overlap_moments if holds_values(recipe.generator) else match_segments
+    # Each rank compares its overlaps; all ranks then know all comparisons.
     ours: list[dict[tuple[int, int], np.ndarray]] = [{} for _ in groups]
     for g, (i, j) in _share(pairs, dist):
         one, other = groups[g].tiles[i], groups[g].tiles[j]
@@ -152,23 +154,34 @@ def join_groups(
         ours[g][i, j] = compare(parts.read(one)[part], parts.read(other)[other_part])
     gathered = dist.gather(ours)
     found = [{key: f for each in gathered for key, f in each[g].items()} for g in range(len(ours))]
-    # One rank solves for all: another machine might round otherwise.
+    # One rank solves for all: another machine might round differently.
     solved = _solve_all(groups, found, parts) if dist.is_main else ({}, {})
     solutions, failures = dist.gather(solved)[0]
-    with WriteBehind(num_threads=_NUM_WRITERS, behind=_NUM_BEHIND) as writer:
-        places = [(g, i) for g in solutions for i in range(len(groups[g].tiles))]
-        for g, i in _share(places, dist):
+    places = _share([(g, i) for g in solutions for i in range(len(groups[g].tiles))], dist)
+    with (
+        WriteBehind(num_threads=_NUM_WRITERS, behind=_NUM_BEHIND) as writer,
+        rank_progress(len(places), f"{folder.name}: joining", dist) as bar,
+    ):
+        for g, i in places:
             tile, facts = groups[g].tiles[i], solutions[g].facts
             facts = {"group": groups[g].digest(sources), **facts}
             if not is_done(folder, tile.id, sources[tile.id], recipe, facts["group"]):
                 levels = _render(groups[g], i, solutions[g], parts)
                 writer.call(write_map, folder, tile.id, levels, sources[tile.id], recipe, facts)
+            bar.update()
     dist.barrier()
     return failures
 
 
+def rank_progress(num_ours: int, text: str, dist: DistContext) -> tqdm:
+    """Return a bar over this rank's tiles times the number of ranks, shown by the main rank."""
+    scale = dist.world_size if dist.world_size > 1 else False
+    off = not dist.is_main or num_ours == 0
+    return tqdm(total=num_ours, desc=text, unit="tile", unit_scale=scale, smoothing=0, disable=off)
+
+
 def _share(jobs: list[T], dist: DistContext) -> list[T]:
-    """This rank's share, all of one piece: neighbours need the same parts."""
+    """Return this rank's share as one contiguous run: neighbours need the same parts."""
     first, last = (len(jobs) * rank // dist.world_size for rank in (dist.rank, dist.rank + 1))
     return jobs[first:last]
 
@@ -176,7 +189,7 @@ def _share(jobs: list[T], dist: DistContext) -> list[T]:
 def _solve_all(
     groups: Sequence[Group], found: Sequence[Mapping[tuple[int, int], np.ndarray]], parts: _Parts
 ) -> tuple[dict[int, _Solution], dict[int, str]]:
-    """By index of a group its solution, or why there is none."""
+    """Return by index of a group its solution, or the reason why there is none."""
     solutions, failures = {}, {}
     for g, (group, compared) in enumerate(zip(groups, found, strict=True)):
         try:
@@ -196,8 +209,8 @@ def _solve(
         num_segments = max(int(table.max()) for table in tables)
         if num_segments > LARGEST:
             raise DataError(
-                f"the source image '{group.source}' has {num_segments} segments in its "
-                f"{len(facts)} tiles together, a 16-bit map holds {LARGEST}; set "
+                f"the {len(facts)} tiles of source image '{group.source}' have {num_segments} "
+                f"segments together, a 16-bit map holds {LARGEST}; set "
                 "structure.sam.join_tiles=false, or settings that give larger segments"
             )
         return _Solution({"num_segments": num_segments}, tables=tables)
@@ -210,7 +223,7 @@ def _solve(
 
 
 def _render(group: Group, index: int, solution: _Solution, parts: _Parts) -> np.ndarray:
-    """The joined map of one tile, ``(H, W)`` uint16."""
+    """Return the joined map of one tile, ``(H, W)`` uint16."""
     needed = (index, *group.layout.neighbours[index])
     maps = {i: parts.read(group.tiles[i]) for i in needed}
     if solution.alignment is None:

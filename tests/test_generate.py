@@ -123,7 +123,7 @@ def test_shards_say_what_is_next_and_the_last_run_finishes(tiles, capsys):
     for index in (1, 2):
         folder = run(tiles, shard=Shard(index=index, count=2))
         assert capsys.readouterr().out == (
-            f"{folder}: shard {index} of 2 is done, 6 maps made; when all shards are done, run the "
+            f"{folder}: shard {index} of 2 is complete, 6 maps made; when all shards are, run the "
             "same command without --shard to finish the store\n"
         )
         assert not (folder / "contact_sheet.png").exists()
@@ -163,19 +163,18 @@ def test_download_is_asked_for_before_anything_else(tmp_path, recipe_path, monke
 
 
 @pytest.fixture
-def forty(tmp_path):
-    """Forty tiles whose superpixels take a while."""
-    return write_cut_set(tmp_path / "forty", {"p": picture(5 * 192, 8 * 192)}, 192, 0)
+def many(tmp_path):
+    """24 tiles whose superpixels take a while."""
+    return write_cut_set(tmp_path / "many", {"p": picture(4 * 160, 6 * 160)}, 160, 0)
 
 
 SLOW = ("structure.superpixels.num_iterations=60", "run.device=cpu")
 
 
-def start(recipe, tiles):
-    """generate.py on two ranks."""
+def start(recipe, tiles, launcher):
     command = ["generate.py", "--config", str(recipe), f"data.root={tiles.root}", *SLOW]
     return subprocess.Popen(
-        [sys.executable, *TORCHRUN, *command],
+        [sys.executable, *launcher, *command],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
@@ -184,19 +183,22 @@ def start(recipe, tiles):
 
 
 def kill_with_children(process):
-    """SIGKILL to torchrun and to its ranks, which are in process groups of their own."""
+    """SIGKILL to a program, and to torchrun's ranks, which are in process groups of their own."""
     lists = Path(f"/proc/{process.pid}/task").glob("*/children")
     for number in [process.pid, *(int(n) for each in lists for n in each.read_text().split())]:
         os.kill(number, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
 
 
-def test_ten_kills_at_random_moments_change_nothing(forty, recipe_path):
-    straight = contents(run(forty, *SLOW))
-    shutil.rmtree(forty.root / "modalities")
-    folder, kept, rng = store_folder(forty.root, "superpixels"), {}, random.Random(0)
-    for _ in range(10):
-        process, enough = start(recipe_path, forty), len(kept) + rng.randint(1, 3)
+@pytest.mark.parametrize(
+    ("num_kills", "launcher"), [(3, ()), pytest.param(10, TORCHRUN, marks=pytest.mark.slow)]
+)
+def test_kills_at_random_moments_change_nothing(many, recipe_path, num_kills, launcher):
+    straight = contents(run(many, *SLOW))
+    shutil.rmtree(many.root / "modalities")
+    folder, kept, rng = store_folder(many.root, "superpixels"), {}, random.Random(0)
+    for _ in range(num_kills):
+        process, enough = start(recipe_path, many, launcher), len(kept) + rng.randint(1, 2)
         while len(list(folder.glob("[!.]*.tif"))) < enough and process.poll() is None:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.1))
@@ -204,6 +206,6 @@ def test_ten_kills_at_random_moments_change_nothing(forty, recipe_path):
         found = {path: path.stat().st_ino for path in folder.glob("[!.]*.tif")}
         assert found.items() >= kept.items()
         kept = found
-    assert start(recipe_path, forty).wait() == 0
+    assert start(recipe_path, many, launcher).wait() == 0
     assert contents(folder) == straight
-    assert len(kept) < 40 and all(path.stat().st_ino == inode for path, inode in kept.items())
+    assert len(kept) < 24 and all(path.stat().st_ino == inode for path, inode in kept.items())

@@ -1,6 +1,6 @@
 """Pictures cut into overlapping tiles, and generators that map them without a network.
 
-As a program it completes stores, to be killed and to be run on several ranks::
+As a program it completes stores, to be killed::
 
     python -m tests.datasets.fakes ROOT SECONDS_PER_TILE [segments] [values]
 """
@@ -109,11 +109,18 @@ def store_of(tile_set: TileSet, kind: str) -> Store:
     return Store(tile_set=tile_set, folder=folder, recipe=RECIPES[kind], join=True)
 
 
+def fill(
+    store: Store, generator: FakeGenerator, dist: DistContext, shard: Shard | None = None
+) -> int:
+    size = generator.images_per_batch
+    return complete_store(store, generator.generate_batch, dist, images_per_batch=size, shard=shard)
+
+
 def complete(
     tile_set: TileSet, generator: FakeGenerator, dist: DistContext, shard: Shard | None = None
 ) -> Path:
     store = store_of(tile_set, generator.kind)
-    complete_store(store, generator, dist, shard)
+    fill(store, generator, dist, shard)
     return store.folder
 
 
@@ -126,15 +133,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 def whole_map(tile_set: TileSet, folder: Path, source: str) -> np.ndarray:
     """The maps of a source's tiles put together; they must agree where they overlap."""
     tiles = [tile for tile in tile_set.tiles.values() if tile.source == source]
-    height = max(tile.top_px + tile.height_px for tile in tiles)
-    width = max(tile.left_px + tile.width_px for tile in tiles)
-    whole = np.full((height, width), -1)
+    size = max(tile.bottom_px for tile in tiles), max(tile.right_px for tile in tiles)
+    whole = np.full(size, -1)
     for tile in tiles:
-        rows = slice(tile.top_px, tile.top_px + tile.height_px)
-        columns = slice(tile.left_px, tile.left_px + tile.width_px)
-        ids, before = read_map(map_path(folder, tile.id)), whole[rows, columns]
+        ids, before = read_map(map_path(folder, tile.id)), whole[tile.slices]
         assert ((before == -1) | (before == ids)).all(), tile.id
-        whole[rows, columns] = ids
+        whole[tile.slices] = ids
     return whole
 
 

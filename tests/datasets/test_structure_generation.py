@@ -11,7 +11,7 @@ from PIL import Image
 
 from datasets import structure_generation as generation
 from datasets.rasters import write_raster
-from datasets.structure_generation import Shard, complete_store
+from datasets.structure_generation import Shard
 from datasets.structure_maps import from_levels, map_path, read_facts, read_manifest, read_map
 from datasets.tile_set import TileSet
 from tests.conftest import single_process
@@ -19,6 +19,7 @@ from tests.datasets.fakes import (
     FakeGenerator,
     complete,
     contents,
+    fill,
     picture,
     store_of,
     write_cut_set,
@@ -70,13 +71,13 @@ def test_a_unit_is_computed_whole_and_only_what_is_missing_is_written(tiles, wri
 def test_a_shard_makes_its_units_and_leaves_the_store_unfinished(tiles, written):
     generator = FakeGenerator("segments", images_per_batch=4)
     store, shard = store_of(tiles, "segments"), Shard(index=1, count=2)
-    assert complete_store(store, generator, single_process(), shard) == 6
+    assert fill(store, generator, single_process(), shard) == 6
     assert set(written) == ids(tiles, 0, 1, 2, 3, 8, 9)
-    assert complete_store(store, generator, single_process(), shard) == 0
+    assert fill(store, generator, single_process(), shard) == 0
     with pytest.raises(MissingDataError, match="are missing or not finished"):
         read_manifest(store.folder)
     complete(tiles, generator, single_process())
-    complete_store(store, generator, single_process(), shard)  # does not open it again
+    fill(store, generator, single_process(), shard)  # does not open it again
     assert read_manifest(store.folder)[1].keys() == tiles.tiles.keys()
 
 
@@ -91,8 +92,8 @@ def test_a_broken_file_does_not_take_its_batch_along(tiles):
         complete(tiles, generator, single_process())
     head, *lines = str(error.value).splitlines()
     assert head == (
-        "2 of 10 maps could not be made; the others are kept. Mend these and run the same command "
-        "again:"
+        "2 of 10 maps could not be made; the others are kept. Repair these and run the same "
+        "command again:"
     )
     assert [line.split(":")[0].strip() for line in lines] == sorted(ids(tiles, 0, 5))
     assert generator.batches == [3, 3, 2]
@@ -182,7 +183,7 @@ def test_tiles_are_written_as_they_are_if_they_are_not_to_be_joined(tmp_path):
     tiles = write_cut_set(tmp_path / "cut", {"p": picture(64, 96)}, 40, 10)
     apart = replace(store_of(tiles, "segments"), join=False)
     generator = FakeGenerator("segments")
-    complete_store(apart, generator, single_process())
+    fill(apart, generator, single_process())
     for tile_id in tiles.tiles:
         expected = generator.generate(tiles.read_image(tile_id))
         assert np.array_equal(read_map(map_path(apart.folder, tile_id)), expected)

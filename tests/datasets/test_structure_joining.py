@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from datasets import structure_joining as joining
-from datasets.structure_generation import Shard, complete_store
+from datasets.structure_generation import Shard
 from datasets.structure_joining import find_groups
 from datasets.structure_maps import map_path, read_manifest, read_map
 from datasets.tile_set import Tile, TileSet
@@ -24,11 +24,13 @@ from tests.datasets.fakes import (
     complete,
     contents,
     depth_of,
+    fill,
     picture,
     store_of,
     whole_map,
     write_cut_set,
 )
+from utils.distributed import DistContext
 from utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,7 +118,7 @@ def test_shards_and_a_finishing_run_give_what_one_run_gives(tiles: TileSet, kind
     for index in (3, 1, 2):
         generator = FakeGenerator(kind, 4)
         shard = Shard(index=index, count=3)
-        num_made += complete_store(store_of(tiles, kind), generator, single_process(), shard)
+        num_made += fill(store_of(tiles, kind), generator, single_process(), shard)
         assert sum(generator.batches) <= 12
     assert num_made == 35
     generator = FakeGenerator(kind, 4)
@@ -163,37 +165,44 @@ def test_too_many_segments_of_one_picture_are_named_with_the_remedy(tiles, monke
     head, line = str(error.value).splitlines()
     assert head.startswith("30 of 35 maps could not be made")
     assert line == (
-        f"  a: the source image 'a' has {num_segments} segments in its 30 tiles together, a 16-bit "
+        f"  a: the 30 tiles of source image 'a' have {num_segments} segments together, a 16-bit "
         f"map holds {num_segments - 1}; set structure.sam.join_tiles=false, or settings that give "
         "larger segments"
     )
 
 
-def start(root: Path, seconds: float, *launcher: str) -> subprocess.Popen:
-    """Complete both stores in another process, or several, each unit of tiles taking a while."""
+def start(root: Path, seconds: float) -> subprocess.Popen:
+    """Complete both stores in another process, each unit of tiles taking a while."""
     return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "tests.datasets.fakes", str(root), str(seconds), *KINDS],
+        [sys.executable, "-m", "tests.datasets.fakes", str(root), str(seconds), *KINDS],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
     )
 
 
-def complete_both(tiles: TileSet) -> dict[str, bytes]:
+def complete_both(dist: DistContext, tiles: TileSet) -> dict[str, bytes]:
     for kind in KINDS:
-        complete(tiles, FakeGenerator(kind, 2), single_process())
+        complete(tiles, FakeGenerator(kind, 2), dist)
     return contents(tiles.root / "modalities")
 
 
-def test_kills_between_parts_and_joined_maps_change_nothing(tiles: TileSet):
-    plain = complete_both(tiles)
+@pytest.mark.parametrize(
+    "kills",
+    [  # parts, and maps, in a store when it is killed: there are 35 when joining begins
+        [("segments", 50)],
+        pytest.param(
+            [*(("segments", n) for n in (3, 31, 36, 50)), *(("values", n) for n in (5, 36, 50))],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_kills_between_parts_and_joined_maps_change_nothing(tiles: TileSet, kills):
+    plain = complete_both(single_process(), tiles)
     stores = tiles.root / "modalities"
     shutil.rmtree(stores)
     rng, kept = random.Random(0), {}
-    # Parts, and maps, in a store when it is killed: there are 35 when joining begins.
-    for kind, num_files in zip(
-        KINDS[:1] * 4 + KINDS[1:] * 3, (3, 31, 36, 50, 5, 36, 50), strict=True
-    ):
+    for kind, num_files in kills:
         process = start(tiles.root, 0.02)
         while len(list((stores / kind).rglob("*.tif"))) < num_files and process.poll() is None:
             time.sleep(0.002)
@@ -203,15 +212,13 @@ def test_kills_between_parts_and_joined_maps_change_nothing(tiles: TileSet):
         found = {path: path.stat().st_ino for path in stores.rglob("[!.]*.tif")}
         assert all(found.get(path, inode) == inode for path, inode in kept.items())
         kept = found
-    assert start(tiles.root, 0).wait() == 0
-    assert contents(stores) == plain
+    assert complete_both(single_process(), tiles) == plain
     done = [path for path in kept if path.exists()]
-    assert len(done) > 35 and all(path.stat().st_ino == kept[path] for path in done)
+    assert len(done) > 10 and all(path.stat().st_ino == kept[path] for path in done)
 
 
-def test_two_ranks_give_what_one_gives(tiles: TileSet):
-    plain = complete_both(tiles)
+def test_two_ranks_give_what_one_gives(tiles: TileSet, ranks):
+    plain = complete_both(single_process(), tiles)
     shutil.rmtree(tiles.root / "modalities")
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    assert start(tiles.root, 0, *torchrun).wait() == 0
+    ranks(complete_both, tiles)
     assert contents(tiles.root / "modalities") == plain
