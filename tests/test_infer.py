@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from tests.conftest import single_process
 from utils.boxes import Box
 from utils.config import config_from_dict
 from utils.errors import ConfigError, DataError, run_command
-from utils.inference import results
+from utils.inference import export, results
 from utils.inference.maps import choose_maps
 
 
@@ -224,3 +226,59 @@ def test_the_command_exits_non_zero_without_a_traceback(run_infer, photos, tmp_p
     assert end.value.code == 2 and "5 of 6 images segmented" in output.out
     assert "broken.png cannot be read as an image" in output.err
     assert "Traceback" not in output.err
+
+
+def test_without_images_and_export_the_command_names_what_is_missing(checkpoint, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["infer.py", "--checkpoint", str(checkpoint.path)])
+    with pytest.raises(ConfigError, match=r"name the images and a folder for the results: --input"):
+        infer.main()
+
+
+def test_an_exported_network_is_described(checkpoint, tmp_path, monkeypatch, capsys):
+    """The command line alone; ``tests/models/test_export.py`` checks the files."""
+    calls = []
+
+    def export_network(network, channels, path, metadata, size_px):
+        calls.append((network.training, channels, path, metadata, size_px))
+        return 1e-6
+
+    monkeypatch.setattr(export, "export_network", export_network)
+    path = tmp_path / "net.onnx"
+    line = ["infer.py", "--checkpoint", str(checkpoint.path), "--export", str(path)]
+    monkeypatch.setattr(sys, "argv", line)
+    infer.main()
+    ((training, channels, written, metadata, size_px),) = calls
+    assert (training, written, size_px) == (False, path, (64, 64))
+    text = f"{path}: logits of image (N, 3, 64, 64) and structure (N, {channels}, 64, 64)"
+    assert text in capsys.readouterr().out
+    assert metadata["classes"] == checkpoint.identity.classes
+    assert metadata["maps"]["superpixels"]["settings"]["segment_size_px"] == 8
+    assert metadata["structure"]["superpixels"]["encodings"]
+
+
+def test_a_submission_holds_the_label_maps_of_the_split(run_infer, data_root, tmp_path, capsys):
+    output = run_infer(data_root, tmp_path / "out", "--split", "test", "--submission")
+    assert f"{output / 'submission.zip'} holds 2 images" in capsys.readouterr().out
+    tile_set = open_tile_set(data_root)
+    with zipfile.ZipFile(output / "submission.zip") as packed:
+        names = {f"{tile_set.tiles[tile_id].source}.png" for tile_id in tile_set.split("test")}
+        assert set(packed.namelist()) == names
+        for name in names:
+            assert packed.read(name) == (output / "index" / name).read_bytes()
+
+
+def test_a_submission_needs_other_names_and_all_images(run_infer, photos, tmp_path):
+    """Names that clash are refused before anything is computed."""
+    output = tmp_path / "out"
+    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png would both be a\.png in the sub"):
+        run_infer(photos, output, "--submission")
+    assert not output.exists()
+    (photos / "a.jpg").write_bytes(b"")
+    (photos / "a.jpg").rename(photos / "broken.jpg")
+    with pytest.raises(DataError, match="1 of 5 images could not be segmented"):
+        run_infer(photos, output, "--submission")
+    assert not (output / "submission.zip").exists()
+    (photos / "broken.jpg").unlink()
+    run_infer(photos, output, "--submission")
+    with zipfile.ZipFile(output / "submission.zip") as packed:
+        assert packed.namelist() == ["a.png", "b.png", "c.png", "grey.png"]

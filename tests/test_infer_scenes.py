@@ -24,9 +24,9 @@ from rasterio.warp import transform_geom
 import infer
 from tests.conftest import make_config, train_briefly
 from tests.hostile_images import BAD, GOOD, write_hostile_images
-from utils.errors import ConfigError, DataError, run_command
+from utils.errors import DataError, run_command
 from utils.evaluation.evaluate import classes_of
-from utils.inference import chunks, export
+from utils.inference import chunks
 from utils.inference import run as run_module
 from utils.inference.inputs import find_inputs
 from utils.inference.results import OutputSettings
@@ -34,13 +34,13 @@ from utils.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data" / "geotiff-samples" / "images"
-SIZE = (700, 500)
+SIZE = (400, 300)
 PLACE = Affine(0.3, 0, 271000, 0, -0.3, 5040000)
 # In another process: small chunks and strips, and a kill at the third strip that is written.
 KILL = """
 import os, signal
 from utils.inference import chunks, results
-chunks.CHUNK_PX, results._STRIP_PX, overlay, calls = 150, 50_000, results.overlay, []
+chunks.CHUNK_PX, results._STRIP_PX, overlay, calls = 150, 20_000, results.overlay, []
 def kill(*arguments):
     calls.append(1)
     if len(calls) == 3:
@@ -60,32 +60,27 @@ def checkpoint(data_root, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    """A tiled, compressed GeoTIFF of Montreal's grid (EPSG 32188, metres)."""
+    """A tiled, compressed GeoTIFF on Montreal's grid (EPSG 32188, metres)."""
     path = tmp_path_factory.mktemp("scene") / "scene.tif"
-    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    write_geotiff(path, image)
+    write_geotiff(path, np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8))
     return path
 
 
 def write_geotiff(path, image):
-    height, width = image.shape[:2]
-    with rasterio.open(
-        *(path, "w"),
-        driver="GTiff",
-        height=height,
-        width=width,
-        count=3,
-        dtype="uint8",
-        crs="EPSG:32188",
-        transform=PLACE,
-        tiled=True,
-        blockxsize=128,
-        blockysize=128,
-        compress="deflate",
-        predictor=2,
-        photometric="RGB",
-    ) as target:
+    profile = {
+        **{"driver": "GTiff", "count": 3, "dtype": "uint8", "photometric": "RGB"},
+        **{"height": image.shape[0], "width": image.shape[1]},
+        **{"crs": "EPSG:32188", "transform": PLACE},
+        **{"tiled": True, "blockxsize": 128, "blockysize": 128},
+        **{"compress": "deflate", "predictor": 2},
+    }
+    with rasterio.open(path, "w", **profile) as target:
         target.write(image.transpose(2, 0, 1))
+
+
+def pixels(path):
+    with rasterio.open(path) as file:
+        return file.read()
 
 
 def command(checkpoint, source, output, *arguments, before=""):
@@ -102,17 +97,11 @@ def command(checkpoint, source, output, *arguments, before=""):
     )
 
 
-def pixels(path):
-    with rasterio.open(path) as file:
-        return file.read()
-
-
 def test_a_geotiff_comes_back_in_its_place_and_equals_the_image_in_memory(
-    checkpoint, scene, tmp_path, monkeypatch
+    run_infer, checkpoint, scene, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(chunks, "CHUNK_PX", 150)
-    output = tmp_path / "out"
-    run(monkeypatch, checkpoint, scene, output, "--write", "index,color,overlay,confidence")
+    output = run_infer(scene, tmp_path / "out", "--write", "index,color,overlay,confidence")
     image = pixels(scene).transpose(1, 2, 0)
     labels = infer.load_predictor(checkpoint.path, device="cpu")(image)
     assert len(np.unique(labels)) > 1
@@ -129,131 +118,130 @@ def test_a_geotiff_comes_back_in_its_place_and_equals_the_image_in_memory(
     assert np.array_equal(shown, palette)
 
 
-def run(monkeypatch, checkpoint, source, output, *arguments):
-    line = ["infer.py", "--checkpoint", checkpoint.path, "--input", source, "--output", output]
-    monkeypatch.setattr(sys, "argv", [*map(str, [*line, *arguments])])
-    infer.main()
-
-
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not at hand")
-def test_the_real_geotiffs_come_back_in_their_place(checkpoint, tmp_path, monkeypatch):
-    output = tmp_path / "out"
-    run(monkeypatch, checkpoint, SHARED, output)
+def test_the_real_geotiffs_come_back_in_their_place(run_infer, tmp_path):
+    output = run_infer(SHARED, tmp_path / "out", "--write", "index,overlay")
     sources = sorted(SHARED.iterdir())
     assert len(sources) == 2
     for source in sources:
-        for kind in ("index", "color", "overlay"):
+        for kind in ("index", "overlay"):
             with rasterio.open(source) as one, rasterio.open(output / kind / source.name) as other:
                 assert one.crs is not None and one.crs == other.crs
                 assert one.transform == other.transform and one.shape == other.shape
 
 
-def test_a_world_file_goes_with_a_png(checkpoint, tmp_path, monkeypatch):
+def test_a_world_file_goes_with_a_png(run_infer, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.new("RGB", (40, 30)).save(folder / "a.jpg")
     (folder / "a.jgw").write_text("0.5\n0\n0\n-0.5\n100.25\n199.75\n")
-    run(monkeypatch, checkpoint, folder, tmp_path / "out")
+    run_infer(folder, tmp_path / "out")
     with rasterio.open(tmp_path / "out/index/a.png") as file:
         assert file.transform == Affine(0.5, 0, 100, 0, -0.5, 200)
 
 
+def test_polygons_lie_where_the_image_lies(run_infer, checkpoint, scene, tmp_path):
+    output = run_infer(scene, tmp_path / "out", "--write", "index,polygons")
+    labels = pixels(output / "index/scene.tif")[0]
+    features = json.loads((output / "polygons/scene.geojson").read_text())["features"]
+    shapes, areas = [], Counter()
+    for feature in features:
+        facts = feature["properties"]
+        in_place = transform_geom("EPSG:4326", "EPSG:32188", feature["geometry"])
+        shapes.append((in_place, facts["class"]))
+        areas[facts["class"]] += facts["area_px"]
+        assert facts["area_m2"] == pytest.approx(0.09 * facts["area_px"])
+        assert facts["name"] == checkpoint.identity.classes[facts["class"]]
+    back = rasterize(shapes, out_shape=SIZE, transform=PLACE, fill=255, dtype="uint8")
+    assert np.array_equal(back, labels)
+    assert areas == Counter(labels.ravel().tolist())
+
+
 def infer_together(dist, checkpoint, source, output):
-    """Segment a folder with all ranks sharing the rows of every image; the error, if any."""
-    predict = infer.load_predictor(checkpoint, device="cpu")  # leaves the process group open
-    recipe = load_checkpoint(checkpoint).identity
+    """Segment a folder, all ranks sharing the rows of every image; return the error."""
+    segmenter = infer.load_predictor(checkpoint, device="cpu")  # must leave the group open
+    identity = load_checkpoint(checkpoint).identity
     settings = OutputSettings(
         folder=output,
         kinds=("index", "overlay", "confidence"),
-        classes=tuple(recipe.classes),
-        palette=tuple(map(tuple, recipe.palette)),
+        classes=tuple(identity.classes),
+        palette=tuple(map(tuple, identity.palette)),
     )
+    images = find_inputs(source, output, None)
     with (
         mock.patch.object(run_module, "SHARED_FROM_PX", 1),
         mock.patch.object(chunks, "CHUNK_PX", 150),
         pytest.raises(DataError) as error,
     ):
-        run_module.infer_images(
-            predict, find_inputs(source, output, None), settings, dist, digest=""
-        )
+        run_module.infer_images(segmenter, images, settings, dist, digest="")
     return str(error.value)
 
 
-def test_ranks_that_share_the_rows_write_what_one_writes(checkpoint, scene, tmp_path, ranks):
-    """Also if another image breaks on one rank: then it is a failure of all."""
-    folder = tmp_path / "photos"
+def test_ranks_that_share_the_rows_write_what_one_writes(
+    run_infer, checkpoint, scene, tmp_path, ranks
+):
+    """An image that breaks on one rank is a failure of all, and another one is not lost."""
+    folder, together = tmp_path / "photos", tmp_path / "together"
     folder.mkdir()
     whole = scene.read_bytes()
     shutil.copy(scene, folder / "good.tif")
-    (folder / "broken.tif").write_bytes(whole[:200_000] + bytes(100_000) + whole[300_000:])
-    output = tmp_path / "two"
-    errors = ranks(infer_together, checkpoint.path, folder, output)
+    (folder / "broken.tif").write_bytes(whole[:100_000] + b"\xff" * 50_000 + whole[150_000:])
+    errors = ranks(infer_together, checkpoint.path, folder, together)
     assert errors[0] == errors[1]
     assert "1 of 2 images could not be segmented" in errors[0] and "broken.tif" in errors[0]
-    assert not [*output.rglob(".*.partial")] and not (output / "index/broken.tif").exists()
-    alone = tmp_path / "one"
-    with pytest.MonkeyPatch.context() as patch:
-        run(patch, checkpoint, folder / "good.tif", alone, "--write", "index,overlay,confidence")
-    for kind in ("index", "overlay", "confidence"):
-        names = [folder / kind / "good.tif" for folder in (alone, output)]
-        assert names[0].read_bytes() == names[1].read_bytes()
+    assert not [*together.rglob(".*.partial")] and not (together / "index/broken.tif").exists()
+    kinds = ("index", "overlay", "confidence")
+    alone = run_infer(folder / "good.tif", tmp_path / "alone", "--write", ",".join(kinds))
+    for kind in kinds:
+        paths = [output / kind / "good.tif" for output in (alone, together)]
+        assert np.array_equal(*map(pixels, paths)), kind
 
 
-def test_ranks_take_images_in_turn(checkpoint, photos, run_infer, tmp_path, ranks):
-    outputs = [tmp_path / "one", tmp_path / "two"]
-    line = ["--checkpoint", checkpoint.path, "--input", photos, "--output", outputs[1]]
-    codes = [code for code, *_ in ranks.script("infer", *line)]
-    with pytest.MonkeyPatch.context() as patch:
-        run(patch, checkpoint, photos, outputs[0])
-    assert codes == [0, 0]
-    names = sorted(path.relative_to(outputs[0]) for path in outputs[0].rglob("*.[pt][ni][gf]"))
-    assert len(names) == 16  # three kinds of five images, and the legend
+def test_ranks_take_images_in_turn(run_infer, checkpoint, photos, tmp_path, ranks):
+    together = tmp_path / "together"
+    line = ["--checkpoint", checkpoint.path, "--input", photos, "--output", together]
+    assert [code for code, *_ in ranks.script("infer", *line)] == [0, 0]
+    alone = run_infer(photos, tmp_path / "alone")
+    names = [p.relative_to(alone) for p in alone.rglob("*") if p.suffix in (".png", ".tif", ".csv")]
+    assert len(names) == 17  # three kinds of five images, the legend, the areas
     for name in names:
-        assert (outputs[0] / name).read_bytes() == (outputs[1] / name).read_bytes()
-    assert (outputs[0] / "areas.csv").read_text() == (outputs[1] / "areas.csv").read_text()
+        assert (alone / name).read_bytes() == (together / name).read_bytes()
 
 
-def test_a_kill_leaves_nothing_that_looks_finished(checkpoint, scene, tmp_path, monkeypatch):
-    output = tmp_path / "out"
-    killed = command(checkpoint, scene, output, before=KILL)
+def test_a_kill_leaves_nothing_that_looks_finished(run_infer, checkpoint, scene, tmp_path):
+    killed = command(checkpoint, scene, tmp_path / "out", before=KILL)
     assert killed.wait() == -signal.SIGKILL, killed.stderr.read()[-2000:]
-    left = [path for path in output.rglob("*") if path.is_file()]
+    left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert left and all(path.name.endswith(".partial") for path in left)
-    check_continued(checkpoint, scene, output, tmp_path / "fresh", monkeypatch)
-
-
-def check_continued(checkpoint, scene, output, fresh, monkeypatch):
-    """Run the killed command again; the results are those of a run in an empty folder."""
-    for folder in (output, fresh):
-        run(monkeypatch, checkpoint, scene, folder)
-    assert not [*output.rglob(".*.partial")]
-    for kind in ("index", "color", "overlay"):
-        assert np.array_equal(
-            pixels(output / kind / "scene.tif"), pixels(fresh / kind / "scene.tif")
-        )
-    assert (output / "areas.csv").read_text() == (fresh / "areas.csv").read_text()
+    check_repeated(run_infer, scene, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
-def test_a_kill_at_any_moment(checkpoint, scene, tmp_path, monkeypatch, seed):
-    output = tmp_path / "out"
-    process = command(checkpoint, scene, output)
-    while not output.exists() and process.poll() is None:
+def test_a_kill_at_any_moment(run_infer, checkpoint, scene, tmp_path, seed):
+    process = command(checkpoint, scene, tmp_path / "out")
+    while not (tmp_path / "out").exists() and process.poll() is None:
         time.sleep(0.01)
     time.sleep(random.Random(seed).uniform(0, 3))
     process.kill()
     process.wait()
-    if (output / "done").is_dir() and any((output / "done").glob("*.json")):
-        assert pixels(output / "index/scene.tif").shape == (1, *SIZE)
-    check_continued(checkpoint, scene, output, tmp_path / "fresh", monkeypatch)
+    check_repeated(run_infer, scene, tmp_path)
 
 
-def test_hostile_files_are_done_or_named(checkpoint, tmp_path, monkeypatch, capsys):
+def check_repeated(run_infer, scene, folder):
+    """Repeat the killed command; the results are those of a run in an empty folder."""
+    again, fresh = (run_infer(scene, folder / name) for name in ("out", "fresh"))
+    assert not [*again.rglob(".*.partial")]
+    for kind in ("index", "color", "overlay"):
+        assert np.array_equal(*(pixels(output / kind / "scene.tif") for output in (again, fresh)))
+    assert (again / "areas.csv").read_text() == (fresh / "areas.csv").read_text()
+
+
+def test_hostile_files_are_done_or_named(run_infer, tmp_path, capsys):
     folder = tmp_path / "photos"
     write_hostile_images(folder)
     with pytest.raises(SystemExit) as end:
-        run_command(lambda: run(monkeypatch, checkpoint, folder, tmp_path / "out"))
+        run_command(lambda: run_infer(folder, tmp_path / "out"))
     out, err = capsys.readouterr()
     assert end.value.code == 2 and "Traceback" not in err
     assert f"{len(GOOD)} of {len(GOOD) + len(BAD)} images segmented" in out
@@ -278,7 +266,7 @@ def test_a_scene_of_20000_x_20000_with_the_tiny_network_within_3_gib(data_root, 
     write_geotiff(scene, np.tile(part, (side // 2000, side // 2000, 1)))
     # Not ru_maxrss, which begins with the memory of the process that started this one.
     watch = "import atexit, re; atexit.register(lambda: print('peak', "
-    watch += "re.search('VmHWM: *(.*) kB', open('/proc/self/status').read())[1])); "
+    watch += "re.search('VmHWM: *(.*) kB', open('/proc/self/status').read())[1]))"
     done = command(checkpoint, scene, output, "--write", "index", before=watch)
     out, err = done.communicate()
     assert done.returncode == 0, err[-2000:]
@@ -295,50 +283,3 @@ def test_a_scene_of_20000_x_20000_with_the_tiny_network_within_3_gib(data_root, 
     strips = segmenter.strips(None, (side, side), lambda r, c: image[r, c], rows)
     labels = torch.cat([classes_of(logits) for _, logits in strips]).numpy()
     assert np.array_equal(written, labels)
-
-
-def test_polygons_lie_where_the_image_lies(checkpoint, scene, tmp_path, monkeypatch):
-    output = tmp_path / "out"
-    run(monkeypatch, checkpoint, scene, output, "--write", "index,polygons")
-    labels = pixels(output / "index/scene.tif")[0]
-    found = json.loads((output / "polygons/scene.geojson").read_text())
-    in_place = [
-        transform_geom("EPSG:4326", "EPSG:32188", f["geometry"]) for f in found["features"]
-    ]
-    shapes = [(g, f["properties"]["class"]) for g, f in zip(in_place, found["features"], strict=True)]
-    back = rasterize(shapes, out_shape=SIZE, transform=PLACE, fill=255, dtype="uint8")
-    assert np.array_equal(back, labels)
-    areas = Counter()
-    for feature in found["features"]:
-        facts = feature["properties"]
-        areas[facts["class"]] += facts["area_px"]
-        assert facts["area_m2"] == pytest.approx(0.09 * facts["area_px"])
-        assert facts["name"] == checkpoint.identity.classes[facts["class"]]
-    assert areas == Counter(labels.ravel().tolist())
-
-
-def test_the_network_is_exported_and_explains_itself(checkpoint, tmp_path, monkeypatch, capsys):
-    """The command line; ``tests/models/test_export.py`` proves the files."""
-    calls = []
-
-    def export_network(network, structure_channels, path, metadata):
-        assert not network.training
-        calls.append((structure_channels, path, metadata))
-        return 1e-6
-
-    monkeypatch.setattr(export, "export_network", export_network)
-    path = tmp_path / "net.onnx"
-    line = ["infer.py", "--checkpoint", checkpoint.path, "--export", path]
-    monkeypatch.setattr(sys, "argv", [*map(str, line)])
-    infer.main()
-    ((channels, written, metadata),) = calls
-    assert (channels, written) == (3, path)
-    assert metadata["classes"] == checkpoint.identity.classes
-    assert metadata["structure"]["control"] == "off"
-    assert f"{path}: logits of image (N, 3, " in capsys.readouterr().out
-
-
-def test_without_images_and_export_it_says_what_is_missing(checkpoint, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["infer.py", "--checkpoint", str(checkpoint.path)])
-    with pytest.raises(ConfigError, match=r"name the images and a folder for the results: --input"):
-        infer.main()
