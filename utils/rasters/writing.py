@@ -26,6 +26,7 @@ Palette = Sequence[tuple[int, int, int]]  # at most 256 colours
 BLOCK_PX = 512
 # Level 6 halves the class maps that level 1 writes; photographs it makes slower, not smaller.
 _LEVELS = {1: 6, 3: 1}
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 class RasterWriter:
@@ -55,7 +56,7 @@ class RasterWriter:
             raise ValueError(
                 f"{self._num_rows + len(rows)} rows for an image of {self._dataset.height}"
             )
-        rows = rows.reshape(len(rows), -1, bands)
+        rows = rows.reshape(len(rows), self._dataset.width, bands)
         while len(rows):
             start = self._num_rows % BLOCK_PX
             part = rows[: BLOCK_PX - start]
@@ -124,6 +125,7 @@ def open_writer(
             _check_whole(raw)
             if suffix == ".png":
                 rasterio.shutil.copy(raw, partial, driver="PNG", zlevel=_LEVELS[bands])
+                _check_png(partial)
         except RasterioError as error:
             raise OSError(f"{path} could not be written ({error.__cause__ or error})") from error
         finally:
@@ -167,12 +169,13 @@ def _place(dataset: DatasetWriter, placement: Placement) -> None:
     # A no-data value is not copied: it would be a class.
     if placement.area_or_point is not None:
         dataset.update_tags(AREA_OR_POINT=placement.area_or_point)
-    if placement.gcps:
+    if placement.gcps and placement.transform is None:  # a TIFF file holds one of both
         dataset.gcps = [*placement.gcps], placement.gcps_crs
-    if placement.crs is not None:
-        dataset.crs = placement.crs
-    if placement.transform is not None:
-        dataset.transform = placement.transform
+    else:
+        if placement.crs is not None:
+            dataset.crs = placement.crs
+        if placement.transform is not None:
+            dataset.transform = placement.transform
     if placement.rpcs is not None:
         dataset.rpcs = placement.rpcs
 
@@ -197,7 +200,19 @@ def _check_whole(path: Path) -> None:
                     for what in ("OFFSET", "SIZE")
                 )
                 if not offset or offset + length > num_bytes:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+                    raise _disk_full(path)
+
+
+def _check_png(path: Path) -> None:
+    """Raise ``OSError`` unless a PNG file has its end."""
+    with path.open("rb") as file:
+        file.seek(-len(_PNG_END), os.SEEK_END)
+        if file.read() != _PNG_END:
+            raise _disk_full(path)
+
+
+def _disk_full(path: Path) -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _write_world_file(path: Path, placement: Placement) -> None:
