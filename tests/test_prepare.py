@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.preparation import writer as tile_writer
 from datasets.preparation.classes import MaskDecoder, read_class_file
-from datasets.preparation.pipeline import writer as tile_writer
 from datasets.tile_set import is_prepared, open_tile_set, split_sha256
 from utils.errors import DataError
-from utils.files import open_image
+from utils.rasters.reading import open_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -64,7 +64,7 @@ def test_synthetic_twice_is_once_and_other_settings_are_refused(run, tmp_path):
     assert len(list((tmp_path / "images").iterdir())) == 2
     code, out, _ = run(*synthetic(tmp_path / "set", *images))
     assert code == 0 and "already prepared with these settings" in out
-    assert "images exists and is left as it is" in out
+    assert "images exists and is left unchanged" in out
     code, _, err = run(*synthetic(tmp_path / "set", "--seed", 5))
     assert code == 2
     assert "was prepared with other settings (wanted | found): seed: 5 | 0" in err
@@ -178,7 +178,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, folder, tmp_path, m
         (("--overlap", 8), "error: --overlap needs --tile-size"),
         (
             ("--sensor", "sam=x"),
-            "argument --sensor: must be NAME=FOLDER with the name of a folder that is no "
+            "argument --sensor: must be NAME=FOLDER, where NAME is a folder name and not a "
             "generator, not 'sam=x'",
         ),
         (("--images", "x"), "error: give --tree, or --images and --labels, not both"),
@@ -217,7 +217,8 @@ def test_dubai_masks_have_the_class_shares_their_readme_states():
     decoder = MaskDecoder(read_class_file(DUBAI_CLASSES))
     counts = np.zeros(256, np.int64)
     for path in sorted((SHARED / "dubai-aerial" / "train" / "masks").iterdir()):
-        decoded = decoder.decode(open_image(path), str(path))
+        with open_scene(path) as mask:
+            decoded = decoder.decode(mask, str(path))
         assert decoded.unknown == {}
         counts += decoded.pixels
     percent = 100 * counts[[0, 1, 2, 3, 4, 255]] / counts.sum()

@@ -11,7 +11,7 @@ from PIL import Image
 from datasets.loaders import build_eval_loader
 from datasets.preparation.classes import ClassFile
 from datasets.preparation.folder import find_split_folders, prepare_folder
-from datasets.preparation.tiling import Tiling
+from datasets.preparation.writer import Tiling
 from datasets.rasters import write_raster
 from datasets.tile_set import open_tile_set
 from tests.conftest import make_config, single_process

@@ -1,40 +1,130 @@
-"""Files in folders, in zip archives and in archives inside archives, found and read alike.
+"""Access to the files of a data set in folders, in zip archives and in archives inside archives.
 
-Every file has a name that says where it lies, from the given source on:
+Every file is named by its path from the given source on:
 ``Potsdam.zip/2_Ortho_RGB.zip/2_Ortho_RGB/top_potsdam_2_10_RGB.tif``, or the same without ``.zip``
-where a user has unpacked it. An inner archive that its outer one merely stores is read in place; a
-compressed one is unpacked to a temporary folder that goes when the block ends.
+where a user has unpacked it. An inner archive that is stored without compression is read in place;
+a compressed one is extracted once to a temporary folder, which is removed when the block ends.
 """
 
+import io
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any
+from typing import IO, Any, BinaryIO
+from warnings import catch_warnings, simplefilter
 
+from PIL import Image
 from tqdm import tqdm
 
-from datasets.preparation.members import Member
-from utils.errors import DataError, MissingDataError
+from utils.errors import DataError, MissingDataError, UserError
+from utils.rasters.reading import Raster, open_scene
 
 _NUM_NAMED = 3  # files in an error; the rest is counted
+_STRIP_ROWS = 512
+_BLOCK_BYTES = 1 << 20  # most image files have their header in the first
+_WHOLE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")  # opening them decodes all pixels
+_ORIENTATION, _FIRST_TURNED = 274, 5  # EXIF tag; from this value on, rows are seen as columns
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveFile:
+    """A file on disk or in a zip archive. Several threads may read it at the same time."""
+
+    name: str  # path from the source on
+    path: Path  # the file, or the archive on disk that contains it
+    archive: zipfile.ZipFile | None = None  # the innermost archive; None: a file by itself
+    entry: zipfile.ZipInfo | None = None  # its entry in the archive
+    scratch: Path = Path()  # folder for the extracted file
+
+    def identity(self) -> list[str | int]:
+        """Return plain values that change when the file is replaced."""
+        if self.entry is not None:
+            return [self.name, self.entry.file_size, self.entry.CRC]
+        status = self.path.stat()
+        return [self.name, status.st_size, status.st_mtime_ns]
+
+    @contextmanager
+    def open_image(self) -> Iterator[Raster]:
+        """Open an image for reading; a member of an archive is extracted and verified first.
+
+        Raises:
+            MissingDataError, DataError: the file is missing, damaged, or not an image.
+        """
+        if self.archive is None:
+            with open_scene(self.path) as raster:
+                yield raster
+            return
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=self.scratch) as folder:
+            path = Path(folder) / self.name.rpartition("/")[2]
+            with self.open() as packed, path.open("wb") as file:
+                shutil.copyfileobj(packed, file, _BLOCK_BYTES)
+            try:
+                with open_scene(path) as raster:
+                    yield raster
+            except UserError as error:
+                raise type(error)(str(error).replace(str(path), self.name)) from error
+
+    def image_size(self) -> tuple[int, int]:
+        """Return height and width as ``open_image`` does, from the header if that is possible.
+
+        Raises:
+            MissingDataError, DataError: as ``open_image``.
+        """
+        if self.archive is None:
+            with suppress(*_UNREADABLE):
+                return _size_in_header(self.path, _WHOLE_FORMATS)
+        else:
+            with self.open() as file:
+                head = io.BytesIO(file.read(_BLOCK_BYTES))
+            with suppress(*_UNREADABLE), catch_warnings():
+                simplefilter("ignore")  # Pillow's, of a file that is cut off
+                return _size_in_header(head, (*_WHOLE_FORMATS, "TIFF"))
+        # Any other format on disk, or a TIFF whose header is behind its pixels.
+        with self.open_image() as raster:
+            return raster.size
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """Open the archive's member; its CRC is verified when its end is reached.
+
+        Raises:
+            DataError: the member is damaged, encrypted, or compressed by an unknown method.
+        """
+        assert self.archive is not None and self.entry is not None
+        try:
+            with self.archive.open(self.entry) as file:
+                yield file
+        except RuntimeError as error:  # encrypted, or an unknown compression method
+            raise DataError(
+                f"{self.name} cannot be unpacked here ({error}); unpack its archive and give the "
+                "folder instead"
+            ) from error
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise DataError(f"{self.name} is damaged ({error}); get the archive again") from error
 
 
 class Archives:
-    """What lies in the given folders and archives. Use as a context manager.
+    """Index of the files in folders and zip archives. Use as a context manager.
 
     Args:
         sources: zip archives, and folders that are searched recursively for files and archives.
-        scratch: folder for archives that have to be unpacked first; it is removed at the end, and
-            so is what a killed run left in it.
-        skip: names of archives that nobody will ask for, in lower case.
-        in_place: likewise; archives that are read only where they need not be unpacked for it.
+        scratch: folder for compressed inner archives, emptied before and removed after use.
+        skip: names of archives that are not needed, in lower case.
+        in_place: names of archives that are indexed only if that needs no extraction, in lower
+            case.
 
     Raises:
         MissingDataError: a source does not exist.
-        DataError: an archive is truncated, encrypted, or packed in a way that cannot be read.
+        DataError: an archive is truncated, encrypted, or compressed by an unknown method.
     """
 
     def __init__(
@@ -46,19 +136,20 @@ class Archives:
     ) -> None:
         self._sources, self._scratch = sources, scratch
         self._skip, self._in_place = skip, in_place
-        self._by_file_name: dict[str, list[Member]] = {}
+        self._by_file_name: dict[str, list[ArchiveFile]] = {}
+        self._handles = ExitStack()
 
     def __enter__(self) -> "Archives":
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._clean_up()
         try:
-            members = [member for source in self._sources for member in self._list_source(source)]
+            files = [file for source in self._sources for file in self._list_source(source)]
         except BaseException:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._clean_up()
             raise
         # Of several files of one name the one in the fewest archives comes first.
-        members.sort(key=lambda member: (member.name.lower().count(".zip/"), member.name))
-        for member in members:
-            self._by_file_name.setdefault(_file_name(member.name), []).append(member)
+        files.sort(key=lambda file: (file.name.lower().count(".zip/"), file.name))
+        for file in files:
+            self._by_file_name.setdefault(_file_name(file.name), []).append(file)
         return self
 
     def __exit__(
@@ -67,48 +158,52 @@ class Archives:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        self._handles.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def members(self, pattern: str) -> Iterator[tuple[Member, re.Match[str]]]:
-        """Every file whose name ends like a regular expression, whatever the case, in order."""
+    def matching(self, pattern: str) -> Iterator[tuple[ArchiveFile, re.Match[str]]]:
+        """Yield every file whose path ends with a regular expression, regardless of case."""
         wanted = re.compile(rf"(?:^|/){pattern}$", re.IGNORECASE)
-        for members in self._by_file_name.values():
-            for member in members:
-                if match := wanted.search(member.name):
-                    yield member, match
+        for files in self._by_file_name.values():
+            for file in files:
+                if match := wanted.search(file.name):
+                    yield file, match
 
-    def find(self, names: dict[str, str], below: str = "") -> dict[str, Member]:
-        """The files of some sources, as far as they are there.
+    def find(self, names: dict[str, str], below: str = "") -> dict[str, ArchiveFile]:
+        """Return the files of those source images that have one.
 
         Args:
-            names: file name by source id, in any case.
-            below: regular expression of a folder or archive somewhere above the file, without
-                ``.zip``; empty: anywhere.
+            names: file name by source id, regardless of case.
+            below: regular expression of a folder or archive anywhere above the file, without
+                ``.zip``; empty: no restriction.
         """
         folder = re.compile(rf"(?:^|/){below}(?:\.zip)?/" if below else "", re.IGNORECASE)
         found = {}
         for source, name in names.items():
-            for member in self._by_file_name.get(name.lower(), []):
-                if folder.search(member.name):
-                    found[source] = member
+            for file in self._by_file_name.get(name.lower(), []):
+                if folder.search(file.name):
+                    found[source] = file
                     break
         return found
 
     def require(
         self, what: str, names: dict[str, str], archives: str, places: Sequence[str] = ("",)
-    ) -> dict[str, Member]:
-        """The files of all sources.
+    ) -> dict[str, ArchiveFile]:
+        """Return the files of all source images.
 
         Args:
-            what: what they are, for the error.
-            names: see ``find``.
-            archives: where they lie officially, for the error.
-            places: what ``find`` knows as ``below``, the first choice first.
+            what: kind of the files, singular, for the error.
+            names: as for ``find``.
+            archives: the official archive that contains them, for the error.
+            places: values of ``below`` for ``find``, the preferred one first.
 
         Raises:
-            MissingDataError: some are not there; counts and names them.
+            MissingDataError: files are missing; they are counted and the first are named.
         """
-        found: dict[str, Member] = {}
+        found: dict[str, ArchiveFile] = {}
         for below in reversed(places):
             found |= self.find(names, below)
         if missing := [name for source, name in names.items() if source not in found]:
@@ -120,7 +215,7 @@ class Archives:
             )
         return {source: found[source] for source in names}
 
-    def _list_source(self, source: Path) -> Iterator[Member]:
+    def _list_source(self, source: Path) -> Iterator[ArchiveFile]:
         if source.is_file():
             yield from self._list_zip(source, source.resolve().name)
         elif source.is_dir():
@@ -128,59 +223,108 @@ class Archives:
             for path in sorted(path for path in source.rglob("*") if path.is_file()):
                 inside = f"{name}/{path.relative_to(source).as_posix()}"
                 if path.suffix.lower() != ".zip":
-                    yield Member(name=inside, path=path)
+                    yield ArchiveFile(name=inside, path=path)
                 elif path.name.lower() not in self._skip:
                     yield from self._list_zip(path, inside)
         else:
-            raise MissingDataError(f"--source {source} is no file and no folder")
+            raise MissingDataError(f"--source {source} is neither a file nor a folder")
 
-    def _list_zip(self, path: Path, name: str) -> Iterator[Member]:
-        with path.open("rb") as file:
-            yield from self._list_part(path, file, 0, name)
-
-    def _list_part(self, path: Path, file: Any, start: int, name: str) -> Iterator[Member]:
-        """Members of the archive that ``file`` holds; it begins at byte ``start`` of ``path``."""
+    def _list_zip(
+        self, path: Path, name: str, start: int = 0, size: int | None = None
+    ) -> Iterator[ArchiveFile]:
+        """Yield the files of an archive, which is ``path`` or ``size`` bytes of it."""
+        # A handle of its own for each archive: ``zipfile`` locks it, and never closes it.
+        handle = self._handles.enter_context(path.open("rb"))
+        part: Any = handle if size is None else _Slice(handle, start, size)
         try:
-            infos = zipfile.ZipFile(file).infolist()
+            archive = zipfile.ZipFile(part)
         except (zipfile.BadZipFile, EOFError, ValueError) as error:
             raise DataError(
-                f"{name} is truncated or no zip archive ({error}); get it again"
+                f"{name} is truncated or not a zip archive ({error}); get it again"
             ) from error
-        for info in infos:
-            member = Member(
-                name=f"{name}/{info.filename}",
+        for entry in archive.infolist():
+            file = ArchiveFile(
+                name=f"{name}/{entry.filename}",
                 path=path,
-                zipped=info,
-                offset=start + info.header_offset,
+                archive=archive,
+                entry=entry,
+                scratch=self._scratch,
             )
-            if info.is_dir():
+            if entry.is_dir():
                 continue
-            if not info.filename.lower().endswith(".zip"):
-                yield member
-            elif _file_name(info.filename) not in self._skip:
-                yield from self._list_inner(member)
+            inner = _file_name(entry.filename)
+            if not inner.endswith(".zip"):
+                yield file
+            elif inner in self._skip:
+                continue
+            elif entry.compress_type == zipfile.ZIP_STORED:
+                first = start + _data_offset(part, entry)
+                yield from self._list_zip(path, file.name, first, entry.file_size)
+            elif inner not in self._in_place:
+                yield from self._list_zip(self._extract(file), file.name)
 
-    def _list_inner(self, member: Member) -> Iterator[Member]:
-        assert member.zipped is not None
-        if member.zipped.compress_type != zipfile.ZIP_STORED:
-            if _file_name(member.name) not in self._in_place:
-                yield from self._list_zip(self._unpack(member), member.name)
-            return
-        with member.path.open("rb") as file:
-            start, part = member.part_of(file)
-            yield from self._list_part(member.path, part, start, member.name)
-
-    def _unpack(self, member: Member) -> Path:
-        assert member.zipped is not None
+    def _extract(self, file: ArchiveFile) -> Path:
+        assert file.entry is not None
         self._scratch.mkdir(parents=True, exist_ok=True)
         path = self._scratch / f"{len(list(self._scratch.iterdir()))}.zip"
-        text = f"unpacking {member.name}"
-        bar = tqdm(desc=text, total=member.zipped.file_size, unit="B", unit_scale=True)
-        with path.open("wb") as file, bar:
-            for block in member.blocks():
-                file.write(block)
-                bar.update(len(block))
+        text, size = f"unpacking {file.name}", file.entry.file_size
+        with file.open() as packed, path.open("wb") as unpacked:
+            with tqdm.wrapattr(packed, "read", total=size, desc=text) as watched:
+                shutil.copyfileobj(watched, unpacked, _BLOCK_BYTES)
         return path
+
+
+class _Slice:
+    """A range of bytes of an open file, with the methods that ``zipfile`` needs.
+
+    Seeking in a stored member that ``zipfile`` has opened would read all bytes before the target.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self._file, self._start, self._size, self._position = file, start, size, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        position = offset + (0, self._position, self._size)[whence]
+        if position < 0:
+            raise OSError("seek before the start")
+        self._position = position
+        return position
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._size - self._position, 0)
+        self._file.seek(self._start + self._position)
+        data = self._file.read(left if size < 0 else min(size, left))
+        self._position += len(data)
+        return data
+
+
+def _data_offset(archive: BinaryIO, entry: zipfile.ZipInfo) -> int:
+    """Return the first byte of a member, behind its local header, name and extra field."""
+    archive.seek(entry.header_offset + 26)
+    lengths = archive.read(4)
+    name_bytes, extra_bytes = (
+        int.from_bytes(part, "little") for part in (lengths[:2], lengths[2:])
+    )
+    return entry.header_offset + 30 + name_bytes + extra_bytes
+
+
+def strips(height_px: int) -> Iterator[slice]:
+    """Yield rows to read at a time: decoding takes several times the memory of the pixels."""
+    for top in range(0, height_px, _STRIP_ROWS):
+        yield slice(top, min(top + _STRIP_ROWS, height_px))
+
+
+def _size_in_header(file: Path | io.BytesIO, formats: tuple[str, ...]) -> tuple[int, int]:
+    """Return height and width after the EXIF orientation, as ``open_scene`` shows an image."""
+    with Image.open(file, formats=formats) as image:
+        turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _file_name(name: str) -> str:

@@ -1,12 +1,13 @@
-"""``prepare.py check``: is a prepared data set, with its structure stores, what it says it is?
+"""``prepare.py check``: verification of a prepared data set and its structure stores.
 
-Every file is read once, tiles side by side. Nothing is changed; all faults are collected.
+Every file is read once and none is changed. All faults are collected before the command ends.
 """
 
 import argparse
+import csv
 import os
-import time
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,142 +15,458 @@ from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
+import numpy as np
 from tqdm import tqdm
 
-from datasets.preparation.check_lists import compare_histogram, list_findings
-from datasets.preparation.check_report import draw_samples, report_table, write_summary
-from datasets.preparation.check_splits import SplitFacts, find_duplicates, judge_split, split_facts
-from datasets.preparation.check_stores import find_strangers, judge_flat, open_stores
-from datasets.preparation.check_tiles import Finding, StoreRecord, TileFacts, examine_tile
-from datasets.preparation.submission import require_submission
-from datasets.tile_set import SPLITS, TileSet, open_tile_set
+from configs.schema import GENERATORS, IGNORE_INDEX
+from datasets.preparation.pipeline import Summary
+from datasets.preparation.writer import partial_folder
+from datasets.rasters import Kind, open_raster
+from datasets.structure_maps import (
+    SENSOR,
+    SHEET,
+    MapRecipe,
+    holds_values,
+    maker,
+    map_path,
+    read_facts,
+    read_manifest,
+    store_folder,
+)
+from datasets.tile_set import (
+    FILE_NAME,
+    LABEL_FOLDERS,
+    SPLITS,
+    TileSet,
+    count_values,
+    open_tile_set,
+    read_histogram,
+)
 from utils.errors import DataError, UserError
-from utils.inference.inputs import submission_sizes
+from utils.files import read_json, sha256_of, write_json
 from utils.threads import read_ahead
 
-_SUBMISSION_HELP = "check this submission.zip against the test images instead of the data set"
+_MANIFEST = "manifest.json"
+_PREPARE = "prepare the data set again"
+_NUM_LISTED = 5  # unknown values in a sentence
+_NUM_SHOWN = 3  # findings of a kind on the console
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault or a warning: one line that names the problem, the place and the remedy."""
+
+    kind: str  # findings of one kind are printed together, under this title
+    text: str
+    is_fault: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
-    """All that a check found."""
+class StoreRecord:
+    """A finished store of structure maps, as its manifest describes it."""
+
+    name: str
+    folder: Path
+    recipe: MapRecipe
+    sources: dict[str, str]  # SHA-256 of the image each map was made from, by tile
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileFacts:
+    """Content of the files of one tile."""
+
+    image_sha256: str | None  # of the image file, if it is readable and has more than one colour
+    counts: np.ndarray | None  # (256,) int64 pixels of every label value; None: no readable label
+    findings: list[Finding]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Result of a check."""
 
     tile_set: TileSet
     stores: tuple[StoreRecord, ...]
-    splits: dict[str, SplitFacts]
     tiles: dict[str, TileFacts]
-    faults: list[Finding]
-    warnings: list[Finding]
-    time_s: float
+    findings: list[Finding]
+
+    def texts(self, *, faults: bool) -> dict[str, list[str]]:
+        """Return the sentences of all faults, or of all warnings, by kind."""
+        texts: dict[str, list[str]] = {}
+        for finding in self.findings:
+            if finding.is_fault == faults:
+                texts.setdefault(finding.kind, []).append(finding.text)
+        return texts
+
+    def pixels(self, split: str) -> np.ndarray:
+        """Return pixels of every class and, last, of ignore, ``(num_tiles, num_classes + 1)``."""
+        kept = [*range(len(self.tile_set.classes)), IGNORE_INDEX]
+        counts = (self.tiles[tile_id].counts for tile_id in self.tile_set.splits[split])
+        rows = [count[kept] for count in counts if count is not None]
+        return np.array(rows, np.int64).reshape(-1, len(kept))
 
     def summary(self) -> dict[str, Any]:
-        """Plain values: what ``check.json`` holds and the table shows."""
+        """Return the content of ``check.json``, as plain values."""
+        tile_set, splits = self.tile_set, {}
+        for split in sorted(tile_set.splits, key=[*SPLITS, *tile_set.splits].index):
+            pixels, tile_ids = self.pixels(split), tile_set.splits[split]
+            tiles = [tile_set.tiles[tile_id] for tile_id in tile_ids]
+            splits[split] = {
+                "num_sources": len({tile.source for tile in tiles}),
+                "num_tiles": len(tile_ids),
+                "num_pixels": sum(tile.height_px * tile.width_px for tile in tiles),
+                "class_pixels": pixels[:, :-1].sum(0).tolist(),
+                "ignored_pixels": int(pixels[:, -1].sum()),
+                "class_weights": median_frequency_weights(pixels[:, :-1]),
+            }
         return {
-            "data": str(self.tile_set.root),
-            "name": self.tile_set.name,
-            "classes": list(self.tile_set.classes),
-            "bands": self.tile_set.bands,
-            "split": {"name": self.tile_set.split_name, "sha256": self.tile_set.split_sha256},
-            "time_s": round(self.time_s, 1),
-            "splits": {name: vars(found) for name, found in self.splits.items()},
-            "stores": {store.name: self._store(store) for store in self.stores},
-            "warnings": [vars(finding) for finding in self.warnings],
-            "faults": [vars(finding) for finding in self.faults],
-        }
-
-    def _store(self, store: StoreRecord) -> dict[str, Any]:
-        maps = [tile.maps[store.name] for tile in self.tiles.values() if store.name in tile.maps]
-        num_pixels = sum(facts.num_pixels for facts in maps)
-        return {
-            "kind": "values" if store.holds_values else "segments",
-            "generator": store.recipe.generator,
-            "num_maps": len(maps),
-            "empty_share": sum(facts.num_empty for facts in maps) / max(1, num_pixels),
-            "num_flat": sum(facts.is_flat for facts in maps),
+            "data": str(tile_set.root),
+            "name": tile_set.name,
+            "classes": list(tile_set.classes),
+            "bands": tile_set.bands,
+            "split": {"name": tile_set.split_name, "sha256": tile_set.split_sha256},
+            "splits": splits,
+            "stores": {store.name: store.recipe.generator for store in self.stores},
+            "warnings": self.texts(faults=False),
+            "faults": self.texts(faults=True),
         }
 
 
 def add_arguments(add: Callable[..., Any]) -> None:
-    """Arguments of ``prepare.py check``."""
+    """Add the arguments of ``prepare.py check``."""
     add("--data", type=Path, required=True, help="a prepared data set, data/NAME")
-    add("--output", type=Path, help="folder for check.json and check.png; left out: DATA/check")
-    add("--submission", type=Path, metavar="FILE.zip", help=_SUBMISSION_HELP)
+    add("--output", type=Path, help="folder for check.json; default: DATA/check")
 
 
 def run(args: argparse.Namespace) -> None:
-    """``prepare.py check``."""
-    tile_set = open_for_check(args.data)
-    if args.submission is not None:
-        sizes = submission_sizes(tile_set, "test")
-        require_submission(args.submission, sizes, len(tile_set.classes))
-        return
-    output = args.output or args.data / "check"
-    findings = check_tile_set(tile_set)
-    summary = findings.summary()
-    write_summary(output, summary)
-    draw_samples(output, tile_set, [*findings.splits], findings.stores, findings.tiles)
-    print(report_table(summary), end="\n\n")
-    if findings.faults:
-        number = len(findings.faults)
+    """Run ``prepare.py check``.
+
+    Raises:
+        MissingDataError, DataError: the data set cannot be opened, or has faults.
+    """
+    report = check_tile_set(_open(args.data))
+    path = (args.output or args.data / "check") / "check.json"
+    summary = report.summary()
+    write_json(path, summary)
+    print(format_summary(summary), end="\n\n")
+    number = sum(map(len, summary["faults"].values()))
+    if number:
         raise DataError(
-            f"{args.data} has {number} fault{'s' if number > 1 else ''}; all are listed in "
-            f"{output / 'check.json'}"
+            f"{args.data} has {number} fault{'s' if number > 1 else ''}; all are listed in {path}"
         )
-    print(f"no fault found; see {output / 'check.json'} and {output / 'check.png'}")
+    print(f"no fault found; see {path}")
 
 
-def open_for_check(root: Path) -> TileSet:
-    """``open_tile_set``, with a sentence also for lists that make no sense."""
+def _open(root: Path) -> TileSet:
     try:
         return open_tile_set(root)
     except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{root}: dataset.json, tiles.csv or a list in splits is damaged ({error!r}); prepare "
-            "the data set again"
+            f"{root}: dataset.json, tiles.csv or a list in splits is damaged ({error!r}); "
+            f"{_PREPARE}"
         ) from error
 
 
-def check_tile_set(tile_set: TileSet) -> Findings:
+def check_tile_set(tile_set: TileSet) -> Report:
     """Examine a data set and its stores."""
-    start_s = time.monotonic()
-    stores, faults = open_stores(tile_set)
-    more_faults, warnings = list_findings(tile_set)
-    faults += more_faults
-    kinds = _label_kinds(tile_set)
-    examine = partial(examine_tile, tile_set, stores, kinds)
+    hidden = {t for split in tile_set.unlabelled for t in tile_set.splits.get(split, ())}
+    kinds = {t: () if t in hidden else tile_set.label_kinds for t in tile_set.tiles}
+    stores, findings = _open_stores(tile_set)
+    findings += [*_check_lists(tile_set)]
+    examine = partial(_examine_tile, tile_set, stores, kinds)
     num_threads = os.cpu_count() or 1  # hashing and counting keep all cores busy
     reading = read_ahead(examine, tile_set.tiles, num_threads=num_threads, ahead=4 * num_threads)
     with closing(reading) as found, catch_warnings():
-        simplefilter("ignore", UserWarning)  # Pillow's, of damaged headers: these are faults below
+        simplefilter("ignore", UserWarning)  # Pillow's, of damaged headers: they are faults here
         bar = tqdm(found, desc="checking", total=len(tile_set.tiles), unit="tile")
-        tiles = {facts.tile_id: facts for facts in bar}
+        tiles = dict(zip(tile_set.tiles, bar, strict=True))
     for facts in tiles.values():
-        faults += facts.faults
-        warnings += facts.warnings
-    faults += compare_histogram(tile_set, tiles)
-    names = sorted(tile_set.splits, key=[*SPLITS, *tile_set.splits].index)  # as they are used
-    splits = {split: split_facts(tile_set, split, tiles) for split in names}
-    for split, split_found in splits.items():
-        warnings += judge_split(tile_set, split, split_found)
-    judged = [judge_flat(store, list(tiles.values())) for store in stores]
-    judged += [find_duplicates(tile_set, tiles), find_strangers(tile_set, stores, kinds)]
-    for more_faults, more_warnings in judged:
-        faults += more_faults
-        warnings += more_warnings
-    return Findings(
-        tile_set=tile_set,
-        stores=stores,
-        splits=splits,
-        tiles=tiles,
-        faults=faults,
-        warnings=warnings,
-        time_s=time.monotonic() - start_s,
+        findings += facts.findings
+    findings += [*_check_histogram(tile_set, tiles, hidden)]
+    findings += [*_find_duplicates(tile_set, tiles)]
+    findings += [*_find_unexpected_files(tile_set, stores, kinds)]
+    return Report(tile_set=tile_set, stores=stores, tiles=tiles, findings=findings)
+
+
+def _examine_tile(
+    tile_set: TileSet,
+    stores: tuple[StoreRecord, ...],
+    label_kinds: Mapping[str, tuple[str, ...]],
+    tile_id: str,
+) -> TileFacts:
+    """Read all files of a tile to their end."""
+    findings: list[Finding] = []
+    path, sha256 = tile_set.image_path(tile_id), None
+    image = _read(tile_set, tile_id, path, "RGB", _PREPARE, findings)
+    counts = {}
+    for kind in label_kinds[tile_id]:
+        label_path = tile_set.target_path(tile_id, kind)
+        target = _read(tile_set, tile_id, label_path, "8-bit", _PREPARE, findings)
+        if target is not None:
+            counts[kind] = count_values(target)
+            findings += [*_check_values(tile_set, label_path, counts[kind])]
+    if image is not None:
+        sha256 = sha256_of(path)
+    for store in stores:
+        if sha256 is not None and store.sources.get(tile_id, sha256) != sha256:
+            text = f"{path} changed after its map in {store.folder} was made; run "
+            text += f"{maker(store.recipe.generator)} again"
+            findings.append(Finding("maps of changed images", text))
+        _check_map(tile_set, store, tile_id, findings)
+    if image is not None and (image == image[0, 0]).all():
+        sha256 = None  # tiles of one colour are no duplicates
+    return TileFacts(image_sha256=sha256, counts=counts.get("full"), findings=findings)
+
+
+def _read(
+    tile_set: TileSet, tile_id: str, path: Path, kind: Kind, remedy: str, findings: list[Finding]
+) -> np.ndarray | None:
+    """Map the pixels of a file and compare its size with the tile's; None if it is unreadable."""
+    if not path.is_file():
+        findings.append(Finding("missing files", f"{path} does not exist; {remedy}"))
+        return None
+    try:
+        array = open_raster(path, kind)
+    except UserError as error:
+        findings.append(Finding("unreadable files", str(error)))
+        return None
+    tile = tile_set.tiles[tile_id]
+    if array.shape[:2] != (tile.height_px, tile.width_px):
+        text = f"{path} is {array.shape[0]} x {array.shape[1]}, tiles.csv says {tile.height_px} x "
+        text += f"{tile.width_px} (height x width); {remedy}"
+        findings.append(Finding("wrong sizes", text))
+    return array
+
+
+def _check_values(tile_set: TileSet, path: Path, counts: np.ndarray) -> Iterator[Finding]:
+    num_classes = len(tile_set.classes)
+    unknown = [v for v in range(num_classes, IGNORE_INDEX) if counts[v]]
+    if unknown:
+        listed = ", ".join(f"{v} ({counts[v]:,} pixels)" for v in unknown[:_NUM_LISTED])
+        more = f" and {len(unknown) - _NUM_LISTED} more" if len(unknown) > _NUM_LISTED else ""
+        text = f"{path} holds {listed}{more}; the classes are 0..{num_classes - 1}, "
+        text += f"{IGNORE_INDEX} = ignore; correct the masks and {_PREPARE}"
+        yield Finding("unknown label values", text)
+
+
+def _check_map(
+    tile_set: TileSet, store: StoreRecord, tile_id: str, findings: list[Finding]
+) -> None:
+    """Read the map of a tile and compare it with the manifest of its store."""
+    path, again = map_path(store.folder, tile_id), f"run {maker(store.recipe.generator)} again"
+    if tile_id not in store.sources or not path.is_file():
+        where = "no map" if tile_id in store.sources else "no map in its manifest"
+        findings.append(
+            Finding("missing maps", f"{store.folder}: '{tile_id}' has {where}; {again}")
+        )
+        return None
+    levels = _read(tile_set, tile_id, path, "16-bit", again, findings)
+    made_alike = read_facts(store.folder, tile_id, store.sources[tile_id], store.recipe)
+    if levels is not None and made_alike is None:
+        text = f"{path} was made from another image or with other settings than its manifest "
+        text += f"records; delete it and {again}"
+        findings.append(Finding("maps that differ from their manifest", text))
+
+
+def _check_lists(tile_set: TileSet) -> Iterator[Finding]:
+    """Compare tiles.csv with the lists of the splits."""
+    with (tile_set.root / "tiles.csv").open(encoding="utf-8", newline="") as file:
+        lists = {"tiles.csv": [row["id"] for row in csv.DictReader(file)]}
+    lists |= {f"splits/{split}.txt": list(ids) for split, ids in tile_set.splits.items()}
+    for name, ids in lists.items():
+        for tile_id, count in Counter(ids).items():
+            if count > 1:
+                text = f"{tile_set.root}/{name} names '{tile_id}' {count} times; delete the others"
+                yield Finding("names that occur twice", text)
+    for split in SPLITS:
+        if not tile_set.splits.get(split):
+            text = f"{tile_set.root} has no tile in {split}; train.py and eval.py cannot use it"
+            yield Finding("splits without tiles", text, is_fault=False)
+    used = {tile_id for ids in tile_set.splits.values() for tile_id in ids}
+    for tile_id in tile_set.tiles:
+        if tile_id not in used:
+            text = f"'{tile_id}' is in no split; add it to a list in {tile_set.root}/splits if it "
+            yield Finding("tiles without a split", f"{text}is to be used", is_fault=False)
+
+
+def _check_histogram(
+    tile_set: TileSet, tiles: Mapping[str, TileFacts], hidden: Collection[str]
+) -> Iterator[Finding]:
+    """Compare ``histogram.csv``, from which training chooses crops, with the labels."""
+    path, kind = tile_set.root / FILE_NAME, "wrong histogram.csv"
+    try:
+        rows = read_histogram(tile_set.root, len(tile_set.classes))
+    except UserError as error:
+        yield Finding(kind, str(error))
+        return
+    kept = [*range(len(tile_set.classes)), IGNORE_INDEX]
+    for tile_id in sorted(tile_set.tiles.keys() | rows.keys()):
+        if (tile_id in rows) != (tile_id in tile_set.tiles and tile_id not in hidden):
+            what = "lists" if tile_id in rows else "lacks"
+            yield Finding(kind, f"{path} {what} '{tile_id}'; {_PREPARE}")
+        elif tile_id in rows and not tiles[tile_id].findings:  # else it is reported already
+            counts = tiles[tile_id].counts
+            if counts is not None and rows[tile_id].tolist() != counts[kept].tolist():
+                text = f"{path} differs from the pixel counts of the label of '{tile_id}'"
+                yield Finding(kind, f"{text}; {_PREPARE}")
+
+
+def median_frequency_weights(class_pixels: np.ndarray) -> tuple[float, ...] | None:
+    """Return class weights by median frequency balancing.
+
+    The frequency of a class is its pixels divided by the labelled pixels of the tiles that show
+    it; its weight is the median of all frequencies divided by its own. A class without a pixel has
+    weight 0 and does not enter the median.
+
+    Source: Eigen and Fergus, "Predicting Depth, Surface Normals and Semantic Labels with a Common
+    Multi-Scale Convolutional Architecture", ICCV 2015, section 6.3.
+
+    Args:
+        class_pixels: ``(num_tiles, num_classes)`` pixel counts.
+
+    Returns:
+        Factors with four significant digits; None if there is no labelled pixel.
+    """
+    pixels = class_pixels.sum(0).astype(np.float64)
+    if not pixels.any():
+        return None
+    among = ((class_pixels > 0) * class_pixels.sum(1, keepdims=True)).sum(0)
+    shown = pixels > 0
+    frequency = np.divide(pixels, among, out=np.zeros_like(pixels), where=shown)
+    median = np.median(frequency[shown])
+    weights = np.divide(median, frequency, out=np.zeros_like(pixels), where=shown)
+    return tuple(float(f"{weight:.4g}") for weight in weights)
+
+
+def _find_duplicates(tile_set: TileSet, tiles: Mapping[str, TileFacts]) -> Iterator[Finding]:
+    """Find tiles with equal pixels; those of one colour do not count."""
+    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for split, tile_ids in tile_set.splits.items():
+        for tile_id in dict.fromkeys(tile_ids):
+            if (sha256 := tiles[tile_id].image_sha256) is not None:
+                groups[sha256].append((split, tile_id))
+    for members in groups.values():
+        named = ", ".join(f"'{tile_id}' ({split})" for split, tile_id in members)
+        if len({split for split, _ in members}) > 1:
+            text = f"{named} have the same pixels; remove the image from all splits but one"
+            yield Finding("same pixels in two splits", text)
+        elif len(members) > 1:
+            text = f"{named} have the same pixels and count more than other tiles"
+            yield Finding("same pixels twice in a split", text, is_fault=False)
+
+
+def _open_stores(tile_set: TileSet) -> tuple[tuple[StoreRecord, ...], list[Finding]]:
+    """Read the manifests of all stores; return the finished stores, and all faults."""
+    stores, faults = [], []
+    for folder in _folders(store_folder(tile_set.root, "")):
+        path = folder / _MANIFEST
+        try:
+            recipe, sources = read_manifest(folder)
+            record = StoreRecord(
+                name=folder.name, folder=folder, recipe=recipe, sources=dict(sources)
+            )
+            kind = read_json(path)["kind"]
+        except UserError as error:
+            faults.append(Finding("unfinished or unreadable stores", str(error)))
+            continue
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            text = f"{path} is not a valid manifest ({error!r}); delete {folder} and make it again "
+            text += "with generate.py or prepare.py sensor"
+            faults.append(Finding("unfinished or unreadable stores", text))
+            continue
+        stores.append(record)
+        faults += [*_check_manifest(tile_set, record, kind)]
+    return tuple(stores), faults
+
+
+def _check_manifest(tile_set: TileSet, store: StoreRecord, kind: str) -> Iterator[Finding]:
+    generator, known = store.recipe.generator, (*GENERATORS, SENSOR)
+    expected = "values" if holds_values(generator) else "segments"
+    again = f"run {maker(generator)} again"
+    if generator not in known:
+        text = f"{store.folder} was made by the unknown generator '{generator}' (known are "
+        text += f"{', '.join(known)}); delete it, or use the program that made it"
+        yield Finding("stores of another kind", text)
+    elif kind != expected:
+        text = f"{store.folder} is declared to hold {kind}, but '{generator}' makes {expected}"
+        yield Finding("stores of another kind", f"{text}; delete it and {again}")
+    for tile_id in sorted(store.sources.keys() - tile_set.tiles.keys()):
+        text = f"{store.folder}/{_MANIFEST} names '{tile_id}', which is not a tile; delete the "
+        yield Finding("maps of no tile", f"{text}folder and {again}")
+
+
+def _find_unexpected_files(
+    tile_set: TileSet, stores: Iterable[StoreRecord], label_kinds: Mapping[str, Collection[str]]
+) -> Iterator[Finding]:
+    """Find files that belong to no tile, and temporary files of killed runs.
+
+    Args:
+        tile_set: the data set.
+        stores: its finished stores.
+        label_kinds: kinds of label of every tile.
+    """
+    places = [(tile_set.root / "images", {tile_set.image_path(t).name for t in tile_set.tiles})]
+    for kind, folder_name in LABEL_FOLDERS.items():
+        labelled = [tile_id for tile_id, kinds in label_kinds.items() if kind in kinds]
+        names = {tile_set.target_path(tile_id, kind).name for tile_id in labelled}
+        places.append((tile_set.root / folder_name, names))
+    parent = store_folder(tile_set.root, "")
+    places.append((parent, {SHEET, *(folder.name for folder in _folders(parent))}))
+    for store in stores:
+        names = {map_path(store.folder, tile_id).name for tile_id in store.sources}
+        places.append((store.folder, names | {_MANIFEST, SHEET}))
+    partial_set = partial_folder(tile_set.root)
+    temporary = [partial_set] if partial_set.exists() else []
+    for folder, names in places:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.name.startswith("."):
+                temporary.append(path)
+            elif path.name not in names:
+                text = f"no list names {path}; delete it or {_PREPARE}"
+                yield Finding("unexpected files", text)
+    for path in temporary:
+        text = f"{path} was left by a killed run, or belongs to a running one; if none is running, "
+        yield Finding("temporary files", f"{text}delete it", is_fault=False)
+
+
+def _folders(parent: Path) -> list[Path]:
+    """Return the visible folders in a folder, which need not exist."""
+    found = sorted(parent.iterdir()) if parent.is_dir() else []
+    return [path for path in found if path.is_dir() and not path.name.startswith(".")]
+
+
+def format_summary(summary: Mapping[str, Any]) -> str:
+    """Format ``Report.summary`` for the console: numbers, then warnings, then faults."""
+    split, splits = summary["split"], summary["splits"]
+    pixels = {n: np.array([*s["class_pixels"], s["ignored_pixels"]]) for n, s in splits.items()}
+    table = Summary(
+        num_sources={name: found["num_sources"] for name, found in splits.items()},
+        num_tiles={name: found["num_tiles"] for name, found in splits.items()},
+        num_pixels=pixels,
+        unknown=Counter(),
+        num_hidden={name: found["num_pixels"] for name, found in splits.items()},
+    ).table(summary["classes"])
+    stores = ", ".join(
+        name if name == generator else f"{name} ({generator})"
+        for name, generator in summary["stores"].items()
     )
-
-
-def _label_kinds(tile_set: TileSet) -> dict[str, tuple[str, ...]]:
-    """The kinds of label that every tile is to have."""
-    hidden = {t for split in tile_set.unlabelled for t in tile_set.splits.get(split, ())}
-    return {t: () if t in hidden else tile_set.label_kinds for t in tile_set.tiles}
+    blocks = [
+        f"{summary['data']}: {len(summary['classes'])} classes, bands {summary['bands']}, split "
+        f"'{split['name']}', SHA-256 {split['sha256'][:16]}...",
+        table,
+        f"structure maps: {stores or 'none'}",
+    ]
+    if weights := splits.get("train", {}).get("class_weights"):
+        blocks.append(
+            "class weights of train, median frequency / frequency, where the frequency of a class\n"
+            "is its pixels divided by the labelled pixels of the tiles that show it:\n"
+            f"  'optim.class_weights=[{','.join(f'{weight:g}' for weight in weights)}]'"
+        )
+    for title in ("warning", "fault"):
+        for kind, texts in summary[f"{title}s"].items():
+            lines = [f"{title}: {kind} ({len(texts)})", *(f"  {t}" for t in texts[:_NUM_SHOWN])]
+            if len(texts) > _NUM_SHOWN:
+                lines.append(f"  and {len(texts) - _NUM_SHOWN} more, see check.json")
+            blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)

@@ -1,12 +1,12 @@
-"""The class file: which colours or values in a user's masks mean which class.
+"""Class files, and the decoding of masks to class indices.
 
-JSON, for example::
+A class file maps the colours or values of a user's masks to classes. It is JSON, for example::
 
     {"classes": [{"name": "building", "color": "#3C1098", "value": 1}, ...],
      "ignore": {"colors": ["#9B9B9B"], "values": [0]}}
 
-``color`` is what colour masks hold and what pictures are painted with, as ``"#RRGGBB"`` or
-``[r, g, b]``. ``value`` is what index masks hold; left out, it is the position in the list.
+``color`` is the colour in RGB masks and in the pictures of reports, as ``"#RRGGBB"`` or
+``[r, g, b]``. ``value`` is the value in index masks; its default is the position in the list.
 """
 
 import re
@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from configs.schema import IGNORE_INDEX
+from datasets.preparation.archives import strips
 from datasets.tile_set import Color
 from utils.errors import ConfigError, DataError
-from utils.files import read_json, strips
+from utils.files import read_json
+from utils.rasters.reading import Raster
 
 UNKNOWN = 254  # class index of a colour or value that the class file does not name
 MAX_VALUE = 65535
+Counts = dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class ClassFile:
     ignore_values: tuple[int, ...]
 
     def color_table(self) -> np.ndarray:
-        """Class index of every 24-bit RGB colour, ``(2**24,)`` uint8."""
+        """Return the class index of every 24-bit RGB colour, ``(2**24,)`` uint8."""
         table = np.full(1 << 24, UNKNOWN, np.uint8)
         for color in self.ignore_colors:
             table[pack(color)] = IGNORE_INDEX
@@ -47,11 +49,30 @@ class ClassFile:
         return table
 
     def value_table(self) -> np.ndarray:
-        """Class index of every value in 0..65535, ``(65537,)`` uint8; the last entry is unknown."""
+        """Return the class index of every value, ``(65537,)`` uint8; the last entry is unknown."""
         table = np.full(MAX_VALUE + 2, UNKNOWN, np.uint8)
         table[list(self.ignore_values)] = IGNORE_INDEX
         table[list(self.values)] = np.arange(len(self.values))
         return table
+
+
+def _isprs_classes(ignore_colors: tuple[Color, ...]) -> ClassFile:
+    return ClassFile(
+        names=("impervious surface", "building", "low vegetation", "tree", "car", "clutter"),
+        colors=(
+            *((255, 255, 255), (0, 0, 255), (0, 255, 255)),
+            *((0, 255, 0), (255, 255, 0), (255, 0, 0)),
+        ),
+        values=tuple(range(6)),
+        ignore_colors=ignore_colors,
+        ignore_values=(),
+    )
+
+
+# Of ISPRS Potsdam and Vaihingen, by label kind. Eroded labels, which most papers score against,
+# have a black border of 3 pixels around every object. Clutter is last, so that means over the first
+# five classes, as many papers report them, are easily computed.
+ISPRS_CLASSES = {"full": _isprs_classes(()), "eroded": _isprs_classes(((0, 0, 0),))}
 
 
 def read_class_file(path: Path) -> ClassFile:
@@ -59,7 +80,7 @@ def read_class_file(path: Path) -> ClassFile:
 
     Raises:
         MissingDataError, DataError: the file is missing or not JSON.
-        ConfigError: it does not say what it should; names the entry.
+        ConfigError: its content is invalid; the error names the entry.
     """
     content = _section(read_json(path), ("classes", "ignore"), f"{path}")
     entries = content.get("classes")
@@ -85,7 +106,7 @@ def read_class_file(path: Path) -> ClassFile:
 
 
 def _section(value: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
-    """``value`` as a dictionary with no key but the known ones."""
+    """Return ``value`` after checking that it is a dictionary with known keys only."""
     if not isinstance(value, dict):
         raise ConfigError(f"{where} must be an object with {', '.join(known)}, not {value!r}")
     for key in value:
@@ -110,7 +131,7 @@ def _check_unique(classes: ClassFile, path: Path) -> None:
 
 
 def pack(color: Color) -> int:
-    """The 24-bit number of a colour."""
+    """Return a colour as a 24-bit number."""
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
@@ -132,21 +153,16 @@ def _value(value: Any, path: Path) -> int:
     return value
 
 
-_INDEX_MODES = ("1", "L", "I", "I;16", "I;16B")  # Pillow's names: one channel, 1 to 32 bits
-_COLOR_MODES = ("P", "RGB", "RGBA")
-Counts = dict[str, int]
-
-
 @dataclass(frozen=True, kw_only=True)
 class LabelRepair:
-    """What is known to be wrong with one published mask. Only unknown colours are touched."""
+    """Correction of the known faults of one published mask. Only unknown colours are changed."""
 
     why: str
-    colors: tuple[tuple[Color, Color], ...] = ()  # a wrong colour and the one that was meant
+    colors: tuple[tuple[Color, Color], ...] = ()  # a wrong colour and the intended one
     threshold: int | None = None  # every channel: 255 from here on, else 0 (a lossy mask)
 
     def mend(self, packed: np.ndarray) -> np.ndarray:
-        """The colours that were meant, ``(N,)`` 24-bit RGB; unchanged where that is not known."""
+        """Return the intended colours, ``(N,)`` 24-bit RGB; unchanged where none is known."""
         mended = packed.copy()
         if self.threshold is not None:
             mended[:] = 0
@@ -159,16 +175,16 @@ class LabelRepair:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decoded:
-    """A decoded mask."""
+    """A mask as class indices."""
 
     target: np.ndarray  # (H, W) uint8 class indices, 255 = ignore or unknown
-    pixels: np.ndarray  # (256,) int64: how many of every class index
+    pixels: np.ndarray  # (256,) int64: number of pixels of every class index
     unknown: Counts  # pixels of each unknown colour (as #RRGGBB) or value
     num_repaired: int  # pixels
 
 
 class MaskDecoder:
-    """Mask files -> class indices.
+    """Decoder of mask files to class indices.
 
     Args:
         classes: the class file.
@@ -180,23 +196,32 @@ class MaskDecoder:
         self._kind = kind
         self._colors, self._values = classes.color_table(), classes.value_table()
 
-    def decode(self, image: Image.Image, name: str, repair: LabelRepair | None = None) -> Decoded:
+    def decode(self, mask: Raster, name: str, repair: LabelRepair | None = None) -> Decoded:
         """Decode a mask.
 
         Args:
-            image: as its file holds it.
+            mask: the open file.
             name: of the file, for errors.
-            repair: what is known to be wrong with its colours.
+            repair: correction of known faults in its colours.
 
         Raises:
-            DataError: it is not of the kind asked for, or neither; or pixels are transparent.
+            DataError: the mask is not of the requested kind, has transparent pixels, or is damaged.
         """
-        by_value = self._is_by_value(image, name)
-        target = np.empty((image.height, image.width), np.uint8)
+        by_value = self._is_by_value(mask, name)
+        target = np.empty(mask.size, np.uint8)
         pixels, num_repaired = np.zeros(256, np.int64), 0
         unknown: Counter[int] = Counter()
-        for top, part in strips(image, None if by_value else "RGB"):
-            raw, found = self._values_of(part) if by_value else self._colors_of(part)
+        columns = slice(None)
+        for rows in strips(mask.size[0]):
+            if by_value:
+                raw, found = self._values_of(mask.read_values(rows, columns, [1])[..., 0])
+            else:
+                if mask.num_bands == 4 and (mask.read_values(rows, columns, [4]) != 255).any():
+                    raise DataError(
+                        f"{name} has transparent pixels, whose meaning is undefined; save it "
+                        "without transparency"
+                    )
+                raw, found = self._colors_of(mask.read_rgb(rows, columns))
             strange = found == UNKNOWN
             if strange.any():
                 if repair is not None and not by_value:
@@ -207,7 +232,7 @@ class MaskDecoder:
                 unknown.update(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
                 found[strange] = IGNORE_INDEX
             pixels += np.bincount(found.ravel(), minlength=256)
-            target[top : top + len(found)] = found
+            target[rows] = found
         name_of = str if by_value else "#{:06X}".format
         return Decoded(
             target=target,
@@ -216,30 +241,26 @@ class MaskDecoder:
             num_repaired=num_repaired,
         )
 
-    def _is_by_value(self, image: Image.Image, name: str) -> bool:
-        """Whether the mask holds values, not colours."""
-        if image.mode not in (*_INDEX_MODES, *_COLOR_MODES):
+    def _is_by_value(self, mask: Raster, name: str) -> bool:
+        """Return True if the mask holds values, False if it holds colours."""
+        bands, depth = mask.num_bands, mask.dtype.name
+        found = f"{bands} band{'s' if bands > 1 else ''} of {depth}"
+        has_palette = mask.palette is not None
+        is_index = bands == 1 and mask.dtype.kind in "iu" and not has_palette
+        is_color = depth == "uint8" and (has_palette or bands in (3, 4))
+        if not is_index and not is_color:
             raise DataError(
-                f"{name} has mode {image.mode}; masks must be RGB or palette files, or one channel "
-                "of whole numbers"
+                f"{name} has {found}; masks must be RGB or palette files, or one band of whole "
+                "numbers"
             )
-        if self._kind == "index" or (self._kind == "auto" and image.mode in _INDEX_MODES):
-            if image.mode in ("RGB", "RGBA"):
-                raise DataError(
-                    f"{name} has mode {image.mode}, not class values; use --label-kind color"
-                )
-            return True
-        if image.mode.startswith("I"):
-            raise DataError(f"{name} has mode {image.mode}, not colours; use --label-kind index")
-        if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
-            raise DataError(
-                f"{name} has transparent pixels, and what they mean is not known; save it without "
-                "transparency"
-            )
-        return False
+        if self._kind == "index" and is_color and not has_palette:
+            raise DataError(f"{name} has {found}, not class values; use --label-kind color")
+        if self._kind == "color" and depth != "uint8":
+            raise DataError(f"{name} has {found}, not colours; use --label-kind index")
+        return self._kind == "index" or (self._kind == "auto" and is_index)
 
     def _values_of(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # What no class can have, below or above, is looked up in the last entry: unknown.
+        # Values out of range are looked up in the last entry of the table (-1): unknown.
         inside = np.clip(part.astype(np.int64), -1, MAX_VALUE + 1)
         return part, self._values[inside]
 

@@ -1,7 +1,6 @@
-"""Any folder of images and masks -> a prepared data set.
+"""Preparation of any folder of images and masks: pairing of the files, and splits.
 
-Which image is in which split is decided in ``datasets.preparation.folder``, what the masks
-mean in ``datasets.preparation.classes``.
+The meaning of the masks is given by a class file, see ``datasets.preparation.classes``.
 """
 
 import argparse
@@ -13,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from datasets.preparation import sensor, tiling
+from datasets.preparation import sensor
+from datasets.preparation.archives import ArchiveFile
+from datasets.preparation.arguments import add_tiles, tiling_of
 from datasets.preparation.classes import ClassFile, read_class_file
-from datasets.preparation.members import file_member
 from datasets.preparation.pipeline import Plan, Source, Summary, prepare
-from datasets.preparation.tiling import Tiling, tiling_of
+from datasets.preparation.writer import Tiling
 from datasets.tile_set import SPLITS, NamedSplit, is_prepared
-from utils.arguments import add_workers, default_workers, non_negative_int
+from utils.arguments import default_workers, non_negative_int
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import list_images
 
@@ -45,13 +45,13 @@ def find_splits(
     shares: list[float] | None,
     seed: int,
 ) -> dict[str, list[Pair]]:
-    """The source images of every split, from what the command line gives.
+    """Return the source images of every split, as the command line defines them.
 
     Either ``tree`` or both ``images`` and ``masks``; and either ``lists`` (by split; None where not
     given) or ``shares``, unless the tree has its splits in folders.
 
     Raises:
-        ConfigError: too little is given, or too much.
+        ConfigError: arguments are missing or contradict each other.
         MissingDataError, DataError: as the functions below.
     """
     given = {split: path for split, path in lists.items() if path is not None}
@@ -74,11 +74,11 @@ def find_splits(
 
 
 def find_pairs(images: Path, masks: Path) -> list[Pair]:
-    """Every image below one folder with the mask of the same name below another.
+    """Pair every image below one folder with the mask of the same name below another.
 
     Raises:
-        MissingDataError: an image without mask or a mask without image; counts and names them.
-        DataError: two files of one folder would have one name or one id.
+        MissingDataError: images without mask or masks without image; they are counted and named.
+        DataError: two files of one folder have the same name or id.
     """
     image_of, mask_of = (_by_name(folder) for folder in (images, masks))
     problems = []
@@ -101,11 +101,11 @@ def find_pairs(images: Path, masks: Path) -> list[Pair]:
 
 
 def pair_folders(folder: Path) -> tuple[Path, Path]:
-    """The folders ``images`` and ``labels`` (or ``masks``) of a folder.
+    """Return the folders ``images`` and ``labels`` (or ``masks``) of a folder.
 
     Raises:
         MissingDataError: there is no folder of masks.
-        DataError: there are two.
+        DataError: there are two of them.
     """
     masks = [folder / name for name in _MASK_FOLDERS if (folder / name).is_dir()]
     if not masks:
@@ -116,11 +116,11 @@ def pair_folders(folder: Path) -> tuple[Path, Path]:
 
 
 def has_split_folders(tree: Path) -> bool:
-    """Whether a tree is ``TREE/SPLIT/images``, not ``TREE/images``.
+    """Return True for the layout ``TREE/SPLIT/images``, False for ``TREE/images``.
 
     Raises:
-        MissingDataError: it is neither.
-        DataError: it is both, or has folders of images that are no split.
+        MissingDataError: the layout is neither.
+        DataError: it is both, or a folder of images is not named after a split.
     """
     if not tree.is_dir():
         raise MissingDataError(f"{tree} is not a folder")
@@ -128,7 +128,7 @@ def has_split_folders(tree: Path) -> bool:
     splits = ", ".join(SPLITS)
     if unknown := [name for name in groups if name not in SPLITS]:
         raise DataError(
-            f"{tree} has images in {', '.join(unknown)}, which is no split; rename it to one of "
+            f"{tree} has images in {', '.join(unknown)}, which is not a split; rename it to one of "
             f"{splits}, or move it out"
         )
     is_flat = (tree / "images").is_dir()
@@ -143,10 +143,10 @@ def has_split_folders(tree: Path) -> bool:
 
 
 def find_split_folders(tree: Path) -> dict[str, list[Pair]]:
-    """Pairs in ``TREE/SPLIT/images`` and ``TREE/SPLIT/labels`` (or ``masks``), by split.
+    """Pair the files of ``TREE/SPLIT/images`` and ``TREE/SPLIT/labels`` (or ``masks``), by split.
 
     Raises:
-        MissingDataError: no split folder, one without masks, or files without their partner.
+        MissingDataError: a split has no folder of masks, or files without their partner.
         DataError: an image name is in two splits.
     """
     found = {
@@ -159,10 +159,10 @@ def find_split_folders(tree: Path) -> dict[str, list[Pair]]:
 
 
 def split_by_lists(sources: list[Pair], lists: dict[str, Path]) -> dict[str, list[Pair]]:
-    """Splits from text files with one image a line: its path without suffix.
+    """Split by text files with one image per line: its path without suffix.
 
     Raises:
-        MissingDataError: a list is missing or empty, or names images that are not there.
+        MissingDataError: a list is missing or empty, or names images that do not exist.
         DataError: an image is listed twice, or not at all.
     """
     left = {source.id: source for source in sources}
@@ -172,7 +172,7 @@ def split_by_lists(sources: list[Pair], lists: dict[str, Path]) -> dict[str, lis
         names = _read_names(path)
         if unknown := [name for name in names if _id(name) not in left.keys() | split_of.keys()]:
             raise MissingDataError(
-                f"{path} names {len(unknown)} images that are not there ({_first(unknown)}); a "
+                f"{path} names {len(unknown)} images that do not exist ({_first(unknown)}); a "
                 "name is the path below --images without suffix"
             )
         found[split] = []
@@ -194,15 +194,16 @@ def split_by_lists(sources: list[Pair], lists: dict[str, Path]) -> dict[str, lis
 def split_by_shares(
     sources: list[Pair], shares: tuple[float, ...], seed: int
 ) -> dict[str, list[Pair]]:
-    """Random train, val and test splits of the source images.
+    """Split the source images at random.
 
     Args:
-        sources: all of them.
-        shares: of train, val and test; they sum to 1. A split with a share gets one image at least.
+        sources: all source images.
+        shares: fractions of train, val and test, which sum to 1. A split with a fraction above 0
+            gets at least one image.
         seed: 0 or more; the same seed and images give the same splits.
 
     Raises:
-        ConfigError: shares that do not sum to 1, or too few images for them.
+        ConfigError: the fractions do not sum to 1, or the images are too few.
     """
     total_is_one = abs(sum(shares) - 1) <= 1e-6  # false for nan, too
     if not total_is_one or min(shares) < 0 or shares[0] == 0:
@@ -231,7 +232,9 @@ def _by_name(folder: Path) -> dict[str, Path]:
     for path in list_images(folder):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
-            raise DataError(f"{found[name]} and {path} have one name; rename or remove one of them")
+            raise DataError(
+                f"{found[name]} and {path} have the same name; rename or remove one of them"
+            )
         found[name] = path
     return found
 
@@ -245,7 +248,7 @@ def _check_ids(sources: Iterable[Pair]) -> None:
     for source in sources:
         if source.id in found:
             raise DataError(
-                f"{found[source.id]} and {source.image_path} would both be called '{source.id}'; "
+                f"{found[source.id]} and {source.image_path} would both be named '{source.id}'; "
                 "rename one of them"
             )
         found[source.id] = source.image_path
@@ -257,7 +260,7 @@ def _read_names(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"the split list {path} is not a text file in UTF-8") from error
+        raise DataError(f"the split list {path} is not UTF-8 text; save it as such") from error
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise MissingDataError(f"the split list {path} is empty; leave it out or name images in it")
@@ -269,23 +272,23 @@ def _first(names: list[str]) -> str:
 
 
 _KIND_HELP = (
-    "auto: masks with one channel hold values, RGB and palette masks hold colours; give index "
-    "where the numbers of a palette mask are meant"
+    "auto: masks with one channel hold values, RGB and palette masks hold colours; index reads the "
+    "indices of palette masks"
 )
 _SENSOR_HELP = "NAME=FOLDER of rasters: import a sensor as well, as 'prepare.py sensor'; repeatable"
-# Arguments that change nothing in the set, or that may be added later.
+# Arguments that do not affect the set, or that may be added later.
 _NO_SETTINGS = ("run", "output", "workers", "sensor", "no_data")
 
 
 def add_arguments(add: Callable[..., Any]) -> None:
-    """Arguments of ``prepare.py folder``."""
+    """Add the arguments of ``prepare.py folder``."""
     add("--output", type=Path, required=True, help="data/NAME")
     add("--classes", type=Path, required=True, help="class file, as configs/dubai.classes.json")
     add("--tree", type=Path, help="folder with images and labels (or masks), or SPLIT/images ...")
     add("--images", type=Path, help="folder of images, searched recursively")
     add("--labels", type=Path, help="folder of masks: the images' names, any suffix")
     for split in SPLITS:
-        add(f"--{split}-list", type=Path, help="text file: path without suffix, one image a line")
+        add(f"--{split}-list", type=Path, help="text file: one image per line, path without suffix")
     add("--shares", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="as 0.8 0.1 0.1")
     add("--seed", type=non_negative_int, default=0, help="of the random splits")
     add_mask_arguments(add)
@@ -294,26 +297,24 @@ def add_arguments(add: Callable[..., Any]) -> None:
 
 
 def add_mask_arguments(add: Callable[..., Any]) -> None:
-    """Arguments about tiles and masks."""
-    tiling.add_arguments(add, size_px=None, overlap_px=0, whole=())
+    """Add the arguments about tiles and masks."""
+    add_tiles(add, size_px=None, overlap_px=0, whole=())
     add("--label-kind", choices=("auto", "color", "index"), default="auto", help=_KIND_HELP)
-    add("--unknown-to-ignore", action="store_true", help="count unnamed colours, do not refuse")
-    add_workers(add)
 
 
 def run(args: argparse.Namespace) -> None:
-    """``prepare.py folder``."""
+    """Run ``prepare.py folder``."""
     prepare_from_arguments(args, read_class_file(args.classes))
     for name, rasters in args.sensor:
         sensor.import_and_report(args.output, name, rasters, args.no_data)
 
 
 def prepare_from_arguments(args: argparse.Namespace, classes: ClassFile) -> None:
-    """Prepare what the arguments of ``prepare.py folder`` say, unless that is done."""
+    """Prepare a data set from parsed arguments, unless that was done with the same settings."""
     cut = tiling_of(args)
     given = {key: value for key, value in vars(args).items() if key not in _NO_SETTINGS}
-    given["classes"] = asdict(classes)  # what the file says, not where it lies
-    settings = json.loads(json.dumps(given, default=str))  # as dataset.json gives them back
+    given["classes"] = asdict(classes)  # the content of the file, not its path
+    settings = json.loads(json.dumps(given, default=str))  # as read back from dataset.json
     if is_prepared(args.output, settings):
         return
     lists = {split: getattr(args, f"{split}_list") for split in SPLITS}
@@ -362,8 +363,8 @@ def prepare_folder(
     """Read every image and mask once, cut them and write the data set.
 
     Raises:
-        DataError: a file cannot be read, sizes differ, or masks hold colours or values that the
-            class file does not name (all of them, counted). Nothing is left at ``root``.
+        DataError: a file cannot be read, sizes differ, or masks hold colours or values that are
+            not in the class file (all of them are counted). Nothing is left at ``root``.
     """
     lists = {split: tuple(pair.id for pair in pairs) for split, pairs in splits.items()}
     plan = Plan(
@@ -385,5 +386,5 @@ def prepare_folder(
 
 
 def _source(pair: Pair) -> Source:
-    labels = {"full": file_member(pair.mask_path)}
-    return Source(id=pair.id, image=file_member(pair.image_path), labels=labels)
+    image, mask = (ArchiveFile(name=str(p), path=p) for p in (pair.image_path, pair.mask_path))
+    return Source(id=pair.id, image=image, labels={"full": mask})

@@ -1,7 +1,8 @@
-"""LoveDA: 5987 images of 1024 x 1024 pixels of 0.3 m, town and country in three Chinese cities.
+"""LoveDA: 5987 images of 1024 x 1024 pixels of 0.3 m, urban and rural, of three Chinese cities.
 
-From ``Train.zip``, ``Val.zip`` and ``Test.zip``, or the folders they unpack to. The labels of the
-test images are hidden: a server scores them. ::
+Read from ``Train.zip``, ``Val.zip`` and ``Test.zip``, packed or unpacked. The labels of the test
+images are hidden; a server (Codabench competition 13030) scores predictions of them. It accepts one
+PNG of class indices from 0 per test image, under the name of the image, at the top of a zip. ::
 
     Train/Urban/images_png/1366.png    8-bit RGB
     Train/Urban/masks_png/1366.png     0 no data, 1 background, 2 building ... 7 agriculture
@@ -9,17 +10,23 @@ test images are hidden: a server scores them. ::
 """
 
 import argparse
-from collections.abc import Callable
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from datasets.preparation.archives import Archives
+import numpy as np
+from PIL import Image
+
+from datasets.preparation.archives import ArchiveFile, Archives
 from datasets.preparation.arguments import add_source, add_tiles, prepare_published
 from datasets.preparation.classes import ClassFile
-from datasets.preparation.members import Member
 from datasets.preparation.pipeline import Plan, Source
-from datasets.preparation.tiling import Tiling
+from datasets.preparation.writer import Tiling
 from datasets.tile_set import NamedSplit
-from utils.errors import MissingDataError
+from utils.errors import DataError, MissingDataError
+from utils.files import atomic_path
 
 CLASSES = ClassFile(
     names=("background", "building", "road", "water", "barren", "forest", "agriculture"),
@@ -36,22 +43,26 @@ CLASSES = ClassFile(
     ignore_colors=(),
     ignore_values=(0,),
 )
-OFFICIAL_COUNTS = {"train": 2522, "val": 1669, "test": 1796}  # of both domains
+OFFICIAL_COUNTS = {"train": 2522, "val": 1669, "test": 1796}  # images of both domains
 _SOURCE = "the authors' own splits of the images (github.com/Junjue-Wang/LoveDA)"
 _UNLABELLED = "test"
 _DOMAINS = ("urban", "rural")
+_FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
+_PNG_END = b"IEND\xaeB`\x82"
 _NUM_NAMED = 3  # images in an error; the rest is counted
 
 
 def add_arguments(add: Callable[..., Any]) -> None:
-    """Arguments of ``prepare.py loveda``."""
+    """Add the arguments of ``prepare.py loveda``."""
     add_source(add)
-    add("--domain", nargs="+", choices=_DOMAINS, default=list(_DOMAINS), help="town, country")
+    add(
+        "--domain", nargs="+", choices=_DOMAINS, default=list(_DOMAINS), help="urban, rural or both"
+    )
     add_tiles(add, size_px=None, overlap_px=0, whole=())
 
 
 def run(args: argparse.Namespace) -> None:
-    """``prepare.py loveda``."""
+    """Run ``prepare.py loveda``."""
     args.domain = sorted(set(args.domain))
 
     def plan_of(archives: Archives, tiling: Tiling, settings: dict[str, Any]) -> Plan:
@@ -81,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _find_sources(archives: Archives, domains: list[str]) -> dict[str, list[Source]]:
-    """The images of every split with their masks, in the order of their numbers."""
+    """Return the images of every split with their masks, by number."""
     images, masks = (_find(archives, domains, what) for what in ("images_png", "masks_png"))
     found: dict[str, list[Source]] = {}
     for split in OFFICIAL_COUNTS:
@@ -89,7 +100,7 @@ def _find_sources(archives: Archives, domains: list[str]) -> dict[str, list[Sour
         if not numbers and split != _UNLABELLED:
             name = split.capitalize()
             raise MissingDataError(
-                f"no image of {name} ({' and '.join(domains)}) is in what --source gives; add "
+                f"--source has no image of {name} ({' and '.join(domains)}); add "
                 f"{name}.zip, or the folder {name} it was unpacked to"
             )
         bare = [number for number in numbers if (split, number) not in masks]
@@ -112,13 +123,15 @@ def _find_sources(archives: Archives, domains: list[str]) -> dict[str, list[Sour
     return found
 
 
-def _find(archives: Archives, domains: list[str], folder: str) -> dict[tuple[str, str], Member]:
-    """The files of one kind, by split and number."""
+def _find(
+    archives: Archives, domains: list[str], folder: str
+) -> dict[tuple[str, str], ArchiveFile]:
+    """Return the files of one kind, by split and number."""
     splits, chosen = "|".join(OFFICIAL_COUNTS), "|".join(domains)
     pattern = rf"({splits})(?:\.zip)?/(?:{chosen})/{folder}/(\d+)\.png"
-    found: dict[tuple[str, str], Member] = {}
-    for member, match in archives.members(pattern):
-        found.setdefault((match[1].lower(), match[2]), member)
+    found: dict[tuple[str, str], ArchiveFile] = {}
+    for file, match in archives.matching(pattern):
+        found.setdefault((match[1].lower(), match[2]), file)
     return found
 
 
@@ -128,3 +141,58 @@ def _notes(lists: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
         for split, official in OFFICIAL_COUNTS.items()
         if len(lists.get(split, ())) != official
     )
+
+
+def submit(
+    output: Path,
+    results: Mapping[str, Path],
+    sizes: Mapping[Path, tuple[int, int]],
+    num_classes: int,
+) -> None:
+    """Pack the label maps in ``OUTPUT/index`` into ``OUTPUT/submission.zip``, atomically.
+
+    Equal label maps give equal bytes. Every map is checked before it is packed.
+
+    Args:
+        output: output folder of infer.py.
+        results: path of every label map below ``OUTPUT/index``, by its name in the submission.
+        sizes: height and width of the images, by the same paths.
+        num_classes: label maps hold the class indices 0..num_classes-1.
+
+    Raises:
+        DataError: a label map cannot be read, or the server would refuse it or score it wrongly.
+    """
+    path = output / "submission.zip"
+    with atomic_path(path) as partial, zipfile.ZipFile(partial, "w") as packed:
+        for name in sorted(results):
+            file = output / "index" / results[name]
+            content = file.read_bytes()
+            if problem := _label_map_problem(content, sizes[results[name]], num_classes):
+                raise DataError(f"{file} {problem}; run infer.py again with --overwrite")
+            entry = zipfile.ZipInfo(name, _FIRST_DATE)
+            entry.create_system, entry.external_attr = 3, 0o644 << 16  # the same on every system
+            packed.writestr(entry, content)  # a PNG is compressed already
+    official = OFFICIAL_COUNTS[_UNLABELLED]
+    if len(results) != official:
+        print(f"warning: {len(results)} images; the official test set of LoveDA has {official}")
+    print(f"{path} holds {len(results)} images in the format of the LoveDA server")
+
+
+def _label_map_problem(content: bytes, size: tuple[int, int], num_classes: int) -> str | None:
+    """Return a predicate that says why the server would not accept a label map, or None."""
+    try:
+        Image.open(io.BytesIO(content)).verify()  # checksums
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return f"cannot be read ({error})"
+    if image.format != "PNG" or image.mode != "L":
+        return "is not an 8-bit PNG with one channel"
+    if not content.endswith(_PNG_END):
+        return "is truncated"
+    if (image.height, image.width) != size:
+        sizes = f"{image.height} x {image.width}, its image {size[0]} x {size[1]}"
+        return f"is {sizes} (height x width)"
+    if (largest := int(np.asarray(image).max())) >= num_classes:
+        return f"holds the value {largest}; classes are 0..{num_classes - 1}"
+    return None

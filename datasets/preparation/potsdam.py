@@ -1,20 +1,18 @@
 """ISPRS Potsdam: 38 images of 6000 x 6000 pixels of 0.05 m, from the official archives.
 
-``Potsdam.zip`` holds the archives that are named below; any of them, or the folders they unpack to,
-will do. ``top_potsdam_2_10_RGB.tif`` is the image of tile 2_10.
+``Potsdam.zip`` contains the archives that are named below; they may be given in it, by themselves
+or unpacked. ``top_potsdam_2_10_RGB.tif`` is the image of tile 2_10.
 """
 
 import argparse
 from collections.abc import Callable
 from typing import Any
 
-from datasets.preparation import isprs
-from datasets.preparation.archives import Archives
-from datasets.preparation.arguments import prepare_published
-from datasets.preparation.classes import LabelRepair
-from datasets.preparation.members import Member
+from datasets.preparation.archives import ArchiveFile, Archives
+from datasets.preparation.arguments import add_isprs_arguments, dsm_range, prepare_published
+from datasets.preparation.classes import ISPRS_CLASSES, LabelRepair
 from datasets.preparation.pipeline import Plan, Source
-from datasets.preparation.tiling import Tiling
+from datasets.preparation.writer import Tiling
 from datasets.tile_set import NamedSplit, find_split
 
 _TRAIN = (
@@ -53,7 +51,7 @@ SPLITS = {
         ),
     )
 }
-# Faults of the official files, as independent preparations of the set report them.
+# Faults of the official files, as reported by independent preparations of the set.
 REPAIRS = {
     "4_12": LabelRepair(why="the label was saved with losses", threshold=128),
     "6_7": LabelRepair(why="cars are (252, 255, 0)", colors=(((252, 255, 0), (255, 255, 0)),)),
@@ -66,22 +64,22 @@ _CHANNELS = {"rgb": (0, 1, 2), "irrg": (3, 0, 1)}  # of the files with four
 
 
 def add_arguments(add: Callable[..., Any]) -> None:
-    """Arguments of ``prepare.py potsdam``."""
-    isprs.add_arguments(add, SPLITS)
-    add("--bands", choices=tuple(_IMAGES), default="rgb", help="the image's three channels")
+    """Add the arguments of ``prepare.py potsdam``."""
+    add_isprs_arguments(add, SPLITS)
+    add("--bands", choices=tuple(_IMAGES), default="rgb", help="the three bands of the image")
     add("--ndsm", action="store_true", help=_NDSM_HELP)
 
 
 def run(args: argparse.Namespace) -> None:
-    """``prepare.py potsdam``."""
-    split, value_range = find_split(args.split, SPLITS.values(), "potsdam"), isprs.dsm_range(args)
+    """Run ``prepare.py potsdam``."""
+    split, value_range = find_split(args.split, SPLITS.values(), "potsdam"), dsm_range(args)
 
     def plan_of(archives: Archives, tiling: Tiling, settings: dict[str, Any]) -> Plan:
         sources = _find_sources(archives, args, split.sources())
         return Plan(
             name="potsdam",
             origin="ISPRS 2D semantic labelling, Potsdam",
-            classes=isprs.CLASSES,
+            classes=ISPRS_CLASSES,
             sources={key: [sources[i] for i in ids] for key, ids in split.lists.items()},
             split=split,
             tiling=tiling,
@@ -108,7 +106,7 @@ def _find_sources(
         "5_Labels_all.zip (or 5_Labels_for_participants.zip, which lacks the test tiles)",
     )
     eroded = archives.find({tile: f"top_potsdam_{tile}_label_noBoundary.tif" for tile in tiles})
-    rasters: dict[str, dict[str, Member]] = {}
+    rasters: dict[str, dict[str, ArchiveFile]] = {}
     padded = {tile: "_".join(part.zfill(2) for part in tile.split("_")) for tile in tiles}
     if args.dsm:
         names = {tile: f"dsm_potsdam_{number}.tif" for tile, number in padded.items()}
@@ -133,8 +131,8 @@ def _find_sources(
 
 def _find_images(
     archives: Archives, bands: str, tiles: tuple[str, ...]
-) -> tuple[dict[str, Member], tuple[int, int, int] | None]:
-    """The images, and which of their channels to take; those of four bands where need be."""
+) -> tuple[dict[str, ArchiveFile], tuple[int, int, int] | None]:
+    """Return the images, and the bands to read if only those with four bands are complete."""
     four = archives.find({tile: f"top_potsdam_{tile}_RGBIR.tif" for tile in tiles})
     names = {tile: f"top_potsdam_{tile}_{bands.upper()}.tif" for tile in tiles}
     if len(four) == len(tiles) and len(archives.find(names)) < len(tiles):

@@ -1,7 +1,7 @@
-"""A real sensor beside RGB (elevation, near infrared ...) as a structure modality.
+"""Import of a sensor beside RGB (elevation, near infrared ...) as a structure modality.
 
-Its rasters are imported once into a prepared data set, as 16-bit maps: 0 = no data, 1..65535
-from the smallest to the largest value of the whole data set, which the manifest records.
+Its rasters become 16-bit maps of a prepared data set: 0 = no data, 1..65535 from the smallest to
+the largest value of the whole data set, which the manifest records.
 """
 
 import argparse
@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from configs.schema import GENERATORS
-from datasets.preparation.members import Member, file_member
+from datasets.preparation.archives import ArchiveFile, strips
 from datasets.structure_maps import (
     SENSOR,
     MapRecipe,
@@ -29,20 +28,21 @@ from datasets.structure_maps import (
 from datasets.tile_set import Tile, TileSet, image_path, open_tile_set
 from utils.arguments import default_workers
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.files import remembered, sha256_of, strips
+from utils.files import remembered, sha256_of
+from utils.rasters.reading import Raster
 from utils.threads import read_ahead
 
-_GDAL_NODATA = 42113  # TIFF tag
-_STRIP_ROWS = 256
 T = TypeVar("T")
+_NO_DATA_HELP = "value of pixels without data, beside NaN and the value that a file declares"
 SUFFIXES = (".tif", ".tiff", ".png")
 _RANGE_HELP = (
-    "range to store instead of the values' own: that of the set a checkpoint was trained on"
+    "range to store instead of that of the values; take the range of the set that a checkpoint was "
+    "trained on"
 )
 
 
 def add_arguments(add: Callable[..., Any]) -> None:
-    """Arguments of ``prepare.py sensor``."""
+    """Add the arguments of ``prepare.py sensor``."""
     add("--data", type=Path, required=True, help="a prepared data set, data/NAME")
     add("--name", required=True, help="of the modality, e.g. dsm or nir")
     add("--rasters", type=Path, required=True, help="folder: the images' names, one band each")
@@ -51,25 +51,30 @@ def add_arguments(add: Callable[..., Any]) -> None:
 
 
 def add_no_data(add: Callable[..., Any]) -> None:
-    """The argument that ``prepare.py folder --sensor`` has as well."""
-    add("--no-data", type=float, help="value of raster pixels without data (NaN always is)")
+    """Add ``--no-data``, an argument of ``prepare.py folder`` too."""
+    add(
+        "--no-data",
+        type=float,
+        help=_NO_DATA_HELP,
+    )
 
 
 def name_and_folder(text: str) -> tuple[str, Path]:
-    """The argument type of ``--sensor dsm=FOLDER``."""
+    """Parse ``--sensor dsm=FOLDER``."""
     name, equals, folder = text.partition("=")
     if not equals or not folder or not _is_name(name):
         raise argparse.ArgumentTypeError(
-            f"must be NAME=FOLDER with the name of a folder that is no generator, not '{text}'"
+            f"must be NAME=FOLDER, where NAME is a folder name and not a generator, not '{text}'"
         )
     return name, Path(folder)
 
 
 def run(args: argparse.Namespace) -> None:
-    """``prepare.py sensor``."""
+    """Run ``prepare.py sensor``."""
     if not _is_name(args.name):
         raise ConfigError(
-            f"--name {args.name} is the name of a generator or not a folder name; take e.g. dsm"
+            f"--name {args.name} is the name of a generator or no folder name; choose another, "
+            "e.g. dsm"
         )
     given = tuple(args.range) if args.range else None
     import_and_report(args.data, args.name, args.rasters, args.no_data, given)
@@ -82,7 +87,7 @@ def import_and_report(
     no_data: float | None,
     value_range: tuple[float, float] | None = None,
 ) -> None:
-    """``import_sensor``, and a line that says what to do with it."""
+    """Import a sensor and print the next step; arguments as of ``import_sensor``."""
     tile_set = open_tile_set(root)
     low, high = import_sensor(tile_set, name, rasters, no_data, value_range)
     print(
@@ -106,19 +111,19 @@ def import_sensor(
 
     Args:
         tile_set: the prepared data set.
-        name: of the store.
-        rasters: for every source image a raster of its name and size, 8 or 16 bit or float.
-        no_data: value that means no data, beside NaN.
-        value_range: instead of the values' own range, to fit another data set's; beyond it values
-            are clipped.
+        name: name of the store.
+        rasters: folder with a raster of the name and size of every source image.
+        no_data: value of pixels without data, beside NaN and what a file declares.
+        value_range: lowest and highest value of the stored range, which values are clipped to;
+            None: the range of the values.
 
     Returns:
-        Smallest and largest value, or ``value_range``.
+        Lowest and highest value of the stored range.
 
     Raises:
         MissingDataError: an image has no raster.
         ConfigError: ``value_range`` is empty.
-        DataError: sizes differ, a file cannot be read, nothing holds data, or the store exists
+        DataError: sizes differ, a file cannot be read, no pixel has data, or the store exists
             with another range.
     """
     if value_range is not None and not value_range[0] < value_range[1]:
@@ -129,29 +134,35 @@ def import_sensor(
     for tile in tile_set.tiles.values():
         by_source.setdefault(tile.source, []).append(tile)
     found = [
-        SourceRaster(id=source, file=file_member(_find(rasters, source)), tiles=tiles)
+        SourceRaster(id=source, file=_find(rasters, source), tiles=tiles)
         for source, tiles in by_source.items()
     ]
-    where = f"no raster in {rasters} holds a pixel with data; check --no-data"
     return store_rasters(
-        tile_set.root, name, found, no_data, value_range, num_workers=default_workers(), none=where
+        tile_set.root,
+        name,
+        found,
+        no_data,
+        value_range,
+        num_workers=default_workers(),
+        empty_error=f"no raster in {rasters} has a pixel with data; check --no-data",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRaster:
-    """What a sensor measured where a source image is."""
+    """Raster of a sensor that belongs to a source image."""
 
-    id: str  # of the image
-    file: Member
+    id: str  # of the source image
+    file: ArchiveFile
     tiles: list[Tile]
-    lacks_columns_px: int = 0  # at its right at most: no data there
+    lacks_columns_px: int = 0  # columns that may be missing at its right: no data there
 
     def read(self, no_data: float | None) -> np.ndarray:
-        """``decode_raster`` of it, as large as the image."""
-        raster = decode_raster(self.file.open_image(), self.file.name, no_data)
-        height = max(tile.top_px + tile.height_px for tile in self.tiles)
-        width = max(tile.left_px + tile.width_px for tile in self.tiles)
+        """Read the band as in ``read_band``, padded to the size of the image."""
+        with self.file.open_image() as opened:
+            raster = read_band(opened, self.file.name, no_data)
+        height = max(tile.bottom_px for tile in self.tiles)
+        width = max(tile.right_px for tile in self.tiles)
         lacks_px = width - raster.shape[1]
         if 0 < lacks_px <= self.lacks_columns_px:
             raster = np.pad(raster, ((0, 0), (0, lacks_px)), constant_values=np.nan)
@@ -171,23 +182,23 @@ def store_rasters(
     value_range: tuple[float, float] | None,
     *,
     num_workers: int,
-    none: str,
+    empty_error: str,
     records: Path | None = None,
 ) -> tuple[float, float]:
-    """Write the rasters of a set, whose images are written, as the store ``name``.
+    """Write the rasters of a set, whose images are written already, as the store ``name``.
 
     Args:
-        root: the set, or what will be it.
-        name: see ``import_sensor``, as ``no_data`` and ``value_range``.
-        rasters: of every source image.
-        no_data: beside NaN.
-        value_range: instead of the values' own.
-        num_workers: rasters read at a time.
-        none: the error if no raster holds data.
-        records: folder for what is done, so that a killed run goes on; None: it begins anew.
+        root: the set, finished or not.
+        name: as in ``import_sensor``, like ``no_data`` and ``value_range``.
+        rasters: rasters of every source image.
+        no_data: as in ``import_sensor``.
+        value_range: as in ``import_sensor``.
+        num_workers: number of rasters read at a time.
+        empty_error: message if no raster has a pixel with data.
+        records: folder of finished work, from which a killed run resumes; None: never resume.
 
     Returns:
-        Smallest and largest value, or ``value_range``.
+        Lowest and highest value of the stored range.
     """
 
     def find_range(raster: SourceRaster) -> list[float]:
@@ -196,7 +207,7 @@ def store_rasters(
 
     ranges = _each(find_range, rasters, f"{name}: range", num_workers)
     if not any(ranges):
-        raise DataError(none)
+        raise DataError(empty_error)
     low, high = value_range or (
         min(own[0] for own in ranges if own),
         max(own[1] for own in ranges if own),
@@ -229,7 +240,7 @@ def _each(
 
 
 def _range_of(raster: np.ndarray) -> list[float]:
-    """Smallest and largest value; nothing if it has no data."""
+    """Return the smallest and the largest value; nothing if there is no data."""
     if not np.isfinite(raster).any():
         return []
     return [float(np.nanmin(raster)), float(np.nanmax(raster))]
@@ -238,59 +249,54 @@ def _range_of(raster: np.ndarray) -> list[float]:
 def _write_maps(
     root: Path, folder: Path, raster: SourceRaster, no_data: float | None, recipe: MapRecipe
 ) -> dict[str, str]:
-    """Cut a raster like its image; the hash of the image of every tile."""
+    """Cut a raster like its image; return the hash of the image of every tile."""
     low, high = recipe.settings["minimum"], recipe.settings["maximum"]
     values, hashes = raster.read(no_data), {}
     for tile in raster.tiles:
-        rows = slice(tile.top_px, tile.top_px + tile.height_px)
-        part = values[rows, tile.left_px : tile.left_px + tile.width_px]
+        part = values[tile.slices]
         levels = np.empty(part.shape, np.uint16)
-        for top in range(0, len(part), _STRIP_ROWS):  # the arithmetic is in 64 bits
-            strip = slice(top, top + _STRIP_ROWS)
-            levels[strip] = to_levels(part[strip], low, high)
+        for rows in strips(len(part)):  # the arithmetic is in 64 bits
+            levels[rows] = to_levels(part[rows], low, high)
         hashes[tile.id] = sha256_of(image_path(root, tile.id))
         write_map(folder, tile.id, levels, hashes[tile.id], recipe)
     return hashes
 
 
-def decode_raster(image: Image.Image, name: str, no_data: float | None) -> np.ndarray:
-    """A single band, ``(H, W)`` float, NaN where there is no data: also what GDAL calls so.
+def read_band(raster: Raster, name: str, no_data: float | None) -> np.ndarray:
+    """Read a single band, ``(H, W)`` float32 or float64, NaN where there is no data.
+
+    Args:
+        raster: the open file, whose own no-data values and masks apply too.
+        name: of the file, for errors.
+        no_data: value without data.
 
     Raises:
-        DataError: it has several bands.
+        DataError: the file has several bands, or does not hold numbers.
     """
-    if image.mode not in ("L", "I", "F") and not image.mode.startswith("I;16"):
-        raise DataError(f"{name} must have one band of numbers, not '{image.mode}'")
-    kind = np.float64 if image.mode == "I" else np.float32  # holds what the others can
-    values = np.empty((image.height, image.width), kind)
-    absent = [number for number in (no_data, _gdal_no_data(image)) if number is not None]
-    for top, raster in strips(image):
-        part = values[top : top + len(raster)]
-        part[:] = raster
-        part[~np.isfinite(part)] = np.nan
-        for number in absent:
+    if raster.num_bands != 1 or raster.palette is not None or raster.dtype.kind not in "iuf":
+        what = "a palette" if raster.palette is not None else raster.dtype.name
+        raise DataError(
+            f"{name} must have one band of numbers, not {raster.num_bands} band"
+            f"{'s' if raster.num_bands > 1 else ''} of {what}"
+        )
+    values = np.empty(raster.size, np.result_type(raster.dtype, np.float32))
+    for rows in strips(raster.size[0]):
+        stored = raster.read_values(rows, slice(None))[..., 0]
+        valid = raster.read_mask(rows, slice(None)) & np.isfinite(stored)
+        if no_data is not None:
             # -9999.9 is another number in a float file than on the command line.
-            stored = raster.dtype.type(number) if raster.dtype.kind == "f" else number
-            part[raster == stored] = np.nan
+            valid &= stored != (stored.dtype.type(no_data) if stored.dtype.kind == "f" else no_data)
+        values[rows] = np.where(valid, stored, np.nan)
     return values
 
 
-def _gdal_no_data(image: Image.Image) -> float | None:
-    """The number that a GeoTIFF declares to mean no data."""
-    text = getattr(image, "tag_v2", {}).get(_GDAL_NODATA, "")
-    try:
-        return float(str(text).strip("\0 "))
-    except ValueError:
-        return None
-
-
-def _find(rasters: Path, source: str) -> Path:
-    # An image in a folder of its own has '__' in its id for the '/'.
+def _find(rasters: Path, source: str) -> ArchiveFile:
+    # The id of an image in a subfolder has '__' in place of '/'.
     for stem in (source, source.replace("__", "/")):
         for suffix in SUFFIXES:
             for path in (rasters / f"{stem}{suffix}", rasters / f"{stem}{suffix.upper()}"):
                 if path.is_file():
-                    return path
+                    return ArchiveFile(name=str(path), path=path)
     raise MissingDataError(
         f"the image '{source}' has no raster {rasters / source}{{{','.join(SUFFIXES)}}}; add it"
     )

@@ -1,7 +1,8 @@
-"""The canvas of ``datasets.preparation.synthetic``: paint objects with heights, then light them.
+"""Canvas for drawn scenes: objects with heights are painted on it, then lit and exposed.
 
 It knows nothing of classes. Shadows are cast from the height map and slopes are lit by the same
-sun, so that the image agrees with the geometry wherever objects overlap.
+sun, so that the image agrees with the geometry wherever objects overlap. Places are in metres from
+the middle of the scene, x to the right and y downwards.
 """
 
 import math
@@ -12,8 +13,8 @@ from PIL import Image, ImageFilter
 
 from datasets.tile_set import Color
 
-PIXEL_M = 0.2  # ground size of a pixel
-FULL_VIEW_PX = 256  # smaller scenes get coarser pixels, not less content
+PIXEL_M = 0.2  # ground sample distance
+FULL_VIEW_PX = 256  # smaller scenes have coarser pixels instead of less content
 NOISE_M = (12.0, 2.0, 0.6)  # grain of the coarse, the middle and the fine texture
 
 Texture = tuple[float, float, float]  # relative strength of the three noises
@@ -21,34 +22,36 @@ Texture = tuple[float, float, float]  # relative strength of the three noises
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Spot:
-    """The pixels around a place, with coordinates along (u) and across (v) its direction."""
+    """Pixels around a place, with coordinates along (u) and across (v) its direction."""
 
     where: tuple[slice, slice]  # rows and columns of the canvas
     u_m: np.ndarray  # (h, w) float32
     v_m: np.ndarray
-    half_u_m: float  # half the length and width of what is to be painted here
+    half_u_m: float  # half the length and half the width of the rectangle that was asked for
     half_v_m: float
 
     def inside(
         self, half_u_m: float, half_v_m: float, at_u_m: float = 0, at_v_m: float = 0
     ) -> np.ndarray:
-        """Distance to the edge of a rectangle, (h, w) metres, above 0 inside."""
+        """Return the distance to the edge of a rectangle, (h, w) metres, above 0 inside."""
         return np.minimum(
             half_u_m - np.abs(self.u_m - at_u_m), half_v_m - np.abs(self.v_m - at_v_m)
         )
 
     def outline(self) -> np.ndarray:
-        """The same for the spot's own rectangle."""
+        """Return the same for the spot's own rectangle."""
         return self.inside(self.half_u_m, self.half_v_m)
+
+    def radius(self) -> np.ndarray:
+        """Return the distance to the middle, (h, w), 1 on the ellipse in the rectangle."""
+        return np.hypot(self.u_m / self.half_u_m, self.v_m / self.half_v_m)
 
 
 class Canvas:
-    """What is known of every pixel, and of every object painted so far.
-
-    Places are in metres from the middle of the scene, x to the right and y downwards.
+    """Maps of object, class, height and brightness.
 
     Args:
-        rng: source of everything that is random.
+        rng: source of all randomness.
         size_px: height and width.
     """
 
@@ -73,7 +76,7 @@ class Canvas:
     def spot(
         self, x_m: float, y_m: float, angle: float, half_u_m: float, half_v_m: float
     ) -> Spot | None:
-        """The surroundings of a place, large enough for a rectangle; None outside the scene."""
+        """Return the pixels around a rectangle; None if its middle is outside the scene."""
         if max(abs(x_m), abs(y_m)) >= self.view_m / 2:
             return None
         reach_px = math.ceil((math.hypot(half_u_m, half_v_m) + 1) / self.pixel_m)
@@ -91,11 +94,11 @@ class Canvas:
         )
 
     def lies_on(self, spot: Spot, mask: np.ndarray, *kinds: int) -> bool:
-        """Whether the masked pixels all belong to the given classes."""
+        """Return True if all masked pixels belong to the given classes."""
         return bool(np.isin(self.target[spot.where][mask], kinds).all())
 
     def new_object(self, colors: tuple[Color, ...], texture: Texture) -> int:
-        """Choose and vary the colour of an object. Returns its id."""
+        """Choose and vary the colour of an object; return its id."""
         vary = self.rng.uniform(0.88, 1.12) * self.rng.uniform(0.97, 1.03, 3)
         self._colors.append(vary * colors[self.rng.integers(len(colors))])
         self._textures.append(texture)
@@ -112,15 +115,15 @@ class Canvas:
         shade: np.ndarray | float = 1.0,
         texture: Texture = (0.05, 0.04, 0.05),
     ) -> None:
-        """Add one object; what is higher at a pixel stays visible.
+        """Add one object; where objects overlap, the higher one is visible.
 
         Args:
             where: rows and columns of the arrays below.
-            mask: bool, the object's pixels.
+            mask: bool, pixels of the object.
             kind: class index.
-            colors: one of them is taken.
-            height_m: its surface, also beyond the mask, so that the edge has a slope.
-            shade: relative brightness of markings and the like.
+            colors: one of them is chosen at random.
+            height_m: its surface, also beyond the mask, so that slopes are defined at the edge.
+            shade: relative brightness, of markings for example.
             texture: strength of the noises.
         """
         number = self.new_object(colors, texture)
@@ -133,20 +136,20 @@ class Canvas:
         np.copyto(self.shade[where], shade, where=visible, casting="same_kind")
 
     def _facing_sun(self, height_m: np.ndarray) -> np.ndarray:
-        """Brightness of a slope relative to flat ground: Lambert's law, softened by the sky."""
+        """Return the brightness of a slope relative to flat ground: Lambert's law and sky light."""
         down, right = np.gradient(height_m, self.pixel_m)
         facing = 1 - (right * self.sun[0] + down * self.sun[1]) / self.sun_slope
         return 0.4 + 0.6 * np.clip(facing / np.sqrt(1 + right**2 + down**2), 0, 1.6)
 
     def segments(self) -> np.ndarray:
-        """The visible objects, (H, W) uint16, 1, 2, ... in raster order of their first pixels."""
+        """Return visible objects, (H, W) uint16, 1, 2, ... in raster order of first pixels."""
         _, first, inverse = np.unique(self.ids, return_index=True, return_inverse=True)
         rank = np.empty(len(first), np.uint16)
         rank[np.argsort(first)] = np.arange(1, len(first) + 1)
         return rank[inverse.reshape(self.ids.shape)]
 
     def expose(self) -> np.ndarray:
-        """The picture, (H, W, 3) uint8: texture, sun and sky, haze, colour cast, blur, noise."""
+        """Return the image, (H, W, 3) uint8: texture, light, haze, colour cast, blur and noise."""
         rng = self.rng
         light = self.shade.copy()
         for strength, noise in zip(np.array(self._textures, np.float32).T, self.noise, strict=True):
@@ -156,8 +159,8 @@ class Canvas:
         haze = rng.uniform(0, 30) * np.array((0.9, 1.0, 1.1))
         colors = np.array(self._colors) * gain
         # A shadowed object is the same object in another colour: twice the table, one look-up.
-        table = np.stack([colors, colors * sky]).astype(np.float32)
-        image = table[self._in_shadow().astype(np.uint8), self.ids]
+        lookup = np.stack([colors, colors * sky]).astype(np.float32)
+        image = lookup[self._in_shadow().astype(np.uint8), self.ids]
         image *= light[..., None]
         image += haze.astype(np.float32)
         sharp = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
@@ -167,10 +170,11 @@ class Canvas:
         return np.clip(image, 0, 255).astype(np.uint8)
 
     def _in_shadow(self) -> np.ndarray:
-        """Bool (H, W): something towards the sun is higher than the ray that arrives here."""
+        """Return bool (H, W): the ray from the sun is blocked by something higher."""
         height, size = self.height_m, self.size_px
         ray = np.zeros_like(height)
         drop_m = self.pixel_m * self.sun_slope
+        # The height map, shifted away from the sun and lowered step by step, gives the shadow.
         for step in range(1, min(size - 1, int(height.max() / drop_m)) + 1):
             dx, dy = (round(step * part) for part in self.sun)
             rows, from_rows = _shifted(dy, size)
@@ -181,13 +185,13 @@ class Canvas:
 
 
 def _shifted(step_px: int, size_px: int) -> tuple[slice, slice]:
-    """Two ranges of equal length: the pixels, and those ``step_px`` further on."""
+    """Return two ranges of equal length: pixels, and the pixels ``step_px`` further on."""
     back, ahead = max(0, -step_px), max(0, step_px)
     return slice(back, size_px - ahead), slice(ahead, size_px - back)
 
 
 def _noise(rng: np.random.Generator, size_px: int, grain_px: float) -> np.ndarray:
-    """Smooth noise, (size, size) float32 of mean 0 and deviation near 1."""
+    """Return smooth noise, (size, size) float32 of mean 0 and standard deviation near 1."""
     num_cells = math.ceil(size_px / max(grain_px, 1)) + 1
     coarse = Image.fromarray(rng.standard_normal((num_cells, num_cells), np.float32) * 1.5)
     return np.asarray(coarse.resize((size_px, size_px), Image.Resampling.BICUBIC))

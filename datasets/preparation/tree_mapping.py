@@ -1,16 +1,13 @@
-"""Tree mapping: the forest set of the paper, which its authors never published.
+"""Tree mapping: the forest set of the paper, which was never published.
 
-So there is no archive to start from. Whoever has such images lays them out as
-
-::
+There is no archive to read. Expected is the layout ::
 
     TREE/train/images/NAME.tif    8-bit RGB, any size, any image format
     TREE/train/labels/NAME.tif    the mask of the same name and size, any lossless format
     TREE/val/images ...           and test, if there is one
 
 Masks with one channel hold 0 for background, 1 for tree and 255 for ignore; RGB and palette masks
-hold black for background and green (0, 255, 0) for tree. All else is as ``prepare.py folder`` has
-it.
+hold black for background and green (0, 255, 0) for tree. The rest is as in ``prepare.py folder``.
 """
 
 import argparse
@@ -34,18 +31,18 @@ CLASSES = ClassFile(
     ignore_colors=(),
     ignore_values=(255,),
 )
-_TREE_HELP = "folder with train/images, train/labels, val/images ...; see datasets/tree_mapping.py"
+_TREE_HELP = "folder with train/images, train/labels, val/images ...; see docs/data.md"
 
 
 def add_arguments(add: Callable[..., Any]) -> None:
-    """Arguments of ``prepare.py tree_mapping``."""
+    """Add the arguments of ``prepare.py tree_mapping``."""
     add("--output", type=Path, required=True, help="data/NAME")
     add("--tree", type=Path, required=True, help=_TREE_HELP)
     add_mask_arguments(add)
 
 
 def run(args: argparse.Namespace) -> None:
-    """``prepare.py tree_mapping``."""
+    """Run ``prepare.py tree_mapping``."""
     if not has_split_folders(args.tree):
         raise DataError(
             f"{args.tree} has no splits; lay it out as TREE/SPLIT/images and TREE/SPLIT/labels, or "

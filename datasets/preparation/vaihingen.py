@@ -1,7 +1,7 @@
 """ISPRS Vaihingen: 33 images of various sizes, 0.09 m, near infrared, red and green.
 
-From the official archives, or the folders they unpack to. Images and labels share their file names,
-``top_mosaic_09cm_area1.tif``, so the folder or the archive tells them apart::
+Read from the official archives, packed or unpacked. Images and labels share their file names,
+``top_mosaic_09cm_area1.tif``, and are distinguished by the folder or the archive::
 
     ISPRS_semantic_labeling_Vaihingen.zip                          top/, dsm/, gts_for_participants/
     ISPRS_semantic_labeling_Vaihingen_ground_truth_COMPLETE.zip          the labels of all areas
@@ -12,11 +12,11 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from datasets.preparation import isprs
 from datasets.preparation.archives import Archives
-from datasets.preparation.arguments import prepare_published
+from datasets.preparation.arguments import add_isprs_arguments, dsm_range, prepare_published
+from datasets.preparation.classes import ISPRS_CLASSES
 from datasets.preparation.pipeline import Plan, Source
-from datasets.preparation.tiling import Tiling
+from datasets.preparation.writer import Tiling
 from datasets.tile_set import NamedSplit, find_split
 
 _TRAIN = (
@@ -59,20 +59,20 @@ _ALL = "ISPRS_semantic_labeling_Vaihingen"
 
 
 def add_arguments(add: Callable[..., Any]) -> None:
-    """Arguments of ``prepare.py vaihingen``."""
-    isprs.add_arguments(add, SPLITS)
+    """Add the arguments of ``prepare.py vaihingen``."""
+    add_isprs_arguments(add, SPLITS)
 
 
 def run(args: argparse.Namespace) -> None:
-    """``prepare.py vaihingen``."""
-    split, value_range = find_split(args.split, SPLITS.values(), "vaihingen"), isprs.dsm_range(args)
+    """Run ``prepare.py vaihingen``."""
+    split, value_range = find_split(args.split, SPLITS.values(), "vaihingen"), dsm_range(args)
 
     def plan_of(archives: Archives, tiling: Tiling, settings: dict[str, Any]) -> Plan:
         sources = _find_sources(archives, args.dsm, split.sources())
         return Plan(
             name="vaihingen",
             origin="ISPRS 2D semantic labelling, Vaihingen",
-            classes=isprs.CLASSES,
+            classes=ISPRS_CLASSES,
             sources={key: [sources[i] for i in ids] for key, ids in split.lists.items()},
             split=split,
             tiling=tiling,

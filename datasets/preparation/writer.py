@@ -1,10 +1,15 @@
-"""Writing a tile folder, so that it appears as a whole, or not at all."""
+"""Cutting of source images into tiles, and writing of a tile set.
+
+Training images are cut with overlap; validation and test images without, into nearly equal parts,
+because an evaluated pixel must be counted once. A set appears under its name as a whole or not at
+all.
+"""
 
 import csv
 import io
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,11 +29,67 @@ from datasets.tile_set import (
     target_path,
     write_histogram,
 )
-from utils.errors import DataError
+from utils.boxes import Box, window_starts
+from utils.errors import ConfigError, DataError
 from utils.files import write_json, write_text
 
-RECORDS = "records"  # folder of what a run that breaks off has done; not in the finished set
-_BEGUN_WITH = "begun_with.txt"
+RECORDS = "records"  # folder of what an unfinished run has done; not in the finished set
+_DIGEST = "digest.txt"
+_MIN_TILE_PX = 32  # the coarsest scale of the network is 1/32
+_TILE_COLUMNS = ("id", "source", "top_px", "left_px", "height_px", "width_px")  # of tiles.csv
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """Rule for cutting source images into tiles."""
+
+    tile_size_px: int | None  # None: nothing is cut
+    overlap_px: int = 0  # of neighbouring training tiles, at least
+    keep_whole: tuple[str, ...] = ()  # splits whose images are not cut
+
+    def __post_init__(self) -> None:
+        if self.tile_size_px is None:
+            if self.overlap_px:
+                raise ConfigError("--overlap needs --tile-size")
+        elif self.tile_size_px < _MIN_TILE_PX:
+            raise ConfigError(
+                f"--tile-size is {self.tile_size_px}; it must be {_MIN_TILE_PX} or more"
+            )
+        elif not 0 <= self.overlap_px < self.tile_size_px:
+            raise ConfigError(
+                f"--overlap is {self.overlap_px}; it must be at least 0 and below --tile-size "
+                f"({self.tile_size_px})"
+            )
+
+    def windows(self, split: str, height: int, width: int) -> list[Box]:
+        """Return the rectangles of all tiles of an image, row by row."""
+        if self.tile_size_px is None or split in self.keep_whole:
+            return [Box(0, 0, height, width)]
+        rows = _spans(split, height, self.tile_size_px, self.overlap_px)
+        columns = _spans(split, width, self.tile_size_px, self.overlap_px)
+        return [Box(top, left, h, w) for top, h in rows for left, w in columns]
+
+    def tiles(self, source: str, split: str, size: tuple[int, int]) -> list[Tile]:
+        """Return all tiles of a source image of a height and width, named by their place."""
+        windows = self.windows(split, *size)
+        return [
+            Tile(
+                id=f"{source}_y{box.top_px:05d}_x{box.left_px:05d}" if len(windows) > 1 else source,
+                source=source,
+                **asdict(box),
+            )
+            for box in windows
+        ]
+
+
+def _spans(split: str, length_px: int, size_px: int, overlap_px: int) -> list[tuple[int, int]]:
+    """Return start and length of the tiles along one side of an image."""
+    if split == "train":
+        starts = window_starts(length_px, size_px, overlap_px)
+        return [(start, min(size_px, length_px)) for start in starts]
+    num_tiles = -(-length_px // size_px)
+    edges = [round(i * length_px / num_tiles) for i in range(num_tiles + 1)]
+    return [(edges[i], edges[i + 1] - edges[i]) for i in range(num_tiles)]
 
 
 def write_tile(
@@ -37,10 +98,10 @@ def write_tile(
     """Write the files of one tile.
 
     Args:
-        folder: the set, or what will be it.
-        tile: its id.
+        folder: root of the set, finished or not.
+        tile: gives the file name.
         image: ``(H, W, 3)`` uint8 RGB.
-        targets: ``(H, W)`` uint8 class index, 255 = ignore, by label kind.
+        targets: ``(H, W)`` uint8 class indices, 255 = ignore, by label kind.
 
     Returns:
         The image file.
@@ -59,25 +120,25 @@ def write_tile(
 
 
 class TileSetWriter:
-    """Write a data set under a temporary name; it appears as a whole, or not at all.
+    """Writer of a data set that appears under its name as a whole or not at all.
 
-    Use as a context manager: ``add`` every tile, and leave the block. An error or a kill leaves
-    nothing at ``root``; the next attempt clears what a killed one left beside it, unless it has the
-    same ``begun_with`` and so can go on.
+    Use as a context manager: ``add`` every tile, and leave the block. An error leaves nothing at
+    ``root``. The temporary folder of a killed run is cleared by the next one, unless that has the
+    same ``digest`` and can resume.
 
     Args:
-        root: the finished set.
-        name: see ``TileSet``, as all that follow.
+        root: folder of the finished set.
+        name: as in ``TileSet``, like all that follow.
         classes: names.
         palette: colours.
-        origin: where the images come from.
-        prepared_with: the settings.
-        split_name: of the lists of source images.
-        split_source: where they come from; None: as the images.
+        origin: origin of the images.
+        prepared_with: settings.
+        split_name: name of the lists of source images.
+        split_source: origin of these lists; None: that of the images.
         unlabelled: splits whose labels are hidden.
-        label_kinds: which there are.
-        bands: of the images.
-        begun_with: digest of all that decides what is written; None: every attempt begins anew.
+        label_kinds: kinds of label in the set.
+        bands: channels of the images.
+        digest: hash of everything that decides the content; None: never resume.
     """
 
     def __init__(
@@ -94,21 +155,20 @@ class TileSetWriter:
         unlabelled: tuple[str, ...] = (),
         label_kinds: tuple[str, ...] = ("full",),
         bands: str = "rgb",
-        begun_with: str | None = None,
+        digest: str | None = None,
     ) -> None:
-        self._root = root
-        self._partial = partial_folder(root)
-        self._begun_with = begun_with
+        self.folder = partial_folder(root)  # holds the set until it is finished
+        self._root, self._digest = root, digest
         self._tiles: dict[str, Tile] = {}
         self._pixels: dict[str, list[int]] = {}
         self._splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+        self._num_classes = len(classes)
         self._split = {
             "name": split_name,
             "sha256": None,
             "source": split_source or origin,
             "unlabelled": list(unlabelled),
         }
-        self._num_classes = len(classes)
         self._meta = {
             "format_version": FORMAT_VERSION,
             "name": name,
@@ -125,41 +185,16 @@ class TileSetWriter:
     def __enter__(self) -> "TileSetWriter":
         if self._root.exists():
             raise DataError(f"{self._root} exists already; delete it or choose another --output")
-        begun_with = self._partial / RECORDS / _BEGUN_WITH
-        if self._begun_with is None or _read(begun_with) != self._begun_with:
-            shutil.rmtree(self._partial, ignore_errors=True)
-            self._partial.mkdir(parents=True)
-            if self._begun_with is not None:
-                write_text(begun_with, self._begun_with)
-        for path in list(self._partial.rglob(".*.partial")):  # a kill left them half-written
-            path.unlink()
+        path = self.folder / RECORDS / _DIGEST
+        found = path.read_text(encoding="utf-8") if path.is_file() else None
+        if self._digest is None or found != self._digest:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            if self._digest is not None:
+                write_text(path, self._digest)
+        for unfinished in list(self.folder.rglob(".*.partial")):
+            unfinished.unlink()
         return self
-
-    @property
-    def folder(self) -> Path:
-        """Where the set lies until it is whole, for what is written beside its tiles."""
-        return self._partial
-
-    def add(self, split: str, tile: Tile, image: np.ndarray, target: np.ndarray) -> Path:
-        """Write one tile with its full label; see ``write_tile``."""
-        path = write_tile(self._partial, tile, image, {"full": target})
-        self.record(split, tile, count_classes(target, self._num_classes))
-        return path
-
-    def record(self, split: str, tile: Tile, pixels: list[int] | None) -> None:
-        """Take a tile whose files are written into the tables.
-
-        Args:
-            split: train, val or test.
-            tile: its id, source and place.
-            pixels: see ``count_classes``; None if the labels of its split are hidden.
-        """
-        if tile.id in self._tiles:
-            raise DataError(f"two tiles are called '{tile.id}'; rename one of the source images")
-        self._tiles[tile.id] = tile
-        self._splits[split].append(tile.id)
-        if pixels is not None:
-            self._pixels[tile.id] = pixels
 
     def __exit__(
         self,
@@ -167,39 +202,55 @@ class TileSetWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-        if interrupted and self._begun_with is not None:
-            return  # the same command goes on here
+        if isinstance(error, KeyboardInterrupt) and self._digest is not None:
+            return  # the same command resumes here
         try:
             if error is None:
                 self._finish()
         finally:
-            shutil.rmtree(self._partial, ignore_errors=True)  # gone already if all went well
+            shutil.rmtree(self.folder, ignore_errors=True)  # gone already after a success
+
+    def add(self, split: str, tile: Tile, image: np.ndarray, target: np.ndarray) -> Path:
+        """Write one tile with its full label; see ``write_tile``."""
+        path = write_tile(self.folder, tile, image, {"full": target})
+        self.record(split, tile, count_classes(target, self._num_classes))
+        return path
+
+    def record(self, split: str, tile: Tile, pixels: list[int] | None) -> None:
+        """Enter a tile whose files are written into the tables.
+
+        Args:
+            split: train, val or test.
+            tile: its id, source and place.
+            pixels: result of ``count_classes``; None if the labels of its split are hidden.
+        """
+        if tile.id in self._tiles:
+            raise DataError(f"two tiles are named '{tile.id}'; rename one of the source images")
+        self._tiles[tile.id] = tile
+        self._splits[split].append(tile.id)
+        if pixels is not None:
+            self._pixels[tile.id] = pixels
 
     def split_sha256(self) -> str:
-        """Hash of the split as far as it is recorded, see ``datasets.tile_set``."""
+        """Return the hash of the split as recorded so far, see ``datasets.tile_set``."""
         return check_splits(self._root, self._tiles, {k: tuple(v) for k, v in self._splits.items()})
 
     def _finish(self) -> None:
         self._split["sha256"] = self.split_sha256()
         for split, ids in self._splits.items():
             if ids:
-                write_text(self._partial / "splits" / f"{split}.txt", "\n".join(sorted(ids)) + "\n")
-        table = io.StringIO()
-        rows = csv.DictWriter(table, [f.name for f in fields(Tile)], lineterminator="\n")
+                write_text(self.folder / "splits" / f"{split}.txt", "\n".join(sorted(ids)) + "\n")
+        text = io.StringIO()
+        rows = csv.DictWriter(text, _TILE_COLUMNS, lineterminator="\n")
         rows.writeheader()
         rows.writerows(asdict(self._tiles[tile_id]) for tile_id in sorted(self._tiles))
-        write_text(self._partial / "tiles.csv", table.getvalue())
-        write_histogram(self._partial, self._num_classes, self._pixels)
-        write_json(self._partial / "dataset.json", self._meta)
-        shutil.rmtree(self._partial / RECORDS, ignore_errors=True)
-        self._partial.rename(self._root)
+        write_text(self.folder / "tiles.csv", text.getvalue())
+        write_histogram(self.folder, self._num_classes, self._pixels)
+        write_json(self.folder / "dataset.json", self._meta)
+        shutil.rmtree(self.folder / RECORDS, ignore_errors=True)
+        self.folder.rename(self._root)
 
 
 def partial_folder(root: Path) -> Path:
-    """Where a set lies until it is whole."""
+    """Return the folder that holds a set until it is finished."""
     return root.parent / f".{root.name}.partial"
-
-
-def _read(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None

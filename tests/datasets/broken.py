@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.preparation.check import check_tile_set
 from datasets.preparation.writer import TileSetWriter
 from datasets.rasters import write_raster
 from datasets.structure_maps import SENSOR, MapRecipe, store_folder, write_manifest, write_map
@@ -95,27 +94,6 @@ def truncate(path: Path) -> None:
 
 def store(toy: TileSet, name: str) -> Path:
     return store_folder(toy.root, name)
-
-
-def texts(findings) -> list[str]:
-    return [finding.text for finding in findings]
-
-
-def fault(toy: TileSet) -> str:
-    """The only fault of a data set, its lists read again."""
-    (found,) = check_tile_set(open_tile_set(toy.root)).faults
-    assert "\n" not in found.text
-    return found.text
-
-
-def warning(toy: TileSet) -> str:
-    """The only warning of a data set without a fault."""
-    findings = check_tile_set(open_tile_set(toy.root))
-    assert not findings.faults
-    # Water is on no training tile of the sound set.
-    others = [found.text for found in findings.warnings if "class 'water'" not in found.text]
-    (text,) = others
-    return text
 
 
 def edit_json(path: Path, **changes) -> None:

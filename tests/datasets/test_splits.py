@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from datasets.preparation.pipeline import potsdam, vaihingen
+from datasets.preparation import potsdam, vaihingen
 from datasets.tile_set import NamedSplit, find_split, split_sha256
 from utils.errors import ConfigError, DataError
 

@@ -1,10 +1,13 @@
 """Files in folders and archives, and what can be wrong with these."""
 
 import io
+import re
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datasets.preparation.archives import Archives
 from tests.datasets.fake_archives import encode, image_of, pack
@@ -26,6 +29,11 @@ def opened(tmp_path, *sources, **more):
     return Archives(sources, tmp_path / "scratch", **more)
 
 
+def pixels(file):
+    with file.open_image() as image:
+        return image.read_rgb(slice(None), slice(None))
+
+
 def sentence(error):
     return str(error.value)
 
@@ -35,11 +43,11 @@ def sentence(error):
 def test_files_are_found_and_read_wherever_they_lie(tmp_path, how, method):
     with opened(tmp_path, packed(tmp_path, how, method)) as archives:
         found = archives.require("image", NAMES, "One.zip")
-        assert [member.image_size() for member in found.values()] == [(90, 70), (90, 70), (5, 70)]
-        np.testing.assert_array_equal(np.asarray(found["first"].open_image()), IMAGE)
-        np.testing.assert_array_equal(np.asarray(found["second"].open_image()), 255 - IMAGE)
         inner = how == "nested" and method == zipfile.ZIP_DEFLATED
-        assert (tmp_path / "scratch").exists() == inner  # what is stored is read in place
+        assert (tmp_path / "scratch").exists() == inner  # a stored archive is read in place
+        assert [file.image_size() for file in found.values()] == [(90, 70), (90, 70), (5, 70)]
+        np.testing.assert_array_equal(pixels(found["first"]), IMAGE)
+        np.testing.assert_array_equal(pixels(found["second"]), 255 - IMAGE)
     assert not (tmp_path / "scratch").exists()
 
 
@@ -63,7 +71,7 @@ def test_an_unpacked_file_is_preferred_and_a_place_can_be_asked_for(tmp_path):
 
 def test_patterns_give_what_they_match(tmp_path):
     with opened(tmp_path, packed(tmp_path)) as archives:
-        found = {member.name: match[1] for member, match in archives.members(r"one/(\w)\.(?:\w+)")}
+        found = {file.name: match[1] for file, match in archives.matching(r"one/(\w)\.(?:\w+)")}
     assert found == {"in/One.zip/One/a.tif": "a", "in/One.zip/One/B.PNG": "B"}
 
 
@@ -94,7 +102,7 @@ def test_a_truncated_archive_is_one_sentence(tmp_path, share):
     path = packed(tmp_path) / "One.zip"
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(DataError, match=r"^One\.zip is truncated or no zip archive \(.*\); get it"):
+    with pytest.raises(DataError, match=r"^One\.zip is truncated or not a zip archive \("):
         opened(tmp_path, path).__enter__()
 
 
@@ -106,7 +114,7 @@ def test_a_truncated_inner_archive_is_one_sentence_and_nothing_is_left(tmp_path,
     inner = content.getvalue()[:-30]
     with zipfile.ZipFile(tmp_path / "All.zip", "w", method) as archive:
         archive.writestr("One.zip", inner)
-    with pytest.raises(DataError, match=r"^All\.zip/One\.zip is truncated or no zip archive"):
+    with pytest.raises(DataError, match=r"^All\.zip/One\.zip is truncated or not a zip archive"):
         opened(tmp_path, tmp_path / "All.zip").__enter__()
     assert [path.name for path in tmp_path.iterdir()] == ["All.zip"]
 
@@ -118,38 +126,69 @@ def test_a_damaged_member_is_found_by_its_checksum(tmp_path, method):
     content[len(content) // 3] ^= 255
     path.write_bytes(content)
     with opened(tmp_path, path) as archives:
-        member = archives.find(NAMES)["first"]
+        file = archives.find(NAMES)["first"]
         with pytest.raises(DataError, match=r"^One\.zip/One/a\.tif is damaged \(.*\); get the arc"):
-            member.open_image()
+            pixels(file)
+        assert not list((tmp_path / "scratch").iterdir())
 
 
-def test_what_cannot_be_unpacked_here_says_what_to_do(tmp_path):
-    with opened(tmp_path, packed(tmp_path, method=zipfile.ZIP_BZIP2) / "One.zip") as archives:
-        with pytest.raises(DataError) as error:
-            archives.find(NAMES)["first"].open_image()
-    assert sentence(error) == (
-        "One.zip/One/a.tif cannot be unpacked here (method 12); unpack its archive and give the "
-        "folder instead"
-    )
-    path = packed(tmp_path / "secret") / "One.zip"
-    content = path.read_bytes()
-    place = content.index(b"PK\1\2") + 8  # flags of the first entry in the directory
-    path.write_bytes(content[:place] + b"\1" + content[place + 1 :])
-    with opened(tmp_path, path) as archives, pytest.raises(DataError, match=r"here \(encrypted\);"):
-        archives.find(NAMES)["first"].image_size()
+def change(path, signature, offset, value):
+    """Change the two bytes at an offset of the first record with a signature."""
+    content = bytearray(path.read_bytes())
+    place = content.index(signature) + offset
+    content[place : place + 2] = value.to_bytes(2, "little")
+    path.write_bytes(content)
 
 
-def test_a_member_that_is_no_image_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("local", "central", "value", "reason"),
+    [(8, 10, 97, "That compression method is not supported"), (6, 8, 1, ".* is encrypted, .*")],
+)
+def test_what_cannot_be_unpacked_here_says_what_to_do(tmp_path, local, central, value, reason):
+    path = packed(tmp_path) / "One.zip"
+    change(path, b"PK\3\4", local, value)
+    change(path, b"PK\1\2", central, value)
+    with opened(tmp_path, path) as archives:
+        file = archives.find(NAMES)["first"]
+        for read in (file.image_size, lambda: pixels(file)):
+            with pytest.raises(DataError) as error:
+                read()
+            assert re.fullmatch(
+                rf"One\.zip/One/a\.tif cannot be unpacked here \({reason}\); unpack its archive "
+                "and give the folder instead",
+                sentence(error),
+            )
+
+
+def test_a_file_that_is_no_image_is_named_by_its_path_in_the_archive(tmp_path):
     pack({"One": {"a.tif": b"text"}}, tmp_path / "in", "zips")
     with opened(tmp_path, tmp_path / "in" / "One.zip") as archives:
-        member = archives.find(NAMES)["first"]
-    for read in (member.image_size, member.open_image):
-        with pytest.raises(DataError) as error:
-            read()
-        assert sentence(error) == (
-            "One.zip/a.tif cannot be read as an image (cannot identify image file); replace the "
-            "archive"
-        )
+        file = archives.find(NAMES)["first"]
+        for read in (file.image_size, lambda: pixels(file)):
+            with pytest.raises(DataError, match=r"^One\.zip/a\.tif cannot be read as an image \("):
+                read()
+
+
+def test_threads_read_one_archive_at_the_same_time(tmp_path):
+    images = [image_of(index, 60, 50) for index in range(12)]
+    names = {str(index): f"{index}.tif" for index in range(12)}
+    inner = {name: encode(images[int(index)]) for index, name in names.items()}
+    source = pack({**FILES, "One": inner}, tmp_path / "in", "nested", zipfile.ZIP_STORED)
+    with opened(tmp_path, source) as archives, ThreadPoolExecutor(4) as pool:
+        files = archives.require("image", names, "-")
+        for index, found in zip(names, pool.map(pixels, files.values()), strict=True):
+            np.testing.assert_array_equal(found, images[int(index)])
+
+
+@pytest.mark.parametrize("in_archive", [False, True])
+def test_a_turned_image_has_the_size_it_is_seen_in(tmp_path, in_archive):
+    exif = Image.Exif()
+    exif[274] = 6
+    content = encode(IMAGE, "JPEG", exif=exif, quality=95)
+    source = pack({"One": {"a.tif": content}}, tmp_path / "in", "zips" if in_archive else "folders")
+    with opened(tmp_path, source) as archives:
+        file = archives.find(NAMES)["first"]
+        assert file.image_size() == pixels(file).shape[:2] == (70, 90)
 
 
 def test_a_size_that_stands_behind_the_pixels_is_found(tmp_path, recwarn):
@@ -163,7 +202,7 @@ def test_a_size_that_stands_behind_the_pixels_is_found(tmp_path, recwarn):
     pack({"One": {"a.tif": bytes(moved + tags)}}, tmp_path / "in", "zips")
     with opened(tmp_path, tmp_path / "in") as archives:
         assert archives.find(NAMES)["first"].image_size() == (700, 800)
-        np.testing.assert_array_equal(archives.find(NAMES)["first"].open_image(), large)
+        np.testing.assert_array_equal(pixels(archives.find(NAMES)["first"]), large)
     assert not recwarn.list  # Pillow's, of a file that is cut off
 
 

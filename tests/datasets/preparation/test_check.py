@@ -1,95 +1,99 @@
-"""prepare.py check: every fault is found once, named in one line, and a sound set has none."""
+"""prepare.py check: every fault is found once and named in one line; a sound set has none."""
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from datasets.preparation.check import check_tile_set
-from datasets.tile_set import FORMAT_VERSION
+from datasets.preparation.check import check_tile_set, median_frequency_weights
+from datasets.structure_maps import MapRecipe, map_path
+from datasets.tile_set import FORMAT_VERSION, TileSet, open_tile_set
 from tests.conftest import make_config
-from tests.datasets.broken import PALETTE, edit_json, rewrite_list, target_of, texts, truncate
+from tests.datasets.broken import (
+    RECIPES,
+    SIZE_PX,
+    edit_json,
+    image_of,
+    map_of,
+    rewrite,
+    rewrite_list,
+    rewrite_map,
+    store,
+    target_of,
+    truncate,
+    write_eroded,
+    write_store,
+)
+
+NO_WATER = "warning: no training pixel is of class 'water'"
+
+
+def append(path, text):
+    path.write_text(path.read_text() + text)
+
+
+def faults_of(toy: TileSet) -> list[str]:
+    return texts_of(toy, faults=True)
+
+
+def texts_of(toy: TileSet, *, faults: bool) -> list[str]:
+    """Sentences of all faults or warnings, with the files of the set read again."""
+    report = check_tile_set(open_tile_set(toy.root))
+    texts = [text for texts in report.texts(faults=faults).values() for text in texts]
+    assert not any("\n" in text for text in texts)
+    return [text.replace(f"{toy.root}/", "ROOT/").replace(str(toy.root), "ROOT") for text in texts]
 
 
 def test_a_sound_set_has_no_fault_and_the_right_numbers(toy):
-    findings = check_tile_set(toy)
-    assert findings.faults == []
-    assert texts(findings.warnings) == [
-        "no pixel of train is of class 'water'; its score there cannot be computed"
-    ]
-    train, val = findings.splits["train"], findings.splits["val"]
-    assert list(findings.splits) == ["train", "val", "test"]
-    assert (train.num_sources, train.num_tiles) == (2, 2)
-    assert train.class_pixels == (32 + 48, 32, 0) and train.ignored_pixels == 16
-    # Frequencies: ground 80/(64+48), roof 32/64; their median is 0.6071.
-    assert train.class_weights == (0.85, 1.214, 0.0)
-    assert val.class_pixels == (32, 24, 8) and val.ignored_pixels == 0
-    assert val.class_weights == (0.75, 1.0, 3.0)
+    report = check_tile_set(toy)
+    assert report.findings == []
+    splits = report.summary()["splits"]
+    assert list(splits) == ["train", "val", "test"]
+    assert splits["train"] == {
+        "num_sources": 2,
+        "num_tiles": 2,
+        "num_pixels": 128,
+        "class_pixels": [32 + 48, 32, 0],
+        "ignored_pixels": 16,
+        # Frequencies: ground 80/(64+48), roof 32/64; their median is 0.6071.
+        "class_weights": (0.85, 1.214, 0.0),
+    }
+    assert splits["val"]["class_pixels"] == [32, 24, 8] and splits["val"]["ignored_pixels"] == 0
+    assert splits["val"]["class_weights"] == (0.75, 1.0, 3.0)
 
 
-def test_the_command_writes_what_it_shows(toy, run_prepare):
+def test_the_command_prints_what_it_writes(toy, run_prepare, tmp_path):
     code, out, err = run_prepare("check", "--data", toy.root)
     assert code == 0 and "error" not in err
     found = json.loads((toy.root / "check/check.json").read_text())
-    rows = {line.split("  ")[0].strip(): line.split()[-3:] for line in out.splitlines() if line}
-    splits = found["splits"].values()
-    assert rows["images"] == [str(split["num_sources"]) for split in splits] == ["2", "1", "1"]
-    assert rows["tiles"] == [str(split["num_tiles"]) for split in splits]
-    shares, weights = out.partition("share of the pixels")[2].partition("class weights")[::2]
-    for index, name in enumerate(found["classes"]):
-        totals = [sum(split["class_pixels"]) + split["ignored_pixels"] for split in splits]
-        pairs = zip(splits, totals, strict=True)
-        line = "  ".join(f"{split['class_pixels'][index] / total:9.2%}" for split, total in pairs)
-        assert re.search(rf"{name} +{re.escape(line.strip())}", shares)
-        line = "  ".join(f"{split['class_weights'][index]:9.4f}" for split in splits)
-        assert re.search(rf"{name} +{re.escape(line.strip())}", weights)
-    for name, facts in found["stores"].items():
-        line = [*facts["kind"].split(), "4", f"{facts['empty_share']:.2%}", str(facts["num_flat"])]
-        assert re.search(rf"{name}.* +{' +'.join(line)}$", out, re.MULTILINE)
-    assert "split 'own', SHA-256 " + found["split"]["sha256"][:16] in out
-    assert "4 tiles in splits, 3 classes, bands rgb" in out
-    assert "'optim.class_weights=[0.85,1.214,0]'" in out
-    assert out.endswith(
-        f"no fault found; see {toy.root}/check/check.json and {toy.root}/check/check.png\n"
-    )
-
-
-def test_the_weights_are_what_a_recipe_takes(toy, run_prepare, tmp_path):
-    _, out, _ = run_prepare("check", "--data", toy.root)
+    rows = [line.split() for line in out.splitlines()]
+    assert ["images", "2", "1", "1"] in rows and ["tiles", "2", "1", "1"] in rows
+    assert "roof 25.0 % 37.5 % 37.5 %".split() in rows
+    assert "ignored 12.5 % 0.0 % 0.0 %".split() in rows
+    sha256 = found["split"]["sha256"][:16]
+    assert f"{toy.root}: 3 classes, bands rgb, split 'own', SHA-256 {sha256}..." in out
+    assert NO_WATER in out
+    assert "structure maps: depth (depth_anything), dsm (sensor), superpixels" in out
+    assert found["stores"] == {name: recipe.generator for name, recipe in RECIPES.items()}
+    assert out.endswith(f"no fault found; see {toy.root}/check/check.json\n")
     (override,) = re.findall(r"'(optim\.class_weights=.*)'", out)
     config = make_config(toy.root, tmp_path, override)
     assert config.optim.class_weights == (0.85, 1.214, 0.0)
 
 
-def test_the_picture_shows_all_members_of_some_tiles_of_every_split(toy, run_prepare, tmp_path):
-    run_prepare("check", "--data", toy.root, "--output", tmp_path / "out")
-    picture = np.array(Image.open(tmp_path / "out/check.png"))
-    for name in "abcd":
-        assert (picture == target_color(name)).all(-1).any()
-    assert picture.shape[1] > 5 * 256  # image, target and three stores
-    assert not (toy.root / "check").exists()
-
-
-def target_color(name: str) -> tuple[int, int, int]:
-    return PALETTE[target_of(name)[-1, -1]]
-
-
-def test_faults_are_counted_and_the_exit_code_says_so(toy, run_prepare):
+def test_faults_are_counted_and_the_exit_code_says_so(toy, run_prepare, tmp_path):
     for name in "abcd":
         toy.target_path(name).unlink()
     truncate(toy.image_path("a"))
-    code, out, err = run_prepare("check", "--data", toy.root)
-    assert code == 2
-    assert err.splitlines()[-1] == (
-        f"error: {toy.root} has 5 faults; all are listed in {toy.root}/check/check.json"
-    )
+    code, out, err = run_prepare("check", "--data", toy.root, "--output", tmp_path / "out")
+    path = tmp_path / "out/check.json"
+    assert code == 2 and not (toy.root / "check").exists()
+    assert err.splitlines()[-1] == f"error: {toy.root} has 5 faults; all are listed in {path}"
     assert "fault: missing files (4)" in out and "\n  and 1 more, see check.json" in out
-    assert "fault: files that cannot be read (1)" in out
-    found = json.loads((toy.root / "check/check.json").read_text())
-    assert len(found["faults"]) == 5
-    assert (toy.root / "check/check.png").is_file()  # of what can be read
+    assert "fault: unreadable files (1)" in out
+    assert sum(map(len, json.loads(path.read_text())["faults"].values())) == 5
 
 
 @pytest.mark.parametrize(
@@ -107,7 +111,7 @@ def test_a_set_that_cannot_be_opened_gets_one_sentence(toy, run_prepare, name, c
         content = content.replace("VERSION", str(FORMAT_VERSION)).encode()
     (toy.root / name).write_bytes(content)
     code, _, err = run_prepare("check", "--data", toy.root)
-    assert code == 2 and len(err.splitlines()) == 1
+    assert code == 2
     assert re.fullmatch(
         rf"error: {toy.root}: dataset\.json, tiles\.csv or a list in splits is damaged \(.*\); "
         r"prepare the data set again\n",
@@ -115,44 +119,262 @@ def test_a_set_that_cannot_be_opened_gets_one_sentence(toy, run_prepare, name, c
     )
 
 
-def test_a_source_in_two_splits_is_refused(toy, run_prepare):
-    rewrite_list(toy, "val", "a\nc\n")
-    code, _, err = run_prepare("check", "--data", toy.root)
-    assert code == 2
-    assert err.startswith(f"error: {toy.root}: source image 'a' is in the splits ")
-
-
-def test_lists_that_are_not_those_of_the_split_are_refused(toy, run_prepare):
+def test_sets_whose_splits_changed_are_refused(toy, run_prepare):
     (toy.root / "splits/train.txt").write_text("a\n")
     code, _, err = run_prepare("check", "--data", toy.root)
-    assert code == 2 and len(err.splitlines()) == 1
-    assert "are not those of the split 'own' any more" in err
+    assert code == 2 and "are not those of the split 'own' any more" in err
+    rewrite_list(toy, "val", "a\nc\n")
+    code, _, err = run_prepare("check", "--data", toy.root)
+    assert code == 2 and f"error: {toy.root}: source image 'a' is in the splits " in err
 
 
 def test_a_split_with_hidden_labels(toy, run_prepare):
-    split = json.loads((toy.root / "dataset.json").read_text())["split"]
-    edit_json(toy.root / "dataset.json", split={**split, "unlabelled": ["test"]})
-    hidden = toy.target_path("d")
-    code, _, _ = run_prepare("check", "--data", toy.root)
-    found = json.loads((toy.root / "check/check.json").read_text())
-    assert code == 2
-    assert [fault["text"] for fault in found["faults"]] == [
-        f"{toy.root}/histogram.csv lists 'd'; prepare the data set again",
-        f"no list names {hidden}; delete it or prepare the data set again",
+    path = toy.root / "dataset.json"
+    split = json.loads(path.read_text())["split"]
+    edit_json(path, split={**split, "unlabelled": ["test"]})
+    assert faults_of(toy) == [
+        "ROOT/histogram.csv lists 'd'; prepare the data set again",
+        "no list names ROOT/labels/d.tif; delete it or prepare the data set again",
     ]
-    hidden.unlink()
+    toy.target_path("d").unlink()
     rows = (toy.root / "histogram.csv").read_text().splitlines()
     (toy.root / "histogram.csv").write_text("\n".join(rows[:-1]))
     code, out, _ = run_prepare("check", "--data", toy.root)
     assert code == 0
-    assert re.search(r"^  ground .* hidden$", out, re.MULTILINE)
-    found = json.loads((toy.root / "check/check.json").read_text())
-    assert found["splits"]["test"] == {
-        "is_labelled": False,
-        "num_sources": 1,
-        "num_tiles": 1,
-        "num_pixels": 64,
-        "class_pixels": [0, 0, 0],
-        "ignored_pixels": 0,
-        "class_weights": None,
-    }
+    assert re.search(r"^ground .* hidden$", out, re.MULTILINE)
+
+
+# One damage of a sound set each, and the only fault that is reported of it.
+DAMAGES = {
+    "missing image": (
+        lambda toy: toy.image_path("b").unlink(),
+        "ROOT/images/b.tif does not exist; prepare the data set again",
+    ),
+    "missing label": (
+        lambda toy: toy.target_path("b").unlink(),
+        "ROOT/labels/b.tif does not exist; prepare the data set again",
+    ),
+    "size of a label": (
+        lambda toy: rewrite(toy.target_path("c"), target_of("c")[:-1]),
+        "ROOT/labels/c.tif is 7 x 8, tiles.csv says 8 x 8 (height x width); prepare the data set "
+        "again",
+    ),
+    "size of a map": (
+        lambda toy: rewrite_map(toy, "superpixels", "c", map_of("c")[:, :-1]),
+        "ROOT/modalities/superpixels/c.tif is 8 x 7, tiles.csv says 8 x 8 (height x width); run "
+        "generate.py again",
+    ),
+    "unknown values": (
+        lambda toy: rewrite(toy.target_path("a"), np.where(np.eye(8), 7, 254).astype(np.uint8)),
+        "ROOT/labels/a.tif holds 7 (8 pixels), 254 (56 pixels); the classes are 0..2, 255 = "
+        "ignore; correct the masks and prepare the data set again",
+    ),
+    "truncated image": (
+        lambda toy: truncate(toy.image_path("d")),
+        "ROOT/images/d.tif is not whole",
+    ),
+    "truncated label": (
+        lambda toy: truncate(toy.target_path("d")),
+        "ROOT/labels/d.tif is not whole",
+    ),
+    "truncated map": (
+        lambda toy: truncate(map_path(store(toy, "depth"), "d")),
+        "ROOT/modalities/depth/d.tif is not whole",
+    ),
+    "damaged header": (
+        lambda toy: map_path(store(toy, "depth"), "d").write_bytes(
+            map_path(store(toy, "depth"), "d").read_bytes()[:50]
+        ),
+        "ROOT/modalities/depth/d.tif is not a raster written by prepare.py or generate.py",
+    ),
+    "label in colours": (
+        lambda toy: rewrite(toy.target_path("a"), image_of("a")),
+        "ROOT/labels/a.tif is RGB, not 8-bit; prepare or generate it again",
+    ),
+    "map of another recipe": (
+        lambda toy: shutil.copy(
+            map_path(store(toy, "depth"), "a"), map_path(store(toy, "superpixels"), "a")
+        ),
+        "ROOT/modalities/superpixels/a.tif was made from another image or with other settings than "
+        "its manifest records; delete it and run generate.py again",
+    ),
+    "missing map": (
+        lambda toy: map_path(store(toy, "dsm"), "a").unlink(),
+        "ROOT/modalities/dsm: 'a' has no map; run prepare.py sensor again",
+    ),
+    "image of no tile": (
+        lambda toy: shutil.copy(toy.image_path("a"), toy.image_path("e")),
+        "no list names ROOT/images/e.tif; delete it or prepare the data set again",
+    ),
+    "map of no tile": (
+        lambda toy: shutil.copy(
+            map_path(store(toy, "depth"), "a"), map_path(store(toy, "depth"), "e")
+        ),
+        "no list names ROOT/modalities/depth/e.tif; delete it or prepare the data set again",
+    ),
+    "file beside the stores": (
+        lambda toy: (toy.root / "modalities/notes.txt").write_text(""),
+        "no list names ROOT/modalities/notes.txt; delete it or prepare the data set again",
+    ),
+    "name twice in a split": (
+        lambda toy: rewrite_list(toy, "val", "c\nc\n"),
+        "ROOT/splits/val.txt names 'c' 2 times; delete the others",
+    ),
+    "name twice in the table": (
+        lambda toy: append(toy.root / "tiles.csv", "d,d,0,0,8,8\n"),
+        "ROOT/tiles.csv names 'd' 2 times; delete the others",
+    ),
+    "no histogram": (
+        lambda toy: (toy.root / "histogram.csv").unlink(),
+        "ROOT/histogram.csv does not exist; prepare the data set again",
+    ),
+    "histogram of other classes": (
+        lambda toy: (toy.root / "histogram.csv").write_text("id,0,1\na,1,2\n"),
+        "ROOT/histogram.csv has the columns id, 0, 1, not ",
+    ),
+    "histogram of other labels": (
+        lambda toy: rewrite(toy.target_path("c"), target_of("a")),
+        "ROOT/histogram.csv differs from the pixel counts of the label of 'c'; prepare the data "
+        "set again",
+    ),
+    "unfinished store": (
+        lambda toy: edit_json(store(toy, "superpixels") / "manifest.json", tiles=None),
+        "the structure maps ROOT/modalities/superpixels are missing or not finished; make them "
+        "with generate.py",
+    ),
+    "store without a manifest": (
+        lambda toy: (store(toy, "superpixels") / "manifest.json").unlink(),
+        "the structure maps ROOT/modalities/superpixels are missing or not finished",
+    ),
+    "damaged manifest": (
+        lambda toy: edit_json(store(toy, "dsm") / "manifest.json", tiles=["a", "b"]),
+        "ROOT/modalities/dsm/manifest.json is not a valid manifest (",
+    ),
+    "manifest that names no tile": (
+        lambda toy: edit_json(
+            store(toy, "dsm") / "manifest.json",
+            tiles={
+                **json.loads((store(toy, "dsm") / "manifest.json").read_text())["tiles"],
+                "e": "0",
+            },
+        ),
+        "ROOT/modalities/dsm/manifest.json names 'e', which is not a tile; delete the folder and "
+        "run prepare.py sensor again",
+    ),
+    "store of another kind": (
+        lambda toy: edit_json(store(toy, "superpixels") / "manifest.json", kind="values"),
+        "ROOT/modalities/superpixels is declared to hold values, but 'superpixels' makes segments; "
+        "delete it and run generate.py again",
+    ),
+    "unknown generator": (
+        lambda toy: write_store(
+            toy, "magic", MapRecipe(generator="magic", settings={}, weights_sha256=None)
+        ),
+        "ROOT/modalities/magic was made by the unknown generator 'magic' (known are ",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_one_damage_is_one_fault(toy, damage, recwarn):
+    harm, sentence = DAMAGES[damage]
+    harm(toy)
+    (found,) = faults_of(toy)
+    assert found == sentence or found.startswith(sentence)
+    assert not recwarn.list  # Pillow's, of damaged headers
+
+
+def test_an_image_that_changed_makes_its_maps_stale(toy):
+    rewrite(toy.image_path("a"), image_of("x"))
+    assert faults_of(toy) == [
+        f"ROOT/images/a.tif changed after its map in ROOT/modalities/{name} was made; run "
+        f"{'prepare.py sensor' if name == 'dsm' else 'generate.py'} again"
+        for name in sorted(RECIPES)
+    ]
+
+
+def test_a_tile_that_the_manifest_lacks(toy):
+    path = store(toy, "dsm") / "manifest.json"
+    tiles = json.loads(path.read_text())["tiles"]
+    edit_json(path, tiles={name: source for name, source in tiles.items() if name != "a"})
+    assert faults_of(toy) == [
+        "ROOT/modalities/dsm: 'a' has no map in its manifest; run prepare.py sensor again",
+        "no list names ROOT/modalities/dsm/a.tif; delete it or prepare the data set again",
+    ]
+
+
+def test_a_histogram_of_other_tiles(toy):
+    path = toy.root / "histogram.csv"
+    path.write_text(path.read_text().replace("\nd,", "\ne,"))
+    assert faults_of(toy) == [
+        "ROOT/histogram.csv lacks 'd'; prepare the data set again",
+        "ROOT/histogram.csv lists 'e'; prepare the data set again",
+    ]
+
+
+def test_eroded_labels_are_examined_like_the_others(toy):
+    toy = write_eroded(toy)
+    splits = check_tile_set(toy).summary()["splits"]
+    assert faults_of(toy) == [] and splits["train"]["class_pixels"] == [80, 32, 0]
+    path = toy.target_path("c", "eroded")
+    path.unlink()
+    assert faults_of(toy) == ["ROOT/labels_eroded/c.tif does not exist; prepare the data set again"]
+    rewrite(path, np.full((SIZE_PX, SIZE_PX), 3, np.uint8))
+    (found,) = faults_of(toy)
+    assert found.startswith("ROOT/labels_eroded/c.tif holds 3 (64 pixels); the classes are 0..2")
+    path.unlink()
+    edit_json(toy.root / "dataset.json", labels=["full"])
+    assert [text.split(";")[0] for text in faults_of(toy)] == [
+        f"no list names ROOT/labels_eroded/{name}.tif" for name in "abd"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pair", "is_fault", "sentence"),
+    [
+        ("ad", True, "'d' (test), 'a' (train) have the same pixels; remove the image from all "),
+        ("ab", False, "'a' (train), 'b' (train) have the same pixels and count more than other"),
+    ],
+)
+def test_tiles_with_the_same_pixels(toy, pair, is_fault, sentence):
+    shutil.rmtree(toy.root / "modalities")
+    rewrite(toy.image_path(pair[1]), image_of(pair[0]))
+    assert texts_of(toy, faults=not is_fault) == []
+    (found,) = texts_of(toy, faults=is_fault)
+    assert found.startswith(sentence)
+    for name in pair:  # tiles of one colour do not count
+        rewrite(toy.image_path(name), np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8))
+    assert texts_of(toy, faults=is_fault) == []
+
+
+def test_tiles_without_a_split_and_splits_without_tiles(toy):
+    rewrite_list(toy, "train", "a\n")
+    rewrite_list(toy, "test", "")
+    assert texts_of(toy, faults=False) == [
+        "ROOT has no tile in test; train.py and eval.py cannot use it",
+        "'b' is in no split; add it to a list in ROOT/splits if it is to be used",
+        "'d' is in no split; add it to a list in ROOT/splits if it is to be used",
+    ]
+
+
+@pytest.mark.parametrize(
+    "place", ["images/.a.0.partial", "modalities/dsm/.parts/x", "../.toy.partial/x"]
+)
+def test_temporary_files_of_killed_runs(toy, place):
+    path = toy.root / place
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    assert faults_of(toy) == []
+    (found,) = texts_of(toy, faults=False)
+    assert "was left by a killed run, or belongs to a running one" in found
+
+
+def test_the_weights_are_median_frequency_over_frequency():
+    counts = np.array([[60, 40, 0], [90, 0, 10], [0, 0, 0]])
+    # Frequencies: 150/200, 40/100 and 10/100; their median is 0.4.
+    assert median_frequency_weights(counts) == (0.5333, 1.0, 4.0)
+    # A class without a pixel has weight 0 and does not enter the median.
+    weights = median_frequency_weights(np.array([[60, 0, 40, 0]]))
+    assert weights == pytest.approx((0.5 / 0.6, 0, 0.5 / 0.4, 0), rel=1e-3)
+    assert median_frequency_weights(np.zeros((2, 3), np.int64)) is None
+    assert median_frequency_weights(np.zeros((0, 3), np.int64)) is None

@@ -9,7 +9,7 @@ from PIL import Image
 
 from datasets.preparation.classes import LabelRepair, MaskDecoder, read_class_file
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.files import open_image
+from utils.rasters.reading import open_scene
 
 CLASSES = {
     "classes": [
@@ -42,8 +42,13 @@ def save_palette(path):
 
 def read(decoder, path):
     """Class indices of a mask file, and what was unknown."""
-    decoded = decoder.decode(open_image(path), str(path))
+    decoded = decode(decoder, path)
     return decoded.target, decoded.unknown
+
+
+def decode(decoder, path, repair=None):
+    with open_scene(path) as mask:
+        return decoder.decode(mask, str(path), repair)
 
 
 def test_a_class_file_is_read_as_it_is_written(classes):
@@ -112,14 +117,14 @@ def test_values_above_8_bits_can_be_classes(tmp_path):
     assert target.tolist() == [[0, 255]] and unknown == {"255": 1}
 
 
-def test_a_repair_touches_unknown_colours_only(classes):
+def test_a_repair_touches_unknown_colours_only(classes, tmp_path):
     row = [[0, 0, 255], [0, 254, 0], [1, 0, 250], [9, 9, 9], [0, 255, 255]]
-    image = Image.fromarray(np.array([row], np.uint8))
+    path = save(tmp_path / "mask.png", [row])
     swap = LabelRepair(why="", colors=(((0, 254, 0), (0, 255, 0)), ((0, 0, 255), (0, 0, 0))))
-    decoded = MaskDecoder(classes).decode(image, "mask", swap)
+    decoded = decode(MaskDecoder(classes), path, swap)
     assert decoded.target.tolist() == [[0, 1, 255, 255, 255]] and decoded.num_repaired == 1
     assert decoded.unknown == {"#0100FA": 1, "#090909": 1, "#00FFFF": 1}
-    decoded = MaskDecoder(classes).decode(image, "mask", LabelRepair(why="", threshold=128))
+    decoded = decode(MaskDecoder(classes), path, LabelRepair(why="", threshold=128))
     # Almost black is black, which this class file ignores.
     assert decoded.target.tolist() == [[0, 1, 0, 255, 255]] and decoded.num_repaired == 3
     assert decoded.unknown == {"#00FFFF": 1}
@@ -127,11 +132,11 @@ def test_a_repair_touches_unknown_colours_only(classes):
 
 
 def test_masks_that_cannot_be_meant(classes, tmp_path):
-    with pytest.raises(DataError, match=r"real\.tif has mode F; masks must be RGB or palette"):
+    with pytest.raises(DataError, match=r"real\.tif has 1 band of float32; masks must be RGB"):
         read(MaskDecoder(classes), save(tmp_path / "real.tif", [[1, 2]], np.float32))
-    with pytest.raises(DataError, match=r"has mode RGB, not class values; use --label-kind color"):
+    with pytest.raises(DataError, match=r"has 3 bands of uint8, not class values; use --l"):
         read(MaskDecoder(classes, "index"), save(tmp_path / "rgb.png", np.zeros((2, 2, 3))))
-    with pytest.raises(DataError, match=r"has mode I;16, not colours; use --label-kind index"):
+    with pytest.raises(DataError, match=r"has 1 band of uint16, not colours; use --label-k"):
         read(MaskDecoder(classes, "color"), save(tmp_path / "deep.png", [[1, 2]], np.uint16))
     with pytest.raises(DataError, match=r"glass\.png has transparent pixels, .* save it without"):
         read(MaskDecoder(classes), save(tmp_path / "glass.png", np.full((2, 2, 4), 254)))

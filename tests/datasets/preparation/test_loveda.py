@@ -1,14 +1,18 @@
 """LoveDA from fake archives with the official names to a prepared set; real tiles where at hand."""
 
+import io
+import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.preparation.loveda import submit
 from datasets.tile_set import open_tile_set
 from tests.datasets.fake_archives import LOVEDA_IMAGES, encode, image_of, loveda, pack, target_of
-from utils.errors import MissingDataError
+from utils.errors import DataError, MissingDataError
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data" / "loveda-samples"
 SIZE = (9, 9)
@@ -100,7 +104,7 @@ def test_missing_archives_and_masks_and_unknown_values(prepare, tmp_path):
     files = loveda(SIZE)
     folder = pack(files, tmp_path / "in", "zips")
     root, code, _, err = prepare(folder / "Train.zip")
-    sentence = "no image of Val (rural and urban) is in what --source gives; add Val.zip, or the "
+    sentence = "--source has no image of Val (rural and urban); add Val.zip, or the folder Val it "
     assert code == 2 and sentence in err
     del files["Train"]["Train/Rural/masks_png/1.png"]
     root, code, _, err = prepare(pack(files, tmp_path / "two", "zips"))
@@ -151,3 +155,65 @@ def test_real_tiles(prepare, tmp_path):
         np.testing.assert_array_equal(target, raw - 1)
         image = np.array(Image.open(SAMPLES / "images" / f"{name}.png").convert("RGB"))
         np.testing.assert_array_equal(tiles.read_image(name), image)
+
+
+SIZES = {"10.png": (6, 9), "11.png": (6, 9), "12.png": (4, 4)}
+
+
+def labels_of(name):
+    return np.random.default_rng(int(name[:2])).integers(0, 7, SIZES[name], np.uint8)
+
+
+@pytest.fixture
+def output(tmp_path):
+    """An output folder of infer.py with the label maps of three images."""
+    for name in SIZES:
+        path = tmp_path / "index" / f"of {name}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encode(labels_of(name), "PNG"))
+    return tmp_path
+
+
+def pack_submission(output):
+    results = {name: Path(f"of {name}") for name in reversed(SIZES)}
+    submit(output, results, {Path(f"of {name}"): size for name, size in SIZES.items()}, 7)
+    return output / "submission.zip"
+
+
+def test_a_submission_holds_the_label_maps_and_is_the_same_every_time(output, capsys):
+    path = pack_submission(output)
+    assert capsys.readouterr().out == (
+        "warning: 3 images; the official test set of LoveDA has 1796\n"
+        f"{path} holds 3 images in the format of the LoveDA server\n"
+    )
+    with zipfile.ZipFile(path) as packed:
+        assert packed.namelist() == sorted(SIZES)
+        for name in SIZES:
+            content = packed.read(name)
+            assert content == (output / "index" / f"of {name}").read_bytes()
+            np.testing.assert_array_equal(Image.open(io.BytesIO(content)), labels_of(name))
+    before = path.read_bytes()
+    os.utime(output / "index" / "of 10.png", (0, 0))
+    assert pack_submission(output).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (encode(np.full((6, 9), 7, np.uint8), "PNG"), "holds the value 7; classes are 0..6"),
+        (encode(np.full((6, 9), 255, np.uint8), "PNG"), "holds the value 255; classes are 0..6"),
+        (encode(np.zeros((9, 6), np.uint8), "PNG"), "is 9 x 6, its image 6 x 9 (height x width)"),
+        (encode(np.zeros((6, 9, 3), np.uint8), "PNG"), "is not an 8-bit PNG with one channel"),
+        (encode(np.zeros((6, 9), np.uint16), "PNG"), "is not an 8-bit PNG with one channel"),
+        (encode(np.zeros((6, 9), np.uint8)), "is not an 8-bit PNG with one channel"),
+        (b"", "cannot be read ("),
+        (encode(labels_of("10.png"), "PNG")[:-3], "is truncated"),
+        (encode(labels_of("10.png"), "PNG")[:45], "cannot be read ("),
+    ],
+)
+def test_a_label_map_that_the_server_would_refuse_is_named(output, content, problem):
+    (output / "index" / "of 10.png").write_bytes(content)
+    with pytest.raises(DataError) as error:
+        pack_submission(output)
+    assert str(error.value).startswith(f"{output / 'index' / 'of 10.png'} {problem}")
+    assert not list(output.glob("*submission*"))

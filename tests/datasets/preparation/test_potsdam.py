@@ -5,6 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from datasets.preparation.archives import ArchiveFile
 from datasets.preparation.potsdam import SPLITS
 from datasets.structure_maps import from_levels, map_path, read_manifest, read_map, store_folder
 from datasets.tile_set import open_tile_set
@@ -256,19 +257,24 @@ def test_a_missing_tile_is_named_at_once(files, prepare, tmp_path, archive, what
 @pytest.mark.parametrize(
     ("what", "array", "sentence"),
     [
-        ("top_potsdam_2_11_label", np.zeros((10, 11, 3), np.uint8), "of their mask"),
-        ("top_potsdam_2_11_label_noBoundary", np.zeros((9, 12, 3), np.uint8), "eroded mask"),
-        ("dsm_potsdam_02_11", np.zeros((10, 11), np.float32), "of their dsm"),
+        ("top_potsdam_2_11_label", np.zeros((10, 11, 3), np.uint8), "from their mask (height"),
+        (
+            "top_potsdam_2_11_label_noBoundary",
+            np.zeros((9, 12, 3), np.uint8),
+            "from their eroded mask",
+        ),
+        ("dsm_potsdam_02_11", np.zeros((10, 11), np.float32), "from their dsm (height"),
     ],
 )
 def test_another_size_is_found_before_anything_is_decoded(
     files, prepare, tmp_path, monkeypatch, what, array, sentence
 ):
-    monkeypatch.setattr("datasets.preparation.members.Member.open_image", None)  # a call would fail
+    monkeypatch.setattr(ArchiveFile, "open_image", None)  # a call would fail
     chosen = only(files, "2_Ortho_RGB", LABELS, ERODED, "1_DSM", **{what: encode(array)})
     root, code, _, err = prepare(pack(chosen, tmp_path / "in", "zips"), "--dsm")
     height, width = array.shape[:2]
-    assert code == 2 and "error: 1 of 37 images have not the size" in err and sentence in err
+    assert code == 2 and "error: 1 of 37 images differ in size from" in err
+    assert sentence in err
     assert "RGB.tif is 10 x 12 and " in err
     assert f"{what}.tif is {height} x {width}); give them one size" in err
     assert nothing_is_left(root)
@@ -280,7 +286,7 @@ def test_another_size_is_found_before_anything_is_decoded(
         (("--split", "mine"), "--split mine is no split of potsdam; it has official, geoseg, ssrs"),
         (("--range", 0, 1), "--range needs --dsm"),
         (("--dsm", "--range", 1, 1), "--range is 1 1; the first must be the smaller"),
-        (("--source", "nowhere"), "--source nowhere is no file and no folder"),
+        (("--source", "nowhere"), "--source nowhere is neither a file nor a folder"),
         (("--tile-size", 8), "--tile-size is 8; it must be 32 or more"),
     ],
 )

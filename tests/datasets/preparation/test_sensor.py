@@ -13,7 +13,7 @@ from configs.schema import Config, StructureConfig
 from datasets.dataset import prepare_inputs
 from datasets.encodings import StructureEncoder, value
 from datasets.loaders import build_eval_loader, check_structure
-from datasets.preparation.sensor import decode_raster, import_sensor
+from datasets.preparation.sensor import import_sensor, read_band
 from datasets.structure_maps import (
     MapRecipe,
     begin_store,
@@ -31,13 +31,14 @@ from datasets.transforms import Geometry
 from tests.conftest import make_config, single_process
 from tests.datasets.coordinates import cut_all
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.files import open_image
+from utils.rasters.reading import open_scene
 
 BOTH = "structure.modalities=[superpixels,dsm]"
 
 
 def read_raster(path: Path, no_data: float | None) -> np.ndarray:
-    return decode_raster(open_image(path), str(path), no_data)
+    with open_scene(path) as raster:
+        return read_band(raster, str(path), no_data)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +86,8 @@ def test_import_keeps_values_and_no_data(with_sensor, tmp_path):
     np.testing.assert_allclose(ours[5:], expected[5:], atol=(high - low) / 65000)
 
 
-@pytest.mark.parametrize("mode", ["L", "I;16", "F"])
-def test_rasters_of_8_16_and_32_bit_are_read(mode, tmp_path):
-    kind = {"L": np.uint8, "I;16": np.uint16, "F": np.float32}[mode]
+@pytest.mark.parametrize("kind", ["u1", "u2", "i4", "f4"])
+def test_rasters_of_8_16_and_32_bit_are_read(kind, tmp_path):
     array = np.array([[1, 2], [9, 4]], kind)
     Image.fromarray(array).save(tmp_path / "a.tif")
     raster = read_raster(tmp_path / "a.tif", no_data=9)
@@ -156,21 +156,23 @@ def test_import_errors_are_one_sentence(data_root: Path, tmp_path: Path):
         import_sensor(tile_set, "other", tmp_path)
     for tile_id in tile_set.tiles:
         Image.fromarray(np.zeros((96, 96), np.uint8)).save(tmp_path / f"{tile_id}.png")
-    with refused(DataError, f"no raster in {tmp_path} holds a pixel with data; check --no-data"):
+    with refused(DataError, f"no raster in {tmp_path} has a pixel with data; check --no-data"):
         import_sensor(tile_set, "other", tmp_path, no_data=0)
     with refused(ConfigError, "--range is 3 3; the first must be the smaller"):
         import_sensor(tile_set, "other", tmp_path, value_range=(3, 3))
     assert not store_folder(data_root, "other").exists()
     Image.new("RGB", (4, 4)).save(tmp_path / "rgb.png")
-    with refused(DataError, f"{tmp_path / 'rgb.png'} must have one band of numbers, not 'RGB'"):
+    with refused(
+        DataError, f"{tmp_path / 'rgb.png'} must have one band of numbers, not 3 bands of uint8"
+    ):
         read_raster(tmp_path / "rgb.png", None)
 
 
 def test_a_sensor_that_is_not_there_says_how_to_import_it(data_root: Path, tmp_path: Path):
     config = make_config(data_root, tmp_path, "structure.modalities=[superpixels,lidar]")
     sentence = (
-        "structure.modalities names 'lidar', which is no generator (these are superpixels, sam, "
-        f"depth_anything) and no sensor in {data_root}; import it with prepare.py sensor --data "
+        "structure.modalities names 'lidar', which is neither a generator (these are superpixels, sam, "
+        f"depth_anything) nor a sensor in {data_root}; import it with prepare.py sensor --data "
         f"{data_root} --name lidar --rasters FOLDER"
     )
     with refused(MissingDataError, sentence):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datasets.preparation.pipeline import synthetic
+from datasets.preparation import synthetic
 from datasets.preparation.synthetic import CLASSES, MAX_HEIGHT_M, MIN_SIZE_PX, PALETTE, draw_scene
 from datasets.preparation.synthetic_canvas import Canvas
 from datasets.structure_maps import check_store, map_path, read_map, store_folder
