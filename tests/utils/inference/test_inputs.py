@@ -1,7 +1,6 @@
 """Input images of infer.py, and the names of their results."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -35,11 +34,6 @@ def test_a_split_gives_its_images_under_the_names_of_their_sources(tmp_path):
     ]
 
 
-def test_only_the_split_is_read(toy, tmp_path):
-    inputs = find_inputs(toy.root, tmp_path, "train")
-    assert [item.path for item in inputs] == [toy.image_path("a"), toy.image_path("b")]
-
-
 @pytest.mark.parametrize("lefts", [(0, 8), (8,)])
 def test_images_that_were_cut_are_refused(tmp_path, lefts):
     tiles = [(f"photo_y00000_x{left:05d}", "photo", left) for left in lefts]
@@ -52,36 +46,29 @@ def test_images_that_were_cut_are_refused(tmp_path, lefts):
         find_inputs(tile_set.root, tmp_path, "test")
 
 
-def test_a_data_set_without_a_split_is_refused(toy, tmp_path):
+def test_a_data_set_and_a_split_belong_together(toy, tmp_path):
+    inputs = find_inputs(toy.root, tmp_path, "train")
+    assert [item.path for item in inputs] == [toy.image_path("a"), toy.image_path("b")]
     with pytest.raises(ConfigError, match=r"is a prepared data set; name one of its splits: --s"):
         find_inputs(toy.root, tmp_path, None)
-
-
-def test_a_folder_with_a_split_is_refused(toy, tmp_path):
     with pytest.raises(MissingDataError, match="images is not a prepared data set"):
         find_inputs(toy.root / "images", tmp_path, "test")
     with pytest.raises(MissingDataError, match="has no split 'night'; it has test, train, val"):
         find_inputs(toy.root, tmp_path, "night")
 
 
-def test_two_images_of_one_stem_cannot_be_submitted(toy, tmp_path):
-    folder = tmp_path / "photos"
-    for name in ("1.png", "far/1.tif", "2.png"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(toy.image_path("a"), folder / name)
-    inputs = find_inputs(folder, tmp_path / "out", None, png=True)
+def test_two_images_of_one_stem_cannot_be_submitted(tmp_path):
+    """``tests/test_infer.py`` has what images of other stems are called."""
+    images = [
+        Input(path=tmp_path / name, result=Path(name).with_suffix(".png"), stem="1")
+        for name in ("1.png", "far/1.tif")
+    ]
     sentence = (
-        f"{folder / '1.png'} and {folder / 'far/1.tif'} would both be 1.png in the submission; "
-        "rename or remove one of them"
+        f"{tmp_path / '1.png'} and {tmp_path / 'far/1.tif'} would both be 1.png in the "
+        "submission; rename or remove one of them"
     )
     with pytest.raises(DataError, match=f"^{re.escape(sentence)}$"):
-        submission_names(inputs)
-    (folder / "far/1.tif").rename(folder / "far/3.tif")
-    assert submission_names(find_inputs(folder, tmp_path / "out", None, png=True)) == {
-        "1.png": Path("1.png"),
-        "2.png": Path("2.png"),
-        "3.png": Path("far/3.png"),
-    }
+        submission_names(images)
 
 
 @pytest.fixture
@@ -99,18 +86,14 @@ def results_of(source, output):
     return {str(item.path): str(item.result) for item in find_inputs(source, output, None)}
 
 
-def test_a_tiff_gives_a_tiff_and_all_else_a_png(photos, tmp_path):
-    assert results_of(photos, tmp_path / "out") == {
-        f"{photos}/a.PNG": "a.PNG.png",
-        f"{photos}/a.tif": "a.tif.tif",
-        f"{photos}/b.tiff": "b.tif",
-        f"{photos}/far/c.jpg": "far/c.png",
-    }
-
-
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
+        (
+            "",
+            {"a.PNG": "a.PNG.png", "a.tif": "a.tif.tif", "b.tiff": "b.tif"}
+            | {"far/c.jpg": "far/c.png"},
+        ),
         ("a.tif", {"a.tif": "a.tif"}),
         ("far/e.txt", {"far/e.txt": "e.png"}),  # whoever names a file means it
         ("*.tif*", {"a.tif": "a.tif", "b.tiff": "b.tif"}),
@@ -119,29 +102,25 @@ def test_a_tiff_gives_a_tiff_and_all_else_a_png(photos, tmp_path):
         ("far/?.jpg", {"far/c.jpg": "c.png"}),
     ],
 )
-def test_a_file_and_a_pattern(photos, tmp_path, pattern, expected):
-    found = results_of(f"{photos}/{pattern}", tmp_path / "out")
+def test_a_tiff_gives_a_tiff_and_all_else_a_png(photos, tmp_path, pattern, expected):
+    found = results_of(photos / pattern, tmp_path / "out")
     assert found == {f"{photos}/{path}": result for path, result in expected.items()}
 
 
 def test_results_in_the_folder_of_the_images_are_left_out(photos):
-    assert [*results_of(photos, photos / "far")] == [
-        f"{photos}/{name}" for name in ("a.PNG", "a.tif", "b.tiff")
-    ]
-    with pytest.raises(
-        MissingDataError, match=r"far holds no image outside the folder of results, .*far$"
-    ):
-        find_inputs(photos / "far", photos / "far", None)
+    expected = [f"{photos}/{name}" for name in ("a.PNG", "a.tif", "b.tiff")]
+    assert [*results_of(photos, photos / "far")] == expected
 
 
 @pytest.mark.parametrize(
-    ("source", "sentence"),
+    ("source", "output", "sentence"),
     [
-        ("nothing", r"--input .*nothing does not exist$"),
-        ("*.bmp", r"no file matches --input .*\*\.bmp$"),
-        ("f.png", r"f\.png holds no image \(\.png, "),
+        ("far", "far", r"far holds no image outside the folder of results, .*far$"),
+        ("nothing", "out", r"--input .*nothing does not exist$"),
+        ("*.bmp", "out", r"no file matches --input .*\*\.bmp$"),
+        ("f.png", "out", r"f\.png holds no image \(\.png, "),
     ],
 )
-def test_nothing_to_segment_is_said(photos, tmp_path, source, sentence):
+def test_nothing_to_segment_is_an_error(photos, source, output, sentence):
     with pytest.raises(MissingDataError, match=sentence):
-        find_inputs(f"{photos}/{source}", tmp_path / "out", None)
+        find_inputs(photos / source, photos / output, None)

@@ -33,18 +33,20 @@ class Levels:
         return maps["height"].unsqueeze(1).float() / 65535
 
 
-def segment(image, make_maps, rows=None, read=None):
-    predictor = Predictor(Sum(), Levels(), Precision("fp32", CPU), CONFIG, CPU)
-    watch = Stopwatch()
-    strips = segment_strips(
-        predictor,
-        chunks.ChunkGrid(image.shape[:2], CONFIG.window_px, CONFIG.overlap_px),
-        image.shape[:2],
-        read or (lambda rows, columns: image[rows, columns]),
-        make_maps,
-        watch,
-        rows,
-    )
+def no_map(chunk, pixels):
+    return {"height": np.zeros(pixels.shape[:2], np.uint16)}
+
+
+def strips_of(image, make_maps, rows=None, read=None, network=None):
+    size, watch = image.shape[:2], Stopwatch()
+    read = read or (lambda rows, columns: image[rows, columns])
+    predictor = Predictor(network or Sum(), Levels(), Precision("fp32", CPU), CONFIG, CPU)
+    grid = chunks.ChunkGrid(size, CONFIG.window_px, CONFIG.overlap_px)
+    return segment_strips(predictor, grid, size, read, make_maps, watch, rows), watch
+
+
+def segment(*arguments):
+    strips, watch = strips_of(*arguments)
     return torch.cat([logits for _, logits in strips], 1), watch
 
 
@@ -94,17 +96,7 @@ def test_no_strip_is_held_while_the_next_is_made(image):
             assert all(strip() is None for strip in given)
             return self.scale * super().forward(image, structure)
 
-    def make(chunk, pixels):
-        return {"height": np.zeros(pixels.shape[:2], np.uint16)}
-
-    strips = segment_strips(
-        Predictor(Watching(), Levels(), Precision("fp32", CPU), CONFIG, CPU),
-        chunks.ChunkGrid(image.shape[:2], CONFIG.window_px, CONFIG.overlap_px),
-        image.shape[:2],
-        lambda rows, columns: image[rows, columns],
-        make,
-        Stopwatch(),
-    )
+    strips, _ = strips_of(image, no_map, network=Watching())
     for _, logits in strips:
         assert not logits.requires_grad
         given.append(weakref.ref(logits))
@@ -121,9 +113,7 @@ def test_every_pixel_is_read_about_once_and_in_order(image):
         tops.append(rows.start)
         return image[rows, columns]
 
-    segment(
-        image, lambda chunk, pixels: {"height": np.zeros(pixels.shape[:2], np.uint16)}, None, read
-    )
+    segment(image, no_map, None, read)
     assert seen.min() == 1 and tops == sorted(tops)
     assert seen.mean() < 1.6  # chunks of three windows overlap as windows do
 
@@ -131,7 +121,7 @@ def test_every_pixel_is_read_about_once_and_in_order(image):
 def test_maps_are_made_from_the_pixels_of_the_chunk(image):
     def make(chunk, pixels):
         assert np.array_equal(pixels, image[chunk.slices])
-        return {"height": np.zeros(pixels.shape[:2], np.uint16)}
+        return no_map(chunk, pixels)
 
     segment(image, make)
 
