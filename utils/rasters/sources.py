@@ -18,6 +18,9 @@ from rasterio.windows import Window
 from utils.errors import DataError, MissingDataError
 from utils.rasters.placement import Placement, read_placement
 
+# For good: a context would also change what other threads, which open files too, may warn of.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
 Slices = tuple[slice, slice]  # rows and columns of a window, within the image
 
 # GDAL's block cache, in bytes: a row of 512 x 512 tiles takes 45 MiB in an image 30,000 px wide.
@@ -235,9 +238,7 @@ def _open_rest(file: BinaryIO, path: Path) -> DatasetReader:
 
 
 def _open_with_gdal(path: Path, drivers: list[str]) -> DatasetReader:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return DatasetReader(path, driver=drivers)  # rasterio.open takes a single driver
+    return DatasetReader(path, driver=drivers)  # rasterio.open takes a single driver
 
 
 @contextmanager
