@@ -115,15 +115,11 @@ class Chart:
         return np.array(Image.open(file).convert("RGB"))
 
     def _write(self, file: Any, suffix: str) -> None:
-        from matplotlib.transforms import Bbox
-
-        # Whole pixels around everything that is drawn, so that images stay on the pixel grid.
-        low, high = self.figure.get_tightbbox().get_points() * _DPI
-        box = np.array([np.floor(low) - _MARGIN_PX, np.ceil(high) + _MARGIN_PX]) / _DPI
         self.figure.savefig(
             file,
             format=suffix[1:],
-            bbox_inches=Bbox(box),
+            bbox_inches="tight",  # the page is fitted to its content
+            pad_inches=_MARGIN_PX / _DPI,
             metadata=_METADATA.get(suffix),
         )
 
@@ -430,6 +426,7 @@ def _draw_curves(axes: Any, plot: Curves) -> None:
     axes.grid(axis="y")
     axes.margins(x=0.02)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     columns = 5
     num_lines = -(-len(plot.series) // columns)
     axes.set_title(_one_line(plot.title, 80), pad=14 + 16 * num_lines)
@@ -455,7 +452,7 @@ def _draw_bars(axes: Any, bars: Bars) -> None:
     )
     for place, value in zip(places, bars.values, strict=True):
         text = "-" if math.isnan(value) else f"{100 * value:.2f}"
-        axes.text(130, place, text, ha="right", va="center")
+        axes.text(130, place, text, ha="right", va="center_baseline")
     axes.set(xlim=(0, 100), ylim=(len(bars.names) - 0.5, -0.5), xticks=[])
     axes.set_yticks(places, [_one_line(name, 28) for name in bars.names])
     axes.spines["bottom"].set_visible(False)

@@ -20,7 +20,7 @@ from utils.visualization.charts import (
 )
 
 NAN, INF = float("nan"), float("inf")
-CLASSES = ["road", "Gebäude", "tree"]
+CLASSES = ["road", "Gebäude", "$tree$"]
 PALETTE = [(255, 255, 255), (0, 0, 255), (0, 255, 0)]
 COUNTS = np.array([[80, 20, 0], [1, 2, 1], [0, 0, 0]])
 LONG = "a name that is far longer than a page leaves room for, $such as$ this one, " * 3
@@ -66,6 +66,7 @@ def test_confusion_chart_names_and_colours_both_axes_in_order():
     (axes,) = confusion_chart(COUNTS, CLASSES, PALETTE).figure.axes
     for axis in (axes.xaxis, axes.yaxis):
         assert [label.get_text() for label in axis.get_ticklabels()] == CLASSES
+        assert not axis.get_ticklabels()[2].get_parse_math()
         np.testing.assert_array_equal(axis.get_ticklocs(), [0, 1, 2])
     rows, columns = axes.collections
     for swatches, along in ((rows, 1), (columns, 0)):
@@ -200,7 +201,8 @@ def test_run_chart_bars_are_as_long_as_the_scores_and_outlined():
 def test_run_chart_shows_the_worst_tiles_pixel_by_pixel():
     rng = np.random.default_rng(0)
     worst = rng.integers(0, 255, (300, 501, 3), dtype=np.uint8)
-    page = run({}, worst=worst, worst_title="worst", facts={"seed": "0"}).pixels()
+    bars = Bars(title="IoU", names=[LONG], values=[1.0], colors=PALETTE[:1])  # widens the page
+    page = run({}, bars=bars, worst=worst, worst_title="worst", facts={"seed": "0"}).pixels()
     tops, lefts = np.nonzero((page[:-1, :-1] == worst[0, 0]).all(-1))
     assert any(
         np.array_equal(page[top : top + 300, left : left + 501], worst)

@@ -84,9 +84,9 @@ def test_ragged_grids_are_refused(rows, columns, row_titles, message):
 
 def test_legend_wraps_at_its_width_and_outlines_every_swatch():
     classes, palette = ["water", "road", "roof"] * 4, [(1, 2, 3), (4, 5, 6), (255, 255, 255)] * 4
-    wide, narrow = legend(classes, palette, 2000), legend(classes, palette, 200)
-    assert (wide.shape[1], narrow.shape[1]) == (2000, 200)
-    assert narrow.shape[0] > 3 * wide.shape[0]
+    wide, narrow = legend(classes, palette, 2000), legend(classes, palette, 120)
+    assert (wide.shape[1], narrow.shape[1]) == (2000, 120)
+    assert narrow.shape[0] > 8 * wide.shape[0] and (narrow[:, -1] == 255).all()
     for color in palette[:2]:
         assert has(narrow, color).sum() == 4 * 11 * 11  # inside the outline
     outline = has(wide, (191, 191, 191))
