@@ -1,4 +1,4 @@
-"""Contact sheets: a few images of a data set beside pictures of their structure maps."""
+"""Contact sheets: a few images of a data set beside renderings of their structure maps."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ def draw_store_sheet(tile_set: TileSet, folder: Path, *, values: bool) -> None:
     Args:
         tile_set: the images.
         folder: the store.
-        values: its maps hold levels, not segment ids.
+        values: True if its maps hold levels, not segment ids.
     """
     draws: dict[str, Draw] = {"values": _values}
     if not values:
@@ -37,10 +37,10 @@ def draw_store_sheet(tile_set: TileSet, folder: Path, *, values: bool) -> None:
 def draw_common_sheet(tile_set: TileSet, structure: StructureConfig) -> Path | None:
     """Draw ``modalities/contact_sheet.png``: a column for each modality of a recipe.
 
-    A sensor that is not imported yet is left out.
+    Sensors that are not imported yet are left out.
 
     Returns:
-        The file; None if there are fewer than two modalities.
+        Path of the file; None if there are fewer than two modalities.
     """
     columns: list[tuple[str, Path, Draw]] = []
     for name in structure.present():
@@ -58,7 +58,7 @@ def draw_common_sheet(tile_set: TileSet, structure: StructureConfig) -> Path | N
 
 
 def _draw_sheet(path: Path, tile_set: TileSet, columns: list[tuple[str, Path, Draw]]) -> None:
-    """Draw a few images and what each column makes of them and their maps."""
+    """Draw a few images in rows, with one rendering of their maps in each column."""
     tile_ids = list(tile_set.tiles)
     chosen = tile_ids[:: -(-len(tile_ids) // NUM_ROWS)]
     rows = []

@@ -13,7 +13,7 @@ from datasets.encodings import StructureEncoder, shuffle_ids
 from datasets.rasters import Kind, open_raster
 from datasets.samplers import SampleKey
 from datasets.structure_maps import map_path, store_folder
-from datasets.tile_set import FILE_NAME, RareClasses, TileSet, check_target
+from datasets.tile_set import HISTOGRAM, RareClasses, TileSet, check_target
 from datasets.transforms import (
     Geometry,
     draw_color_factors,
@@ -282,8 +282,8 @@ class TileDataset(Dataset[Batch]):
         places = np.flatnonzero(target == class_index)
         if not places.size:
             raise DataError(
-                f"{self.tile_set.target_path(tile_id)} has no pixel of class "
-                f"{class_index}, which {FILE_NAME} says it has; prepare the data set again"
+                f"{self.tile_set.target_path(tile_id)} has no pixel of class {class_index}, "
+                f"contrary to {HISTOGRAM}; prepare the data set again"
             )
         row, column = divmod(int(rng.choice(places)), target.shape[1])
         return row, column

@@ -1,9 +1,9 @@
-"""Segment ids or values -> what the structure branch sees.
+"""Encodings of segment ids and values as input channels of the structure branch.
 
-Encodings are computed on the device from the ids of exactly the window that the network gets,
-after all geometry, so borders are rebuilt rather than resized. Segment ids carry no meaning:
-every encoding but ``color_by_id`` is unchanged when the ids are permuted. A pixel with id 0 has
-no segment and stands for itself.
+Encodings are computed on the device from the ids of the network's window, after all geometric
+transforms, so boundaries are rebuilt rather than resized. Segment ids are arbitrary: every encoding
+but ``color_by_id`` is invariant to permutations of the ids. A pixel of id 0 has no segment and is
+treated as a region of its own.
 """
 
 import math
@@ -16,12 +16,12 @@ from torch import Tensor
 from configs.schema import GENERATORS, StructureConfig
 
 DISTANCE_LIMIT_PX = 16
-ABSENT = 0.5  # what an absent modality shows; the stem's fixed normalisation makes it 0
-_NUM_IDS = 1 << 16  # ids are 16 bit on disk; a fixed table size spares the device a wait
+ABSENT = 0.5  # value of an absent modality; the stem's fixed normalisation makes it 0
+_NUM_IDS = 1 << 16  # ids are 16 bit on disk; a fixed table size avoids a synchronisation
 
 
 def mean_color(image: Tensor, ids: Tensor) -> Tensor:
-    """Mean colour of each pixel's segment; pixels with id 0 keep their own colour.
+    """Return the mean colour of each pixel's segment; pixels of id 0 keep their own colour.
 
     Args:
         image: ``(B, 3, H, W)`` in [0, 1].
@@ -31,6 +31,7 @@ def mean_color(image: Tensor, ids: Tensor) -> Tensor:
         ``(B, 3, H, W)`` in [0, 1].
     """
     slot = _slots(ids)
+    # Sum the colours of each segment, divide by its area, and look the mean up for each pixel.
     flat = image.movedim(1, -1).reshape(-1, 3)
     total = flat.new_zeros(len(ids) * _NUM_IDS, 3).index_add_(0, slot, flat)
     mean = (total / _areas(slot, len(ids)).clamp(min=1).unsqueeze(1))[slot]
@@ -39,7 +40,7 @@ def mean_color(image: Tensor, ids: Tensor) -> Tensor:
 
 
 def boundary(image: Tensor, ids: Tensor) -> Tensor:
-    """1 where a pixel's left, right, upper or lower neighbour has another id, ``(B, 1, H, W)``."""
+    """Return 1 where one of the 4 neighbours of a pixel has another id, ``(B, 1, H, W)``."""
     edge = torch.zeros_like(ids, dtype=torch.bool)
     down, right = ids[:, 1:] != ids[:, :-1], ids[:, :, 1:] != ids[:, :, :-1]
     edge[:, 1:] |= down
@@ -50,7 +51,8 @@ def boundary(image: Tensor, ids: Tensor) -> Tensor:
 
 
 def boundary_distance(image: Tensor, ids: Tensor) -> Tensor:
-    """Chessboard distance to the nearest border pixel over 16 px, at most 1, ``(B, 1, H, W)``."""
+    """Return the chessboard distance to a boundary, clipped at 16 px, / 16, ``(B, 1, H, W)``."""
+    # Each dilation reaches the pixels one step further away; count the steps before a pixel.
     reached = boundary(image, ids)
     distance = 1 - reached
     for _ in range(DISTANCE_LIMIT_PX - 1):
@@ -60,7 +62,7 @@ def boundary_distance(image: Tensor, ids: Tensor) -> Tensor:
 
 
 def log_area(image: Tensor, ids: Tensor) -> Tensor:
-    """``log(area) / log(H * W)`` of each pixel's segment, in [0, 1], ``(B, 1, H, W)``."""
+    """Return ``log(area) / log(H * W)`` of each pixel's segment, in [0, 1], ``(B, 1, H, W)``."""
     slot = _slots(ids)
     area = _areas(slot, len(ids))[slot].view(ids.shape)
     area = torch.where(ids == 0, 1, area).to(image.dtype)
@@ -68,7 +70,7 @@ def log_area(image: Tensor, ids: Tensor) -> Tensor:
 
 
 def value(image: Tensor, levels: Tensor) -> Tensor:
-    """A sensor's value or a depth, smallest (0) to largest (1), 0.5 where there is no data.
+    """Return a sensor's value or a depth, scaled to [0, 1]; 0.5 where there is no data.
 
     Args:
         image: unused.
@@ -77,15 +79,15 @@ def value(image: Tensor, levels: Tensor) -> Tensor:
     Returns:
         ``(B, 1, H, W)`` in [0, 1].
     """
-    share = (levels.to(image.dtype) - 1) / (_NUM_IDS - 2)
-    return torch.where(levels == 0, ABSENT, share).unsqueeze(1)
+    scaled = (levels.to(image.dtype) - 1) / (_NUM_IDS - 2)
+    return torch.where(levels == 0, ABSENT, scaled).unsqueeze(1)
 
 
 def color_by_id(image: Tensor, ids: Tensor) -> Tensor:
-    """The paper's coloured region map: one arbitrary colour an id, black where id is 0.
+    """Return the paper's coloured region map: one arbitrary colour per id, black where id is 0.
 
-    The colour is a hash of the id, so it does depend on the order of the ids. The files hold them
-    in canonical order, so it is at least the same from run to run.
+    The colour is a hash of the id, so it depends on the order of the ids. On disk they are in
+    canonical order, so colours are the same from run to run.
 
     Returns:
         ``(B, 3, H, W)`` in [0, 1].
@@ -97,13 +99,13 @@ def color_by_id(image: Tensor, ids: Tensor) -> Tensor:
 
 
 def shuffle_ids(ids: Tensor, keys: Tensor) -> Tensor:
-    """Give the segments of every sample other ids: a bijection of 1..65535; 0 stays 0.
+    """Permute the segment ids of every sample by a bijection of 1..65535; 0 stays 0.
 
-    Only ``color_by_id`` shows it: it paints every segment in another colour each time.
+    Of all encodings it changes ``color_by_id`` alone, to other random colours.
 
     Args:
         ids: ``(B, H, W)`` int, 0..65535.
-        keys: ``(B, 3)`` int32 odd numbers below 2^15, which choose the bijection.
+        keys: ``(B, 3)`` int32 odd numbers below 2^15, which select the bijection.
 
     Returns:
         ``(B, H, W)`` int32.
@@ -111,12 +113,12 @@ def shuffle_ids(ids: Tensor, keys: Tensor) -> Tensor:
     ids = ids.int()
     for key in keys.view(len(ids), -1, 1, 1).unbind(1):
         ids = ids * key & _NUM_IDS - 1  # an odd factor has an inverse; no product is over 2^31
-        ids = ids ^ ids >> 7  # high bits go where the next product spreads them
+        ids = ids ^ ids >> 7  # move high bits to where the next product spreads them
     return ids
 
 
 def _slots(ids: Tensor) -> Tensor:
-    """``(B, H, W)`` ids -> ``(B*H*W,)`` indices into a table of ``B * 65536`` segments."""
+    """Return indices ``(B*H*W,)`` into a table of ``B * 65536`` segments."""
     offset = torch.arange(len(ids), device=ids.device).view(-1, 1, 1) * _NUM_IDS
     return (ids + offset).flatten()
 
@@ -132,22 +134,22 @@ ENCODINGS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
     "log_area": (1, log_area),
     "color_by_id": (3, color_by_id),
 }
-_ALL = {**ENCODINGS, "value": (1, value)}  # with that of sensors and depth, which have no ids
+_ALL = {**ENCODINGS, "value": (1, value)}  # including that of sensors and depth
 
 
 class StructureEncoder:
-    """All modalities of a recipe, encoded and put one behind the other.
+    """Encoder of all modalities of a recipe, concatenated along the channels.
 
-    A modality that is absent, by the recipe or in this sample, shows 0.5 in all its channels.
+    A modality that is absent, by the recipe or in a sample, has 0.5 in all its channels.
 
     Attributes:
-        num_channels: channels of the result, whatever is absent.
-        channels: those of every modality, by name; empty if ``control`` is off.
-        pictures: for each modality, the three channels that its frozen ViT is shown: those of its
-            first encoding, a single one three times.
-        stores: names of the modality stores whose maps are needed.
+        num_channels: number of channels of the result, including absent modalities.
+        channels: channels of each modality, by name; empty if ``control`` is off.
+        pictures: for each modality, the three channels that are the input of its frozen ViT: those
+            of its first encoding, a single one three times.
+        stores: names of the modality stores to be read.
         value_stores: those of them that hold values, not segment ids.
-        available: of each modality of the recipe, whether it is there.
+        available: for each modality of the recipe, False if it is absent.
     """
 
     def __init__(self, config: StructureConfig) -> None:
@@ -158,11 +160,11 @@ class StructureEncoder:
         self.num_channels = 3
         self.channels: dict[str, slice] = {}
         self.pictures: tuple[tuple[int, int, int], ...] = ((0, 1, 2),)
+        # For each modality its store, or None if it is absent, and its encodings.
+        self._modalities: list[tuple[str | None, tuple[str, ...]]] = []
         if config.control == "off":
             return
         self.available = tuple(name not in config.absent for name in config.modalities)
-        # (store, or None if it is absent; encodings) of every modality
-        self._modalities: list[tuple[str | None, tuple[str, ...]]] = []
         for name in config.modalities:
             settings = getattr(config, name) if name in GENERATORS else None
             store = settings.store if settings is not None else name
@@ -181,7 +183,7 @@ class StructureEncoder:
         self.pictures = tuple(pictures)
 
     def segments(self, maps: dict[str, Tensor]) -> Tensor | None:
-        """Ids ``(B, H, W)`` int32 of the first segment map; None: none belongs to the image."""
+        """Return ids ``(B, H, W)`` int32 of the image's first segment map, or None without one."""
         stores = [store for store in self.stores if store not in self.value_stores]
         return maps[stores[0]].int() if self.control == "on" and stores else None
 
@@ -197,8 +199,8 @@ class StructureEncoder:
         Args:
             image: ``(B, 3, H, W)`` in [0, 1].
             maps: ids or levels ``(B, H, W)`` int by store; may be empty if ``control`` is off.
-            structure_image: the image the maps belong to, if that is another one (shuffled).
-            present: ``(B, M)`` bool, which modalities a sample has; None: all of the recipe's.
+            structure_image: image of the maps, if that is another one (shuffled).
+            present: ``(B, M)`` bool, False for modalities dropped in a sample; None: all present.
 
         Returns:
             ``(B, num_channels, H, W)`` in [0, 1]; the image itself if ``control`` is off.

@@ -1,8 +1,8 @@
-"""DataConfig and StructureConfig -> loaders; the stores are checked before anything is built.
+"""Data loaders of training and evaluation, and the check of the structure stores they read.
 
-Loaders get a generator of their own, though nothing is drawn from it: without one, every pass
-takes a number from torch's global generator, and a run resumed inside an epoch would drop other
-paths than a straight one.
+Loaders have a generator of their own, though nothing is drawn from it: without one, every pass
+draws a number from torch's global generator, and a run resumed within an epoch would drop other
+paths than an uninterrupted one.
 """
 
 import atexit
@@ -32,17 +32,17 @@ def check_structure(
     splits: list[str],
     trained_with: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, MapRecipe]:
-    """Refuse stores that are missing, incomplete, stale or made otherwise than the recipe says.
+    """Refuse stores that are missing, incomplete, stale or of other settings than the recipe's.
 
     Args:
         tile_set: the prepared data set.
         structure: the recipe's ``structure`` section.
-        splits: every tile of these must have its maps.
-        trained_with: the recipe of every store in a checkpoint: weights of generators and range
-            of sensors must be the same.
+        splits: splits whose tiles must all have their maps.
+        trained_with: recipes of the stores in a checkpoint, by store: weights of generators and
+            range of sensors must be the same.
 
     Returns:
-        The recipe of every store in use, by store; empty for ``control: off``.
+        Recipes of the stores in use, by store; empty for ``control: off``.
     """
     if structure.control == "off":
         return {}
@@ -56,8 +56,8 @@ def check_structure(
     for sensor in structure.sensors():
         if not (store_folder(tile_set.root, sensor) / "manifest.json").is_file():
             raise MissingDataError(
-                f"structure.modalities names '{sensor}', which is no generator (these are "
-                f"{', '.join(GENERATORS)}) and no sensor in {tile_set.root}; import it with "
+                f"structure.modalities names '{sensor}', which is neither a generator (these are "
+                f"{', '.join(GENERATORS)}) nor a sensor in {tile_set.root}; import it with "
                 f"prepare.py sensor --data {tile_set.root} --name {sensor} --rasters FOLDER"
             )
         wanted = {"generator": SENSOR}
@@ -68,25 +68,25 @@ def check_structure(
 
 
 def absence_note(structure: StructureConfig, trained_with: dict[str, Any]) -> str | None:
-    """A line for the console if modalities are absent that training never went without.
+    """Return a note for the console if modalities are absent that were never absent in training.
 
     Args:
-        structure: how the network is used now.
-        trained_with: the ``structure`` section of the checkpoint's recipe.
+        structure: section of the current recipe.
+        trained_with: section of the checkpoint's recipe.
     """
     never_absent = [m for m in structure.absent if m not in trained_with.get("absent", ())]
     if structure.control == "off" or not never_absent or trained_with.get("dropout", 0.0) > 0:
         return None
     return (
         f"note: {', '.join(never_absent)} is absent, and the checkpoint was trained with "
-        "structure.dropout=0, so it never had to do without"
+        "structure.dropout=0, always with it"
     )
 
 
 def build_train_loader(
     config: Config, tile_set: TileSet, dist: DistContext
 ) -> tuple[DataLoader[Batch], TrainBatches]:
-    """The training loader of one rank, and the sampler that holds its position."""
+    """Build the training loader of one rank, and the sampler that holds its position."""
     num_parts = dist.world_size * config.optim.accumulate
     if config.optim.batch_size % num_parts:
         raise ConfigError(
@@ -126,7 +126,7 @@ def build_train_loader(
 
 @dataclass(frozen=True, kw_only=True)
 class EvalLoader:
-    """The whole tiles of what this rank scores, one at a time."""
+    """Loader of the whole tiles that this rank scores, one at a time."""
 
     batches: DataLoader[Batch]
     source_images: tuple[SourceImage, ...]  # their tiles, one after the other, are the batches
@@ -142,7 +142,7 @@ class EvalLoader:
 def build_eval_loader(
     config: Config, tile_set: TileSet, split: str, dist: DistContext, labels: Sequence[str]
 ) -> EvalLoader:
-    """The part of a split that this rank scores: every source image is read by one rank.
+    """Build the loader of this rank's part of a split; every source image is read by one rank.
 
     Args:
         config: the recipe.
@@ -152,7 +152,7 @@ def build_eval_loader(
         labels: kinds of label to read, ``full`` or ``eroded``; the first is the batches' target.
 
     Raises:
-        MissingDataError: the labels of the split are hidden, or there are none of the kind.
+        MissingDataError: the labels of the split are hidden, or of another kind only.
     """
     tile_ids = tile_set.split(split)
     for kind in labels:
@@ -175,7 +175,7 @@ def whole_tiles(
     labels: Sequence[str],
     more_stores: Sequence[str] = (),
 ) -> TileDataset:
-    """The tiles of a split, with the maps of the tile that is ``step`` further on."""
+    """Return the tiles of a split, each with the maps of the tile ``step`` further on."""
     encoder = StructureEncoder(config.structure)
     return TileDataset(
         tile_set=tile_set,
@@ -191,7 +191,7 @@ def whole_tiles(
 def build_ordered_loader(
     dataset: Dataset[Any], indices: Sequence[int], config: Config, dist: DistContext
 ) -> DataLoader[Any]:
-    """Return a loader of these samples, one at a time and in this order."""
+    """Build a loader of these samples, one at a time and in this order."""
     # A tile may be a whole survey image: few are in memory at a time.
     num_workers = min(config.data.num_workers, 2)
     return _build_loader(dataset, EvalOrder(indices), num_workers, dist, prefetch=1)
@@ -202,13 +202,13 @@ def _build_loader(
     batches: Sampler[list[SampleKey]],
     num_workers: int,
     dist: DistContext,
-    prefetch: int = 2,  # batches a worker is ahead
+    prefetch: int = 2,  # batches that a worker reads ahead
 ) -> DataLoader[Any]:
     end_workers_at_exit()
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=_as_it_is,
+        collate_fn=_unchanged,
         generator=torch.Generator(),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
@@ -218,24 +218,26 @@ def _build_loader(
     )
 
 
-def _as_it_is(batch: Any) -> Any:
-    """The data set gives batches, or pairs of them."""
+def _unchanged(batch: Any) -> Any:
+    """Return the batch, or pair of batches, of the data set unchanged."""
     return batch
 
 
 def leave_signals_to_the_main_process(worker: int) -> None:
-    """For loader processes (``worker_init_fn``): the step that is under way needs their samples.
+    """Ignore SIGINT and SIGTERM in a loader process (a ``worker_init_fn``).
 
-    Ctrl-C, and Slurm's SIGTERM, come to every process. Use with ``end_workers_at_exit``.
+    Ctrl-C, and Slurm's SIGTERM, reach every process, and the current training step still needs the
+    samples of the workers. Use with ``end_workers_at_exit``.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_workers_at_exit() -> None:
-    """Let loader processes that ignore SIGTERM end with this one, whatever ends it.
+    """Kill loader processes, which ignore SIGTERM, when this process exits.
 
-    Where an error keeps a loader alive, Python sends its processes SIGTERM and waits for them.
+    Without this, Python sends SIGTERM to the processes of a loader that an exception keeps alive,
+    and waits for them for ever.
     """
     atexit.unregister(_end_workers)
     atexit.register(_end_workers)  # after Python's own, which it registered before: it runs first

@@ -1,7 +1,7 @@
-"""Rasters that are read by window: TIFF files without compression, mapped into memory.
+"""Memory-mapped rasters of a prepared set: uncompressed TIFF files, read by window.
 
-A training crop needs a part of its tile. What is compressed must be decoded as a whole for it;
-here only the pages that hold the window are touched, and any viewer still opens the files.
+A training crop is a part of its tile. A compressed tile would have to be decoded as a whole; of a
+mapped one only the pages of the window are read, and any viewer opens the files.
 """
 
 import json
@@ -18,9 +18,9 @@ from utils.errors import DataError, MissingDataError
 from utils.files import atomic_path
 
 SUFFIX = ".tif"
-_NUM_HEADERS = 1 << 14  # kept in memory, about 1 KiB each: parsing one takes longer than a crop
+_NUM_HEADERS = 1 << 14  # cached, about 1 KiB each: parsing one takes longer than a crop
 _DESCRIPTION = 270  # TIFF tag ImageDescription
-Kind = Literal["RGB", "8-bit", "16-bit"]  # what a pixel is: (3,) uint8, uint8, uint16
+Kind = Literal["RGB", "8-bit", "16-bit"]  # a pixel is (3,) uint8, uint8, or uint16
 _KINDS: dict[str, Kind] = {"RGB": "RGB", "L": "8-bit", "I;16": "16-bit"}  # by Pillow's mode
 _PIXELS: dict[Kind, tuple[type[np.generic], tuple[int, ...]]] = {
     "RGB": (np.uint8, (3,)),
@@ -38,12 +38,12 @@ class _Header:
 
 
 def write_raster(path: Path, array: np.ndarray, text: dict[str, Any] | None = None) -> None:
-    """Write an array as TIFF in one strip, atomically; the same input gives the same bytes.
+    """Write an array as TIFF in one strip, atomically; equal input gives equal bytes.
 
     Args:
         path: file to write.
         array: ``(H, W, 3)`` uint8 RGB, ``(H, W)`` uint8 or ``(H, W)`` uint16.
-        text: plain values kept in the file (as JSON in its ImageDescription).
+        text: plain values stored in the file (as JSON in its ImageDescription).
     """
     if array.ndim < 2 or (array.dtype, array.shape[2:]) not in _PIXELS.values():
         raise ValueError(f"a raster is RGB or 8 or 16 bit, not {array.shape} {array.dtype}")
@@ -53,18 +53,18 @@ def write_raster(path: Path, array: np.ndarray, text: dict[str, Any] | None = No
 
 
 def open_raster(path: Path, kind: Kind) -> np.ndarray:
-    """The pixels of a raster, mapped: what is not looked at is not read.
+    """Memory-map the pixels of a raster; only pages that are accessed are read.
 
     Args:
         path: the file.
-        kind: what it must hold.
+        kind: expected kind.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB, ``(H, W)`` uint8 or ``(H, W)`` uint16, not writable.
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: it was not written by ``write_raster``, is not whole, or of another kind.
+        DataError: it was not written by ``write_raster``, is truncated, or of another kind.
     """
     header = _read_header(path)
     if header.kind != kind:
@@ -76,22 +76,24 @@ def open_raster(path: Path, kind: Kind) -> np.ndarray:
 
 
 def read_raster(path: Path, kind: Kind) -> np.ndarray:
-    """The pixels of a raster in memory, writable; the rest as ``open_raster``."""
+    """Read the pixels of a raster, writable; otherwise as ``open_raster``."""
     return np.array(open_raster(path, kind))
 
 
 def read_text(path: Path) -> dict[str, Any]:
-    """What ``write_raster`` was given as text, without a look at the pixels.
+    """Read the ``text`` given to ``write_raster``, without reading pixels.
 
-    Errors as in ``open_raster``, also if the file is not whole.
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: as in ``open_raster``.
     """
     text = _read_header(path).text
     try:
         value = json.loads(text or "{}")
     except json.JSONDecodeError as error:
-        raise _strange(path, f"its description is no JSON: {error}") from error
+        raise _wrong_format(path, f"its description is no JSON: {error}") from error
     if not isinstance(value, dict):
-        raise _strange(path, f"its description is a {type(value).__name__}")
+        raise _wrong_format(path, f"its description is a {type(value).__name__}")
     return value
 
 
@@ -105,23 +107,23 @@ def _read_header(path: Path) -> _Header:
 
 @lru_cache(_NUM_HEADERS)
 def _parse_header(path: Path, num_bytes: int, version: tuple[int, int]) -> _Header:
-    """The header of a file, and whether the file is as long as it says.
+    """Parse the header of a file and check the length of the file against it.
 
     Args:
         path: the file.
         num_bytes: its length.
-        version: tells a file from another one that had its name before.
+        version: distinguishes the file from earlier ones of this name in the cache.
     """
     try:
         with Image.open(path, formats=["TIFF"]) as image:
             mode, size, parts = image.mode, image.size, image.tile
             text = image.tag_v2.get(_DESCRIPTION, "")  # type: ignore[attr-defined]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _strange(path, str(error)) from error
+        raise _wrong_format(path, str(error)) from error
     codecs = {codec for codec, *_ in parts}
     if mode not in _KINDS or len(parts) != 1 or codecs != {"raw"}:
         found = f"{mode}, {len(parts)} strips or tiles, {', '.join(sorted(codecs)) or '-'}"
-        raise _strange(path, found)
+        raise _wrong_format(path, found)
     first_byte = parts[0].offset
     kind = _KINDS[mode]
     dtype, channels = _PIXELS[kind]
@@ -135,8 +137,8 @@ def _parse_header(path: Path, num_bytes: int, version: tuple[int, int]) -> _Head
     return _Header(kind=kind, shape=shape, offset=first_byte, text=text)
 
 
-def _strange(path: Path, what: str) -> DataError:
+def _wrong_format(path: Path, reason: str) -> DataError:
     return DataError(
-        f"{path} is no raster as prepare.py and generate.py write them, TIFF without compression "
-        f"in one strip ({what}); prepare or generate it again"
+        f"{path} is not a raster written by prepare.py or generate.py, uncompressed TIFF "
+        f"in one strip ({reason}); prepare or generate it again"
     )

@@ -1,4 +1,4 @@
-"""Which sample comes when: every sample exactly once over all ranks, repeatable from a position."""
+"""Deterministic, resumable samplers; every sample once over all ranks, without padding."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,27 +9,27 @@ from torch.utils.data import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class SampleKey:
-    """A sample and the seed of everything random about it."""
+    """Index of a sample, and the seed of its augmentation."""
 
     index: int
-    seed: tuple[int, int, int]  # (run seed, epoch, place in the epoch)
+    seed: tuple[int, int, int]  # (run seed, epoch, position in the epoch)
 
 
 class TrainBatches(Sampler[list[SampleKey]]):
-    """This rank's part of every training batch, from a settable position on.
+    """Sampler of this rank's part of every training batch, from any position.
 
-    The order of an epoch depends on (seed, epoch) alone, and the seed of a sample on its place in
-    the epoch. So the batches are the same for any number of ranks and of loader processes, and a
-    resumed run goes on at the next batch without reading the past ones.
+    The order of an epoch depends on (seed, epoch) alone, and the seed of a sample on its position
+    in the epoch. So batches are the same for any number of ranks and loader processes, and a run is
+    resumed at the next batch without reading the past ones.
 
     Args:
-        num_samples: size of the data set. The last, incomplete batch of an epoch is left out; a
-            data set smaller than a batch is repeated to fill one.
-        batch_size: samples a step, over all ranks; a multiple of ``world_size``.
-        num_batches: batches of an epoch; None: one pass over the data. More than a pass are
-            several, each in another order, the last one cut off.
+        num_samples: size of the data set. The last, incomplete batch of an epoch is dropped; a data
+            set smaller than a batch is repeated to fill one.
+        batch_size: samples per step, over all ranks; a multiple of ``world_size``.
+        num_batches: batches per epoch; None: one pass over the data. Larger numbers take several
+            passes, each in another order.
         seed: seed of the run.
-        rank, world_size: this process and how many there are.
+        rank, world_size: this process and the number of processes.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         self.epoch, self.start = 0, 0
 
     def set_position(self, epoch: int, start: int) -> None:
-        """Begin the next iteration at batch ``start`` of ``epoch``."""
+        """Start the next iteration at batch ``start`` of ``epoch``."""
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
@@ -63,15 +63,15 @@ class TrainBatches(Sampler[list[SampleKey]]):
         order = np.concatenate([rng.permutation(self._num_samples) for _ in range(repeats)])
         for batch in range(self.start, self.num_batches):
             first = batch * self._batch_size
-            places = range(first + self._rank, first + self._batch_size, self._world_size)
+            positions = range(first + self._rank, first + self._batch_size, self._world_size)
             yield [
-                SampleKey(index=int(order[place]), seed=(self._seed, self.epoch, place))
-                for place in places
+                SampleKey(index=int(order[position]), seed=(self._seed, self.epoch, position))
+                for position in positions
             ]
 
 
 class EvalOrder(Sampler[list[SampleKey]]):
-    """The samples of this rank by themselves, in order; none is padded or drawn."""
+    """Sampler of given samples one by one, in order."""
 
     def __init__(self, indices: Sequence[int]) -> None:
         self._indices = tuple(indices)

@@ -1,11 +1,11 @@
-"""One structure map on disk: a 16-bit raster that says how it was made.
+"""Structure maps on disk: the raster of a map, and the manifest of a store.
 
-Segment maps hold ids, 0 = no segment. Values (a depth, or what a sensor measured) are kept as
-levels: 0 = no data, 1..65535 from the smallest to the largest value of a range.
+Segment maps hold ids, 0 = no segment. Values (a depth, or a sensor's) are stored as levels: 0 = no
+data, 1..65535 from the smallest to the largest value of a range.
 
-Every file carries the hash of its source image and the digest of its recipe, so an interrupted run
-can tell what is done. Further facts there: the ``range`` of a depth, and what
-joining a map with its neighbours gave (see ``datasets.structure_joining``).
+Every file records the hash of its source image and the digest of its recipe, so an interrupted run
+can be resumed, and further facts: the ``range`` of a depth, and results of joining a map with its
+neighbours (see ``datasets.structure_joining``).
 """
 
 import hashlib
@@ -23,51 +23,54 @@ from utils.config import differences
 from utils.errors import DataError, MissingDataError
 from utils.files import read_json, sha256_of, write_json
 
+FORMAT_VERSION = 2
 LARGEST = 65535  # the largest level, and the largest segment id
+SENSOR = "sensor"  # generator of an imported store
+SHEET = "contact_sheet.png"  # file of the picture of a store, and of several
 _SOURCE, _RECIPE, _FACTS = "vsgnet:source_sha256", "vsgnet:recipe_sha256", "vsgnet:facts"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapRecipe:
-    """What decides how a map comes out: two maps of one image and one recipe are equal."""
+    """Recipe of a map: two maps of one image and one recipe are equal."""
 
     generator: str
     settings: dict[str, Any]
     weights_sha256: str | None  # None: the generator has no weights
 
     def digest(self) -> str:
-        """SHA-256 of the recipe's canonical JSON."""
+        """Return the SHA-256 of the recipe's canonical JSON."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-# Fields of the generators' settings that change neither the map nor what it means.
+# Fields of the generators' settings that change neither a map nor its meaning.
 _NOT_IN_MAP = ("store", "encodings", "checkpoint", "points_per_batch", "images_per_batch")
 
 
 def map_settings(config: GeneratorConfig) -> dict[str, Any]:
-    """The settings that decide what a map looks like: what a manifest records and compares."""
+    """Return the settings that determine a map, which manifests record and compare."""
     return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_IN_MAP}
 
 
 def map_path(folder: Path, tile_id: str) -> Path:
-    """File of a tile's map."""
+    """Return the path of a tile's map."""
     return folder / f"{tile_id}{SUFFIX}"
 
 
 def to_levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """``(H, W)`` float, NaN = no data -> uint16: 0 = no data, 1..65535 from low to high."""
-    share = np.clip((values.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
-    levels = 1 + np.rint(share * (LARGEST - 1))
+    """Quantise ``(H, W)`` float to uint16 levels 1..65535 from low to high; NaN becomes 0."""
+    scaled = np.clip((values.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
+    levels = 1 + np.rint(scaled * (LARGEST - 1))
     return np.where(np.isfinite(values), levels, 0).astype(np.uint16)
 
 
 def from_levels(levels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Levels of a map without gaps -> ``(H, W)`` float64: what ``to_levels`` was given."""
+    """Invert ``to_levels`` for a map without gaps, ``(H, W)`` float64."""
     return low + (levels.astype(np.float64) - 1) / (LARGEST - 1) * (high - low)
 
 
 def depth_levels(depth: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """A depth map as levels over its own range.
+    """Quantise a depth map over its own range.
 
     Args:
         depth: ``(H, W)`` float32.
@@ -76,7 +79,7 @@ def depth_levels(depth: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
         ``(H, W)`` uint16 levels, and the smallest and the largest depth.
 
     Raises:
-        DataError: it holds something else than numbers.
+        DataError: it is not finite everywhere.
     """
     if not np.isfinite(depth).all():
         raise DataError(
@@ -98,11 +101,11 @@ def write_map(
 
     Args:
         folder: the store.
-        tile_id: which tile.
+        tile_id: the tile.
         ids: ``(H, W)`` uint16 segment ids, or levels; 0 = no segment, no data.
         source: SHA-256 of the tile's image file.
-        recipe: how the map was made.
-        facts: what else the file says of itself, plain values.
+        recipe: recipe of the map.
+        facts: further plain values to store in the file.
     """
     if ids.dtype != np.uint16 or ids.ndim != 2:
         raise ValueError(f"a structure map is (H, W) uint16, not {ids.shape} {ids.dtype}")
@@ -111,11 +114,11 @@ def write_map(
 
 
 def read_map(path: Path) -> np.ndarray:
-    """A tile's ids or levels, ``(H, W)`` uint16, mapped (``open_raster``) and not writable.
+    """Memory-map a tile's ids or levels, ``(H, W)`` uint16, not writable.
 
     Raises:
         MissingDataError: there is no such map.
-        DataError: the file is not whole, or not a 16-bit raster.
+        DataError: the file is truncated, or not a 16-bit raster.
     """
     return open_raster(path, "16-bit")
 
@@ -123,50 +126,45 @@ def read_map(path: Path) -> np.ndarray:
 def is_done(
     folder: Path, tile_id: str, source: str, recipe: MapRecipe, group: str | None = None
 ) -> bool:
-    """Whether the tile's map is there and was made from this image by this recipe.
+    """Return True if a tile's map exists and was made from this image by this recipe.
 
     Args:
         folder: the store.
-        tile_id: which tile.
+        tile_id: the tile.
         source: SHA-256 of the tile's image file.
-        recipe: how the map is to be made.
-        group: digest of all tiles it is to be joined with; None: of no other.
+        recipe: recipe of the map.
+        group: digest of the group of tiles it is joined with; None: not joined.
     """
     facts = read_facts(folder, tile_id, source, recipe)
     return facts is not None and facts.get("group") == group
 
 
 def read_facts(folder: Path, tile_id: str, source: str, recipe: MapRecipe) -> dict[str, Any] | None:
-    """What a map says of itself (``write_map``); None if it is not there, or not made like this.
+    """Read the ``facts`` of a map; None if it is missing or of another image or recipe.
 
-    Reads no pixel.
+    No pixel is read.
     """
     try:
         text = read_text(map_path(folder, tile_id))
-    except (DataError, MissingDataError):  # also a copy that broke off
+    except (DataError, MissingDataError):  # also a truncated copy
         return None
     if text.get(_SOURCE) != source or text.get(_RECIPE) != recipe.digest():
         return None
     return text[_FACTS]
 
 
-FORMAT_VERSION = 2
-SHEET = "contact_sheet.png"  # the picture of a store, and of several
-SENSOR = "sensor"  # what stands for the generator of an imported store
-
-
 def store_folder(data_root: Path, store: str) -> Path:
-    """Folder of a modality store inside a prepared data set."""
+    """Return the folder of a modality store in a prepared data set."""
     return data_root / "modalities" / store
 
 
 def holds_values(generator: str) -> bool:
-    """Whether the maps of a generator (or of a sensor) hold levels, not segment ids."""
+    """Return True if the maps of a generator (or sensor) hold levels, not segment ids."""
     return generator == SENSOR or generator in VALUE_GENERATORS
 
 
 def maker(generator: str | None) -> str:
-    """The command that writes a store of this generator."""
+    """Return the command that writes a store of this generator."""
     return "prepare.py sensor" if generator == SENSOR else "generate.py"
 
 
@@ -176,14 +174,14 @@ def write_manifest(
     sources: dict[str, str] | None,
     joined: list[dict[str, Any]] | None = None,
 ) -> None:
-    """Record the recipe of a store, and the source hash of every tile it holds.
+    """Record the recipe of a store, and the source hash of every tile in it.
 
     Args:
         folder: the store.
-        recipe: how its maps are made.
-        sources: SHA-256 of every tile's image; None: the store is begun, it cannot be used, only
-            gone on with.
-        joined: what joining the overlapping tiles of a source image gave, for every one of these.
+        recipe: recipe of its maps.
+        sources: SHA-256 of every tile's image; None: the store is unfinished, and refused until
+            generation is resumed and ends.
+        joined: results of joining overlapping tiles, for each group of tiles.
     """
     kind = "values" if holds_values(recipe.generator) else "segments"
     manifest = {"format_version": FORMAT_VERSION, "kind": kind, **asdict(recipe)}
@@ -192,7 +190,7 @@ def write_manifest(
 
 
 def check_recipe(folder: Path, recipe: MapRecipe) -> None:
-    """Refuse to add maps of this recipe to a store of another.
+    """Refuse to add maps of this recipe to a store of another recipe.
 
     Raises:
         DataError: naming both sides.
@@ -204,17 +202,17 @@ def check_recipe(folder: Path, recipe: MapRecipe) -> None:
 
 
 def begin_store(folder: Path, recipe: MapRecipe) -> None:
-    """Open a store for writing, new or begun before with the same recipe.
+    """Mark a store, new or of the same recipe, as unfinished before writing to it.
 
     Raises:
-        DataError: the folder holds maps of another recipe; they are left as they are.
+        DataError: the folder holds maps of another recipe; they are left unchanged.
     """
     check_recipe(folder, recipe)
     write_manifest(folder, recipe, None)
 
 
 def read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str]]:
-    """The recipe of a store and the source hash of every tile in it.
+    """Read the recipe of a store and the source hash of every tile in it.
 
     Raises:
         MissingDataError: the store is missing or not finished.
@@ -247,12 +245,12 @@ def _read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str] | None]:
 
 
 def recipe_problem(folder: Path, found: MapRecipe, wanted: dict[str, Any]) -> str | None:
-    """One sentence with both sides if a store was made otherwise than wanted, else None.
+    """Return an error with both sides if a store has another recipe than wanted, else None.
 
     Args:
-        folder: the store, for the sentence.
-        found: the recipe in its manifest.
-        wanted: entries of ``MapRecipe`` that must be equal; left out means "any".
+        folder: the store, for the error.
+        found: recipe in its manifest.
+        wanted: entries of ``MapRecipe`` that must be equal; missing ones may be anything.
     """
     actual = {key: value for key, value in asdict(found).items() if key in wanted}
     lines = differences(wanted, actual)
@@ -272,13 +270,13 @@ def recipe_problem(folder: Path, found: MapRecipe, wanted: dict[str, Any]) -> st
 def check_store(
     data_root: Path, store: str, wanted: dict[str, Any], images: dict[str, Path]
 ) -> MapRecipe:
-    """Refuse a store that is incomplete, stale, or made otherwise than wanted.
+    """Refuse a store that is incomplete, stale, or of another recipe than wanted.
 
     Args:
         data_root: the prepared data set.
         store: name of the store.
         wanted: see ``recipe_problem``.
-        images: the image file of every tile that must be in the store.
+        images: image files of the tiles that must be in the store.
 
     Returns:
         The store's recipe.

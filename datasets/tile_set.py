@@ -1,14 +1,14 @@
-"""The tile folder: what every data set looks like on disk once it is prepared.
+"""Prepared tile set on disk: tiles, targets, splits and class histogram.
 
 ::
 
-    ROOT/dataset.json          name, classes, palette, ignore index, origin, split, how it was made
+    ROOT/dataset.json          name, classes, palette, ignore index, origin, split, settings
     ROOT/tiles.csv             id, source image, offset and size in it, of every tile
     ROOT/histogram.csv         pixels of every class, and ignored ones, of every labelled tile
-    ROOT/splits/SPLIT.txt      tile ids, one a line
+    ROOT/splits/SPLIT.txt      tile ids, one per line
     ROOT/images/ID.tif         (H, W, 3) 8-bit RGB
     ROOT/labels/ID.tif         (H, W) 8-bit class index, 255 = ignore
-    ROOT/labels_eroded/ID.tif  the same, ignored along the borders of objects, where published
+    ROOT/labels_eroded/ID.tif  the same, ignored along class borders, where published
 
 A tile comes from one source image, and a source image is in one split. Splits whose labels are
 hidden (``unlabelled``) have no labels.
@@ -35,10 +35,10 @@ from utils.files import read_json, write_text
 
 @dataclass(frozen=True, kw_only=True)
 class NamedSplit:
-    """Lists of source images, and who uses them."""
+    """A named split of the source images of a data set."""
 
     name: str
-    source: str  # where the lists come from, one sentence
+    source: str  # origin of the lists, one sentence
     lists: Mapping[str, tuple[str, ...]]  # source ids by split
     unlabelled: tuple[str, ...] = ()  # splits whose labels are hidden
 
@@ -46,14 +46,14 @@ class NamedSplit:
         check_disjoint(f"split '{self.name}'", self.lists)
 
     def sources(self) -> tuple[str, ...]:
-        """Every source image of any split."""
+        """Return the source images of all splits."""
         return tuple(source for ids in self.lists.values() for source in ids)
 
 
 def split_sha256(lists: Mapping[str, Iterable[str]]) -> str:
-    """SHA-256 that stands for the source images of every split; empty splits do not count.
+    """Return the SHA-256 of the source images of every split, without empty splits.
 
-    It names the protocol: how the images are cut into tiles does not matter.
+    It identifies the protocol, independently of the tiling.
     """
     plain = {split: sorted(set(ids)) for split, ids in lists.items()}
     text = json.dumps({k: v for k, v in plain.items() if v}, sort_keys=True, separators=(",", ":"))
@@ -77,21 +77,24 @@ def check_disjoint(where: str, lists: Mapping[str, Iterable[str]]) -> None:
 
 
 def find_split(name: str, known: Collection[NamedSplit], data_set: str) -> NamedSplit:
-    """The split of this name.
+    """Return the split of this name.
 
     Raises:
-        ConfigError: there is none; names those there are.
+        ConfigError: there is none; names the known ones.
     """
     for split in known:
         if split.name == name:
             return split
     names = ", ".join(split.name for split in known)
-    raise ConfigError(f"--split {name} is no split of {data_set}; it has {names}")
+    raise ConfigError(f"--split {name} is not a split of {data_set}; it has {names}")
 
 
 FORMAT_VERSION = 2
 SPLITS = ("train", "val", "test")
 LABEL_FOLDERS = {"full": "labels", "eroded": "labels_eroded"}
+HISTOGRAM = "histogram.csv"
+
+_COUNTED_ROWS = 512  # at a time: counting converts pixels to 64-bit integers
 
 Color = tuple[int, int, int]
 
@@ -160,18 +163,18 @@ class TileSet:
     name: str
     classes: tuple[str, ...]
     palette: tuple[Color, ...]  # RGB of each class
-    origin: str  # where the images come from
+    origin: str  # source of the images
     prepared_with: dict[str, Any]  # the settings of prepare.py
     split_name: str
-    split_sha256: str  # of the lists as they are, see datasets.splits
+    split_sha256: str  # of the lists on disk
     unlabelled: tuple[str, ...]  # splits whose labels are hidden
     label_kinds: tuple[str, ...]  # of LABEL_FOLDERS
-    bands: str  # what the three channels hold: rgb or irrg
+    bands: str  # of the three channels: rgb or irrg
     tiles: dict[str, Tile] = field(repr=False)
     splits: dict[str, tuple[str, ...]] = field(repr=False)
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the set: name, classes, colours and split."""
+        """Return the part that checkpoints store: name, classes, colours and split."""
         return {
             "dataset": self.name,
             "classes": list(self.classes),
@@ -180,15 +183,15 @@ class TileSet:
         }
 
     def image_path(self, tile_id: str) -> Path:
-        """File of a tile's RGB image."""
+        """Return the path of a tile's RGB image."""
         return image_path(self.root, tile_id)
 
     def target_path(self, tile_id: str, kind: str = "full") -> Path:
-        """File of a tile's class indices: ``full``, or ``eroded`` (ignore along borders)."""
+        """Return the path of a tile's target, ``full`` or ``eroded`` (ignored along borders)."""
         return target_path(self.root, tile_id, kind)
 
     def split(self, name: str) -> tuple[str, ...]:
-        """Tile ids of a split.
+        """Return the tile ids of a split.
 
         Raises:
             MissingDataError: the data set has no such split, or it is empty.
@@ -199,15 +202,15 @@ class TileSet:
         return self.splits[name]
 
     def read_image(self, tile_id: str) -> np.ndarray:
-        """A tile's image, ``(H, W, 3)`` uint8 RGB; ``datasets.rasters.open_raster`` maps it."""
+        """Read a tile's image, ``(H, W, 3)`` uint8 RGB."""
         return read_raster(self.image_path(tile_id), "RGB")
 
     def read_target(self, tile_id: str, kind: str = "full") -> np.ndarray:
-        """A tile's class indices, ``(H, W)`` uint8 in ``0..num_classes-1`` or 255 = ignore.
+        """Read a tile's target, ``(H, W)`` uint8 class index, 255 = ignore.
 
         Raises:
             MissingDataError: the labels are hidden, or there is no such file.
-            DataError: the file is not whole, not 8-bit, or holds an unknown index.
+            DataError: the file is truncated, not 8-bit, or holds an unknown index.
         """
         path = self.target_path(tile_id, kind)
         if not path.is_file():
@@ -220,7 +223,7 @@ class TileSet:
         return target
 
     def kinds_of(self, split: str) -> tuple[str, ...]:
-        """The kinds of label that a split has; eroded ones may be there of a part of it only."""
+        """Return the label kinds of a split; a kind counts if all of its tiles have it."""
         tile_ids = self.split(split)
         return tuple(
             kind
@@ -229,7 +232,7 @@ class TileSet:
         )
 
     def require_labels(self, split: str, kind: str) -> None:
-        """Refuse to train on, or to score, what has no labels of a kind.
+        """Refuse a split without labels of a kind.
 
         Raises:
             MissingDataError: the labels of the split are hidden, or the set has none of this kind.
@@ -237,7 +240,7 @@ class TileSet:
         if split in self.unlabelled:
             raise MissingDataError(
                 f"the labels of the split {split} of {self.root} are hidden: infer.py predicts its "
-                "images, nothing here can score them"
+                "images, which cannot be scored here"
             )
         if kind not in self.label_kinds:
             raise MissingDataError(
@@ -247,12 +250,12 @@ class TileSet:
 
 
 def image_path(root: Path, tile_id: str) -> Path:
-    """File of a tile's RGB image in a set, or in what will be one."""
+    """Return the path of a tile's RGB image in a set, complete or not."""
     return root / "images" / f"{tile_id}{SUFFIX}"
 
 
 def target_path(root: Path, tile_id: str, kind: str) -> Path:
-    """File of a tile's class indices, likewise."""
+    """Return the path of a tile's target in a set, complete or not."""
     return root / LABEL_FOLDERS[kind] / f"{tile_id}{SUFFIX}"
 
 
@@ -260,11 +263,11 @@ def check_target(path: Path, target: np.ndarray, num_classes: int) -> None:
     """Refuse class indices that the data set does not have.
 
     Args:
-        path: for the error.
-        target: uint8, the class indices or any part of them.
-        num_classes: how many the data set has.
+        path: file of the target, for the error.
+        target: uint8 class indices, or any part of them.
+        num_classes: number of classes of the data set.
     """
-    # In uint8 the number after ignore (255) is 0, so the largest successor shows what is unknown.
+    # In uint8 the successor of ignore (255) is 0, so the maximum is that of a class.
     largest = int((target + np.uint8(1)).max(initial=0)) - 1
     if largest >= num_classes:
         raise DataError(
@@ -274,10 +277,10 @@ def check_target(path: Path, target: np.ndarray, num_classes: int) -> None:
 
 
 def is_prepared(root: Path, settings: dict[str, Any]) -> bool:
-    """Whether ``root`` holds a set made with these settings.
+    """Return True if ``root`` holds a set prepared with these settings.
 
     Raises:
-        DataError: it holds something else; both sides are named.
+        DataError: it holds something else; names both sides.
     """
     if not root.exists():
         return False
@@ -302,9 +305,9 @@ def open_tile_set(root: Path) -> TileSet:
     """Open a prepared data set and check that its lists agree.
 
     Raises:
-        MissingDataError: the folder, or one of its lists, is not there.
-        DataError: another format version, a tile that no list describes, a source in two splits,
-            lists that are not those of the split they are said to be.
+        MissingDataError: the folder, or one of its lists, is missing.
+        DataError: another format version, a tile that is not in the table, a source image in two
+            splits, or lists other than those of the recorded split.
     """
     if not (root / "dataset.json").is_file():
         raise MissingDataError(
@@ -368,7 +371,7 @@ def check_splits(root: Path, tiles: dict[str, Tile], splits: dict[str, tuple[str
     """Check that the lists of tiles agree with their table.
 
     Returns:
-        The hash of the split, see ``datasets.tile_set``.
+        Hash of the split, see ``split_sha256``.
 
     Raises:
         DataError: a tile is not in the table, or a source image is in two splits.
@@ -383,12 +386,8 @@ def check_splits(root: Path, tiles: dict[str, Tile], splits: dict[str, tuple[str
     return split_sha256(sources)
 
 
-FILE_NAME = "histogram.csv"
-_COUNTED_ROWS = 512  # at a time: counting turns pixels into 64-bit numbers
-
-
 def count_values(target: np.ndarray) -> np.ndarray:
-    """Pixels of every value of an ``(H, W)`` uint8 array, ``(256,)`` int64."""
+    """Count the pixels of every value of an ``(H, W)`` uint8 array, ``(256,)`` int64."""
     counts = np.zeros(IGNORE_INDEX + 1, np.int64)
     for top in range(0, len(target), _COUNTED_ROWS):
         part = target[top : top + _COUNTED_ROWS]
@@ -397,34 +396,34 @@ def count_values(target: np.ndarray) -> np.ndarray:
 
 
 def count_classes(target: np.ndarray, num_classes: int) -> list[int]:
-    """Pixels of every class and, last, of ignore, of ``(H, W)`` uint8 class indices."""
+    """Count the pixels of every class and, last, of ignore, of ``(H, W)`` uint8 class indices."""
     counts = count_values(target)
     return [*counts[:num_classes].tolist(), int(counts[IGNORE_INDEX])]
 
 
 def write_histogram(root: Path, num_classes: int, counts: Mapping[str, Sequence[int]]) -> None:
-    """Write the table of a data set, atomically.
+    """Write the class histogram of a data set, atomically.
 
     Args:
-        root: its folder.
-        num_classes: of the data set.
-        counts: what ``count_classes`` gives, by tile.
+        root: folder of the data set.
+        num_classes: number of its classes.
+        counts: result of ``count_classes`` by tile.
     """
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["id", *range(num_classes), "ignored"])
     rows.writerows([tile_id, *counts[tile_id]] for tile_id in sorted(counts))
-    write_text(root / FILE_NAME, table.getvalue())
+    write_text(root / HISTOGRAM, table.getvalue())
 
 
 def read_histogram(root: Path, num_classes: int) -> dict[str, np.ndarray]:
-    """What ``write_histogram`` was given.
+    """Read the class histogram of a data set, ``(num_classes + 1,)`` int64 by tile.
 
     Raises:
-        MissingDataError: the data set was prepared without it.
-        DataError: it belongs to other classes, or is no table of numbers.
+        MissingDataError: the file does not exist.
+        DataError: it belongs to other classes, or is not a table of numbers.
     """
-    path = root / FILE_NAME
+    path = root / HISTOGRAM
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; prepare the data set again")
     with path.open(encoding="utf-8", newline="") as file:
@@ -439,7 +438,7 @@ def read_histogram(root: Path, num_classes: int) -> dict[str, np.ndarray]:
     for tile_id, *numbers in rows:
         if len(numbers) != num_classes + 1 or not all(number.isdecimal() for number in numbers):
             raise DataError(
-                f"{path} has no whole row of numbers for the tile '{tile_id}'; prepare the data "
+                f"{path} has no complete row of numbers for the tile '{tile_id}'; prepare the data "
                 "set again"
             )
         counts[tile_id] = np.array(numbers, np.int64)
@@ -447,12 +446,12 @@ def read_histogram(root: Path, num_classes: int) -> dict[str, np.ndarray]:
 
 
 class RareClasses:
-    """Draws a class and a tile that has it, so that rare classes come as often as others.
+    """Class-balanced sampling: draws a class, then a tile that contains it.
 
     Args:
-        root: folder of the data set, for the table and for errors.
-        tile_ids: the tiles to draw from, in the data set's order.
-        num_classes: how many classes the data set has.
+        root: folder of the data set, for its histogram and for errors.
+        tile_ids: tiles to draw from, in the order of the data set.
+        num_classes: number of classes of the data set.
     """
 
     def __init__(self, root: Path, tile_ids: Sequence[str], num_classes: int) -> None:
@@ -460,16 +459,16 @@ class RareClasses:
         for tile_id in tile_ids:
             if tile_id not in counts:
                 raise DataError(
-                    f"{root / FILE_NAME} has no row for the tile '{tile_id}', and "
+                    f"{root / HISTOGRAM} has no row for the tile '{tile_id}', and "
                     "data.rare_class_share needs it; prepare the data set again"
                 )
         has_class = np.stack([counts[tile_id][:num_classes] > 0 for tile_id in tile_ids])
         present = np.flatnonzero(has_class.any(0))
         self._tiles = {int(c): np.flatnonzero(has_class[:, c]) for c in present}
         if not self._tiles:
-            raise DataError(f"{root}: no tile to train on has a labelled pixel")
+            raise DataError(f"{root}: no training tile has a labelled pixel")
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int]:
-        """Index of a tile and of a class it has: classes evenly, then tiles evenly."""
+        """Draw the index of a tile and of a class in it, both uniformly."""
         class_index = int(rng.choice(list(self._tiles)))
         return int(rng.choice(self._tiles[class_index])), class_index

@@ -34,7 +34,7 @@ from datasets.structure_maps import (
     store_folder,
 )
 from datasets.tile_set import (
-    FILE_NAME,
+    HISTOGRAM,
     LABEL_FOLDERS,
     SPLITS,
     TileSet,
@@ -294,7 +294,7 @@ def _check_histogram(
     tile_set: TileSet, tiles: Mapping[str, TileFacts], hidden: Collection[str]
 ) -> Iterator[Finding]:
     """Compare ``histogram.csv``, from which training chooses crops, with the labels."""
-    path, kind = tile_set.root / FILE_NAME, "wrong histogram.csv"
+    path, kind = tile_set.root / HISTOGRAM, "wrong histogram.csv"
     try:
         rows = read_histogram(tile_set.root, len(tile_set.classes))
     except UserError as error:

@@ -67,7 +67,7 @@ def test_reading_a_hidden_label_is_one_sentence(prepare, tmp_path):
         open_tile_set(root).read_target("4191")
     assert str(caught.value) == (
         f"the labels of the split test of {root} are hidden: infer.py predicts its images, "
-        "nothing here can score them"
+        "which cannot be scored here"
     )
 
 

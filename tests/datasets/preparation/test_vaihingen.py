@@ -104,5 +104,5 @@ def test_what_lies_in_a_folder_with_another_name_is_no_image(files, prepare, tmp
 
 def test_a_split_it_does_not_have(prepare, tmp_path):
     _, code, _, err = prepare(tmp_path, "--split", "4_12")
-    expected = "--split 4_12 is no split of vaihingen; it has official, geoseg, ssrs"
+    expected = "--split 4_12 is not a split of vaihingen; it has official, geoseg, ssrs"
     assert (code, err) == (2, f"error: {expected}\n")
