@@ -16,15 +16,18 @@ from models.structure.superpixels import Superpixels
 from tests.conftest import single_process
 from utils.boxes import Box
 from utils.config import config_from_dict
-from utils.errors import ConfigError, DataError, run_command
+from utils.errors import ConfigError, DataError
 from utils.inference import export, results
 from utils.inference.maps import choose_maps
 
 
 @pytest.fixture(scope="module")
 def segmenter(checkpoint):
-    config = config_from_dict(checkpoint.identity.recipe, "recipe")
-    return infer.Segmenter(checkpoint, config, single_process().device)
+    return infer.load_predictor(checkpoint.path, device="cpu")
+
+
+def never(self, image):
+    raise AssertionError("a stored map is generated again")
 
 
 def files(folder):
@@ -34,8 +37,7 @@ def files(folder):
 @pytest.mark.parametrize("size", [(1, 1), (1, 150), (65, 64), (20, 30)])
 def test_zoomed_and_turned_windows_of_any_size(checkpoint, size):
     overrides = ["eval.scales=[0.5, 1.5]", "eval.turns=8"]
-    config = config_from_dict(checkpoint.identity.recipe, "recipe", overrides)
-    segmenter = infer.Segmenter(checkpoint, config, single_process().device)
+    segmenter = infer.load_predictor(checkpoint.path, *overrides, device="cpu")
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     index = segmenter(image)
     assert index.shape == size and index.dtype == np.uint8 and index.max() < 6
@@ -112,9 +114,6 @@ def test_maps_are_kept_and_used_again(run_infer, photos, tmp_path, monkeypatch):
     kept = {name for name in files(output) if name.startswith("maps/")}
     assert "maps/superpixels/north/far/c_y00000_x00000_131x40.tif" in kept and len(kept) == 5
 
-    def never(self, image):
-        raise AssertionError("a stored map is generated again")
-
     monkeypatch.setattr(Superpixels, "generate", never)
     run_infer(photos, output, "--keep-maps", "--overwrite")
     assert (output / "index/grey.png").read_bytes() == index
@@ -130,9 +129,6 @@ def test_maps_of_a_data_set_are_used_where_they_fit(
     shutil.copytree(data_root, bare, ignore=shutil.ignore_patterns("modalities"))
     made = run_infer(bare, tmp_path / "made", "--split", "test")
     assert "note: structure maps are generated from the images: " in capsys.readouterr().out
-
-    def never(self, image):
-        raise AssertionError("a stored map is generated again")
 
     monkeypatch.setattr(Superpixels, "generate", never)
     stored = run_infer(data_root, tmp_path / "stored", "--split", "test")
@@ -168,13 +164,6 @@ def test_broken_images_are_named_and_the_others_done(run_infer, photos, tmp_path
     assert "4 images segmented" in (tmp_path / "out/index.html").read_text()
 
 
-def test_an_output_inside_the_input_is_not_read_again(run_infer, photos):
-    output = photos / "results"
-    for _ in range(2):
-        run_infer(photos, output, "--overwrite")
-    assert len([name for name in files(output) if name.startswith("index/")]) == 5
-
-
 def test_a_full_disk_leaves_no_half_written_file(run_infer, photos, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -202,30 +191,16 @@ def test_only_the_temporary_files_of_the_images_are_removed(run_infer, photos, t
     assert {*left} == {output / name for name in [*others, f"index/.a.png.png.{tail}"]}
 
 
-def test_the_shuffled_control_is_refused(checkpoint):
-    config = config_from_dict(checkpoint.identity.recipe, "recipe", ["structure.control=shuffled"])
-    with pytest.raises(
-        ConfigError, match=r"a control experiment; infer with structure\.control=on"
-    ):
-        infer.Segmenter(checkpoint, config, single_process().device)
-
-
-def test_other_map_settings_are_refused_with_both_sides(checkpoint):
-    config = config_from_dict(
-        checkpoint.identity.recipe, "recipe", ["structure.superpixels.segment_size_px=20"]
-    )
-    with pytest.raises(DataError, match=r"settings\.segment_size_px: 20 \| 8"):
-        infer.Segmenter(checkpoint, config, single_process().device)
-
-
-def test_the_command_exits_non_zero_without_a_traceback(run_infer, photos, tmp_path, capsys):
-    (photos / "broken.png").write_bytes(b"not a png")
-    with pytest.raises(SystemExit) as end:
-        run_command(lambda: run_infer(photos, tmp_path / "out") and None)
-    output = capsys.readouterr()
-    assert end.value.code == 2 and "5 of 6 images segmented" in output.out
-    assert "broken.png cannot be read as an image" in output.err
-    assert "Traceback" not in output.err
+@pytest.mark.parametrize(
+    ("override", "error", "sentence"),
+    [
+        ("control=shuffled", ConfigError, r"experiment; infer with structure\.control=on"),
+        ("superpixels.segment_size_px=20", DataError, r"settings\.segment_size_px: 20 \| 8"),
+    ],
+)
+def test_other_maps_than_in_training_are_refused(checkpoint, override, error, sentence):
+    with pytest.raises(error, match=sentence):
+        infer.load_predictor(checkpoint.path, f"structure.{override}", device="cpu")
 
 
 def test_without_images_and_export_the_command_names_what_is_missing(checkpoint, monkeypatch):
@@ -282,3 +257,5 @@ def test_a_submission_needs_other_names_and_all_images(run_infer, photos, tmp_pa
     run_infer(photos, output, "--submission")
     with zipfile.ZipFile(output / "submission.zip") as packed:
         assert packed.namelist() == ["a.png", "b.png", "c.png", "grey.png"]
+        nested = output / "index/north/far/c.png"
+        assert packed.read("c.png") == nested.read_bytes()

@@ -38,7 +38,8 @@ def find_inputs(
     Raises:
         MissingDataError: no image, no data set, no such split.
         ConfigError: a prepared data set without a split.
-        DataError: the images of the split were cut into tiles.
+        DataError: the images of the split were cut into tiles, or two images would have the same
+            results.
     """
     if split is not None:
         return _split_inputs(open_tile_set(Path(source)), split)
@@ -49,22 +50,29 @@ def find_inputs(
     ]
     if not found:
         raise MissingDataError(f"{source} holds no image outside the folder of results, {output}")
-    count = Counter(name.with_suffix("") for _, name in found)
-    return [
-        Input(
-            path=path,
-            result=_result(name, png, count[name.with_suffix("")] > 1),
-            stem=path.stem,
-        )
-        for path, name in found
-    ]
+    results = _results([name for _, name in found], png)
+    return [Input(path=path, result=results[name], stem=path.stem) for path, name in found]
+
+
+def _results(names: Sequence[Path], png: bool) -> dict[Path, Path]:
+    """Return the name of the results of every image, each a different one.
+
+    Images that would have the same results keep their suffix (``a.jpg.png``, ``a.tif.tif``).
+    """
+    count = Counter(name.with_suffix("") for name in names)
+    results = {name: _result(name, png, count[name.with_suffix("")] > 1) for name in names}
+    count = Counter(results.values())  # a.jpg, which keeps its suffix, may clash with a.jpg.png
+    results = {
+        name: _result(name, png, True) if count[result] > 1 else result
+        for name, result in results.items()
+    }
+    if clashes := [result for result, times in Counter(results.values()).items() if times > 1]:
+        raise DataError(f"two images would both have the results {clashes[0]}; rename one of them")
+    return results
 
 
 def _result(name: Path, png: bool, keep_suffix: bool) -> Path:
-    """Return the name of the results: the image's folder and name, and the suffix of the format.
-
-    Images of one folder that differ only in their suffix keep it (``a.jpg.png``, ``a.tif.tif``).
-    """
+    """Return the folder and name of an image with the suffix of the format of its results."""
     suffix = ".tif" if name.suffix.lower() in _TIFF_SUFFIXES and not png else ".png"
     return Path(f"{name if keep_suffix else name.with_suffix('')}{suffix}")
 

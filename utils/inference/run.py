@@ -83,7 +83,9 @@ def infer_images(
         rank.segment(image, alone)
     for number, image in enumerate(image for image in pending if image.result in large):
         rank.segment(image, dist, writer=number % dist.world_size)
-    failures = sorted(failure for part in dist.gather(rank.failures) for failure in part)
+    # Ranks that share an image may fail at the same block: one sentence an image.
+    found = {result: text for part in dist.gather(rank.failures) for result, text in part.items()}
+    failures = sorted(found.values())
     markers = _read_markers(output.folder, images) if dist.is_main else {}
     if dist.is_main:
         _write_summary(
@@ -128,7 +130,7 @@ class _RankInference:
     """The part of a run that one rank does.
 
     Attributes:
-        failures: a sentence for each image that could not be segmented.
+        failures: a sentence for each image that could not be segmented, by its result.
         num_pixels: number of pixels predicted by this rank.
     """
 
@@ -142,7 +144,7 @@ class _RankInference:
     ) -> None:
         self._segmenter, self._output, self._dist = segmenter, output, dist
         self._digest, self._stretch = digest, stretch
-        self.failures: list[str] = []
+        self.failures: dict[Path, str] = {}
         self.num_pixels = 0
 
     def segment(self, image: Input, group: DistContext, writer: int = 0) -> None:
@@ -153,7 +155,7 @@ class _RankInference:
             group: ranks that share its rows; this rank alone has a group of one.
             writer: rank of the group that writes the results.
         """
-        before, folder = len(self.failures), self._output.folder
+        folder = self._output.folder
         is_writer = group.rank == writer
         if is_writer:
             remove_marker(folder, image.result)
@@ -168,7 +170,7 @@ class _RankInference:
                     if group.rank < len(parts):
                         self._predict(image, scene, maps, parts[group.rank])
                 # All ranks meet here, also those that failed.
-                if any(group.gather(len(self.failures) > before)) or not is_writer:
+                if any(group.gather(image.result in self.failures)) or not is_writer:
                     return
                 with self._failure_collected(image), self._segmenter.watch.time("write"):
                     self._write(image, scene, maps)
@@ -218,13 +220,12 @@ class _RankInference:
         try:
             yield
         except UserError as error:
-            self.failures.append(str(error))
+            self.failures[image.result] = str(error)
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
-            self.failures.append(
-                f"{image.path}: the names of its results would be too long; shorten its name"
-            )
+            sentence = f"{image.path}: the names of its results would be too long; shorten its name"
+            self.failures[image.result] = sentence
 
 
 def _read_markers(output: Path, images: Sequence[Input]) -> dict[Path, DoneMarker]:

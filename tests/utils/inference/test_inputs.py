@@ -107,6 +107,16 @@ def test_a_tiff_gives_a_tiff_and_all_else_a_png(photos, tmp_path, pattern, expec
     assert found == {f"{photos}/{path}": result for path, result in expected.items()}
 
 
+def test_no_two_images_have_the_same_results(tmp_path):
+    for name in ("a.png", "a.jpg", "a.jpg.png"):
+        (tmp_path / name).touch()
+    results = results_of(tmp_path, tmp_path / "out")
+    assert sorted(results.values()) == ["a.jpg.png", "a.jpg.png.png", "a.png.png"]
+    (tmp_path / "a.jpg.png.png").touch()
+    with pytest.raises(DataError, match=r"both have the results a\.jpg\.png\.png; rename one"):
+        results_of(tmp_path, tmp_path / "out")
+
+
 def test_results_in_the_folder_of_the_images_are_left_out(photos):
     expected = [f"{photos}/{name}" for name in ("a.PNG", "a.tif", "b.tiff")]
     assert [*results_of(photos, photos / "far")] == expected
