@@ -1,4 +1,4 @@
-"""docs/train.slurm with stand-ins for Slurm's commands: two processes, stopped, queued, gone on."""
+"""docs/train.slurm with stand-ins for Slurm's commands: two processes, stopped, queued, resumed."""
 
 import os
 import subprocess
@@ -12,9 +12,12 @@ from utils.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Starts two tasks, sends both SIGTERM once a file is there, and gives back the largest exit code.
+# Exits with a given code, or starts two tasks, sends both SIGTERM once a file is there, and exits
+# with the largest of their codes.
 SRUN = """#!{python}
 import os, pathlib, signal, subprocess, sys, time
+if code := os.environ.get("TEST_CODE"):
+    sys.exit(int(code))
 command = [argument for argument in sys.argv[1:] if not argument.startswith("--kill")]
 tasks = []
 for rank in "01":
@@ -44,7 +47,7 @@ def submit(recipe_path, tmp_path):
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
 
-    def submit(*overrides, stop):
+    def submit(*overrides, stop=False, code=""):
         calls = tmp_path / "calls.txt"
         calls.write_text("")
         environment = {
@@ -56,6 +59,7 @@ def submit(recipe_path, tmp_path):
             "TEST_CALLS": str(calls),
             "TEST_METRICS": str(tmp_path / "runs" / "run" / "metrics.jsonl"),
             "TEST_STOP": "yes" if stop else "",
+            "TEST_CODE": code,
         }
         command = ["bash", "docs/train.slurm", str(recipe_path), *NO_VIT, *overrides]
         done = subprocess.run(
@@ -66,24 +70,24 @@ def submit(recipe_path, tmp_path):
     return submit
 
 
-def test_a_job_that_is_stopped_is_queued_again_and_goes_on(submit, tmp_path):
-    overrides = ["optim.num_epochs=60", "eval.every_epochs=60"]
+def test_a_job_that_is_stopped_is_queued_again_and_resumes(submit, tmp_path):
+    overrides = ["optim.num_epochs=20", "eval.every_epochs=20"]
     code, said, calls = submit(*overrides, stop=True)
     assert code == 143, said
     assert said.count("stopped and saved") == 2 and "Traceback" not in said
     assert calls == ["show hostnames node[1-2]", f"requeue {os.getpid()}"]
     last = tmp_path / "runs" / "run" / "last.pth"
     step = load_checkpoint(last).progress["step"]
-    assert 0 < step < 180
-    code, said, calls = submit(*overrides, stop=False)
+    assert 0 < step < 60
+    code, said, calls = submit(*overrides)
     assert code == 0, said
     assert calls == ["show hostnames node[1-2]"]  # a run that is finished is not queued again
-    assert load_checkpoint(last).progress["step"] == 180
+    assert load_checkpoint(last).progress["step"] == 60
     log = (tmp_path / "runs" / "run" / "train.log").read_text()
-    assert f"resumes after step {step} of 180" in log and "fp32 on 2 x cpu" in log
+    assert f"resumes after step {step} of 60" in log and "fp32 on 2 x cpu" in log
 
 
-def test_a_job_that_fails_is_not_queued_again(submit):
-    code, said, calls = submit("optim.batch_size=3", stop=False)
-    assert code == 2 and "which 2 processes" in said
-    assert calls == ["show hostnames node[1-2]"]
+def test_only_a_job_that_was_stopped_is_queued_again(submit):
+    nodes, requeue = "show hostnames node[1-2]", f"requeue {os.getpid()}"
+    assert submit(code="2") == (2, "", [nodes])
+    assert submit(code="143") == (143, "", [nodes, requeue])

@@ -27,7 +27,7 @@ def saved_steps(folder):
 
 @pytest.mark.parametrize(
     ("bad_step", "save_every", "last"),
-    [(5, 1000, 3), (5, 2, 4), (6, 1000, 3), (6, 1, 5), (1, 1000, None)],
+    [(5, 2, 4), (6, 1000, 3), (1, 1000, None)],
 )
 def test_a_loss_that_is_nan_is_in_no_checkpoint(data_root, tmp_path, bad_step, save_every, last):
     """Epochs of three steps: all are saved, and the rate of reports does not matter."""
