@@ -1,16 +1,13 @@
 """prepare.py as a command, also on the real data sets where they are at hand."""
 
-import errno
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.preparation import writer as tile_writer
+import prepare
 from datasets.preparation.classes import MaskDecoder, read_class_file
 from datasets.tile_set import is_prepared, open_tile_set, split_sha256
 from utils.errors import DataError
@@ -161,16 +158,6 @@ def test_a_set_without_its_settings_is_not_taken_for_ours(tmp_path):
         is_prepared(tmp_path, {"seed": 1})
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, folder, tmp_path, monkeypatch):
-    def full(path, array, text=None):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    monkeypatch.setattr(tile_writer, "write_raster", full)
-    code, _, err = run(*folder, "--output", tmp_path / "set")
-    assert code == 1 and "error: the system refused: No space left on device" in err
-    assert not list(tmp_path.glob("*set*"))
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -192,24 +179,10 @@ def test_arguments_that_do_not_go_together(run, folder, tmp_path, arguments, sen
     assert not list(tmp_path.glob("*set*"))
 
 
-def test_errors_are_sentences_on_the_command_line(folder, tmp_path):
-    path = tmp_path / "in" / "labels" / "b.png"
-    path.write_bytes(path.read_bytes()[:-30])
-    arguments = map(str, (*folder, "--output", tmp_path / "set"))
-    command = [sys.executable, "prepare.py", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert f"error: {path} cannot be read as an image" in done.stderr
-    assert not list(tmp_path.glob("*set*"))
-
-
-@pytest.mark.parametrize(
-    ("command", "explained"),
-    [("synthetic", "default: 512"), ("folder", "an evaluated pixel must be counted once")],
-)
-def test_help(run, command, explained):
-    code, out, _ = run(command, "--help")
-    assert code == 0 and explained in " ".join(out.split())
+def test_every_command_explains_itself(run):
+    for command in prepare.COMMANDS:
+        code, out, _ = run(command, "--help")
+        assert code == 0 and f"usage: prepare.py {command}" in out
 
 
 @needs_shared

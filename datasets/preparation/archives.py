@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import IO, Any, BinaryIO
-from warnings import catch_warnings, simplefilter
+from typing import IO, Any, BinaryIO, Literal
 
 from PIL import Image
 from tqdm import tqdm
@@ -84,10 +83,10 @@ class ArchiveFile:
                 return _size_in_header(self.path, _WHOLE_FORMATS)
         else:
             with self.open() as file:
-                head = io.BytesIO(file.read(_BLOCK_BYTES))
-            with suppress(*_UNREADABLE), catch_warnings():
-                simplefilter("ignore")  # Pillow's, of a file that is cut off
-                return _size_in_header(head, (*_WHOLE_FORMATS, "TIFF"))
+                head = file.read(_BLOCK_BYTES)
+            if _has_header(head):
+                with suppress(*_UNREADABLE):
+                    return _size_in_header(io.BytesIO(head), (*_WHOLE_FORMATS, "TIFF"))
         # Any other format on disk, or a TIFF whose header is behind its pixels.
         with self.open_image() as raster:
             return raster.size
@@ -318,6 +317,12 @@ def strips(height_px: int) -> Iterator[slice]:
     """Yield rows to read at a time: decoding takes several times the memory of the pixels."""
     for top in range(0, height_px, _STRIP_ROWS):
         yield slice(top, min(top + _STRIP_ROWS, height_px))
+
+
+def _has_header(head: bytes) -> bool:
+    """Return False if a file begins as a TIFF whose header is not in its first bytes."""
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+    return head[:2] not in (b"II", b"MM") or int.from_bytes(head[4:8], order) < len(head) // 2
 
 
 def _size_in_header(file: Path | io.BytesIO, formats: tuple[str, ...]) -> tuple[int, int]:

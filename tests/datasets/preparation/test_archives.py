@@ -203,7 +203,7 @@ def test_a_size_that_stands_behind_the_pixels_is_found(tmp_path, recwarn):
     with opened(tmp_path, tmp_path / "in") as archives:
         assert archives.find(NAMES)["first"].image_size() == (700, 800)
         np.testing.assert_array_equal(pixels(archives.find(NAMES)["first"]), large)
-    assert not recwarn.list  # Pillow's, of a file that is cut off
+    assert not [warning for warning in recwarn.list if "Truncated" in str(warning.message)]
 
 
 def test_what_a_killed_run_unpacked_goes(tmp_path):

@@ -168,6 +168,27 @@ def test_a_truncated_file_is_named(tree, tmp_path, what, num_bytes):
     assert nothing_is_left(tmp_path / "out")
 
 
+def test_images_of_more_than_8_bits_are_refused(tree, tmp_path):
+    path = tree / "train" / "images" / "a.png"
+    Image.fromarray(np.full((40, 70), 300, np.uint16)).save(path)
+    with pytest.raises(DataError, match=r"a\.png has more than 8 bits a channel \(uint16\); conv"):
+        prepare(tmp_path / "out", tree)
+
+
+def test_images_are_prepared_as_a_viewer_shows_them(tree, tmp_path):
+    folder = tree / "train" / "images"
+    row = np.arange(64, dtype=np.uint8)
+    save(folder / "c d.png", np.broadcast_to(row, (64, 64)))  # grey
+    seen = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned clockwise
+    Image.fromarray(np.rot90(seen).copy()).save(folder / "a.png", exif=exif)
+    prepare(tmp_path / "out", tree)
+    tiles = open_tile_set(tmp_path / "out")
+    np.testing.assert_array_equal(tiles.read_image("a"), seen)
+    assert (tiles.read_image("c d") == row[None, :, None]).all()
+
+
 def touch(folder, *names):
     for name in names:
         path = folder / name

@@ -168,11 +168,10 @@ def test_a_damaged_file_in_the_middle_leaves_nothing(run_prepare, files, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
-@pytest.mark.parametrize("share", [0.3, 0.95])
-def test_a_truncated_archive_leaves_nothing(run_prepare, files, tmp_path, share):
+def test_a_truncated_archive_leaves_nothing(run_prepare, files, tmp_path):
     path = pack(files, tmp_path / "in", "nested")
     data = path.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
+    path.write_bytes(data[: len(data) // 3])
     code, _, err = run_prepare(*command(path, tmp_path / "set"))
     assert code == 2 and err.startswith("error: All.zip is truncated or not a zip archive (")
     assert err.endswith("); get it again\n")

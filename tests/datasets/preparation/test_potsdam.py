@@ -283,7 +283,7 @@ def test_another_size_is_found_before_anything_is_decoded(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--split", "mine"), "--split mine is not a split of potsdam; it has official, geoseg, ssrs"),
+        (("--split", "x"), "--split x is not a split of potsdam; it has official, geoseg, ssrs"),
         (("--range", 0, 1), "--range needs --dsm"),
         (("--dsm", "--range", 1, 1), "--range is 1 1; the first must be the smaller"),
         (("--source", "nowhere"), "--source nowhere is neither a file nor a folder"),

@@ -29,10 +29,6 @@ def prepared(tmp_path_factory):
     return root
 
 
-def test_classes_and_palette_belong_together():
-    assert len(CLASSES) == len(PALETTE) == len(set(PALETTE)) == 6
-
-
 @pytest.mark.parametrize("size_px", [MIN_SIZE_PX, 101, 300])
 def test_shapes_and_dtypes(size_px):
     scene = draw_scene(0, size_px)
@@ -46,14 +42,9 @@ def test_shapes_and_dtypes(size_px):
 
 def test_same_seed_gives_the_same_bytes():
     first, second = draw_scene(2**64 - 1, 96), draw_scene(2**64 - 1, 96)
+    assert not np.array_equal(first.image, draw_scene(1, 96).image)
     for name in ("image", "target", "segments", "height_m"):
         assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
-
-
-def test_another_seed_gives_another_scene():
-    first, second = draw_scene(0, 96), draw_scene(1, 96)
-    assert not np.array_equal(first.image, second.image)
-    assert not np.array_equal(first.target, second.target)
 
 
 def test_too_small_a_scene_is_refused():

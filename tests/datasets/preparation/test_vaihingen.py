@@ -9,7 +9,6 @@ from datasets.tile_set import open_tile_set
 from tests.datasets.fake_archives import (
     VAIHINGEN,
     VAIHINGEN_AREAS,
-    encode,
     height_of,
     image_of,
     pack,
@@ -67,24 +66,6 @@ def test_image_and_label_of_one_name_are_told_apart(files, prepare, tmp_path, ho
         np.testing.assert_allclose(height, height_of(area, *size), atol=1e-3)
 
 
-def test_every_class_is_decoded_from_the_published_colours(files, prepare, tmp_path):
-    row = [[255, 255, 255], [0, 0, 255], [0, 255, 255], [0, 255, 0], [255, 255, 0], [255, 0, 0]]
-    height, width = vaihingen_size(1)
-    full = np.full((height, width, 3), [255, 0, 0], np.uint8)
-    full[:, :6] = row
-    border = full.copy()
-    border[:, 6:] = 0
-    changed = {name: dict(members) for name, members in files.items()}
-    changed[COMPLETE]["top_mosaic_09cm_area1.tif"] = encode(full)
-    changed[ERODED]["top_mosaic_09cm_area1_noBoundary.tif"] = encode(border)
-    root, code, *_ = prepare(pack(changed, tmp_path / "in", "zips"))
-    assert code == 0
-    tiles = open_tile_set(root)
-    assert tiles.read_target("1")[2].tolist() == [0, 1, 2, 3, 4, 5] + [5] * (width - 6)
-    eroded = tiles.read_target("1", "eroded")[2].tolist()
-    assert eroded == [0, 1, 2, 3, 4, 5] + [255] * (width - 6)
-
-
 def test_labels_for_participants_are_in_the_archive_of_the_images(files, prepare, tmp_path):
     source = pack({VAIHINGEN: files[VAIHINGEN]}, tmp_path / "in", "zips")
     root, code, *_ = prepare(source, "--split", "ssrs")
@@ -100,9 +81,3 @@ def test_what_lies_in_a_folder_with_another_name_is_no_image(files, prepare, tmp
     root, code, _, err = prepare(source)
     assert code == 2 and "33 of 33 images are not in" in err and f"add {VAIHINGEN}.zip" in err
     assert not root.exists() and not list(tmp_path.glob(".*"))
-
-
-def test_a_split_it_does_not_have(prepare, tmp_path):
-    _, code, _, err = prepare(tmp_path, "--split", "4_12")
-    expected = "--split 4_12 is not a split of vaihingen; it has official, geoseg, ssrs"
-    assert (code, err) == (2, f"error: {expected}\n")
