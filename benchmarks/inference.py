@@ -1,20 +1,20 @@
-"""Whole-image prediction beside the loop that is usual in this field: one window at a time.
+"""Whole-image prediction compared with the usual loop of this field: one window at a time.
 
 ::
 
     python benchmarks/inference.py [--quick] [--device cuda] [--part speed|memory]
 
-One JSON line a result; ``ratio`` above 1 means that ours is better. Beside ``Predictor`` stands a
-loop over the same windows with the same network and the same encoder, which keeps logits and
-counts of the whole image: every window's logits are added to them, padded to the size of the image
-(``padded``, as the slide inference of mmsegmentation does it) or in place (``in place``, the best
-that can be made of it), in the end divided by the counts, and then the classes are taken. Both
-take turns in one process; times are medians, ratios are medians of the rounds' ratios.
+One JSON line per result; ``ratio`` above 1 means that ours is better. ``Predictor`` is compared with
+a loop over the same windows with the same network and encoder. The loop keeps logits and counts of
+the whole image, adds the logits of each window, padded to the size of the image (``padded``, as the
+slide inference of mmsegmentation does) or in place (``in place``, its best variant), divides by the
+counts and takes the classes. Both alternate in one process; times are medians, ratios are medians of
+the rounds' ratios.
 
-- ``speed``: megapixels a second. Before, the loop is given our weights of the windows: the largest
-  difference of the logits is reported, and of how many pixels the classes differ.
-- ``memory`` (minutes; not with ``--quick``): 6000x6000 pixels, once for each side in a process of
-  its own: most memory above that of network and image, and the time it took.
+- ``speed``: megapixels per second. Before that, the loop runs with our weights of the windows; the
+  largest difference of the logits and the number of pixels of another class are reported.
+- ``memory`` (minutes; not with ``--quick``): 6000x6000 pixels, once for each side in its own process:
+  peak memory above that of network and image, and seconds.
 """
 
 import argparse
@@ -47,14 +47,14 @@ CONFIG = EvalConfig()
 
 
 class Loop:
-    """One window at a time, logits and counts of the whole image."""
+    """Prediction of one window at a time, with logits and counts of the whole image."""
 
     def __init__(self, network: nn.Module, encoder: StructureEncoder, padded: bool) -> None:
         self._network, self._encoder, self._padded = network, encoder, padded
 
     @torch.inference_mode()
     def logits(self, image: Tensor, maps: dict[str, Tensor], *, ours: bool = False) -> Tensor:
-        """``(C, H, W)``; ``ours``: the windows weighed as ours are, not all alike."""
+        """Return logits ``(C, H, W)``; ``ours``: with our weights of the windows, else equal ones."""
         device = next(self._network.parameters()).device
         height, width = image.shape[-2:]
         window_px, overlap_px = CONFIG.window_px, CONFIG.overlap_px
@@ -82,12 +82,12 @@ class Loop:
         return (total / count)[0]
 
     def __call__(self, image: Tensor, maps: dict[str, Tensor]) -> Tensor:
-        """Class indices."""
+        """Return class indices ``(H, W)`` uint8."""
         return self.logits(image, maps).argmax(0).to(torch.uint8).cpu()
 
 
 def build(size: str, device: torch.device) -> tuple[nn.Module, StructureEncoder]:
-    """A named size without ViTs and its encoder."""
+    """Build a network of a named size without ViTs, and its encoder."""
     torch.manual_seed(0)
     none, encoder = VitConfig(name="none"), StructureEncoder(StructureConfig())
     config = ModelConfig(size=size, rgb_vit=none, structure_vit=none)  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ def build(size: str, device: torch.device) -> tuple[nn.Module, StructureEncoder]
 
 
 def scene(size: Size, encoder: StructureEncoder) -> tuple[Tensor, dict[str, Tensor]]:
-    """A noisy image, and square segments."""
+    """Return an image of noise and maps of square segments."""
     image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
     down, across = (torch.arange(length, dtype=torch.int32) // SEGMENT_PX for length in size)
     ids = 1 + (down.unsqueeze(1) * 251 + across) % 65535
@@ -109,12 +109,12 @@ def scene(size: Size, encoder: StructureEncoder) -> tuple[Tensor, dict[str, Tens
 
 
 def predictor(network: nn.Module, encoder: StructureEncoder, device: torch.device) -> Predictor:
-    """Ours."""
+    """Build our predictor."""
     return Predictor(network, encoder, Precision("fp32", device), CONFIG, device)
 
 
 def speed(bench: Bench, size: str, image_size: Size) -> None:
-    """Megapixels a second of ours and of both loops."""
+    """Report megapixels per second of ours and of both loops."""
     network, encoder = build(size, bench.device)
     image, maps = scene(image_size, encoder)
     ours = predictor(network, encoder, bench.device)
@@ -143,7 +143,7 @@ def speed(bench: Bench, size: str, image_size: Size) -> None:
 
 
 def measure(side: str, size: str, image_size: Size, device: str, pipe: Connection) -> None:
-    """Send the most memory of one prediction in MiB, and its seconds; a process of its own."""
+    """Send peak memory in MiB and seconds of one prediction; the target of a process."""
     bench = Bench(device, quick=True)
     keep_freed_memory()
     network, encoder = build(size, bench.device)
@@ -158,7 +158,7 @@ def measure(side: str, size: str, image_size: Size, device: str, pipe: Connectio
 
 
 def memory(bench: Bench, size: str, image_size: Size) -> None:
-    """Peak memory of ours and of both loops, each in its own process."""
+    """Report the peak memory of ours and of both loops, each in its own process."""
     found = {}
     context = multiprocessing.get_context("spawn")
     for side in ("ours", "in place", "padded"):
