@@ -4,17 +4,17 @@
 
     python benchmarks/inference.py [--quick] [--device cuda] [--part speed|memory]
 
-One JSON line per result; ``ratio`` above 1 means that ours is better. ``Predictor`` is compared with
-a loop over the same windows with the same network and encoder. The loop keeps logits and counts of
-the whole image, adds the logits of each window, padded to the size of the image (``padded``, as the
-slide inference of mmsegmentation does) or in place (``in place``, its best variant), divides by the
-counts and takes the classes. Both alternate in one process; times are medians, ratios are medians of
-the rounds' ratios.
+One JSON line per result; ``ratio`` above 1 means that ours is better. ``Predictor`` is compared
+with a loop over the same windows with the same network and encoder. The loop keeps logits and
+counts of the whole image, adds the logits of each window, padded to the size of the image
+(``padded``, as the slide inference of mmsegmentation does) or in place (``in place``, its best
+variant), divides by the counts and takes the classes. Both alternate in one process; times are
+medians, ratios are medians of the rounds' ratios.
 
 - ``speed``: megapixels per second. Before that, the loop runs with our weights of the windows; the
   largest difference of the logits and the number of pixels of another class are reported.
-- ``memory`` (minutes; not with ``--quick``): 6000x6000 pixels, once for each side in its own process:
-  peak memory above that of network and image, and seconds.
+- ``memory`` (minutes; not with ``--quick``): 6000x6000 pixels, once for each side in its own
+  process: peak memory above that of network and image, and seconds.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class Loop:
 
     @torch.inference_mode()
     def logits(self, image: Tensor, maps: dict[str, Tensor], *, ours: bool = False) -> Tensor:
-        """Return logits ``(C, H, W)``; ``ours``: with our weights of the windows, else equal ones."""
+        """Return logits ``(C, H, W)``; ``ours``: with our window weights, not equal ones."""
         device = next(self._network.parameters()).device
         height, width = image.shape[-2:]
         window_px, overlap_px = CONFIG.window_px, CONFIG.overlap_px
