@@ -103,6 +103,14 @@ def test_tiles_are_spread_evenly(num_tiles, kept):
     assert titles(spread.rows) == [f"t{index}" for index in kept]
 
 
+def test_spread_rows_show_the_middle_window_of_a_large_tile():
+    batch, prediction, _ = tile("large", 0, (WINDOW_PX, 3 * WINDOW_PX))
+    prediction[:, WINDOW_PX : 2 * WINDOW_PX] = 1
+    spread = SpreadRows(Encoder(), 1, 1, SIDE_PX)
+    spread.add(batch, prediction)
+    assert (spread.rows[0].prediction == 1).all()
+
+
 def test_nothing_is_kept_of_a_rank_without_tiles_or_without_rows():
     for num_tiles, num_rows in ((0, 4), (3, 0)):
         spread = SpreadRows(Encoder(), num_tiles, num_rows, SIDE_PX)
