@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from datasets.encodings import (
     color_by_id,
     log_area,
     mean_color,
+    value,
 )
 
 IDS = torch.tensor([[[1, 1, 2], [1, 0, 2]]], dtype=torch.int32)
@@ -100,11 +102,50 @@ def test_encoder_lays_out_modalities_one_behind_the_other():
     assert torch.equal(out[:, 5:], boundary(image, other))
 
 
+def test_values_by_hand():
+    levels = torch.tensor([[[0, 1, 32768, 65535]]])
+    found = value(torch.zeros(1, 3, 1, 4), levels)
+    torch.testing.assert_close(found, torch.tensor([[[[0.5, 0, 32767 / 65534, 1]]]]))
+
+
+def test_depth_and_sensors_are_values_and_never_segments():
+    structure = StructureConfig(modalities=("depth_anything", "superpixels", "height"))
+    encoder = StructureEncoder(structure)
+    assert encoder.stores == ("depth_anything", "superpixels", "height")
+    assert encoder.value_stores == ("depth_anything", "height")
+    assert encoder.num_channels == 6 and encoder.pictures == ((0, 0, 0), (1, 2, 3), (5, 5, 5))
+    assert encoder.channels["superpixels"] == slice(1, 5)
+    image, ids = random_sample()
+    levels = torch.randint(0, 65536, ids.shape)
+    maps = {"depth_anything": levels, "superpixels": ids, "height": levels.flip(-1)}
+    assert torch.equal(encoder.segments(maps), ids)
+    assert torch.equal(encoder(image, maps)[:, :1], value(image, levels))
+    depth = StructureEncoder(StructureConfig(modalities=("depth_anything",)))
+    assert depth.segments(maps) is None
+
+
+def test_an_absent_modality_is_grey_whether_dropped_or_missing():
+    both = StructureConfig(modalities=("superpixels", "height"))
+    encoder, (image, ids) = StructureEncoder(both), random_sample()
+    maps = {"superpixels": ids, "height": torch.randint(0, 65536, ids.shape)}
+    full = encoder(image, maps)
+    present = torch.tensor([[True, False], [True, True]])
+    dropped = encoder(image, maps, None, present)
+    assert torch.equal(dropped[:, :4], full[:, :4]) and torch.equal(dropped[1], full[1])
+    assert (dropped[0, 4] == 0.5).all()
+    missing = StructureEncoder(replace(both, absent=("height",)))
+    assert missing.stores == ("superpixels",) and missing.num_channels == 5
+    assert missing.available == (True, False)
+    absent = missing(image, maps)
+    assert torch.equal(absent[:, :4], full[:, :4]) and (absent[:, 4] == 0.5).all()
+
+
 def test_off_gives_the_image_and_shuffled_takes_the_colours_of_the_other_image():
     image, ids = random_sample()
     other, _ = random_sample(1)
     off = StructureEncoder(StructureConfig(control="off"))
     assert off.stores == () and off.num_channels == 3 and off(image, {}) is image
+    assert off.segments({"superpixels": ids}) is None and off.channels == {}
     shuffled = StructureEncoder(StructureConfig(control="shuffled"))
     out = shuffled(image, {"superpixels": ids}, other)
     torch.testing.assert_close(out[:, :3], mean_color(other, ids))

@@ -1,20 +1,38 @@
+"""Prepared sets: written and read back, split hashes, class histogram, errors."""
+
+import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.preparation import potsdam, vaihingen
 from datasets.preparation.writer import TileSetWriter
-from datasets.tile_set import Tile, open_tile_set, split_sha256
-from utils.errors import DataError, MissingDataError
+from datasets.rasters import write_raster
+from datasets.tile_set import (
+    NamedSplit,
+    RareClasses,
+    Tile,
+    count_classes,
+    find_split,
+    open_tile_set,
+    read_histogram,
+    source_images,
+    split_sha256,
+    write_histogram,
+)
+from utils.boxes import Box
+from utils.errors import ConfigError, DataError, MissingDataError
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 TARGET = np.array([[0, 1, 255, 0, 1, 255]] * 4, np.uint8)
 
 
-def tile(name: str, source: str) -> Tile:
-    return Tile(id=name, source=source, top_px=0, left_px=6, height_px=4, width_px=6)
+def tile(name: str, source: str, top: int = 0, left: int = 6) -> Tile:
+    return Tile(id=name, source=source, top_px=top, left_px=left, height_px=4, width_px=6)
 
 
 def writer(root: Path) -> TileSetWriter:
@@ -39,34 +57,43 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
+def change(root: Path, **entries: object) -> None:
+    path = root / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
 def test_what_is_written_is_read_back(root: Path):
+    assert list(root.parent.iterdir()) == [root]
+    assert json.loads((root / "dataset.json").read_text())["ignore_index"] == 255
     tile_set = open_tile_set(root)
     assert (tile_set.root, tile_set.name, tile_set.origin) == (root, "toy", "drawn")
     assert tile_set.classes == ("ground", "roof")
     assert tile_set.palette == ((0, 0, 0), (255, 0, 0))
-    assert tile_set.prepared_with == {"seed": 0}
+    assert tile_set.prepared_with == {"seed": 0} and tile_set.bands == "rgb"
     assert tile_set.tiles["big photo a"] == tile("big photo a", "big photo")
     assert tile_set.split("train") == ("big photo a", "big photo b")  # ids may hold spaces
     assert tile_set.split("val") == ("other",)
     np.testing.assert_array_equal(tile_set.read_image("other"), IMAGE + 1)
     np.testing.assert_array_equal(tile_set.read_target("other"), TARGET)
-
-
-def test_nothing_lies_beside_a_finished_data_set(root: Path):
-    assert list(root.parent.iterdir()) == [root]
-    assert json.loads((root / "dataset.json").read_text())["ignore_index"] == 255
-
-
-def test_hand_edited_split_lists_are_read(root: Path):
-    (root / "splits" / "train.txt").write_bytes(b"big photo b \r\n\r\nbig photo a")
+    rows = ["id,0,1,ignored", "big photo a,8,8,8", "big photo b,8,8,8", "other,8,8,8"]
+    assert (root / "histogram.csv").read_text().splitlines() == rows
+    (root / "splits" / "train.txt").write_bytes(b"big photo b \r\n\r\nbig photo a")  # by hand
     assert open_tile_set(root).split("train") == ("big photo b", "big photo a")
 
 
+def test_source_images_hold_their_tiles_in_the_smallest_rectangle_around_them():
+    a, b, c = tile("a", "s", 9, 20), tile("b", "s", 5, 23), tile("c", "t")
+    one, other = source_images([a, c, b], "source")
+    assert (one.source, one.tiles, other.tiles) == ("s", (b, a), (c,))
+    assert one.size == (8, 9) and one.boxes == [Box(0, 3, 4, 6), Box(4, 0, 4, 6)]
+    assert [image.tiles for image in source_images([a, c, b], "tile")] == [(a,), (c,), (b,)]
+
+
 def test_the_split_and_its_hash_are_recorded_and_compared(root: Path):
-    tiles, meta = open_tile_set(root), json.loads((root / "dataset.json").read_text())
+    tiles, split = open_tile_set(root), json.loads((root / "dataset.json").read_text())["split"]
     assert (tiles.split_name, tiles.unlabelled, tiles.label_kinds) == ("own", (), ("full",))
     assert tiles.split_sha256 == split_sha256({"train": ["big photo"], "val": ["other"]})
-    assert meta["split"]["sha256"] == tiles.split_sha256 and tiles.bands == "rgb"
+    assert split["sha256"] == tiles.split_sha256
     (root / "splits" / "val.txt").rename(root / "splits" / "test.txt")
     with pytest.raises(DataError) as error:
         open_tile_set(root)
@@ -76,49 +103,33 @@ def test_the_split_and_its_hash_are_recorded_and_compared(root: Path):
         f"recorded is {tiles.split_sha256}); restore the lists, or give the split a name of its "
         "own (split.name in dataset.json) and delete split.sha256"
     )
-    meta["split"]["sha256"] = None
-    (root / "dataset.json").write_text(json.dumps(meta))
+    change(root, split={**split, "sha256": None})
     assert open_tile_set(root).split_sha256 == changed
-    del meta["split"]["sha256"]
-    (root / "dataset.json").write_text(json.dumps(meta))
+    change(root, split={key: split[key] for key in split if key != "sha256"})
     assert open_tile_set(root).split_sha256 == changed
-
-
-def test_a_split_is_the_same_however_its_images_are_cut(root: Path):
-    (root / "splits" / "train.txt").write_text("big photo a\n")  # one tile less of this source
-    assert open_tile_set(root).split("train") == ("big photo a",)
-
-
-def test_the_histogram_counts_classes_and_ignored_pixels(root: Path):
-    assert (root / "histogram.csv").read_text().splitlines() == [
-        "id,0,1,ignored",
-        "big photo a,8,8,8",
-        "big photo b,8,8,8",
-        "other,8,8,8",
-    ]
+    (root / "splits" / "train.txt").write_text("big photo a\n")  # the tiling does not matter
+    assert open_tile_set(root).split_sha256 == changed
 
 
 def test_labels_that_were_never_there_and_lost_ones_are_told_apart(root: Path):
     tiles = open_tile_set(root)
+    eroded = tiles.target_path("other", "eroded")
+    assert eroded == root / "labels_eroded" / "other.tif" and tiles.kinds_of("val") == ("full",)
     with pytest.raises(MissingDataError, match="toy has no eroded labels, only full; prepare it"):
         tiles.read_target("other", "eroded")
     tiles.target_path("other").unlink()
     with pytest.raises(MissingDataError, match=r"labels.other\.tif does not exist"):
         tiles.read_target("other")
+    write_raster(eroded, np.full((4, 6), 255, np.uint8))
+    assert (tiles.read_target("other", "eroded") == 255).all()
 
 
-def test_an_unknown_split_names_the_known_ones(root: Path):
-    with pytest.raises(MissingDataError, match=r"toy has no split 'test'; it has train, val$"):
-        open_tile_set(root).split("test")
-
-
-def test_a_folder_that_is_not_prepared_says_what_makes_it(tmp_path: Path):
+def test_missing_parts_are_named(root: Path, tmp_path: Path):
     with pytest.raises(MissingDataError, match=r"x is not a prepared data set .* prepare\.py"):
         open_tile_set(tmp_path / "x")
-
-
-def test_missing_parts_are_named(root: Path):
     tile_set = open_tile_set(root)
+    with pytest.raises(MissingDataError, match=r"toy has no split 'test'; it has train, val$"):
+        tile_set.split("test")
     tile_set.image_path("other").unlink()
     with pytest.raises(MissingDataError, match=r"images.other\.tif does not exist"):
         tile_set.read_image("other")
@@ -127,32 +138,17 @@ def test_missing_parts_are_named(root: Path):
         open_tile_set(root)
 
 
-def test_another_format_version_is_refused(root: Path):
-    meta = json.loads((root / "dataset.json").read_text())
-    (root / "dataset.json").write_text(json.dumps(meta | {"format_version": 99}))
-    with pytest.raises(DataError, match="has data set format 99, this program reads 2; prepare it"):
-        open_tile_set(root)
-
-
-def test_a_tile_that_no_table_describes_is_refused(root: Path):
-    (root / "splits" / "val.txt").write_text("ghost\n")
-    with pytest.raises(DataError, match=r"val\.txt names 'ghost', tiles\.csv does not"):
-        open_tile_set(root)
-
-
-def test_a_source_in_two_splits_is_refused_on_reading(root: Path):
+def test_sets_of_another_format_or_with_wrong_lists_are_refused(root: Path):
     (root / "splits" / "test.txt").write_text("big photo a\n")
     both = "source image 'big photo' is in the splits test and train; a source image may be in one"
     with pytest.raises(DataError, match=both):
         open_tile_set(root)
-
-
-def test_a_source_in_two_splits_is_refused_on_writing(tmp_path: Path):
-    with pytest.raises(DataError, match="source image 's' is in the splits train and val"):
-        with writer(tmp_path / "toy") as tiles:
-            tiles.add("train", tile("a", "s"), IMAGE, TARGET)
-            tiles.add("val", tile("b", "s"), IMAGE, TARGET)
-    assert list(tmp_path.iterdir()) == []
+    (root / "splits" / "test.txt").write_text("ghost\n")
+    with pytest.raises(DataError, match=r"test\.txt names 'ghost', tiles\.csv does not"):
+        open_tile_set(root)
+    change(root, format_version=99)
+    with pytest.raises(DataError, match="has data set format 99, this program reads 2; prepare it"):
+        open_tile_set(root)
 
 
 @pytest.mark.parametrize(
@@ -170,30 +166,21 @@ def test_a_label_file_of_another_kind_is_refused(root: Path, target: np.ndarray,
         tile_set.read_target("other")
 
 
-def test_a_label_of_nothing_but_ignore_is_read(root: Path):
-    tile_set = open_tile_set(root)
-    Image.new("L", (6, 4), 255).save(tile_set.target_path("other"))
-    assert (tile_set.read_target("other") == 255).all()
-
-
-def test_image_and_label_of_two_sizes_are_refused(tmp_path: Path):
-    sizes = r"tile 'a': image is \(4, 6\) and label \(4, 5\) \(height, width\)"
-    with pytest.raises(DataError, match=sizes), writer(tmp_path / "toy") as tiles:
-        tiles.add("train", tile("a", "a"), IMAGE, TARGET[:, :5])
-
-
-def test_two_tiles_of_one_name_are_refused(tmp_path: Path):
-    with pytest.raises(DataError, match="two tiles are called 'a'; rename one of the source"):
-        with writer(tmp_path / "toy") as tiles:
-            tiles.add("train", tile("a", "s"), IMAGE, TARGET)
-            tiles.add("train", tile("a", "t"), IMAGE, TARGET)
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_block_that_fails_leaves_nothing(tmp_path: Path, error: type[BaseException]):
-    with pytest.raises(error), writer(tmp_path / "toy") as tiles:
-        tiles.add("train", tile("a", "a"), IMAGE, TARGET)
-        raise error
+@pytest.mark.parametrize(
+    ("added", "problem"),
+    [
+        (("train", tile("a", "t"), IMAGE, TARGET), "two tiles are named 'a'; rename one of the s"),
+        (("val", tile("b", "s"), IMAGE, TARGET), "source image 's' is in the splits train and val"),
+        (
+            ("train", tile("b", "b"), IMAGE, TARGET[:, :5]),
+            r"tile 'b': image is \(4, 6\) and label \(4, 5\) \(height, width\)",
+        ),
+    ],
+)
+def test_tiles_that_contradict_are_refused_and_nothing_is_left(tmp_path: Path, added, problem):
+    with pytest.raises(DataError, match=problem), writer(tmp_path / "toy") as tiles:
+        tiles.add("train", tile("a", "s"), IMAGE, TARGET)
+        tiles.add(*added)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,3 +201,75 @@ def test_an_existing_folder_is_never_overwritten(root: Path, monkeypatch):
         with pytest.raises(DataError, match="exists already; delete it or choose another --output"):
             writer(path).__enter__()
     assert (root / "tiles.csv").read_bytes() == before
+
+
+LISTS = {"train": ("b", "a"), "val": ("c",), "test": ()}
+PUBLISHED = {
+    "potsdam official": "76e58f05",
+    "potsdam geoseg": "782beba0",
+    "potsdam ssrs": "59cce715",
+    "vaihingen official": "43399d9f",
+    "vaihingen geoseg": "b896f8e0",
+    "vaihingen ssrs": "6c7c12a3",
+}
+
+
+def test_the_split_hash_is_that_of_the_sorted_lists_without_the_empty_ones():
+    text = '{"train":["a","b"],"val":["c"]}'
+    assert split_sha256(LISTS) == hashlib.sha256(text.encode()).hexdigest()
+    assert split_sha256({"val": ["c"], "train": ["a", "b", "b"]}) == split_sha256(LISTS)
+    assert split_sha256({"val": ["b"], "train": ["a", "c"]}) != split_sha256(LISTS)
+
+
+def test_published_splits_keep_their_hashes_and_say_where_they_come_from():
+    found = {}
+    for data_set, module in (("potsdam", potsdam), ("vaihingen", vaihingen)):
+        for name, split in module.SPLITS.items():
+            assert split.name == name and len(split.source) > 20
+            assert set(split.lists) <= {"train", "val", "test"}
+            found[f"{data_set} {name}"] = split_sha256(split.lists)[:8]
+    assert found == PUBLISHED
+
+
+def test_named_splits_are_disjoint_and_found_by_name():
+    with pytest.raises(DataError) as error:
+        NamedSplit(name="mine", source="me", lists={"train": ("a", "b"), "test": ("b",)})
+    assert str(error.value) == (
+        "split 'mine': source image 'b' is in the splits train and test; a source image may be in "
+        "one split only"
+    )
+    known = potsdam.SPLITS.values()
+    assert find_split("ssrs", known, "potsdam") is potsdam.SPLITS["ssrs"]
+    with pytest.raises(ConfigError, match=r"^--split x is not a split of potsdam; it has official"):
+        find_split("x", known, "potsdam")
+
+
+def test_the_histogram_is_counted_written_and_read(tmp_path: Path):
+    assert count_classes(np.array([[0, 2, 2], [255, 2, 0]], np.uint8), 4) == [2, 0, 3, 0, 1]
+    tall = np.zeros((1200, 3), np.uint8)
+    tall[700:] = 1
+    assert count_classes(tall, 2) == [2100, 1500, 0]
+    counts = {"b, c": [1, 2, 3], "a": [0, 10**12, 0]}
+    write_histogram(tmp_path, 2, counts)
+    text = (tmp_path / "histogram.csv").read_text()
+    assert text == 'id,0,1,ignored\na,0,1000000000000,0\n"b, c",1,2,3\n'
+    assert {t: row.tolist() for t, row in read_histogram(tmp_path, 2).items()} == counts
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "histogram.csv does not exist; prepare the data set again"),
+        ("", "has the columns , not id, 0, 1, ignored; prepare the data set again"),
+        ("id,0,ignored\n", "has the columns id, 0, ignored, not id, 0, 1, ignored; prepare"),
+        ("id,0,1,ignored\na,1,2\n", "has no complete row of numbers for the tile 'a'; prepare"),
+        ("id,0,1,ignored\na,1,-2,x\n", "has no complete row of numbers for the tile 'a'; prepare"),
+        ("id,0,1,ignored\nb,1,2,3\n", "has no row for the tile 'a', and data.rare_class_share"),
+        ("id,0,1,ignored\na,0,0,9\n", ": no training tile has a labelled pixel"),
+    ],
+)
+def test_a_histogram_that_cannot_be_used_is_one_sentence(tmp_path: Path, text, problem: str):
+    if text is not None:
+        (tmp_path / "histogram.csv").write_text(text)
+    with pytest.raises((DataError, MissingDataError), match=re.escape(problem)):
+        RareClasses(tmp_path, ["a"], 2)

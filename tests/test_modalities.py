@@ -1,0 +1,157 @@
+"""Sensors, depth and segments as modalities: trained on, missing at test time, generated anew."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datasets.encodings import StructureEncoder
+from datasets.loaders import build_eval_loader, build_train_loader, check_structure
+from datasets.samplers import SampleKey
+from datasets.structure_maps import map_path, read_map, store_folder
+from datasets.tile_set import open_tile_set
+from eval import evaluate_split
+from generate import generate_store
+from models.structure import build
+from models.structure.build import check_generated
+from tests.conftest import make_config, single_process, train_briefly
+from tests.datasets.fakes import FakeGenerator
+from train import build_run, train
+from utils.boxes import Box
+from utils.config import config_from_dict
+from utils.errors import ConfigError, DataError
+from utils.evaluation.evaluate import Predictor
+from utils.inference.segment import Segmenter
+from utils.training.checkpoint import load_checkpoint
+
+SENSOR = "structure.modalities=[superpixels,height]"
+DEPTH = "structure.modalities=[depth_anything,superpixels]"
+BRIEF = ("optim.num_epochs=1", "optim.warmup_epochs=0")
+
+
+def test_two_modalities_train_and_one_may_be_missing_at_test_time(data_root, tmp_path, capsys):
+    config = make_config(data_root, tmp_path, SENSOR, *BRIEF)
+    run = build_run(config, single_process())
+    train(run)
+    run.log.close()
+    checkpoint = load_checkpoint(run.folder / "best.pth")
+    assert set(checkpoint.identity.maps) == {"superpixels", "height"}
+    without = config_from_dict(checkpoint.identity.recipe, "test", ["structure.absent=[height]"])
+    confusions, notes = [], []
+    for changed in (config, without):
+        evaluate_split(checkpoint, changed, "val", tmp_path / "eval", single_process())
+        report = json.loads((tmp_path / "eval" / "report.json").read_text())
+        confusions.append(report["confusion"])
+        notes.append("note: height is absent" in capsys.readouterr().out)
+    assert confusions[0] != confusions[1] and notes == [False, True]
+
+    tile_set = open_tile_set(data_root)
+    batch = next(iter(build_eval_loader(config, tile_set, "val", single_process(), ["full"])))
+    network, device = run.state.network.eval(), batch.image.device
+    predictors = (
+        Predictor(
+            network, StructureEncoder(recipe.structure), run.state.precision, config.eval, device
+        )
+        for recipe in (config, config, without)
+    )
+    full, again, rest = (
+        torch.cat([logits for _, logits in p.strips(batch.image, batch.maps)], 1)
+        for p in predictors
+    )
+    assert torch.equal(full, again) and rest.shape == full.shape and not torch.equal(full, rest)
+    image = tile_set.read_image(batch.tile_ids[0])
+    assert Segmenter(checkpoint, without, device)(image).shape == (96, 96)
+    with pytest.raises(ConfigError, match=r"leave it out: structure\.absent=\[height\]"):
+        Segmenter(checkpoint, config, device)
+
+
+def test_infer_needs_a_sensor_to_be_absent(data_root, tmp_path):
+    structure = make_config(data_root, tmp_path, SENSOR).structure
+    with pytest.raises(ConfigError) as error:
+        check_generated(structure, "best.pth")
+    assert str(error.value) == (
+        "best.pth was trained with a sensor (height), which cannot be computed from RGB; leave it "
+        "out: structure.absent=[height]"
+    )
+    check_generated(replace(structure, absent=("height",)), "best.pth")
+
+
+@pytest.fixture
+def with_depth(data_root: Path, tmp_path: Path, monkeypatch) -> Path:
+    """A data set with depth maps by a fake generator."""
+    fake = FakeGenerator("values", images_per_batch=3)
+    monkeypatch.setitem(build._BUILDERS, "depth_anything", lambda config, device: fake)
+    config = make_config(data_root, tmp_path, DEPTH)
+    generate_store(config, "depth_anything", open_tile_set(data_root), single_process())
+    return data_root
+
+
+def test_a_store_of_depth_holds_values_is_checked_and_resized_like_values(with_depth, tmp_path):
+    tile_set = open_tile_set(with_depth)
+    structure = make_config(with_depth, tmp_path, DEPTH).structure
+    recipes = check_structure(tile_set, structure, ["train", "val"])
+    assert list(recipes) == ["depth_anything", "superpixels"]
+    folder = store_folder(with_depth, "depth_anything")
+    assert json.loads((folder / "manifest.json").read_text())["kind"] == "values"
+    assert (folder / "contact_sheet.png").is_file()
+    other = make_config(with_depth, tmp_path, DEPTH, "structure.depth_anything.input_size_px=700")
+    with pytest.raises(DataError, match=r"input_size_px: 700 \| 518\. Change the recipe, or name"):
+        check_structure(tile_set, other.structure, ["val"])
+    zoomed = make_config(with_depth, tmp_path, DEPTH, "data.scale_range=[1.5, 1.5]")
+    loader, _ = build_train_loader(zoomed, tile_set, single_process())
+    sample = loader.dataset[SampleKey(index=0, seed=(0, 0, 0))]
+    stored = read_map(map_path(folder, sample.tile_ids[0]))
+    new = np.setdiff1d(sample.maps["depth_anything"].numpy(), stored)
+    assert new.size > 100  # means of levels; ids would be copied
+
+
+def test_depth_is_trained_on_evaluated_and_inferred_with(with_depth, tmp_path):
+    config = make_config(with_depth, tmp_path, DEPTH, *BRIEF)
+    checkpoint = load_checkpoint(train_briefly(config))
+    assert checkpoint.identity.maps["depth_anything"]["weights_sha256"] == "fake"
+    evaluate_split(checkpoint, config, "val", tmp_path / "eval", single_process())
+    assert (tmp_path / "eval" / "predictions.png").is_file()
+    segmenter = Segmenter(checkpoint, config, single_process().device)
+    tile_set = open_tile_set(with_depth)
+    tile_id = tile_set.split("val")[0]
+    image = tile_set.read_image(tile_id)
+    assert segmenter(image).shape == (96, 96)
+    made = segmenter._maps.for_image(None)(Box(0, 0, 96, 96), image)
+    stored = read_map(map_path(store_folder(with_depth, "depth_anything"), tile_id))
+    assert np.array_equal(made["depth_anything"], stored)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("absent=[sam]", "absent: names sam, which modalities does not"),
+        ("absent=[superpixels,height]", "absent: names all modalities; at least one must be there"),
+        ("dropout=1.0", "dropout: must be at least 0 and below 1"),
+        ("modalities=[../a]", "modalities: '../a' is no name of a folder"),
+        ("modalities=[height,height]", "modalities: names a modality twice"),
+        ("depth_anything.images_per_batch=0", "depth_anything.images_per_batch: must be 1 or more"),
+        ("depth_anything.input_size_px=13", "depth_anything.input_size_px: must be 14 or more"),
+        ("depth_anything.window_px=63", "depth_anything.window_px: must be 64 or more"),
+        (
+            "depth_anything.window_overlap_px=600",
+            "depth_anything.window_overlap_px: must be 1 to half of window_px (512)",
+        ),
+        (
+            "depth_anything.encodings=[boundary]",
+            "depth_anything.encodings: unknown key; known here: store, model_type",
+        ),
+        (
+            "depth_anything.model_type=v2_giant",
+            "depth_anything.model_type: 'v2_giant' is not one of v2_small, v2_base",
+        ),
+    ],
+)
+def test_impossible_structures_are_refused(override, words):
+    recipe = {"name": "a", "data": {"root": "b"}}
+    with pytest.raises(ConfigError) as error:
+        config_from_dict(recipe, "test", [SENSOR, f"structure.{override}"])
+    lines = [line.strip() for line in str(error.value).splitlines()]
+    assert any(line.startswith(f"structure.{words}") for line in lines)
