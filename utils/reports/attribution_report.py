@@ -19,9 +19,9 @@ from utils.visualization.charts import DifferencePanel, difference_chart
 
 _HOW_TO_READ = (
     f"An effect counts as shown where the {INTERVAL} of the mIoU difference excludes zero. The "
-    f"verdict rests on '{SHUFFLED}', because the network never saw zeros, a constant or other "
-    "segments in training. It tells whether this network uses its maps, not whether a network "
-    "trained without them would be worse; that takes the three controls, see docs/attribution.md."
+    f"verdict rests on '{SHUFFLED}', because zeros, a constant and other segments are unlike the "
+    "input in training. It tells whether this network uses its maps, not whether a network trained "
+    "without them would be worse; that takes the three controls, see docs/attribution.md."
 )
 
 

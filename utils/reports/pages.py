@@ -65,7 +65,7 @@ def jpeg_base64(array: np.ndarray) -> str:
 
 def _base64(array: np.ndarray, kind: str, **settings: Any) -> str:
     file = io.BytesIO()
-    Image.fromarray(array).save(file, kind, optimize=True, **settings)
+    Image.fromarray(array).save(file, kind, optimize=kind == "PNG", **settings)
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
@@ -123,7 +123,7 @@ def report_page(
         tables.insert(0, boundary_table(findings, classes))
     return render(
         "report.html",
-        title=" on ".join(["Evaluation", *subject[1:]]) + "".join(f" of {s}" for s in subject[:1]),
+        title=f"Evaluation of {' on '.join(subject)}" if subject else "Evaluation",
         scores=scores,
         left_out=findings.left_out,
         miou_interval="" if intervals is None else span(intervals.miou),

@@ -61,7 +61,7 @@ def compared(name):
 def test_report_page_holds_the_numbers_of_the_report():
     read = Reader(page(cost=Cost(num_trainable=5, num_frozen=0, window_px=(8, 6), flops=0)))
     text = "|".join(read.texts)
-    assert "|Evaluation on val of runs/<a>/best.pth|" in text
+    assert "|Evaluation of runs/<a>/best.pth on val|" in text
     assert "|mIoU, %|72.62|45.83 to 100.00|" in text
     assert "|OA, %|85.00|of 20 pixels|" in text
     assert "95% intervals: percentile bootstrap over 2 source images." in text
