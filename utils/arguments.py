@@ -1,4 +1,4 @@
-"""Types of command-line arguments that several commands have."""
+"""Types and options of command-line arguments that several commands share."""
 
 import argparse
 import os
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def non_negative_int(text: str) -> int:
-    """A whole number, 0 or more."""
+    """Parse a whole number, 0 or more."""
     return _at_least(0, text)
 
 
 def positive_int(text: str) -> int:
-    """A whole number, 1 or more."""
+    """Parse a whole number, 1 or more."""
     return _at_least(1, text)
 
 
@@ -23,17 +23,17 @@ def _at_least(least: int, text: str) -> int:
 
 
 def add_workers(add: Callable[..., Any]) -> None:
-    """``--workers`` of the commands that prepare."""
+    """Add ``--workers`` to a command that prepares images."""
     add("--workers", type=positive_int, default=default_workers(), help="images at a time")
 
 
 def default_workers() -> int:
-    """How many images to work on at a time: one a core, at most 8 because of the memory."""
+    """Return the default of ``--workers``: one per core, at most 8 because of memory."""
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4, 8)
 
 
 def low_and_high(text: str) -> tuple[float, float]:
-    """The argument type of ``--stretch 0,2047``."""
+    """Parse ``LOW,HIGH``, e.g. ``--stretch 0,2047``."""
     try:
         low, high = map(float, text.split(","))
     except ValueError:

@@ -1,6 +1,7 @@
-"""YAML recipe and ``key.sub=value`` overrides -> frozen ``Config``; all mistakes in one error.
+"""Recipe loader: YAML and ``key.sub=value`` overrides -> frozen ``Config``.
 
-Only this file knows YAML. Nothing is built, read or written before the whole recipe is right.
+All mistakes are reported in one error, before anything is built, read or written. Only this file
+uses YAML.
 """
 
 import argparse
@@ -17,12 +18,13 @@ import yaml
 
 from configs.schema import Config, OptimConfig
 from utils.errors import ConfigError
+from utils.files import to_json
 
 T = TypeVar("T")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with three surprises removed: ``6e-5`` is a number, ``off`` is text, no key twice."""
+    """YAML loader: ``6e-5`` is a number, ``off`` is text, a repeated key is an error."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own class attribute
         first: [(tag, regex) for tag, regex in resolvers if not tag.endswith((":bool", ":float"))]
@@ -30,7 +32,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As in PyYAML, but a repeated key is an error instead of a silent overwrite."""
+        """Construct a mapping as PyYAML does, but refuse a repeated key."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
@@ -53,7 +55,7 @@ _Loader.add_implicit_resolver(
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes exactly the text that ``_Loader`` would not read back as text, e.g. '1e5'."""
+    """YAML dumper that quotes the text that ``_Loader`` would not read back as text, e.g. '1e5'."""
 
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
@@ -77,7 +79,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
-    """The nested plain values of a recipe file."""
+    """Read the nested plain values of a recipe file."""
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; recipes are in configs/")
     try:
@@ -95,12 +97,12 @@ def load_config_from_command_line(
     download: Callable[[Config], None] | None = None,
     notes: list[str] | None = None,
 ) -> Config:
-    """The recipe that ``--config FILE [key.sub=value ...]`` asks for.
+    """Load the recipe of the command line ``--config FILE [key.sub=value ...]``.
 
     Args:
         description: of the script, for ``--help``.
-        download: what ``--download`` does with the recipe; None: there is no such option.
-        notes: gets a line for each override that another setting of the file does not fit.
+        download: called with the recipe for ``--download``; None: there is no such option.
+        notes: gets a line for each override that conflicts with another setting of the file.
 
     Raises:
         ConfigError: as ``load_config``.
@@ -115,7 +117,7 @@ def load_config_from_command_line(
 
 
 def _batch_notes(path: Path, optim: OptimConfig, overrides: list[str]) -> list[str]:
-    """A line if the batch is not the file's and the learning rate still is: they go together."""
+    """Return a note if an override changes the batch size but not the learning rate."""
     keys = {override.partition("=")[0].strip() for override in overrides}
     if "optim.batch_size" not in keys or "optim.lr" in keys:
         return []
@@ -129,11 +131,11 @@ def _batch_notes(path: Path, optim: OptimConfig, overrides: list[str]) -> list[s
 
 
 def recipe_parser(description: str, *, downloads: bool) -> argparse.ArgumentParser:
-    """The arguments ``--config FILE [key.sub=value ...]`` of a script, for ``load_config``.
+    """Build the parser of ``--config FILE [key.sub=value ...]``, for ``load_config``.
 
     Args:
         description: of the script, for ``--help``.
-        downloads: whether it has the option ``--download``.
+        downloads: add the option ``--download``.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
@@ -148,6 +150,7 @@ def recipe_parser(description: str, *, downloads: bool) -> argparse.ArgumentPars
 
 
 def _apply_override(recipe: dict[str, Any], override: str) -> None:
+    """Set the value of ``key.sub=value`` in nested dictionaries."""
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override '{override}' is not of the form key.sub=value")
@@ -187,17 +190,17 @@ def config_from_dict(
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
-    """The resolved recipe as nested plain values; tuples become lists."""
-    return _plain(asdict(config))
+    """Return the resolved recipe as nested plain values; tuples become lists."""
+    return to_json(asdict(config))
 
 
 def config_to_yaml(config: Config) -> str:
-    """The resolved recipe as YAML text that ``load_config`` reads back unchanged."""
+    """Return the resolved recipe as YAML text that ``load_config`` reads back unchanged."""
     return yaml.dump(config_to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys at which two nested dictionaries differ, each as ``key: ours | theirs``."""
+    """Return the dotted keys of differing values, each as ``key: ours | theirs``."""
     lines = []
     for key in dict.fromkeys([*ours, *theirs]):
         left, right = ours.get(key), theirs.get(key)
@@ -208,19 +211,11 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") 
     return lines
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
-
-
 def _build(cls: type[T], values: Any, prefix: str, problems: list[str]) -> T:
-    """Build dataclass ``cls``; append to ``problems`` what cannot be.
+    """Build dataclass ``cls``, and append invalid entries to ``problems``.
 
-    Defaults stand in for what cannot be, so that its neighbours are judged as well; if there is no
-    default either, nothing is built.
+    Defaults replace invalid values, so that the remaining ones are checked as well; without a
+    default, nothing is built.
     """
     if not isinstance(values, dict):
         problems.append(f"{prefix.rstrip('.')}: must be a section of 'key: value' lines")
@@ -260,7 +255,7 @@ def _nearest(word: str, known: list[str]) -> str:
 
 
 def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
-    """``value`` as the type ``hint``, or a problem."""
+    """Convert ``value`` to the type ``hint``, or append a problem."""
     if is_dataclass(hint):
         return _build(hint, value, key + ".", problems)  # type: ignore[arg-type]
     origin, options = get_origin(hint), get_args(hint)

@@ -1,23 +1,23 @@
-"""Errors a user can cause, and the one place that turns them into a sentence on the console."""
+"""Errors that users can cause, and their report as one sentence on the console."""
 
 import sys
 from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """Something the user can put right. The message says what, where, and what to do."""
+    """Error that the user can correct. The message names what, where, and the remedy."""
 
 
 class ConfigError(UserError):
-    """A recipe or a command line that cannot be carried out."""
+    """Invalid recipe or command line."""
 
 
 class MissingDataError(UserError):
-    """A file or folder that should be there and is not."""
+    """Missing file or folder."""
 
 
 class Interrupted(Exception):
-    """A run that was told to end, and was saved. Holds the number of the signal."""
+    """Raised after a signal, once the checkpoint is written. Holds the number of the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -25,15 +25,15 @@ class Interrupted(Exception):
 
 
 class DataError(UserError):
-    """A file that is there and cannot be used: truncated, of another size, of another format."""
+    """Unusable file: truncated, of another size, of another format."""
 
 
 def run_command(main: Callable[[], int | None]) -> None:
     """Run ``main`` as a command line: user errors become one sentence and exit code 2.
 
-    Operating-system errors (full disk, no permission) are reported the same way with exit code 1,
-    signals with 128 and their number (Ctrl-C: 130, SIGTERM: 143). Everything else is a fault of the
-    program and keeps its traceback.
+    Errors of the operating system (full disk, no permission) are reported likewise with exit code
+    1, signals with 128 plus their number (Ctrl-C: 130, SIGTERM: 143). Any other exception is a bug
+    and keeps its traceback.
     """
     try:
         code = main() or 0
@@ -58,7 +58,7 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 
 def _sentence(error: UserError) -> str:
-    """The message alone; a loader process sends it at the end of a printed traceback."""
+    """Return the message; an error of a loader process has it at the end of a traceback."""
     text = str(error)
     if text.startswith("Caught ") and "Traceback" in text:
         text = text.rpartition(f"{type(error).__name__}: ")[2]

@@ -1,4 +1,4 @@
-"""Files on disk: atomic writes, hashes, and images read with errors that name the file."""
+"""Files on disk: atomic writes, JSON, small pictures, hashes, lists of images."""
 
 import hashlib
 import json
@@ -17,7 +17,6 @@ from PIL import Image
 from utils.errors import DataError, MissingDataError
 
 T = TypeVar("T")
-_STRIP_ROWS = 256
 _PARTIAL_LENGTH = 50  # characters of a name in that of its temporary file
 _PARTIAL_NAME = re.compile(r"\.(.*)\.[0-9a-f]{12}(\.raw)?\.partial", re.DOTALL)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -25,14 +24,14 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; move it to ``path`` when the block ends well.
+    """Yield a temporary name beside ``path``, and rename the file when the block ends.
 
-    The file is flushed to the disk before it gets its name, so a reader (or a restart after a
-    crash) sees the whole new file or the old one. If the block raises, the temporary file goes.
+    The file is flushed to the disk before it is renamed, so a reader (or a restart after a crash)
+    sees the complete new file or the old one. If the block raises, the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by process number: in containers that share a disk all may have the same. Of a long name
-    # only the beginning: the temporary one must not be too long where the name itself is not.
+    # Random, because processes in containers that share a disk can have the same number. A long
+    # name is cut, because the temporary one must not exceed the limit of the file system.
     partial = path.with_name(f".{path.name[:_PARTIAL_LENGTH]}.{uuid4().hex[:12]}.partial")
     try:
         yield partial
@@ -47,7 +46,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def remove_partial(folder: Path) -> None:
     """Remove the temporary files that killed processes left in a folder.
 
-    Nobody may be writing there.
+    No other process may be writing there.
     """
     for path in folder.glob(".*.partial"):
         path.unlink(missing_ok=True)
@@ -56,7 +55,7 @@ def remove_partial(folder: Path) -> None:
 def remove_partial_of(paths: Iterable[Path], prefixes: Iterable[Path] = ()) -> None:
     """Remove the temporary files that killed processes left of certain files, and no others.
 
-    Nobody may be writing these files.
+    No other process may be writing these files.
 
     Args:
         paths: the files, as given to ``atomic_path``.
@@ -87,7 +86,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def to_json(value: Any) -> Any:
-    """Convert to what JSON can hold: nan and infinity become null, unknown objects their text."""
+    """Convert to plain JSON values.
+
+    Tuples become lists, numpy scalars numbers, nan and infinity null, other objects their text.
+    """
     if isinstance(value, dict):
         return {str(key): to_json(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -115,9 +117,9 @@ def read_json(path: Path) -> Any:
 
 
 def remembered(path: Path | None, compute: Callable[[], T]) -> T:
-    """A plain value from a JSON file; if that is not there, computed and written to it.
+    """Return a plain value from a JSON file, or compute it and write the file.
 
-    Without ``path``, nothing is remembered.
+    Without ``path``, the value is computed and not written.
     """
     if path is not None and path.is_file():
         return read_json(path)
@@ -138,50 +140,24 @@ def write_png(path: Path, array: np.ndarray) -> None:
         Image.fromarray(array).save(partial, format="PNG")
 
 
-def open_image(path: Path) -> Image.Image:
-    """Open and fully decode an image file in its own mode.
+def read_rgb(path: Path) -> np.ndarray:
+    """Read a small picture as ``(H, W, 3)`` uint8 RGB.
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: Pillow cannot read it, or it is truncated.
+        DataError: Pillow cannot read it.
     """
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist")
     try:
-        image = Image.open(path)
-        image.load()
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}); replace the file") from error
-    return image
-
-
-def strips(image: Image.Image, mode: str | None = None) -> Iterator[tuple[int, np.ndarray]]:
-    """Parts of some hundred rows, and the row each begins with.
-
-    numpy copies a part cheaply; of a whole image it would make several copies on the way.
-
-    Args:
-        image: any.
-        mode: Pillow's name of what the pixels are turned to; None: they stay as they are.
-    """
-    for top in range(0, image.height, _STRIP_ROWS):
-        bottom = min(top + _STRIP_ROWS, image.height)
-        strip = image.crop((0, top, image.width, bottom))
-        yield top, np.asarray(strip if mode in (None, strip.mode) else strip.convert(mode))
-
-
-def read_rgb(path: Path) -> np.ndarray:
-    """Read an image file as ``(H, W, 3)`` uint8 RGB (greyscale and palettes are expanded)."""
-    image = open_image(path)
-    if image.mode.startswith(("I", "F")):  # also I;16B, the big-endian TIFFs
-        raise DataError(
-            f"{path} has more than 8 bits a channel (mode {image.mode}); convert it to 8-bit RGB"
-        )
-    return np.array(image.convert("RGB"))
 
 
 def list_images(folder: Path) -> list[Path]:
-    """All image files below ``folder``, in sorted order; hidden files and folders are left out.
+    """Return all image files below ``folder``, sorted; hidden files and folders are skipped.
 
     Raises:
         MissingDataError: the folder is missing or holds no image.
@@ -197,7 +173,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

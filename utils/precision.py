@@ -1,4 +1,4 @@
-"""All precisions in one path: autocast for the forward pass, scaling for the backward pass."""
+"""Numerical precision: autocast for the forward pass, loss scaling for the backward pass."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -15,14 +15,14 @@ DTYPES = {
 
 
 class Precision:
-    """How a network is computed.
+    """Numerical precision of a network.
 
     TF32, which rounds the factors of fp32 products to 10 bits on CUDA devices, is on for ``tf32``
-    and off otherwise, for convolutions too (where PyTorch has it on), so that fp32 means fp32.
+    and off otherwise, also for convolutions (PyTorch's default is on), so that fp32 means fp32.
 
     Args:
         name: fp32, tf32, bf16, fp16, or auto (bf16 on CUDA, fp32 on the CPU).
-        device: where it is computed.
+        device: device of the computation.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -38,16 +38,16 @@ class Precision:
         self._scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Context of the forward pass; the loss is computed outside of it, in fp32."""
+        """Return the context of the forward pass; the loss is computed outside of it, in fp32."""
         enabled = self.dtype != torch.float32
         return torch.autocast(self._device.type, dtype=self.dtype, enabled=enabled)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss, scaled where the precision needs it."""
+        """Accumulate the gradients of a loss, scaled if the precision needs it."""
         self._scaler.scale(loss).backward()
 
     def step(self, network: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
-        """Clipping to ``max_norm`` (0: none), optimiser step, gradients cleared."""
+        """Clip the gradient to ``max_norm`` (0: off), step the optimiser, clear the gradients."""
         if max_norm > 0:
             self._scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(network.parameters(), max_norm)
@@ -56,9 +56,9 @@ class Precision:
         optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the loss scaling."""
+        """Return the state of the loss scaling."""
         return self._scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what ``state_dict`` gave."""
+        """Restore the result of ``state_dict``."""
         self._scaler.load_state_dict(state)

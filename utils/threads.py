@@ -1,6 +1,6 @@
-"""Reading ahead and writing behind: threads that keep a slow computation from waiting for files.
+"""Threads that overlap computation with reading and writing of files.
 
-Both hold a fixed number of items, so that memory does not grow when one side is faster.
+Both directions hold a fixed number of items, so that memory does not grow if one side is faster.
 """
 
 import threading
@@ -19,16 +19,16 @@ R = TypeVar("R")
 def read_ahead(
     read: Callable[[T], R], items: Iterable[T], *, num_threads: int, ahead: int
 ) -> Generator[R, None, None]:
-    """Give ``read(item)`` of all items, in order, while threads read the next ones.
+    """Yield ``read(item)`` of all items, in order, while threads read the next ones.
 
-    An error of ``read`` is raised where its result would be given. Close the iterator
-    (``contextlib.closing``) when it is left early: what has not begun is then never read.
+    An error of ``read`` is raised in place of its result. Close the iterator
+    (``contextlib.closing``) to stop early; reads that have not started are then cancelled.
 
     Args:
         read: called in a thread.
-        items: what to read.
-        num_threads: how many items are read at a time.
-        ahead: how many items at most are read or being read, the one given next included.
+        items: arguments of ``read``.
+        num_threads: items read concurrently.
+        ahead: most items that are read or in progress, including the one yielded next.
     """
     pending: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(num_threads)
@@ -44,15 +44,15 @@ def read_ahead(
 
 
 class WriteBehind:
-    """Calls that threads carry out while the caller goes on. Use as a context manager.
+    """Calls executed by threads while the caller continues; a context manager.
 
-    The block ends when all is written. The first error, in order of the calls, is raised by a later
-    call or at the end of the block; what has not begun by then is not written. If the block itself
-    raises, writes in progress end, and its error is the one that counts.
+    The block ends when all calls have returned. The first error, in order of the calls, is raised
+    by a later call or at the end of the block, and calls that have not started are cancelled. If
+    the block itself raises, its error is raised once the calls in progress have returned.
 
     Args:
-        num_threads: how many calls are carried out at a time.
-        behind: how many calls at most wait or are carried out; a further one waits.
+        num_threads: calls executed concurrently.
+        behind: most calls waiting or in progress; a further one waits.
     """
 
     def __init__(self, *, num_threads: int, behind: int) -> None:
@@ -64,7 +64,7 @@ class WriteBehind:
         return self
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Have ``function(*arguments)`` carried out."""
+        """Execute ``function(*arguments)`` in a thread."""
         while self._pending and (len(self._pending) >= self._behind or self._pending[0].done()):
             self._pending.popleft().result()
         self._pending.append(self._pool.submit(function, *arguments))
@@ -83,7 +83,7 @@ class WriteBehind:
 
 
 class Stopwatch:
-    """Sums up seconds by name; parts that threads carry out at the same time all count."""
+    """Wall time by name, accumulated across threads; concurrent intervals all count."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -91,7 +91,7 @@ class Stopwatch:
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
-        """Add the time that the block takes."""
+        """Add the duration of the block."""
         start = time.perf_counter()
         try:
             yield

@@ -49,7 +49,7 @@ def test_a_refusal_of_the_system_is_one_sentence_and_exit_code_1(error: OSError,
     )
 
 
-def test_ctrl_c_says_how_to_go_on(capsys):
+def test_ctrl_c_says_how_to_resume(capsys):
     assert exit_code(raises(KeyboardInterrupt())) == 130
     assert capsys.readouterr() == ("", "interrupted; run the same command again to resume\n")
 

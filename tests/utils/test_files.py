@@ -10,11 +10,13 @@ from utils.errors import DataError, MissingDataError
 from utils.files import (
     atomic_path,
     list_images,
-    open_image,
     read_json,
     read_rgb,
     remembered,
+    remove_partial,
+    remove_partial_of,
     sha256_of,
+    to_json,
     write_json,
     write_png,
     write_text,
@@ -48,6 +50,19 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: ty
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_only_temporary_files_of_the_named_files_are_removed(tmp_path: Path):
+    def partial(name: str) -> Path:
+        path = tmp_path / f".{name}.{'0' * 12}.partial"
+        path.touch()
+        return path
+
+    mine, begins, other, foreign = map(partial, ["a.tif", "b_1.tif", "c.tif", "a.tif.more"])
+    remove_partial_of([tmp_path / "a.tif"], [tmp_path / "b_"])
+    assert [path.exists() for path in (mine, begins, other, foreign)] == [False, False, True, True]
+    remove_partial(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch):
     path = tmp_path / "a.png"
     write_png(path, np.zeros((2, 2), np.uint8))
@@ -76,58 +91,34 @@ def test_json_round_trip_and_its_errors(tmp_path: Path):
             read_json(path)
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype", "mode"), [((5, 7, 3), "uint8", "RGB"), ((5, 7), "uint8", "L")]
-)
-def test_png_keeps_every_value(tmp_path: Path, shape: tuple, dtype: str, mode: str):
-    array = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+def test_json_values_become_plain():
+    value = {1: (np.float32(0.5), float("nan"), np.int64(3)), "b": [Path("x"), None, True, "y"]}
+    value["c"] = {"d": -float("inf"), "e": np.bool_(True)}
+    expected = {"1": [0.5, None, 3], "b": ["x", None, True, "y"], "c": {"d": None, "e": True}}
+    assert to_json(value) == expected
+    assert type(to_json(value)["c"]["e"]) is bool
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 3), (5, 7)])
+def test_png_keeps_every_value(tmp_path: Path, shape: tuple):
+    array = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     write_png(tmp_path / "a.png", array)
-    image = open_image(tmp_path / "a.png")
-    assert image.mode == mode
-    np.testing.assert_array_equal(np.array(image), array)
+    rgb = array if len(shape) == 3 else np.repeat(array[..., None], 3, -1)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png"), rgb)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == ("RGB" if len(shape) == 3 else "L")
 
 
-def test_16_bit_png_keeps_every_value(tmp_path: Path):
-    ids = np.array([[0, 1, 256, 65535]], np.uint16)
-    write_png(tmp_path / "a.png", ids)
-    np.testing.assert_array_equal(np.array(open_image(tmp_path / "a.png")), ids)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.5, 0.9])
-def test_a_truncated_image_is_named(tmp_path: Path, share: float):
+def test_pictures_that_cannot_be_read_are_named(tmp_path: Path):
     path = tmp_path / "a.png"
+    with pytest.raises(MissingDataError, match=r"a\.png does not exist"):
+        read_rgb(path)
     write_png(path, np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
     content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(DataError, match=r"a\.png cannot be read as an image \(.+\); replace"):
-        read_rgb(path)
-
-
-def test_a_file_that_is_no_image_is_named(tmp_path: Path):
-    (tmp_path / "a.png").write_text("hello")
-    with pytest.raises(DataError, match=r"a\.png cannot be read as an image \(.+\); replace"):
-        read_rgb(tmp_path / "a.png")
-
-
-def test_a_missing_image_is_named(tmp_path: Path):
-    with pytest.raises(MissingDataError, match=r"a\.png does not exist"):
-        read_rgb(tmp_path / "a.png")
-
-
-@pytest.mark.parametrize(
-    ("mode", "name"), [("I;16", "a.png"), ("I;16B", "a.tif"), ("I", "a.tif"), ("F", "a.tif")]
-)
-def test_more_than_8_bits_are_refused_not_clipped(tmp_path: Path, mode: str, name: str):
-    Image.new(mode, (4, 4), 1000).save(tmp_path / name)
-    with pytest.raises(DataError, match=r"a\.... has more than 8 bits a channel .* to 8-bit RGB"):
-        read_rgb(tmp_path / name)
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
-def test_other_8_bit_images_become_rgb(tmp_path: Path, mode: str):
-    Image.new("RGB", (6, 4), (255, 255, 255)).convert(mode).save(tmp_path / "a.png")
-    image = read_rgb(tmp_path / "a.png")
-    assert (image.shape, image.dtype, image.min()) == ((4, 6, 3), np.uint8, 255)
+    for broken in (content[:20], content[: len(content) // 2], b"hello"):
+        path.write_bytes(broken)
+        with pytest.raises(DataError, match=r"a\.png cannot be read as an image \(.+\); replace"):
+            read_rgb(path)
 
 
 def test_images_are_listed_sorted_at_any_depth_without_hidden_ones(tmp_path: Path):

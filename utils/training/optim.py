@@ -1,4 +1,4 @@
-"""The right parameters in the right group, and the learning rate as a function of the step."""
+"""Optimiser with parameter groups, and the learning rate as a function of the step."""
 
 import math
 from collections.abc import Callable
@@ -13,14 +13,15 @@ from utils.errors import ConfigError
 
 
 def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimiser of a recipe over every trainable parameter, each in exactly one group.
+    """Build the optimiser of a recipe over every trainable parameter, each in exactly one group.
 
-    Matrices of linear and convolution layers decay; norms, biases and layer scales do not. (In
-    the released code bare parameters such as layer scales are in no group, fault 20, and frozen
-    ones are in one, fault 21.) A group has its factor on the learning rate as ``lr_factor``.
+    Weight decay applies to the matrices of linear and convolution layers, not to norms, biases and
+    layer scales. (In the released code bare parameters such as layer scales are in no group, fault
+    20, and frozen ones are in one, fault 21.) Groups have a factor of the learning rate,
+    ``lr_factor``.
 
     Raises:
-        ConfigError: a key of ``lr_factors`` begins no trainable parameter's name.
+        ConfigError: a key of ``lr_factors`` is not a prefix of any trainable parameter's name.
     """
     decaying = {
         id(module.weight)
@@ -36,14 +37,14 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Opti
         group = groups.setdefault((not decays, factors[name]), {"params": [], **options})
         group["params"].append(parameter)
     in_order = [groups[key] for key in sorted(groups)]
-    # One kernel for all parameters instead of a dozen for each.
+    # fused: one kernel for all parameters instead of a dozen for each.
     if config.optimizer == "sgd":
         return torch.optim.SGD(in_order, lr=config.lr, momentum=config.momentum, fused=True)
     return torch.optim.AdamW(in_order, lr=config.lr, fused=True)
 
 
 def _factors(names: list[str], factors: dict[str, float]) -> dict[str, float]:
-    """Of every parameter, the factor with the longest key that begins its name; 1 without one."""
+    """Return the factor of each parameter: that of its longest prefix among the keys, else 1."""
     for key in factors:
         if not any(f"{name}.".startswith(f"{key}.") for name in names):
             parts = sorted({".".join(name.split(".")[:2]) for name in names})
@@ -61,13 +62,13 @@ def _factors(names: list[str], factors: dict[str, float]) -> dict[str, float]:
 def learning_rate(
     step: int, *, peak: float, num_steps: int, num_warmup_steps: int, schedule: str, power: float
 ) -> float:
-    """Learning rate of a step: linear warm-up to ``peak``, then decay to 0.
+    """Return the learning rate of a step: linear warm-up to ``peak``, then decay to 0.
 
-    Both pieces meet at ``peak`` (the released code jumps there, fault 44).
+    The schedule is continuous at ``peak`` (the released code jumps there, fault 44).
 
     Args:
         step: 0 for the first optimiser step.
-        peak: the highest rate, reached in step ``num_warmup_steps``.
+        peak: the highest rate, reached at step ``num_warmup_steps``.
         num_steps: steps of the whole run.
         num_warmup_steps: steps of the warm-up.
         schedule: ``poly``: ``(1 - progress) ** power``; ``cosine``: half a cosine wave.
@@ -82,7 +83,7 @@ def learning_rate(
 
 
 def build_schedule(config: OptimConfig, steps_per_epoch: int) -> Callable[[int], float]:
-    """The learning rate of a recipe, as a function of the step."""
+    """Return the learning rate of a recipe as a function of the step."""
     return partial(
         learning_rate,
         peak=config.lr,
@@ -94,6 +95,6 @@ def build_schedule(config: OptimConfig, steps_per_epoch: int) -> Callable[[int],
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Use ``lr`` in the next step, in every group times its own factor."""
+    """Set the learning rate of the next step, times the factor of each group."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
