@@ -20,6 +20,7 @@ from utils.visualization.colors import (
 
 _INK: Color = (34, 38, 46)
 _FAINT_INK: Color = (110, 116, 128)
+_RULE: Color = (224, 227, 232)
 _MARGIN_PX = 20  # empty border of a sheet
 _GAP_PX = 10  # between neighbours
 _TEXT_PX = 14
@@ -161,13 +162,20 @@ def contact_sheet(
     for top_px, row in zip(tops_px, grid, strict=True):
         for left_px, picture in zip(lefts_px, row, strict=True):
             if picture:
-                sheet.paste(picture, (left_px, top_px + head_px))
+                _paste_framed(sheet, picture, left_px, top_px + head_px)
     if not key:
         return np.array(sheet)
     names, colors = zip(*key, strict=True)
     strip = legend(names, colors, right_px - _MARGIN_PX)
     frame = ((0, _MARGIN_PX), (_MARGIN_PX, _MARGIN_PX), (0, 0))
     return np.concatenate([np.array(sheet), np.pad(strip, frame, constant_values=255)])
+
+
+def _paste_framed(sheet: Image.Image, picture: Image.Image, left_px: int, top_px: int) -> None:
+    """Paste a picture with a thin line around it, which shows where white classes end."""
+    frame = (left_px - 1, top_px - 1, left_px + picture.width, top_px + picture.height)
+    ImageDraw.Draw(sheet).rectangle(frame, outline=_RULE)
+    sheet.paste(picture, (left_px, top_px))
 
 
 def _stack(sizes_px: Sequence[int], start_px: int, gap_px: int) -> tuple[list[int], int]:

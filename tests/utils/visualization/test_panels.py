@@ -64,9 +64,10 @@ def test_long_titles_widen_the_sheet():
         assert_white_edges(sheet)
 
 
-def test_empty_places_stay_white():
-    sheet = contact_sheet([[None, flat(9, 9)], [None, None]], ["", ""], cell_px=40)
-    assert (sheet != 255).any(axis=2).sum() == 40 * 40
+def test_pictures_are_framed_and_empty_places_stay_white():
+    sheet = contact_sheet([[None, flat(9, 9, (255,) * 3)], [None, None]], ["", ""], cell_px=40)
+    frame = (sheet != 255).any(axis=2)
+    assert size(frame) == (42, 42) and frame.sum() == 42 * 42 - 40 * 40
 
 
 @pytest.mark.parametrize(
