@@ -1,12 +1,11 @@
-"""Every setting of a recipe: name, meaning, unit and default.
+"""Schema of recipes: every setting with its meaning, unit and default.
 
-The defaults are the paper's recipe as far as it is known (the released ``config/Potsdam.py``); a
-recipe in ``configs/*.yaml`` lists only what differs. The ``structure`` section is in
-``configs/structure.py``. Both import nothing but the standard library, so that every other file may
-import them.
+The defaults are those of the paper as far as it states them (the released ``config/Potsdam.py``);
+a recipe in ``configs/*.yaml`` lists only the settings that differ. This file imports the standard
+library only, so that every other file may import it.
 
-A class may have ``problems()``: the combinations its types allow and the program does not, each as
-``(key, sentence)``. ``utils.config`` reports all of them at once.
+``problems()`` of a section yields the values that its types allow and the program does not, as
+pairs of key and sentence. ``utils.config`` reports all of them at once.
 """
 
 import math
@@ -16,25 +15,25 @@ from typing import ClassVar, Literal
 
 Problems = Iterator[tuple[str, str]]
 Encoding = Literal["mean_color", "boundary", "boundary_distance", "log_area", "color_by_id"]
-GENERATORS = ("superpixels", "sam", "depth_anything")  # their maps are made of the RGB image
-VALUE_GENERATORS = ("depth_anything",)  # those whose maps hold values, not segment ids
+GENERATORS = ("superpixels", "sam", "depth_anything")  # compute maps from the RGB image
+VALUE_GENERATORS = ("depth_anything",)  # generators whose maps hold values, not segment ids
 
 
 @dataclass(frozen=True, kw_only=True)
 class SuperpixelsConfig:
-    """SLIC superpixels: no weights needed, the baseline a foundation model has to beat."""
+    """SLIC superpixels: without weights, the baseline for foundation models."""
 
-    join_tiles: ClassVar[bool] = False  # a superpixel is as small at the edge of a tile as inside
+    join_tiles: ClassVar[bool] = False  # superpixels are as small at the edge of a tile as inside
 
     store: str = "superpixels"  # folder below modalities/ that holds the maps
-    encodings: tuple[Encoding, ...] = ("mean_color", "boundary")  # what the network sees
+    encodings: tuple[Encoding, ...] = ("mean_color", "boundary")  # input channels of the network
     segment_size_px: int = 16  # side of the initial grid cells
     compactness: float = 10.0  # weight of position against CIELAB colour
     num_iterations: int = 5  # k-means rounds
-    min_area_share: float = 0.25  # smaller pieces, as a share of a cell, join a neighbour
+    min_area_share: float = 0.25  # smaller regions, as a fraction of a cell, are merged
 
     def problems(self) -> Problems:
-        """Values out of range."""
+        """Yield values out of range."""
         if self.segment_size_px < 4:
             yield "segment_size_px", "must be 4 or more"
         if self.compactness <= 0:
@@ -47,15 +46,15 @@ class SuperpixelsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SamConfig:
-    """Segment Anything, everything mode. Names and defaults are those of the package."""
+    """Segment Anything in everything mode, with the names and defaults of its package."""
 
     store: str = "sam"  # folder below modalities/ that holds the maps
-    encodings: tuple[Encoding, ...] = ("color_by_id",)  # the paper's coloured region map
+    encodings: tuple[Encoding, ...] = ("color_by_id",)  # the coloured region map of the paper
     model_type: Literal["vit_b", "vit_l", "vit_h"] = "vit_h"
     # Path of the weights file; null: the official file in weights/; 'random' for tests and timing.
     checkpoint: str | None = None
     points_per_side: int = 32  # prompts along each side of the image
-    points_per_batch: int = 64  # prompts computed together: memory, not result
+    points_per_batch: int = 64  # prompts per forward pass: affects memory, not the result
     pred_iou_thresh: float = 0.88
     stability_score_thresh: float = 0.95
     stability_score_offset: float = 1.0
@@ -64,15 +63,15 @@ class SamConfig:
     crop_nms_thresh: float = 0.7
     crop_overlap_ratio: float = 512 / 1500
     crop_n_points_downscale_factor: int = 1
-    images_per_batch: int = 4  # per encoder call on a GPU; one at a time on the CPU
+    images_per_batch: int = 4  # per encoder call on a GPU; 1 on the CPU
     # auto: bf16 on a CUDA device, fp32 on the CPU; fp32: the same maps on every device
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    window_px: int = 1024  # a larger image is segmented window by window, and joined
-    window_overlap_px: int = 128  # shared by neighbouring windows
-    join_tiles: bool = True  # overlapping tiles of one source image share their ids
+    window_px: int = 1024  # larger images are segmented in windows that are joined
+    window_overlap_px: int = 128  # overlap of neighbouring windows
+    join_tiles: bool = True  # overlapping tiles of a source image share their ids
 
     def problems(self) -> Problems:
-        """Values out of range."""
+        """Yield values out of range."""
         for key in ("points_per_side", "points_per_batch"):
             if getattr(self, key) < 1:
                 yield key, "must be 1 or more"
@@ -81,9 +80,9 @@ class SamConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DepthAnythingConfig:
-    """Depth Anything: relative inverse depth (near is large) of one RGB image."""
+    """Depth Anything: relative inverse depth (near is large) from one RGB image."""
 
-    encodings: ClassVar[tuple[str, ...]] = ("value",)  # there is no other
+    encodings: ClassVar[tuple[str, ...]] = ("value",)  # the only one
 
     store: str = "depth_anything"  # folder below modalities/ that holds the maps
     # v2_small is Apache-2.0; v2_base and v2_large are CC-BY-NC-4.0.
@@ -92,22 +91,23 @@ class DepthAnythingConfig:
     )
     # Path of the weights file; null: the official file in weights/; 'random' for tests and timing.
     checkpoint: str | None = None
-    input_size_px: int = 518  # shorter side of what the network sees, in multiples of 14
-    images_per_batch: int = 4  # per network call on a GPU; one at a time on the CPU
+    input_size_px: int = 518  # shorter side of the network's input, rounded to 14 px
+    images_per_batch: int = 4  # per network call on a GPU; 1 on the CPU
     # auto: bf16 on a CUDA device, fp32 on the CPU; fp32: the same maps on every device
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    window_px: int = 1024  # the depth of a larger image is found window by window, and joined
-    window_overlap_px: int = 128  # shared by neighbouring windows
-    join_tiles: bool = True  # overlapping tiles of one source image share their scale
+    window_px: int = 1024  # larger images are predicted in windows that are joined
+    window_overlap_px: int = 128  # overlap of neighbouring windows
+    join_tiles: bool = True  # overlapping tiles of a source image share their scale
 
     def problems(self) -> Problems:
-        """Values out of range."""
+        """Yield values out of range."""
         if self.input_size_px < 14:
             yield "input_size_px", "must be 14 or more"
         yield from _window_problems(self)
 
 
 def _window_problems(config: SamConfig | DepthAnythingConfig) -> Problems:
+    """Yield values out of range of the settings that generators with windows share."""
     if config.images_per_batch < 1:
         yield "images_per_batch", "must be 1 or more"
     if config.window_px < 64:
@@ -121,48 +121,48 @@ GeneratorConfig = SuperpixelsConfig | SamConfig | DepthAnythingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class StructureConfig:
-    """Which structure maps the second branch gets, and how they are encoded."""
+    """Structure maps of the second branch, and their encoding."""
 
-    # on: the image's own maps; off: the RGB picture instead, so that capacity stays equal;
-    # shuffled: the maps of another image (a control experiment).
+    # on: the maps of the image; off: the RGB image in their place, at equal capacity; shuffled:
+    # the maps of another image (a control experiment).
     control: Literal["on", "off", "shuffled"] = "on"
-    # Generators by name; any other name is that of a sensor which prepare.py imported.
+    # Names of generators; any other name is that of a sensor imported by prepare.py.
     modalities: tuple[str, ...] = ("superpixels",)
-    # Training: probability that a modality of a sample is absent; one always stays.
+    # Training: probability that a modality of a sample is dropped; at least one is kept.
     dropout: float = 0.0
-    # Training: other segment ids every time, which only color_by_id shows: as random colours.
+    # Training: permute the segment ids of every sample; affects only color_by_id.
     shuffle_ids: bool = False
-    absent: tuple[str, ...] = ()  # missing now, e.g. at test time: not read, shown as 0.5
+    absent: tuple[str, ...] = ()  # missing, e.g. at test time: not read, encoded as 0.5
     superpixels: SuperpixelsConfig = field(default_factory=SuperpixelsConfig)
     sam: SamConfig = field(default_factory=SamConfig)
     depth_anything: DepthAnythingConfig = field(default_factory=DepthAnythingConfig)
 
     def selected(self) -> dict[str, GeneratorConfig]:
-        """Settings of the generators in use, by name, in the recipe's order."""
+        """Return the settings of the generators in use, by name, in the recipe's order."""
         return {name: getattr(self, name) for name in self.present() if name in GENERATORS}
 
     def sensors(self) -> tuple[str, ...]:
-        """The sensors in use; the name of one is that of its store."""
+        """Return the sensors in use; a sensor has the name of its store."""
         return tuple(name for name in self.present() if name not in GENERATORS)
 
     def present(self) -> tuple[str, ...]:
-        """The modalities that are not absent."""
+        """Return the modalities that are not absent."""
         return tuple(name for name in self.modalities if name not in self.absent)
 
     def segment_stores(self) -> tuple[str, ...]:
-        """The stores in use that hold segment ids; the others hold values."""
+        """Return the stores in use that hold segment ids; the others hold values."""
         chosen = self.selected().items()
         return tuple(config.store for name, config in chosen if name not in VALUE_GENERATORS)
 
     def problems(self) -> Problems:
-        """No modality, one twice, one without encoding, two in one store, all absent."""
+        """Yield conflicts between modalities, stores and encodings."""
         if not self.modalities:
             yield "modalities", "must name at least one modality (for none, set control: off)"
         if len(set(self.modalities)) < len(self.modalities):
             yield "modalities", "names a modality twice"
         for name in self.modalities:
             if not name.replace("_", "").replace("-", "").isalnum():
-                yield "modalities", f"'{name}' is no name of a folder"
+                yield "modalities", f"'{name}' is not a valid folder name"
         if self.control != "off" and (unknown := set(self.absent) - set(self.modalities)):
             yield "absent", f"names {', '.join(sorted(unknown))}, which modalities does not"
         elif self.control != "off" and self.modalities and not self.present():
@@ -177,15 +177,15 @@ class StructureConfig:
             yield "modalities", f"two of them share one store ({', '.join(stores)})"
 
 
-IGNORE_INDEX = 255  # class index of pixels that nobody labelled: in no loss and no score
+IGNORE_INDEX = 255  # class index of unlabelled pixels, excluded from losses and scores
 
 Split = Literal["train", "val", "test"]
-Labels = Literal["full", "eroded"]  # eroded: borders of objects are ignored
+Labels = Literal["full", "eroded"]  # eroded: class borders are ignored
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The prepared data set, and what is done to a training sample."""
+    """Prepared data set, and augmentation of training samples."""
 
     root: str  # folder written by prepare.py
     train_split: Split = "train"
@@ -193,14 +193,14 @@ class DataConfig:
     labels: Labels = "full"  # to train on
     crop_size_px: int = 640  # side of the square training crops
     scale_range: tuple[float, float] = (0.5, 1.75)  # random zoom before cropping
-    dihedral: bool = True  # the eight flips and quarter turns; nadir images have no up
-    color_jitter: float = 0.2  # largest relative change of brightness, contrast, saturation
-    # Probability that a crop is drawn to show a class, all classes of the split alike.
+    dihedral: bool = True  # the eight flips and quarter turns, for nadir images
+    color_jitter: float = 0.2  # maximum relative change of brightness, contrast, saturation
+    # Probability that a crop is drawn around a class, chosen uniformly among those of the split.
     rare_class_share: float = 0.0
     num_workers: int = 4  # loader processes per rank
 
     def problems(self) -> Problems:
-        """Values out of range."""
+        """Yield values out of range."""
         if self.crop_size_px < 32:
             yield "crop_size_px", "must be 32 or more (the coarsest scale is 1/32)"
         if not 0 < self.scale_range[0] <= self.scale_range[1]:
@@ -219,39 +219,39 @@ class DataConfig:
 class VitConfig:
     """One frozen vision transformer."""
 
-    name: str = "default"  # default: that of the size; none: CNN stem alone; else a timm name
+    name: str = "default"  # default: that of model.size; none: CNN stem alone; else a timm name
     # Path of the weights file, in timm's or the official layout; null: the official file in
     # weights/; 'random' for tests.
     weights: str | None = None
-    num_layers: int = 1  # 1: tokens of the last layer; n: of n evenly spaced ones, joined
-    # projection: on the tokens' own grid; depth_to_space: as the released code means to do.
+    num_layers: int = 1  # 1: tokens of the last layer; n: of n evenly spaced layers
+    # projection: on the tokens' own grid; depth_to_space: the intention of the released code.
     join: Literal["projection", "depth_to_space"] = "projection"
 
     def problems(self) -> Problems:
-        """Values out of range."""
+        """Yield values out of range."""
         if self.num_layers < 1:
             yield "num_layers", "must be 1 or more"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The network."""
+    """Network."""
 
     size: Literal["tiny", "small", "base", "large"] = "small"
     rgb_vit: VitConfig = field(default_factory=VitConfig)
     structure_vit: VitConfig = field(default_factory=VitConfig)
-    # Ablations: what a fusion-enhancement block is made of, and what recalibration does.
+    # Ablations: the branches of a fusion-enhancement block, and the gates of recalibration.
     fe_branches: tuple[Literal["global_context", "structure_gate", "large_kernel"], ...] = (
         "global_context",
         "structure_gate",
     )
     fr_gates: Literal["off", "channel", "channel_spatial"] = "channel_spatial"
-    drop_path: float = 0.2  # largest rate of stochastic depth, reached in the last block
+    drop_path: float = 0.2  # stochastic depth of the last block; earlier ones rise linearly from 0
     head_dropout: float = 0.1
-    recompute: bool = False  # activation checkpointing of the FE blocks: less memory, more time
+    recompute: bool = False  # activation checkpointing of FE blocks: less memory, more time
 
     def problems(self) -> Problems:
-        """Values out of range."""
+        """Yield values out of range."""
         if not self.fe_branches:
             yield "fe_branches", "must name at least one branch"
         if len(set(self.fe_branches)) < len(self.fe_branches):
@@ -264,34 +264,34 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Optimiser, learning rate, length of the run, loss."""
+    """Optimiser, learning rate, duration and loss."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: float = 0.9  # of sgd
     lr: float = 8e-5  # peak, for the whole batch
-    # Factors on lr for parts of the network, by the beginning of their names: {head: 10}
+    # Factors of lr for parts of the network, by prefix of their parameters' names: {head: 10}
     lr_factors: dict[str, float] = field(default_factory=dict)
     weight_decay: float = 0.01  # not on norms, biases and layer scales
-    batch_size: int = 16  # samples a step, over all ranks and micro-batches together
-    accumulate: int = 1  # micro-batches a rank makes of its part of a batch: less memory
+    batch_size: int = 16  # samples per step, over all ranks and micro-batches
+    accumulate: int = 1  # micro-batches per rank and step: less memory
     num_epochs: int = 300
-    # Steps that are called an epoch; null: one pass over the data. A run of 160,000 iterations is
-    # num_epochs=160 steps_per_epoch=1000.
+    # null: one pass over the data. A run of 160,000 iterations is num_epochs=160
+    # steps_per_epoch=1000.
     steps_per_epoch: int | None = None
     warmup_epochs: int = 10  # linear, from lr / number of warm-up steps
-    schedule: Literal["poly", "cosine"] = "poly"  # after the warm-up, to 0 at the end
+    schedule: Literal["poly", "cosine"] = "poly"  # after the warm-up; ends at 0
     poly_power: float = 0.9
     clip_norm: float = 1.0  # largest norm of the gradient; 0: no clipping
-    ema_decay: float = 0.0  # of the averaged weights that are evaluated; 0: no averaging
+    ema_decay: float = 0.0  # of the averaged weights used for evaluation; 0: no averaging
     dice_weight: float = 0.5
     cross_entropy_weight: float = 0.5
     label_smoothing: float = 0.1
     class_weights: tuple[float, ...] | None = None  # one factor per class, in data set order
-    object_weight: float = 0.0  # one prediction per segment; 0: off
-    boundary_weight: float = 0.0  # edges of the prediction at segment borders only; 0: off
+    object_weight: float = 0.0  # penalises several classes in a segment; 0: off
+    boundary_weight: float = 0.0  # penalises edges away from segment borders; 0: off
 
     def problems(self) -> Problems:
-        """Values out of range."""
+        """Yield values out of range."""
         for key in ("lr", "batch_size", "accumulate", "num_epochs"):
             if getattr(self, key) <= 0:
                 yield key, "must be above 0"
@@ -325,26 +325,26 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Sliding-window prediction and the rhythm of validation."""
+    """Sliding-window prediction, scoring, and the validation schedule."""
 
-    window_px: int = 640  # side of the windows an image is predicted in
-    overlap_px: int = 128  # shared by neighbouring windows
-    batch_size: int = 4  # windows computed together
-    # Test-time augmentation: every window is also predicted zoomed and turned, softmax averaged.
+    window_px: int = 640  # side of the prediction windows
+    overlap_px: int = 128  # overlap of neighbouring windows
+    batch_size: int = 4  # windows per forward pass
+    # Test-time augmentation: each window is also predicted zoomed and turned, softmax averaged.
     scales: tuple[float, ...] = (1.0,)  # memory grows with the square of the largest
-    turns: Literal[1, 2, 8] = 1  # 1: as it is; 2: also mirrored; 8: all flips and quarter turns
-    labels: Labels = "full"  # to score against; eroded ones are made of full ones if need be
-    # What is scored at once. source: the tiles of one source image, their logits blended where
-    # they overlap, every pixel once; tile: each tile by itself.
+    turns: Literal[1, 2, 8] = 1  # 1: none; 2: also mirrored; 8: all flips and quarter turns
+    labels: Labels = "full"  # to score on; eroded ones are computed from full ones if necessary
+    # source: tiles of a source image are blended where they overlap, and every pixel is scored
+    # once; tile: each tile is scored by itself.
     unit: Literal["source", "tile"] = "source"
-    # Classes that the means leave out; their pixels stay in the confusion matrix: [clutter]
+    # Classes excluded from the means; their pixels stay in the confusion matrix: [clutter]
     mean_without: tuple[str, ...] = ()
-    every_epochs: int = 10  # validation; the last epoch is always validated
+    every_epochs: int = 10  # interval of validations; the last epoch is always validated
     metric: Literal["miou", "mf1", "oa"] = "miou"  # selects the best checkpoint
-    patience: int = 0  # validations in a row without a better score that end a run; 0: no end
+    patience: int = 0  # validations without improvement before the run stops; 0: never
 
     def problems(self) -> Problems:
-        """Values out of range."""
+        """Yield values out of range."""
         if self.patience < 0:
             yield "patience", "must be 0 or more"
         if self.window_px < 32:
@@ -366,23 +366,23 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where and how the run is carried out."""
+    """Output, device, precision and intervals of a run."""
 
     output: str = "runs"  # the run folder is OUTPUT/NAME
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    # auto: bf16 on CUDA, else fp32; tf32: fp32 whose products a CUDA device rounds to 10 bits
+    # auto: bf16 on CUDA, else fp32; tf32: fp32 with products rounded to 10 bits on CUDA
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     compile: bool = False  # torch.compile the network for training
-    deterministic: bool = False  # refuse operations that differ from run to run on CUDA; slower
-    fine_tune: str | None = None  # a checkpoint to begin with, of any classes; null: from scratch
-    dry: bool = False  # build everything, try two steps and a validation, write nothing
+    deterministic: bool = False  # refuse nondeterministic CUDA operations; slower
+    fine_tune: str | None = None  # checkpoint to initialise from, of any classes; null: none
+    dry: bool = False  # build everything, time two steps and a validation, write nothing
     log_every_steps: int = 10
-    save_every_steps: int = 500  # last.pth, beside the end of every epoch that is validated
-    keep_every_epochs: int = 0  # epoch_0012.pth, kept for good; 0: none
+    save_every_steps: int = 500  # interval of last.pth, besides epochs that are validated
+    keep_every_epochs: int = 0  # keeps epoch_0012.pth etc. permanently; 0: none
 
     def problems(self) -> Problems:
-        """Values out of range."""
+        """Yield values out of range."""
         if self.keep_every_epochs < 0:
             yield "keep_every_epochs", "must be 0 or more"
         if self.device == "cpu" and self.precision == "tf32":
@@ -396,7 +396,7 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One experiment: data, structure maps, network, optimisation, evaluation, run."""
+    """Experiment: data, structure maps, network, optimisation, evaluation, run."""
 
     name: str  # of the experiment, and of its run folder
     data: DataConfig
@@ -407,7 +407,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def problems(self) -> Problems:
-        """Settings of different sections that do not go together."""
+        """Yield conflicts between sections."""
         if self.structure.control == "on" and self.structure.segment_stores():
             return
         for key in ("object_weight", "boundary_weight"):

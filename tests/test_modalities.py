@@ -130,7 +130,7 @@ def test_depth_is_trained_on_evaluated_and_inferred_with(with_depth, tmp_path):
         ("absent=[sam]", "absent: names sam, which modalities does not"),
         ("absent=[superpixels,height]", "absent: names all modalities; at least one must be there"),
         ("dropout=1.0", "dropout: must be at least 0 and below 1"),
-        ("modalities=[../a]", "modalities: '../a' is no name of a folder"),
+        ("modalities=[../a]", "modalities: '../a' is not a valid folder name"),
         ("modalities=[height,height]", "modalities: names a modality twice"),
         ("depth_anything.images_per_batch=0", "depth_anything.images_per_batch: must be 1 or more"),
         ("depth_anything.input_size_px=13", "depth_anything.input_size_px: must be 14 or more"),
