@@ -1,5 +1,6 @@
 """Shared fixtures: a small synthetic data set with its maps, recipes for it, prepare.py."""
 
+import importlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -99,6 +100,22 @@ def run_prepare(
         monkeypatch.setattr(sys, "argv", ["prepare.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
             run_command(prepare.main)
+        output = capsys.readouterr()
+        return int(end.value.code or 0), output.out, output.err
+
+    return run
+
+
+@pytest.fixture
+def run_script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the main of a script by name in this process; its exit code, output and errors."""
+
+    def run(name: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            run_command(importlib.import_module(name).main)
         output = capsys.readouterr()
         return int(end.value.code or 0), output.out, output.err
 

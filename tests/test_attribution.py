@@ -1,12 +1,7 @@
 """eval.py attribution: a tiny network on segments and values, whole and with its branch cut."""
 
-import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,12 +22,10 @@ from datasets.tile_set import open_tile_set
 from models.vsgnet import VSGNet
 from tests.conftest import make_config, single_process, train_briefly
 from utils.config import config_from_dict
-from utils.errors import ConfigError
-from utils.files import read_rgb, sha256_of
+from utils.files import sha256_of
 from utils.training.checkpoint import load_checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
-CHANGES = [  # of the recipe below, that are tried
+MEASURED = [  # ablations of the recipe below
     ("sam", "zeroed"),
     ("sam", "shuffled"),
     ("sam", "constant"),
@@ -84,13 +77,24 @@ def attribute(checkpoint, output, *overrides, split="val"):
     return json.loads((output / "attribution.json").read_text())
 
 
-def tried(result):
-    return [entry for entry in result["changes"] if "unmeasured" not in entry]
+def confusion_of(checkpoint, output, *overrides):
+    """The confusion matrix of an evaluation, and its report."""
+    loaded = load_checkpoint(checkpoint)
+    config = config_from_dict(loaded.identity.recipe, "recipe", list(overrides))
+    eval_script.evaluate_split(loaded, config, "val", output, single_process())
+    report = json.loads((output / "report.json").read_text())
+    return report["confusion"], report
 
 
-def name_of(entry):
-    names = entry["modalities"]
-    return (names[0] if len(names) == 1 else "all modalities", entry["change"])
+def measured(result):
+    """The entries of measured ablations by modality and name."""
+    found = {}
+    for entry in result["ablations"]:
+        if "unmeasured" not in entry:
+            names = entry["modalities"]
+            subject = names[0] if len(names) == 1 else "all modalities"
+            found[subject, entry["ablation"]] = entry
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -99,48 +103,41 @@ def whole(checkpoint, tmp_path_factory):
     return folder, attribute(checkpoint, folder)
 
 
-def test_as_it_is_is_what_the_evaluation_counts(checkpoint, whole, tmp_path):
-    loaded = load_checkpoint(checkpoint)
-    config = config_from_dict(loaded.identity.recipe, "recipe", [])
-    eval_script.evaluate_split(loaded, config, "val", tmp_path, single_process())
-    report = json.loads((tmp_path / "report.json").read_text())
-    as_it_is = whole[1]["as_it_is"]
-    assert as_it_is["confusion"] == report["confusion"]
-    assert as_it_is["miou"] == report["miou"]
-    assert as_it_is["miou_interval"] == report["interval"]["miou"]
-    assert [c["iou"] for c in as_it_is["classes"]] == [c["iou"] for c in report["classes"]]
+def test_unchanged_maps_score_as_in_the_evaluation(checkpoint, whole, tmp_path):
+    confusion, report = confusion_of(checkpoint, tmp_path)
+    unchanged = whole[1]["unchanged"]
+    assert unchanged["confusion"] == confusion
+    assert unchanged["miou"] == report["miou"]
+    assert unchanged["miou_interval"] == report["interval"]["miou"]
+    assert [c["iou"] for c in unchanged["classes"]] == [c["iou"] for c in report["classes"]]
 
 
 def test_a_network_that_reads_the_target_off_its_map_needs_it(whole):
-    found = {name_of(entry): entry for entry in tried(whole[1])}
-    assert list(found) == CHANGES
+    folder, result = whole
+    found = measured(result)
+    assert list(found) == MEASURED
     shuffled = found["sam", "shuffled"]
-    assert shuffled["miou"]["high"] < 0 and shuffled["moved"] > 0.1
-    assert "shuffled costs" in whole[1]["reading"][0]
-    assert whole[1]["reading"][0].endswith(
-        "the network uses what the encoded map says of the image."
+    assert shuffled["miou"]["high"] < 0 and shuffled["changed_pixels"] > 0.1
+    assert "shuffled loses" in result["verdicts"][0]
+    assert result["verdicts"][0].endswith(
+        "the network uses what the encoded map says about the image."
     )
     for entry in found.values():
-        assert sum(map(sum, entry["confusion"])) == sum(map(sum, whole[1]["as_it_is"]["confusion"]))
-    reasons = [entry["unmeasured"] for entry in whole[1]["changes"] if "unmeasured" in entry]
+        assert np.sum(entry["confusion"]) == np.sum(result["unchanged"]["confusion"])
+    reasons = [entry["unmeasured"] for entry in result["ablations"] if "unmeasured" in entry]
     assert reasons == ["is zeroed already", "holds values"]
+    names = {f"attribution.{suffix}" for suffix in ("json", "csv", "png")}
+    assert {path.name for path in folder.iterdir()} == names
 
 
-def test_every_change_is_what_an_evaluation_with_those_maps_would_count(
+def test_every_ablation_is_what_an_evaluation_with_those_maps_counts(
     checkpoint, whole, root, tmp_path
 ):
     """Maps changed on disk, or by the recipe, instead of where they are encoded."""
-
-    def evaluate(name, *overrides):
-        loaded = load_checkpoint(checkpoint)
-        config = config_from_dict(loaded.identity.recipe, "recipe", list(overrides))
-        output = tmp_path / name
-        eval_script.evaluate_split(loaded, config, "val", output, single_process())
-        return json.loads((output / "report.json").read_text())["confusion"]
-
-    found = {name_of(entry): entry["confusion"] for entry in tried(whole[1])}
-    assert found["sam", "zeroed"] == evaluate("a", "structure.absent=[sam]")
-    assert found["height", "zeroed"] == evaluate("b", "structure.absent=[height]")
+    found = {name: entry["confusion"] for name, entry in measured(whole[1]).items()}
+    for name in ("sam", "height"):
+        absent = confusion_of(checkpoint, tmp_path / name, f"structure.absent=[{name}]")[0]
+        assert found[name, "zeroed"] == absent
     changed = tmp_path / "changed"
     recipe, _ = read_manifest(store_folder(root, "sam"))
     for name, draw in (
@@ -150,7 +147,8 @@ def test_every_change_is_what_an_evaluation_with_those_maps_would_count(
         shutil.rmtree(changed, ignore_errors=True)
         shutil.copytree(root, changed)
         write_store(changed, "sam", recipe, draw)
-        assert found["sam", name] == evaluate(name, f"data.root={changed}")
+        counts = confusion_of(checkpoint, tmp_path / name, f"data.root={changed}")[0]
+        assert found["sam", name] == counts
 
 
 VIEWS = ["eval.scales=[0.75, 1]", "eval.turns=2"]
@@ -159,23 +157,18 @@ VIEWS = ["eval.scales=[0.75, 1]", "eval.turns=2"]
 def test_a_single_modality_shuffled_is_the_control_experiment(root, tmp_path_factory, tmp_path):
     """Also in zoomed and turned windows; its evaluation reads the other maps in another way."""
     overrides = ["optim.num_epochs=2", "structure.modalities=[sam]"]
-    runs = tmp_path_factory.mktemp("runs")
-    path = train_briefly(make_config(root, runs, *overrides))
-    loaded = load_checkpoint(path)
+    path = train_briefly(make_config(root, tmp_path_factory.mktemp("runs"), *overrides))
     counts = []
     for name, settings in (("plain", []), ("views", VIEWS)):
-        shuffled = [*settings, "structure.control=shuffled"]
-        config = config_from_dict(loaded.identity.recipe, "recipe", shuffled)
-        eval_script.evaluate_split(loaded, config, "val", tmp_path / name, single_process())
-        report = json.loads((tmp_path / name / "report.json").read_text())
-        found = {name_of(e): e for e in tried(attribute(path, tmp_path / "on", *settings))}
-        assert found["sam", "shuffled"]["confusion"] == report["confusion"]
-        # As it is, a network used with shuffled maps sees what shuffled was above.
-        control = attribute(path, tmp_path / "shuffled", *shuffled)
-        assert control["as_it_is"]["confusion"] == report["confusion"]
-        assert control["header"]["as it is"].startswith("every image with the maps of the next one")
-        third = {name_of(e): e["confusion"] for e in tried(control)}["sam", "shuffled"]
-        counts += [report["confusion"], third]
+        control = [*settings, "structure.control=shuffled"]
+        confusion, _ = confusion_of(path, tmp_path / name, *control)
+        found = measured(attribute(path, tmp_path / "on", *settings))
+        assert found["sam", "shuffled"]["confusion"] == confusion
+        # Used with shuffled maps, the network's unchanged maps are the shuffled ones above.
+        result = attribute(path, tmp_path / "shuffled", *control)
+        assert result["unchanged"]["confusion"] == confusion
+        assert result["header"]["unchanged"].startswith("each image with the maps of the next one")
+        counts += [confusion, measured(result)["sam", "shuffled"]["confusion"]]
     assert len({str(confusion) for confusion in counts}) == 4
 
 
@@ -187,91 +180,44 @@ def test_a_network_whose_branch_is_cut_does_not_change(checkpoint, tmp_path, mon
         lambda self, image, structure: forward(self, image, torch.full_like(structure, 0.5)),
     )
     result = attribute(checkpoint, tmp_path)
-    assert [name_of(entry) for entry in tried(result)] == CHANGES
+    found = measured(result)
+    assert list(found) == MEASURED
     nothing = {"difference": 0.0, "low": 0.0, "high": 0.0}
-    occurs = [entry["iou"] is not None for entry in result["as_it_is"]["classes"]]
+    occurs = [entry["iou"] is not None for entry in result["unchanged"]["classes"]]
     assert any(occurs)
-    for entry in tried(result):
-        assert entry["miou"] == nothing and entry["moved"] == 0
-        for found, known in zip(entry["classes"], occurs, strict=True):
-            assert found["difference"] == (0 if known else None)
-            assert found["low"] == found["high"] == found["difference"]
-        assert entry["confusion"] == result["as_it_is"]["confusion"]
-    said = "no pixel is predicted otherwise, so the network does not use it."
-    assert [line.endswith(said) for line in result["reading"]] == [True, True, True, False]
+    for entry in found.values():
+        assert entry["miou"] == nothing and entry["changed_pixels"] == 0
+        for class_entry, known in zip(entry["classes"], occurs, strict=True):
+            expected = 0 if known else None
+            assert [class_entry[key] for key in nothing] == [expected] * 3
+        assert entry["confusion"] == result["unchanged"]["confusion"]
+    end = "no prediction changes, so the network does not use it."
+    assert [line.endswith(end) for line in result["verdicts"]] == [True, True, True, False]
     assert "0.00 to 0.00" in capsys.readouterr().out
 
 
-def test_every_file_is_written_and_they_agree(whole):
-    folder, result = whole
-    assert {path.name for path in folder.iterdir()} == {
-        f"attribution.{suffix}" for suffix in ("txt", "json", "csv", "png")
-    }
-    text = (folder / "attribution.txt").read_text()
-    assert "is zeroed already" in text and "holds values" in text
-    with (folder / "attribution.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 9 * 7  # changes, tried or not; the mean and six classes
-    mean = {(r["modality"], r["change"]): r for r in rows if r["class"] == "mean"}
-    for entry in tried(result):
-        row = mean[name_of(entry)]
-        found = [float(row[key]) for key in ("difference", "low", "high", "moved")]
-        assert found == [*entry["miou"].values(), entry["moved"]]
-        low, high = (f"{100 * entry['miou'][end]:+.2f}" for end in ("low", "high"))
-        for zero in ("+0.00", "-0.00"):
-            low, high = low.replace(zero, "0.00"), high.replace(zero, "0.00")
-        assert f"{low} to {high}" in text
-    assert mean["height", "superpixels"]["unmeasured"] == "holds values"
-    assert mean["height", "superpixels"]["difference"] == ""
-    picture = read_rgb(folder / "attribution.png")
-    assert picture.shape[1] == 900 and picture.shape[0] > 900
-
-
-def test_superpixels_are_made_where_there_is_no_store(checkpoint, whole, tmp_path, capsys):
+def test_superpixels_are_computed_where_there_is_no_store(checkpoint, whole, tmp_path, capsys):
     result = attribute(checkpoint, tmp_path, "structure.superpixels.store=none")
     origin = result["header"]["superpixels"]
-    assert origin.startswith("made on the way, for the structure maps")
+    assert origin.startswith("computed on the fly, because the structure maps")
     assert f"superpixels: {origin}" in capsys.readouterr().out
     assert whole[1]["header"]["superpixels"].startswith("read from")
     assert {**result, "header": None} == {**whole[1], "header": None}
 
 
-def test_two_processes_count_what_one_counts(checkpoint, tmp_path):
-    command = ["eval.py", "attribution", "--checkpoint", str(checkpoint)]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    texts = []
-    for launcher in ([], torchrun):
-        output = tmp_path / str(len(texts))
-        done = subprocess.run(
-            [sys.executable, *launcher, *command, "--output", str(output)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert "the network uses what the encoded map says" in " ".join(done.stdout.split())
-        texts.append((output / "attribution.json").read_text())
-    assert texts[0] == texts[1]
+def test_two_ranks_count_what_one_counts(ranks, checkpoint, whole, tmp_path):
+    command = ("attribution", "--checkpoint", checkpoint, "--output", tmp_path)
+    (code, text, errors), other = ranks.script("eval", *command)
+    assert code == other[0] == 0, errors
+    assert "the network uses what the encoded map says" in " ".join(text.split())
+    assert other[1] == ""
+    found, expected = ((folder / "attribution.json").read_text() for folder in (tmp_path, whole[0]))
+    assert found == expected
 
 
-def test_a_network_without_structure_is_refused(checkpoint, tmp_path):
-    with pytest.raises(ConfigError, match=r"best\.pth: structure\.control is off, so the second"):
-        attribute(checkpoint, tmp_path, "structure.control=off")
-    command = ["attribution", "--checkpoint", str(checkpoint), "structure.control=off"]
-    done = subprocess.run(
-        [sys.executable, "eval.py", *command, "--output", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+def test_a_network_without_structure_is_refused(checkpoint, run_script, tmp_path):
+    command = ["attribution", "--checkpoint", checkpoint, "structure.control=off"]
+    code, _, errors = run_script("eval", *command, "--output", tmp_path)
+    assert code == 2 and len(errors.splitlines()) == 1
+    assert errors.startswith("error: ") and "best.pth: structure.control is off" in errors
     assert not list(tmp_path.iterdir())
-
-
-def test_help_tells_what_the_command_does():
-    command = [sys.executable, "eval.py", "attribution", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "makes of its structure maps" in done.stdout and "attribution_SPLIT" in done.stdout

@@ -1,27 +1,33 @@
-"""eval.py: its files, and the same integers from one and from two processes."""
+"""eval.py: what its reports count, on one rank and on two, and what it refuses."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 import eval as eval_script
 from datasets.preparation.writer import TileSetWriter
 from datasets.tile_set import open_tile_set
+from generate import generate_store
 from tests.conftest import make_config, single_process, train_briefly
+from tests.test_train import NO_VIT
+from tests.test_whole_images import cut, write_tree
 from utils.config import config_from_dict
 from utils.errors import ConfigError, DataError, MissingDataError
+from utils.evaluation.setup import load_setup, measure
+from utils.reports.report import header_of
 from utils.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def checkpoint(data_root, tmp_path_factory):
+def trained(data_root, tmp_path_factory):
     overrides = ["optim.num_epochs=6", "optim.lr=5e-3"]
     return train_briefly(make_config(data_root, tmp_path_factory.mktemp("runs"), *overrides))
 
@@ -33,145 +39,201 @@ def evaluate(checkpoint, output, *overrides, split="val"):
     return json.loads((output / "report.json").read_text())
 
 
-def test_repeats_the_score_of_the_validation_during_training(checkpoint, tmp_path):
-    report = evaluate(checkpoint, tmp_path)
-    assert report["miou"] == load_checkpoint(checkpoint).progress["best_score"]
-    assert {path.name for path in tmp_path.iterdir()} == {
-        *("report.txt", "report.html", "report.json", "per_class.csv"),
+@pytest.fixture(scope="module")
+def plain(trained, tmp_path_factory):
+    """The folder of an evaluation on val, and its report."""
+    folder = tmp_path_factory.mktemp("plain")
+    return folder, evaluate(trained, folder)
+
+
+def test_validation_score_of_training_is_repeated(trained, plain):
+    folder, report = plain
+    assert report["miou"] == load_checkpoint(trained).progress["best_score"]
+    assert {path.name for path in folder.iterdir()} == {
+        *("report.html", "report.json", "per_class.csv"),
         *("confusion.png", "confidence.png", "predictions.png"),
     }
 
 
-def test_the_page_shows_tiles_and_what_a_window_costs(checkpoint, tmp_path):
-    cost = evaluate(checkpoint, tmp_path)["cost"]
-    assert cost["window_px"] == [64, 64] and cost["batch_size"] == 4  # scenes of 96 px, windows 64
+def test_page_shows_tiles_and_the_cost_of_a_window(trained, plain):
+    folder, report = plain
+    cost, page = report["cost"], (folder / "report.html").read_text()
+    assert cost["window_px"] == [64, 64]  # scenes of 96 px, windows of 64
     assert cost["num_trainable"] > 1e5 and cost["num_frozen"] > 1e5 and cost["flops"] > 1e7
-    page = (tmp_path / "report.html").read_text()
-    for title in ("Worst tiles", "Tiles spread over the split"):
-        assert page.count(f"<h2>{title}</h2>") == 1
-    names = open_tile_set(Path(load_checkpoint(checkpoint).identity.recipe["data"]["root"]))
-    for tile in names.split("val"):
-        assert page.count(f"prediction of {tile}") == 2  # as a bad one, and as any one
-    assert "GFLOPs for a window of 64x64 px" in (tmp_path / "report.txt").read_text()
+    assert cost.keys() == {"window_px", "num_trainable", "num_frozen", "flops"}
+    assert "GFLOPs per window of 64x64 px" in page
+    tile_set = open_tile_set(Path(load_checkpoint(trained).identity.recipe["data"]["root"]))
+    for tile in tile_set.split("val"):
+        assert page.count(f"prediction of {tile}") == 2  # among the worst, and among all
 
 
-@pytest.mark.parametrize(("split", "num_images", "ranks"), [("val", 3, 2), ("train", 7, 3)])
-def test_many_processes_count_what_one_counts(checkpoint, tmp_path, split, num_images, ranks):
-    """Images that the ranks do not divide; threads are left as each launcher sets them."""
-    command = ["eval.py", "--checkpoint", str(checkpoint), "--split", split]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    reports = []
-    for launcher in ([], torchrun):
-        output = tmp_path / str(len(reports))
-        done = subprocess.run(
-            [sys.executable, *launcher, *command, "--output", str(output)],
-            cwd=ROOT,
-            env={key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        reports.append(json.loads((output / "report.json").read_text()))
-    pages = [(tmp_path / name / "report.html").read_text() for name in "01"]
+def test_two_ranks_and_two_runs_write_what_one_counts(ranks, trained, tmp_path):
+    """Seven images, which two ranks share unevenly; the same command twice gives the same bytes."""
+    report = evaluate(trained, tmp_path / "one", split="train")
+    evaluate(trained, tmp_path / "again", split="train")
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    for name in files:
+        contents = [(tmp_path / run / name).read_bytes() for run in ("one", "again")]
+        assert contents[0] == contents[1], name
+    output = tmp_path / "two"
+    command = ("--checkpoint", trained, "--split", "train", "--output", output)
+    (code, text, errors), other = ranks.script("eval", *command)
+    assert code == other[0] == 0, errors
+    assert f"report: {output / 'report.html'}" in text and other[1] == ""  # one rank reports
+    pages = [(tmp_path / run / "report.html").read_text() for run in ("one", "two")]
     worst = [re.findall(r"<h3>(\S+: mIoU [\d.]+)</h3>", page) for page in pages]
-    assert worst[0] == worst[1] and len(worst[0]) == min(num_images, eval_script.NUM_PANEL_ROWS)
-    # With another number of threads the logits differ in their last digits, and nothing else does.
-    assert all(report.pop("cost")["latency_s"] > 0 for report in reports)
-    errors = [report.pop("calibration")["error"] for report in reports]
-    assert errors[0] == pytest.approx(errors[1], abs=1e-6)
-    assert reports[0] == reports[1]
-    assert reports[0]["header"]["images"] == num_images
-    assert num_images * 90 * 90 < sum(map(sum, reports[0]["confusion"])) <= num_images * 96 * 96
+    assert worst[0] == worst[1] and len(worst[0]) == eval_script.NUM_PANEL_ROWS
+    shared = json.loads((output / "report.json").read_text())
+    # Sums of confidences differ in their last digits with the order, and nothing else does.
+    calibrations = [found.pop("calibration") for found in (report, shared)]
+    assert calibrations[0]["error"] == pytest.approx(calibrations[1]["error"], abs=1e-6)
+    assert calibrations[0]["bin_pixels"] == calibrations[1]["bin_pixels"]
+    assert report == shared and report["header"]["images"] == 7
+    assert 7 * 90 * 90 < sum(map(sum, report["confusion"])) <= 7 * 96 * 96
 
 
-def test_means_may_leave_out_classes(checkpoint, tmp_path):
-    plain = evaluate(checkpoint, tmp_path / "a")
-    report = evaluate(checkpoint, tmp_path / "b", "eval.mean_without=[clutter]")
-    assert report["confusion"] == plain["confusion"]
-    iou = [entry["iou"] for entry in plain["classes"][:-1] if entry["iou"] is not None]
-    assert report["miou"] == pytest.approx(sum(iou) / len(iou))
-    assert [entry["in_mean"] for entry in report["classes"]] == [True] * 5 + [False]
-    assert report["protocols"] == plain["protocols"]
-
-
-def test_the_protocols_are_what_their_settings_give(checkpoint, tmp_path):
+def test_protocols_are_what_their_settings_give(trained, plain, tmp_path):
     """The same network, asked for each protocol by the settings of an evaluation."""
-    plain = evaluate(checkpoint, tmp_path / "a")
-    miou = {protocol["name"]: protocol["miou"] for protocol in plain["protocols"]}
-    settings = {
-        "all classes": (),
-        "mmsegmentation": ("eval.labels=eroded",),
-        "GeoSeg, SSRS": ("eval.labels=eroded", "eval.mean_without=[clutter]"),
-    }
-    for name, overrides in settings.items():
-        report = evaluate(checkpoint, tmp_path / "b", *overrides)
-        assert report["miou"] == miou[name]
-        assert report["protocols"] == plain["protocols"]
-    assert len(miou) == len(settings) + 1 == len(set(miou.values()))  # and that of VSGNet
+    report = plain[1]
+    miou = {protocol["name"]: protocol["miou"] for protocol in report["protocols"]}
+    assert len(set(miou.values())) == len(miou) == 4 and miou["all classes"] == report["miou"]
+    for name, overrides in (
+        ("mmsegmentation", ["eval.labels=eroded"]),
+        ("GeoSeg, SSRS", ["eval.labels=eroded", "eval.mean_without=[clutter]"]),
+    ):
+        found = evaluate(trained, tmp_path / name, *overrides)
+        assert found["miou"] == miou[name] and found["protocols"] == report["protocols"]
+    assert [entry["in_mean"] for entry in found["classes"]] == [True] * 5 + [False]
+    iou = [entry["iou"] for entry in found["classes"][:-1] if entry["iou"] is not None]
+    assert found["miou"] == pytest.approx(sum(iou) / len(iou))
+    assert found["num_pixels"] < report["num_pixels"]
 
 
-def test_unknown_class_outside_the_mean_is_refused(checkpoint, tmp_path):
-    with pytest.raises(ConfigError, match=r"eval.mean_without names cow; the data set has imperv"):
-        evaluate(checkpoint, tmp_path / "out", "eval.mean_without=[cow]")
-
-
-def test_structure_can_be_taken_away_for_an_evaluation(checkpoint, tmp_path):
-    plain = evaluate(checkpoint, tmp_path / "a")
-    shuffled = evaluate(checkpoint, tmp_path / "b", "structure.control=shuffled")
-    assert plain["confusion"] != shuffled["confusion"]
-
-
-def test_zoomed_and_turned_windows_are_averaged_and_named_in_the_report(checkpoint, tmp_path):
-    plain = evaluate(checkpoint, tmp_path / "a")
-    augmented = evaluate(checkpoint, tmp_path / "b", "eval.scales=[0.75, 1]", "eval.turns=8")
-    assert plain["header"]["views"] == "scales 1; turns 1"
+def test_views_are_averaged_and_named_in_the_report(trained, plain, tmp_path):
+    views = ["eval.scales=[0.75, 1]", "eval.turns=8"]
+    augmented, report = evaluate(trained, tmp_path, *views), plain[1]
+    assert report["header"]["views"] == "scales 1; turns 1"
     assert augmented["header"]["views"] == "scales 0.75, 1; turns 8"
-    sums = [sum(map(sum, report["confusion"])) for report in (plain, augmented)]
-    assert plain["confusion"] != augmented["confusion"] and sums[0] == sums[1]
-    assert augmented["oa"] > plain["oa"] - 0.05  # the geometry is undone: no turned prediction
+    assert augmented["confusion"] != report["confusion"]
+    assert augmented["num_pixels"] == report["num_pixels"]
+    assert augmented["oa"] > report["oa"] - 0.05  # turns are undone
 
 
-def eval_command(*arguments):
-    """The command line as users call it; its exit code, output and errors."""
-    command = [sys.executable, "eval.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
-
-
-def test_evaluations_are_compared_by_the_command_line(checkpoint, tmp_path):
-    reports = evaluate(checkpoint, tmp_path / "as trained")
-    other = evaluate(checkpoint, tmp_path / "off", "structure.control=shuffled")
-    places = [tmp_path / "as trained", tmp_path / "off"]
-    code, output, _ = eval_command("compare", *places)
-    assert code == 0 and "structure\n  as trained  on: superpixels" in output
-    found = json.loads((places[0] / "compare" / "compare.json").read_text())
+def test_evaluations_are_compared_on_the_command_line(trained, plain, run_script, tmp_path):
+    (folder, report), shuffled = plain, tmp_path / "shuffled"
+    other = evaluate(trained, shuffled, "structure.control=shuffled")
+    assert other["confusion"] != report["confusion"]
+    names = (f"plain={folder}", f"shuffled={shuffled}")
+    code, output, _ = run_script("eval", "compare", *names, "--output", tmp_path / "compare")
+    assert code == 0 and "structure\n  plain     on: superpixels" in output
+    found = json.loads((tmp_path / "compare" / "compare.json").read_text())
     gain = found["differences"][0]["miou"]["value"]
-    assert gain == pytest.approx(other["miou"] - reports["miou"])
-    assert found["runs"][0]["miou"]["low"] == pytest.approx(reports["interval"]["miou"][0])
-    evaluate(checkpoint, tmp_path / "test", split="test")
-    code, output, errors = eval_command(
-        "compare", places[0], tmp_path / "test", "--output", tmp_path / "none"
-    )
+    assert gain == pytest.approx(other["miou"] - report["miou"])
+    assert found["runs"][0]["miou"]["low"] == pytest.approx(report["interval"]["miou"][0])
+
+    other["header"]["split"] = "test"
+    (shuffled / "report.json").write_text(json.dumps(other))
+    places = (folder, shuffled)
+    code, output, errors = run_script("eval", "compare", *places, "--output", tmp_path / "none")
     assert code == 2 and output == "" and not (tmp_path / "none").exists()
-    assert errors.startswith("error: ") and errors.endswith("such reports cannot be compared\n")
+    assert errors.startswith("error: ") and errors.endswith("cannot be compared\n")
     assert "report.json has the split val, " in errors and "has the split test;" in errors
 
 
-def test_other_classes_are_refused_with_both_sides(checkpoint, data_root, tmp_path):
+def test_wrong_requests_are_refused_in_one_sentence(trained, data_root, tmp_path):
     tiles = open_tile_set(data_root)
     meta = {"palette": tiles.palette[:2], "origin": "", "prepared_with": {}}
     with TileSetWriter(tmp_path / "two", name="two", classes=("sea", "land"), **meta):
         pass
-    with pytest.raises(DataError, match=r"knows the classes impervious .*; .*two has sea, land"):
-        evaluate(checkpoint, tmp_path / "out", f"data.root={tmp_path / 'two'}")
+    for error, text, overrides, split in (
+        (
+            DataError,
+            r"best\.pth was trained on the classes impervious .*; .*two has sea, land",
+            [f"data.root={tmp_path / 'two'}"],
+            "val",
+        ),
+        (
+            ConfigError,
+            r"eval\.mean_without names cow; the data set has imperv",
+            ["eval.mean_without=[cow]"],
+            "val",
+        ),
+        (MissingDataError, "has no split 'tset'; it has test, train, val", [], "tset"),
+    ):
+        with pytest.raises(error, match=text):
+            evaluate(trained, tmp_path / "out", *overrides, split=split)
+    assert not (tmp_path / "out").exists()
 
 
-def test_unknown_split_names_those_there_are(checkpoint, tmp_path):
-    with pytest.raises(MissingDataError, match="has no split 'tset'; it has test, train, val"):
-        evaluate(checkpoint, tmp_path / "out", split="tset")
+def test_exit_code_without_a_traceback(tmp_path):
+    command = [sys.executable, "eval.py", "--checkpoint", str(tmp_path / "none.pth")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: the checkpoint") and "Traceback" not in done.stderr
 
 
-def test_errors_leave_no_traceback(tmp_path):
-    code, _, errors = eval_command("--checkpoint", tmp_path / "none.pth")
-    assert code == 2
-    assert errors.startswith("error: the checkpoint") and "Traceback" not in errors
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory):
+    """A run on images in tiles, with maps of every tile; each validation image is in four."""
+    folder = tmp_path_factory.mktemp("tiled")
+    tiles = cut(folder / "tiles", write_tree(folder / "tree", [(96, 90), (80, 110)]), 64, 24)
+    config = make_config(tiles.root, folder, *NO_VIT, "eval.labels=eroded")
+    generate_store(config, "superpixels", tiles, single_process())
+    return train_briefly(config), tiles
+
+
+def test_source_images_in_tiles_are_scored_as_a_whole(tiled, tmp_path):
+    checkpoint, tiles = tiled
+    report = evaluate(checkpoint, tmp_path)
+    header = report["header"]
+    assert report["miou"] == load_checkpoint(checkpoint).progress["best_score"]
+    assert (header["unit"], header["images"], header["tiles"]) == ("source", 2, 8)
+    assert header["labels"] == "eroded, computed from the full ones with a disc of 3 px"
+    assert [source["name"] for source in report["sources"]] == ["val0", "val1"]
+    protocols = {protocol["name"]: protocol for protocol in report["protocols"]}
+    assert protocols["mmsegmentation"]["miou"] == report["miou"]  # all classes, eroded
+    full = protocols["all classes"]
+    assert full["num_pixels"] > report["num_pixels"] and full["miou"] != report["miou"]
+    conditions = f"tiles, split val of folders, SHA-256 {tiles.split_sha256[:8]}; whole source"
+    assert conditions in full["sentence"]
+    assert report["boundaries"]["iou"] is not None  # on the full labels
+    assert Image.open(tmp_path / "predictions.png").height > 6 * 100
+
+
+def test_unit_and_control_change_what_is_scored(tiled, tmp_path):
+    reports = {
+        (unit, control): evaluate(
+            tiled[0],
+            tmp_path / unit / control,
+            f"eval.unit={unit}",
+            f"structure.control={control}",
+            split="train",
+        )
+        for unit in ("source", "tile")
+        for control in ("on", "shuffled")
+    }
+    tile = reports["tile", "on"]
+    assert tile["header"]["unit"] == "tile"
+    assert tile["num_pixels"] > reports["source", "on"]["num_pixels"]
+    assert "each tile on its own" in tile["protocols"][0]["sentence"]
+    for unit in ("source", "tile"):
+        own, other = reports[unit, "on"], reports[unit, "shuffled"]
+        assert own["num_pixels"] == other["num_pixels"] and own["confusion"] != other["confusion"]
+
+
+def test_every_tile_is_predicted_with_its_own_maps(tiled, tmp_path):
+    """Where one tile alone sees, the whole image has its logits, also shuffled and turned."""
+    checkpoint, tiles = load_checkpoint(tiled[0]), tiled[1]
+    for more in ((), ("structure.control=shuffled",), ("eval.turns=8", "eval.scales=[0.75,1]")):
+        seen = {"source": {}, "tile": {}}
+        for unit, found in seen.items():
+            config = make_config(tiles.root, tmp_path, *NO_VIT, f"eval.unit={unit}", *more)
+            setup = load_setup(checkpoint, config, "val", single_process())
+
+            def observe(batch, prediction, confusion, found=found):
+                found[batch.tile_ids[0]] = prediction
+
+            measure(setup, "val", single_process(), observe)
+            assert header_of(setup, "val")["tiles"] == len(found) == 8
+        for name, prediction in seen["source"].items():  # validation tiles do not overlap
+            assert torch.equal(prediction, seen["tile"][name])
