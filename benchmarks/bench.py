@@ -1,4 +1,4 @@
-"""What the benchmarks share: turns, clocks, memory, and one JSON line a result."""
+"""Timing, memory measurement and JSON output shared by the benchmarks."""
 
 import ctypes
 import json
@@ -15,7 +15,7 @@ Step = Callable[[], object]
 
 
 class Bench:
-    """Where and how long is measured."""
+    """Device, number of rounds, and measurements of a benchmark."""
 
     def __init__(self, device: str, quick: bool) -> None:
         self.device = torch.device(device)
@@ -27,7 +27,7 @@ class Bench:
         self.machine = f"{name}{threads}, torch {torch.__version__}"
 
     def seconds(self, step: Step) -> float:
-        """One step, waited for."""
+        """Return the duration of a step, including its work on the device."""
         self._wait()
         start = time.perf_counter()
         step()
@@ -39,7 +39,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def alternate(self, steps: list[Step]) -> list[list[float]]:
-        """Seconds of every step in every round; they take turns, the first round warms up."""
+        """Time alternating steps; return seconds by step and round, without the warm-up round."""
         times: list[list[float]] = [[] for _ in steps]
         for _ in range(self.rounds + 1):
             for own, step in zip(times, steps, strict=True):
@@ -47,7 +47,7 @@ class Bench:
         return [own[1:] for own in times]
 
     def peak_mib(self, step: Step) -> float:
-        """Most memory held by tensors at once during a step, above what was there before."""
+        """Return the peak memory of tensors during a step, above that before it."""
         if self.device.type == "cuda":
             before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
@@ -65,17 +65,17 @@ class Bench:
         return peak / 2**20
 
     def resident_mib(self, step: Step) -> float:
-        """Most memory of the process during a step above what it had before; CUDA: ``peak_mib``."""
+        """Return the peak memory of the process above that before a step; CUDA: ``peak_mib``."""
         if self.device.type == "cuda":
             return self.peak_mib(step)
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier steps freed must not serve this one
+        ctypes.CDLL(None).malloc_trim(0)  # memory freed by earlier steps must not be reused
         before = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
         step()
         return (_status("VmHWM") - before) / 2**10
 
     def product_rate(self) -> float:
-        """Operations a second of a large fp32 matrix product."""
+        """Return the operations per second of a large fp32 matrix product."""
         matrix = torch.randn(4096, 4096, device=self.device)
         product = torch.empty_like(matrix)
         times = [self.seconds(lambda: torch.mm(matrix, matrix, out=product)) for _ in range(4)]
@@ -90,6 +90,6 @@ class Bench:
 
 
 def _status(key: str) -> float:
-    """A figure of this process as the kernel keeps it, in KiB."""
+    """Return a value of this process's kernel status, in KiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return float(next(line for line in lines if line.startswith(f"{key}:")).split()[1])

@@ -1,21 +1,21 @@
-"""The network's speed and memory beside its literal reference and beside peers.
+"""Speed and memory of the network against its literal reference and peers.
 
 ::
 
     python benchmarks/model.py [--quick] [--device cuda] [--part stage|peers|sizes]
 
-One JSON line a result; ``ratio`` above 1 means that ours is better. What is compared takes turns
-in one process; times are medians, ratios are medians of the rounds' ratios. Peak memory is that
-of the tensors allocated in one step, forward and backward, above what was there before.
+One JSON line per result; ``ratio`` above 1 means that ours is better. Candidates alternate in one
+process; times are medians, ratios are medians of the rounds' ratios. Peak memory is that of the
+tensors allocated in one step, forward and backward, above that before it.
 
-- ``stage``: one FE block and its FR at 96 channels, 128x128, batch 2, forward and backward, beside
-  ``tests/models/literal.py`` (the documented equations, term by term) and beside the same modules
-  written plainly: channels-first, fp32 norms, unfolded layer scale.
-- ``peers``: the trainable part at ``small`` and ``base`` beside UPerNet and Segformer of
-  segmentation_models_pytorch and torchvision's DeepLabV3, at the nearest parameter counts they
-  offer, 512x512. The peers are benchmark-only extras; what is not installed is left out.
-- ``sizes``: fp32 and half precision, eager and compiled; achieved operations a second as a share
-  of a large matrix product's in the same run.
+- ``stage``: one FE block and its FR at 96 channels, 128x128, batch 2, forward and backward, against
+  ``tests/models/literal.py`` (the documented equations, term by term) and against a plain version
+  of the same modules: channels-first, fp32 norms, unfolded layer scale.
+- ``peers``: the trainable part at ``small`` and ``base`` against UPerNet and Segformer of
+  segmentation_models_pytorch and torchvision's DeepLabV3, at the nearest parameter counts, 512x512.
+  Peers that are not installed are skipped.
+- ``sizes``: fp32 and half precision, eager and compiled; achieved operations per second as a
+  fraction of those of a large matrix product in the same run.
 """
 
 import argparse
@@ -42,29 +42,29 @@ IMAGE_PX, NUM_CLASSES = 512, 5
 
 
 def stage(bench: Bench) -> None:
-    """FE + FR beside the equations and beside plain modules."""
+    """Compare FE + FR with the equations and with plain modules."""
     torch.manual_seed(0)
     fe = FusionEnhancement(channels=96, num_heads=1, mlp_ratio=8, drop_paths=(0.0,))
     fr = FeatureRecalibration(channels=96)
     for module in (fe, fr):
         module.to(bench.device).to(memory_format=torch.channels_last)
-    x_rgb, x_str = (torch.randn(2, 96, 128, 128, device=bench.device) for _ in range(2))
-    last = [x.to(memory_format=torch.channels_last) for x in (x_rgb, x_str)]
+    x_rgb, x_structure = (torch.randn(2, 96, 128, 128, device=bench.device) for _ in range(2))
+    last = [x.to(memory_format=torch.channels_last) for x in (x_rgb, x_structure)]
 
     def ours(*x: Tensor) -> tuple[Tensor, Tensor]:
         return fr(*x, *fe(*x))
 
     def step(function: Callable[..., tuple[Tensor, Tensor]], inputs: list[Tensor]) -> Step:
         def run() -> None:
-            out_rgb, out_str = function(*(x.detach().requires_grad_() for x in inputs))
-            torch.autograd.backward([out_rgb, out_str], [inputs[0], inputs[1]])
+            out_rgb, out_structure = function(*(x.detach().requires_grad_() for x in inputs))
+            torch.autograd.backward([out_rgb, out_structure], [inputs[0], inputs[1]])
 
         return run
 
     steps = {
         "ours": step(ours, last),
-        "literal equations": step(literal_stage(fe, fr), [x_rgb, x_str]),
-        "plain modules": step(plain_stage(fe, fr), [x_rgb, x_str]),
+        "literal equations": step(literal_stage(fe, fr), [x_rgb, x_structure]),
+        "plain modules": step(plain_stage(fe, fr), [x_rgb, x_structure]),
     }
     times = dict(zip(steps, bench.alternate(list(steps.values())), strict=True))
     peaks = {name: bench.peak_mib(run) for name, run in steps.items()}
@@ -82,7 +82,7 @@ def stage(bench: Bench) -> None:
 
 
 def vsgnet(size: str, bench: Bench, recompute: bool = False) -> nn.Module:
-    """The trainable part of a named size: both CNN stems, no ViTs."""
+    """Build the trainable part of a named size: both CNN stems, no ViTs."""
     none = VitConfig(name="none")
     config = ModelConfig(size=size, rgb_vit=none, structure_vit=none, recompute=recompute)  # type: ignore[arg-type]
     network = build_network(
@@ -94,7 +94,7 @@ def vsgnet(size: str, bench: Bench, recompute: bool = False) -> nn.Module:
 def network_step(
     network: nn.Module, inputs: list[Tensor], dtype: torch.dtype, *, train: bool
 ) -> Step:
-    """Forward (and backward) on a batch; the loss is a mean of squares, the same for all."""
+    """Return a forward (and backward) pass; the loss is a mean of squares for all networks."""
     device = inputs[0].device.type
 
     def run() -> None:
@@ -110,14 +110,14 @@ def network_step(
 
 
 def batch(bench: Bench) -> list[Tensor]:
-    """Image and structure."""
+    """Return random image and structure inputs."""
     shape = (IMAGE_PX, IMAGE_PX)
     inputs = [torch.rand(bench.batch_size, c, *shape, device=bench.device) for c in (3, 4)]
     return [x.to(memory_format=torch.channels_last) for x in inputs]
 
 
 def peers(bench: Bench, sizes: list[str]) -> None:
-    """Whole networks of about the same number of parameters, in fp32."""
+    """Compare whole networks of similar numbers of parameters, in fp32."""
     inputs = batch(bench)
     for size in sizes:
         networks = {f"VSGNet {size}": (vsgnet(size, bench), inputs)}
@@ -149,7 +149,7 @@ def peers(bench: Bench, sizes: list[str]) -> None:
 
 
 def matmul_flops(bench: Bench, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product: the floor's unit."""
+    """Return the operations per second of a large matrix product."""
     side = 8192 if bench.device.type == "cuda" else 2048
     a = torch.randn(side, side, device=bench.device, dtype=dtype)
 
@@ -160,7 +160,7 @@ def matmul_flops(bench: Bench, dtype: torch.dtype) -> float:
 
 
 def sizes(bench: Bench, names: list[str], compiled: bool) -> None:
-    """Training steps in every precision, eager and compiled; share of the matrix product's rate."""
+    """Measure training steps in every precision, eager and compiled."""
     inputs = batch(bench)
     dtypes = [torch.float32, torch.bfloat16]
     if bench.device.type == "cuda":
@@ -193,7 +193,7 @@ def sizes(bench: Bench, names: list[str], compiled: bool) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, small sizes only")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

@@ -1,4 +1,4 @@
-"""What ``benchmarks/model.py`` measures beside ours."""
+"""Reference implementations and peer networks for ``benchmarks/model.py``."""
 
 from collections.abc import Callable, Iterator
 
@@ -25,7 +25,7 @@ _PEERS = {
 
 
 def peer_networks(size: str, num_classes: int) -> Iterator[tuple[str, nn.Module]]:
-    """The peers that are installed, with random weights; nothing is downloaded."""
+    """Build the installed peers with random weights; nothing is downloaded."""
     try:
         import segmentation_models_pytorch as smp
     except ImportError:
@@ -41,14 +41,14 @@ def peer_networks(size: str, num_classes: int) -> Iterator[tuple[str, nn.Module]
 
 
 class _FirstOutput(nn.Module):
-    """torchvision's networks return a dictionary."""
+    """Adapter of torchvision's networks, which return a dictionary."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, 3, H, W)`` -> logits ``(B, C, H, W)``."""
+        """Map ``(B, 3, H, W)`` to logits ``(B, C, H, W)``."""
         return self.network(x)["out"]
 
 
@@ -59,12 +59,12 @@ def _copies(module: nn.Module) -> dict[str, Tensor]:
 
 
 def literal_stage(fe: FusionEnhancement, fr: FeatureRecalibration) -> Stage:
-    """One FE block and its FR as the equations say, with the same weights."""
+    """Return an FE block and its FR as literal equations, with the same weights."""
     block, after = _copies(fe.blocks[0]), _copies(fr)
 
-    def run(x_rgb: Tensor, x_str: Tensor) -> tuple[Tensor, Tensor]:
-        f_rgb, f_str = literal.fusion_enhancement_block(block, x_rgb, x_str, 1)
-        return literal.feature_recalibration(after, x_rgb, x_str, f_rgb, f_str)
+    def run(x_rgb: Tensor, x_structure: Tensor) -> tuple[Tensor, Tensor]:
+        f_rgb, f_structure = literal.fusion_enhancement_block(block, x_rgb, x_structure, 1)
+        return literal.feature_recalibration(after, x_rgb, x_structure, f_rgb, f_structure)
 
     return run
 
@@ -81,7 +81,7 @@ def _conv(p: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
 
 
 def plain_stage(fe: FusionEnhancement, fr: FeatureRecalibration) -> Stage:
-    """The same stage as one writes it at first: library operations, channels first, no folding."""
+    """Return the same stage in plain library operations: channels first, no folding."""
     p, r = _copies(fe.blocks[0]), _copies(fr)
 
     def context(u_rgb: Tensor, u: Tensor) -> Tensor:
@@ -92,14 +92,14 @@ def plain_stage(fe: FusionEnhancement, fr: FeatureRecalibration) -> Stage:
         grid = answer.mT.unflatten(2, (7, 7))
         return F.interpolate(grid, size=u.shape[2:], mode="bilinear", align_corners=False)
 
-    def enhance(x_rgb: Tensor, x_str: Tensor) -> list[Tensor]:
-        u_rgb, u_str = _norm(p, "norm_rgb", x_rgb), _norm(p, "norm_str", x_str)
+    def enhance(x_rgb: Tensor, x_structure: Tensor) -> list[Tensor]:
+        u_rgb, u_structure = _norm(p, "norm_rgb", x_rgb), _norm(p, "norm_structure", x_structure)
         gate = "branches.structure_gate"
-        around = _conv(p, f"{gate}.gate_context", _conv(p, f"{gate}.gate", u_str))
+        around = _conv(p, f"{gate}.gate_context", _conv(p, f"{gate}.gate", u_structure))
         near = _conv(p, f"{gate}.local", u_rgb) * around
-        y = torch.cat([context(u_rgb, torch.cat([u_rgb, u_str], 1)), near], 1)
+        y = torch.cat([context(u_rgb, torch.cat([u_rgb, u_structure], 1)), near], 1)
         out = []
-        for m, x in (("rgb", x_rgb), ("str", x_str)):
+        for m, x in (("rgb", x_rgb), ("structure", x_structure)):
             x = x + p[f"out_{m}.gamma"].view(-1, 1, 1) * _conv(p, f"out_{m}", y)
             hidden = _conv(p, f"mlp_{m}.expand", _norm(p, f"mlp_norm_{m}", x))
             hidden = F.gelu(_conv(p, f"mlp_{m}.mix", hidden))
@@ -110,18 +110,27 @@ def plain_stage(fe: FusionEnhancement, fr: FeatureRecalibration) -> Stage:
     def weigh(x: list[Tensor], gates: list[Tensor]) -> list[Tensor]:
         return [gates[0] * x[0] + x[1], gates[1] * x[1] + x[0]]
 
-    def run(x_rgb: Tensor, x_str: Tensor) -> tuple[Tensor, Tensor]:
-        f = enhance(x_rgb, x_str)
-        z = torch.cat([x_rgb, x_str], 1)
+    def run(x_rgb: Tensor, x_structure: Tensor) -> tuple[Tensor, Tensor]:
+        f = enhance(x_rgb, x_structure)
+        z = torch.cat([x_rgb, x_structure], 1)
         x = weigh(
-            [x_rgb, x_str],
-            [literal.channel_gate(literal.part(r, f"channel_{m}"), z) for m in ("rgb", "str")],
+            [x_rgb, x_structure],
+            [
+                literal.channel_gate(literal.part(r, f"channel_{m}"), z)
+                for m in ("rgb", "structure")
+            ],
         )
         z = torch.cat(x, 1)
         x = weigh(
-            x, [literal.spatial_gate(literal.part(r, f"spatial_{m}"), z) for m in ("rgb", "str")]
+            x,
+            [
+                literal.spatial_gate(literal.part(r, f"spatial_{m}"), z)
+                for m in ("rgb", "structure")
+            ],
         )
         pair = torch.cat([x[0] + f[0], x[1] + f[1]], 1)
-        return tuple(_norm(r, f"norm_{m}", _conv(r, f"out_{m}", pair)) for m in ("rgb", "str"))  # type: ignore[return-value]
+        return tuple(
+            _norm(r, f"norm_{m}", _conv(r, f"out_{m}", pair)) for m in ("rgb", "structure")
+        )  # type: ignore[return-value]
 
     return run

@@ -1,4 +1,4 @@
-"""The table of the named sizes in the README: parameters and operations, counted, not measured.
+"""Table of the named sizes for docs/: parameters and operations, counted, not measured.
 
 ::
 
@@ -26,7 +26,7 @@ GFLOPs | without ViTs |"
 
 
 def count(size: str, vit: VitConfig) -> tuple[float, float, float]:
-    """Millions of trainable and frozen parameters, and GFLOPs of a forward pass."""
+    """Return millions of trainable and frozen parameters, and GFLOPs of a forward pass."""
     config = ModelConfig(size=size, rgb_vit=vit, structure_vit=vit)  # type: ignore[arg-type]
     with torch.device("meta"):
         network = build_network(
@@ -39,7 +39,7 @@ def count(size: str, vit: VitConfig) -> tuple[float, float, float]:
 
 
 def row(size: str) -> str:
-    """One line of the table."""
+    """Return one row of the table."""
     fixed = SIZES[size]
     trainable, frozen, flops = count(size, VitConfig(weights="random"))
     without = count(size, VitConfig(name="none"))[2]
@@ -50,7 +50,7 @@ def row(size: str) -> str:
 
 
 def table() -> str:
-    """The whole table, in Markdown."""
+    """Return the whole table in Markdown."""
     return "\n".join([HEADER, "|---" * HEADER.count(" | ") + "|---|", *map(row, SIZES)])
 
 
