@@ -13,7 +13,7 @@ class ValidationSchedule:
 
     @property
     def num_validations(self) -> int:
-        """Number of validations of a run that is not stopped early."""
+        """Return the number of validations of a run that is not stopped early."""
         return self.num_validations_after(0)
 
     def num_validations_after(self, epoch: int) -> int:

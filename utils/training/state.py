@@ -185,7 +185,7 @@ class TrainState:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes that are trained and scored."""
+        """Return the number of classes that are trained and scored."""
         return len(self.identity.classes)
 
     def micro_batch(self, *, is_last: bool) -> AbstractContextManager[None]:

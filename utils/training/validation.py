@@ -114,7 +114,7 @@ class Validation:
 
     @property
     def num_images(self) -> int:
-        """Number of source images that this rank scores."""
+        """Return the number of source images that this rank scores."""
         return len(self._loader.source_images)
 
     def __call__(self) -> bool:
