@@ -96,8 +96,6 @@ def test_strips_are_written_by_whole_rows_of_blocks(tmp_path: Path, monkeypatch,
         write = writer._dataset.write
 
         class Dataset:
-            count, width, height = 1, 30, 700
-
             def write(self, array: np.ndarray, window: tuple) -> None:
                 written.append((array.shape, window))
                 write(array, window=window)
@@ -150,7 +148,7 @@ def test_a_full_disk_leaves_no_file_wherever_it_strikes(tmp_path: Path, suffix: 
     path.unlink()
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        for missing in (1, 7, 100, 2000, 100_000, len(whole) - 5):
+        for missing in (1, 7, 100, 2000, 100_000, len(whole) - 20):
             resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) - missing, limits[1]))
             with pytest.raises(OSError):
                 write()
@@ -188,7 +186,7 @@ def test_a_name_may_be_as_long_as_the_system_allows(tmp_path: Path, name: str):
         writer.write(np.zeros((2, 3), np.uint8))
     assert [path.name for path in tmp_path.iterdir()] == [name]
     with atomic_path(tmp_path / name) as partial:
-        assert len(partial.with_suffix(".raw.partial").name.encode()) <= 255
+        assert len(partial.name.encode()) <= 255
         partial.touch()
 
 
