@@ -35,7 +35,7 @@ GOOD = {
     "folder.png/inside.bmp": (40, 30),
 }
 
-# Name -> what must be said of it.
+# Name -> part of the error message.
 BAD = {
     "zero_bytes.png": "cannot be read as an image",
     "zero_bytes.tif": "cannot be read as an image",

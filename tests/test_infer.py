@@ -175,11 +175,12 @@ def test_a_full_disk_leaves_no_half_written_file(run_infer, photos, tmp_path, mo
 
 
 def test_only_the_temporary_files_of_the_images_are_removed(run_infer, photos, tmp_path):
-    """What another program, or infer.py on other images, is writing there is not touched."""
+    """Files that other programs, or infer.py on other images, write there are not touched."""
     output, tail = tmp_path / "out", "0123456789ab.partial"
     ours = [
         *(f"index/.grey.png.{tail}", f"polygons/north/.b.geojson.{tail}", f".index.html.{tail}"),
         f"maps/superpixels/north/far/.c_y00000_x00000_131x40.tif.{tail}",
+        f"index/.a.jpg.png.{tail.replace('.', '.raw.')}",
     ]
     others = [f"index/.other.png.{tail}", f".model.onnx.{tail}", ".notes.partial"]
     for name in [*ours, *others]:
