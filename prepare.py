@@ -38,7 +38,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command that the command line names."""
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

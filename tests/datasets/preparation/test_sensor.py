@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from PIL import Image
 
@@ -143,6 +144,24 @@ def test_no_data_that_a_geotiff_declares(tmp_path: Path, declared: str):
     assert not np.isnan(read_raster(tmp_path / "a.tif", no_data=None)).any()
 
 
+@pytest.mark.parametrize("kind", ["int16", "uint32", "float64"])
+def test_no_data_and_masks_of_gdal(tmp_path: Path, kind: str):
+    profile = {"driver": "GTiff", "dtype": kind, "count": 1, "height": 2, "width": 3}
+    values = np.array([[100, 7, 3], [4, 5, 6]], kind)
+    values[0, 0] = 100_000 if kind != "int16" else -30_000
+    with rasterio.open(tmp_path / "a.tif", "w", nodata=7, **profile) as file:
+        file.write(values, 1)
+    expected = values.astype(float)
+    expected[0, 1] = np.nan
+    np.testing.assert_array_equal(read_raster(tmp_path / "a.tif", no_data=None), expected)
+    with rasterio.open(tmp_path / "b.tif", "w", **profile) as file:
+        file.write(values, 1)
+        file.write_mask(values != 5)
+    expected = values.astype(float)
+    expected[1, 1] = np.nan
+    np.testing.assert_array_equal(read_raster(tmp_path / "b.tif", no_data=None), expected)
+
+
 def test_import_errors_are_one_sentence(data_root: Path, tmp_path: Path):
     tile_set = open_tile_set(data_root)
     first = tmp_path / next(iter(tile_set.tiles))
@@ -171,9 +190,9 @@ def test_import_errors_are_one_sentence(data_root: Path, tmp_path: Path):
 def test_a_sensor_that_is_not_there_says_how_to_import_it(data_root: Path, tmp_path: Path):
     config = make_config(data_root, tmp_path, "structure.modalities=[superpixels,lidar]")
     sentence = (
-        "structure.modalities names 'lidar', which is neither a generator (these are superpixels, sam, "
-        f"depth_anything) nor a sensor in {data_root}; import it with prepare.py sensor --data "
-        f"{data_root} --name lidar --rasters FOLDER"
+        "structure.modalities names 'lidar', which is neither a generator (these are superpixels, "
+        f"sam, depth_anything) nor a sensor in {data_root}; import it with prepare.py sensor "
+        f"--data {data_root} --name lidar --rasters FOLDER"
     )
     with refused(MissingDataError, sentence):
         check_structure(open_tile_set(data_root), config.structure, ["val"])
