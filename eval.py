@@ -61,11 +61,11 @@ def evaluate_split(
     spread = SpreadRows(encoder, num_tiles, NUM_PANEL_ROWS if dist.is_main else 0, CELL_PX)
     worst = WorstRows(encoder, NUM_PANEL_ROWS, CELL_PX, setup.left_out)
 
-    def observe(batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
+    def show(batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
         spread.add(batch, prediction)
         worst.add(batch, prediction, confusion)
 
-    findings, worst_rows = measure(setup, split, dist, observe), worst.gather(dist)
+    findings, worst_rows = measure(setup, split, dist, show), worst.gather(dist)
     if not dist.is_main:
         return
     write_report(

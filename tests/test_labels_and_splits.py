@@ -1,4 +1,4 @@
-"""Which labels are trained on and scored, and of which split: full or eroded, hidden, another."""
+"""Labels and splits of training and scoring: full or eroded, hidden, those of another set."""
 
 import json
 import shutil
@@ -10,8 +10,8 @@ from datasets.loaders import build_eval_loader, build_train_loader
 from datasets.rasters import write_raster
 from datasets.tile_set import open_tile_set
 from eval import evaluate_split
-from tests.conftest import make_config, single_process
-from tests.test_train import NO_VIT, run_to_the_end
+from tests.conftest import make_config, single_process, train_briefly
+from tests.test_train import NO_VIT
 from train import build_run
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.evaluation.morphology import erode
@@ -39,7 +39,20 @@ def eroded(data_root, tmp_path):
     return root
 
 
-def shares_ignored(loader):
+@pytest.fixture(scope="module")
+def trained(data_root, tmp_path_factory):
+    """A checkpoint without ViTs."""
+    config = make_config(data_root, tmp_path_factory.mktemp("runs"), *NO_VIT)
+    return load_checkpoint(train_briefly(config))
+
+
+def report_of(trained, root, output, kind):
+    config = make_config(root, output, f"eval.labels={kind}", *NO_VIT)
+    evaluate_split(trained, config, "test", output / kind, single_process())
+    return json.loads((output / kind / "report.json").read_text())
+
+
+def ignored_fractions(loader):
     return [float((batch.target == 255).float().mean()) for batch in loader]
 
 
@@ -51,44 +64,30 @@ def test_training_and_scoring_take_the_labels_asked_for(eroded, tmp_path):
         config = make_config(eroded, tmp_path, *whole, *kinds)
         half = {"full": 0.0, "eroded": 0.5}
         loader, _ = build_train_loader(config, tile_set, single_process())
-        assert shares_ignored(loader) == [half[train]] * 3
+        assert ignored_fractions(loader) == [half[train]] * 3
         labels = plan_split_labels(tile_set, "val", score).read
         loader = build_eval_loader(config, tile_set, "val", single_process(), labels)
-        assert shares_ignored(loader) == [half[score]] * 3
+        assert ignored_fractions(loader) == [half[score]] * 3
 
 
-def test_the_report_names_labels_and_split_and_counts_what_is_scored(eroded, tmp_path):
-    run = run_to_the_end(make_config(eroded, tmp_path, "eval.labels=eroded", *NO_VIT))
-    checkpoint, tile_set = load_checkpoint(run.folder / "best.pth"), open_tile_set(eroded)
-    pixels = {}
-    for kind in ("full", "eroded"):
-        config = make_config(eroded, tmp_path, f"eval.labels={kind}", *NO_VIT)
-        evaluate_split(checkpoint, config, "test", tmp_path / kind, single_process())
-        report = json.loads((tmp_path / kind / "report.json").read_text())
-        assert (
-            report["header"]["labels"]
-            == {
-                "full": "full",
-                "eroded": "eroded, as published with the data set",
-            }[kind]
-        )
+def test_report_names_labels_and_split_and_counts_what_is_scored(trained, eroded, tmp_path):
+    tile_set, pixels = open_tile_set(eroded), {}
+    names = {"full": "full", "eroded": "eroded, as published with the data set"}
+    for kind, name in names.items():
+        report = report_of(trained, eroded, tmp_path, kind)
+        assert report["header"]["labels"] == name
         assert report["header"]["lists"] == f"synthetic, SHA-256 {tile_set.split_sha256}"
         pixels[kind] = np.sum(report["confusion"])
     assert pixels["full"] == 2 * pixels["eroded"] == 2 * 96 * 96
-    assert checkpoint.identity.split == {"name": "synthetic", "sha256": tile_set.split_sha256}
+    assert trained.identity.split == {"name": "synthetic", "sha256": tile_set.split_sha256}
 
 
-def test_eroded_labels_that_a_set_lacks_are_made_and_full_ones_are_not(eroded, tmp_path):
-    run = run_to_the_end(make_config(eroded, tmp_path, *NO_VIT))
-    checkpoint, tile_set = load_checkpoint(run.folder / "best.pth"), open_tile_set(eroded)
-
-    def report(kind):
-        config = make_config(eroded, tmp_path, f"eval.labels={kind}", *NO_VIT)
-        evaluate_split(checkpoint, config, "test", tmp_path / kind, single_process())
-        return json.loads((tmp_path / kind / "report.json").read_text())
-
+def test_missing_eroded_labels_are_computed_and_missing_full_ones_are_not(
+    trained, eroded, tmp_path
+):
+    tile_set = open_tile_set(eroded)
     tile_set.target_path(tile_set.split("test")[1], "eroded").unlink()
-    made = report("eroded")  # of all tiles, never a mixture
+    made = report_of(trained, eroded, tmp_path, "eroded")  # of all tiles, never a mixture
     assert made["header"]["labels"] == "eroded, computed from the full ones with a disc of 3 px"
     targets = [erode(tile_set.read_target(tile_id)) for tile_id in tile_set.split("test")]
     assert made["num_pixels"] == sum(int((target != 255).sum()) for target in targets)
@@ -97,13 +96,13 @@ def test_eroded_labels_that_a_set_lacks_are_made_and_full_ones_are_not(eroded, t
     change(eroded, labels=["eroded"])
     last = tile_set.split("test")[1]
     write_raster(tile_set.target_path(last, "eroded"), targets[1])
-    own = report("eroded")
+    own = report_of(trained, eroded, tmp_path, "eroded")
     assert own["header"]["labels"] == "eroded, as published with the data set"
     assert own["boundaries"]["iou"] is None
     names = [protocol["name"] for protocol in own["impossible_protocols"]]
     assert names == ["VSGNet config", "all classes"]
     with pytest.raises(MissingDataError, match="has no full labels, only eroded; prepare it"):
-        report("full")
+        report_of(trained, eroded, tmp_path, "full")
 
 
 def test_labels_that_are_not_there_are_one_sentence_before_anything_is_written(data_root, tmp_path):
@@ -134,8 +133,7 @@ def test_hidden_labels_are_not_scored(data_root, tmp_path):
         build_eval_loader(config, open_tile_set(root), "test", single_process(), ["full"])
 
 
-def test_another_split_of_the_same_set_is_refused_with_both_sides(data_root, tmp_path):
-    run = run_to_the_end(make_config(data_root, tmp_path, *NO_VIT))
+def test_another_split_of_the_same_set_is_refused_with_both_sides(trained, data_root, tmp_path):
     root = tmp_path / "scenes"
     shutil.copytree(data_root, root)
     train, val = root / "splits" / "train.txt", root / "splits" / "val.txt"
@@ -145,15 +143,14 @@ def test_another_split_of_the_same_set_is_refused_with_both_sides(data_root, tmp
     change(root, split={"name": "mine", "source": "here", "unlabelled": []})
     then, now = (open_tile_set(each).split_sha256[:8] for each in (data_root, root))
     both = rf"'synthetic' \({then}\) of synthetic, {root} has 'mine' \({now}\), so images may"
-    checkpoint = load_checkpoint(run.folder / "best.pth")
     config = make_config(root, tmp_path / "other", *NO_VIT)
     with pytest.raises(DataError, match=both):
-        evaluate_split(checkpoint, config, "val", tmp_path / "out", single_process())
+        evaluate_split(trained, config, "val", tmp_path / "out", single_process())
     shutil.move(data_root, tmp_path / "away")
     try:
         shutil.copytree(root, data_root)
         with pytest.raises(DataError, match=both.replace(str(root), str(data_root))):
-            build_run(make_config(data_root, tmp_path, *NO_VIT), single_process())
+            build_run(make_config(data_root, trained.path.parents[1], *NO_VIT), single_process())
     finally:
         shutil.rmtree(data_root)
         shutil.move(tmp_path / "away", data_root)

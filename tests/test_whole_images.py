@@ -91,8 +91,8 @@ def cut(root, tree, tile_size_px=None, overlap_px=0):
     return open_tile_set(root)
 
 
-def canvases(tile_set, split, *overrides, dist=None, look=None):
-    """What the pointwise network makes of every unit, and the findings."""
+def assemble(tile_set, split, *overrides, dist=None, on_tile=None):
+    """The assembled images of the pointwise network by source, and their measurements."""
     dist = dist or single_process()
     config = make_config(tile_set.root, tile_set.root.parent, OFF, *overrides)
     labels = plan_split_labels(tile_set, split, config.eval.labels, KINDS)
@@ -102,9 +102,9 @@ def canvases(tile_set, split, *overrides, dist=None, look=None):
     sources = {tile_set.tiles[tile_id].source for tile_id in tile_set.split(split)}
     measurements, found = Measurements(tile_set.classes, sources, labels), []
 
-    def add(canvas):
-        measurements.add(canvas)
-        found.append(canvas)
+    def add(assembled):
+        measurements.add(assembled)
+        found.append(assembled)
 
     evaluate(
         predictor,
@@ -112,15 +112,15 @@ def canvases(tile_set, split, *overrides, dist=None, look=None):
         labels,
         NUM_CLASSES,
         dist,
-        look,
-        on_unit=add,
+        on_tile,
+        on_image=add,
         on_strip=measurements.add_strip,
     )
-    return sorted(found, key=lambda canvas: canvas.source), measurements
+    return sorted(found, key=lambda assembled: assembled.source), measurements
 
 
 def assert_same(ours, theirs):
-    """Predictions and targets of every unit, and all that is measured of them."""
+    """Compare predictions and targets of every image, and all that is measured of them."""
     for one, other in zip(ours[0], theirs[0], strict=True):
         assert one.source == other.source
         assert torch.equal(one.prediction, other.prediction), one.source
@@ -147,26 +147,26 @@ def test_tiles_stitched_are_the_image_at_once(tmp_path, seed):
     windows = (f"eval.window_px={rng.randint(32, 80)}", f"eval.overlap_px={rng.randint(0, 31)}")
     for split in ("train", "val"):
         assert len(tiles.split(split)) > len(whole.split(split)) == len(SIZES)
-        at_once = canvases(whole, split, "eval.window_px=1000")
-        assert_same(canvases(tiles, split, *windows), at_once)
-        for canvas, size in zip(at_once[0], SIZES, strict=True):
-            assert canvas.prediction.shape == size
-            image = whole.read_image(canvas.source)
+        at_once = assemble(whole, split, "eval.window_px=1000")
+        assert_same(assemble(tiles, split, *windows), at_once)
+        for assembled, size in zip(at_once[0], SIZES, strict=True):
+            assert assembled.prediction.shape == size
+            image = whole.read_image(assembled.source)
             logits = Pointwise()(torch.from_numpy(image).movedim(-1, 0)[None] / 255, None)[0]
-            assert torch.equal(canvas.prediction, logits.argmax(0).to(torch.uint8))
-            expected = erode(canvas.targets["full"].numpy())
-            np.testing.assert_array_equal(canvas.targets["eroded"], expected)
+            assert torch.equal(assembled.prediction, logits.argmax(0).to(torch.uint8))
+            expected = erode(assembled.targets["full"].numpy())
+            np.testing.assert_array_equal(assembled.targets["eroded"], expected)
 
 
 def test_a_tile_by_itself_is_scored_with_its_own_borders(tmp_path):
     tiles = cut(tmp_path / "tiles", write_tree(tmp_path / "tree", SIZES[:2]), 40, 20)
-    units, _ = canvases(tiles, "train", "eval.unit=tile")
-    assert len(units) == len(tiles.split("train"))
-    for canvas in units:
-        eroded = erode(canvas.targets["full"].numpy())
-        np.testing.assert_array_equal(canvas.targets["eroded"], eroded)
-    sources, _ = canvases(tiles, "train")
-    pixels = [sum(int(c.confusions["full"].sum()) for c in each) for each in (units, sources)]
+    images, _ = assemble(tiles, "train", "eval.unit=tile")
+    assert len(images) == len(tiles.split("train"))
+    for assembled in images:
+        eroded = erode(assembled.targets["full"].numpy())
+        np.testing.assert_array_equal(assembled.targets["eroded"], eroded)
+    sources, _ = assemble(tiles, "train")
+    pixels = [sum(int(c.confusions["full"].sum()) for c in each) for each in (images, sources)]
     assert pixels[0] > pixels[1] == sum(int((c.targets["full"] != 255).sum()) for c in sources)
 
 
@@ -174,35 +174,37 @@ def test_what_no_tile_covers_is_ignored(tmp_path):
     """A part of the split's tiles, as if the others had been filtered."""
     tree = write_tree(tmp_path / "tree", [(140, 150)])
     tiles, whole = cut(tmp_path / "tiles", tree, 40, 10), cut(tmp_path / "whole", tree)
-    ((complete,), _) = canvases(whole, "train")
+    ((complete,), _) = assemble(whole, "train")
     rng = random.Random(0)
     for _ in range(5):
         kept = sorted(rng.sample(tiles.split("train"), 7))
         (tiles.root / "splits" / "train.txt").write_text("\n".join(kept))
         part = open_tile_set(tiles.root)
-        ((canvas,), _) = canvases(part, "train", "eval.labels=full")
+        ((assembled,), _) = assemble(part, "train", "eval.labels=full")
         covered = np.zeros((140, 150), bool)
         places = [part.tiles[tile_id] for tile_id in kept]
         for p in places:
             covered[p.top_px : p.top_px + p.height_px, p.left_px : p.left_px + p.width_px] = True
         top, left = (min(getattr(p, key) for p in places) for key in ("top_px", "left_px"))
-        height, width = canvas.prediction.shape
+        height, width = assembled.prediction.shape
         box = (slice(top, top + height), slice(left, left + width))
         assert covered.sum() == covered[box].sum()
         expected = np.where(covered[box], complete.targets["full"][box], 255)
-        np.testing.assert_array_equal(canvas.targets["full"], expected)
-        assert torch.equal(canvas.prediction[covered[box]], complete.prediction[box][covered[box]])
-        assert canvas.confusions["full"].sum() == (expected != 255).sum()
+        np.testing.assert_array_equal(assembled.targets["full"], expected)
+        assert torch.equal(
+            assembled.prediction[covered[box]], complete.prediction[box][covered[box]]
+        )
+        assert assembled.confusions["full"].sum() == (expected != 255).sum()
 
 
 def test_every_tile_is_looked_at_once_as_it_was_scored(tmp_path):
     """Blended, and with eroded labels made over the whole source image."""
     tiles = cut(tmp_path / "tiles", write_tree(tmp_path / "tree", SIZES[:3]), 40, 20)
     seen = []
-    units, _ = canvases(
-        tiles, "train", "eval.labels=eroded", look=lambda *given: seen.append(given)
+    images, _ = assemble(
+        tiles, "train", "eval.labels=eroded", on_tile=lambda *given: seen.append(given)
     )
-    unit_of = {canvas.source: canvas for canvas in units}
+    assembled_of = {assembled.source: assembled for assembled in images}
     assert sorted(batch.tile_ids[0] for batch, _, _ in seen) == sorted(tiles.split("train"))
     for batch, prediction, confusion in seen:
         place = tiles.tiles[batch.tile_ids[0]]
@@ -210,9 +212,9 @@ def test_every_tile_is_looked_at_once_as_it_was_scored(tmp_path):
             slice(place.top_px, place.top_px + place.height_px),
             slice(place.left_px, place.left_px + place.width_px),
         )
-        canvas = unit_of[place.source]
-        assert torch.equal(prediction, canvas.prediction[window])
-        assert torch.equal(batch.target[0], canvas.targets["eroded"][window])
+        assembled = assembled_of[place.source]
+        assert torch.equal(prediction, assembled.prediction[window])
+        assert torch.equal(batch.target[0], assembled.targets["eroded"][window])
         assert confusion.sum() == (batch.target != 255).sum()
         image = tiles.read_image(place.id)
         np.testing.assert_array_equal(batch.image[0].movedim(0, -1), image)
@@ -221,7 +223,7 @@ def test_every_tile_is_looked_at_once_as_it_was_scored(tmp_path):
 @pytest.mark.parametrize("num_ranks", [2, 3, 9])
 def test_a_source_image_is_on_one_rank_and_the_sum_is_the_same(tmp_path, num_ranks):
     tiles = cut(tmp_path / "tiles", write_tree(tmp_path / "tree", SIZES), 40, 20)
-    alone, measured = canvases(tiles, "train")
+    alone, measured = assemble(tiles, "train")
     ranks = [
         SimpleNamespace(
             rank=rank,
@@ -232,9 +234,9 @@ def test_a_source_image_is_on_one_rank_and_the_sum_is_the_same(tmp_path, num_ran
         )
         for rank in range(num_ranks)
     ]
-    parts = [canvases(tiles, "train", dist=rank) for rank in ranks]
-    names = [canvas.source for canvas in alone]
-    assert sorted(c.source for units, _ in parts for c in units) == names
+    parts = [assemble(tiles, "train", dist=rank) for rank in ranks]
+    names = [assembled.source for assembled in alone]
+    assert sorted(c.source for images, _ in parts for c in images) == names
     for kind in KINDS:
         total = sum(part._confusions[kind] for _, part in parts)
         assert torch.equal(total, measured._confusions[kind])
@@ -250,10 +252,10 @@ def test_tiles_that_disagree_about_a_pixel_are_one_sentence(tmp_path):
     write_raster(tiles.target_path(tile_id), np.where(target < 255, 3 - target, 255).astype("u1"))
     with pytest.raises(
         DataError,
-        match=rf"tile '{tile_id}' and others of the source image 'train0' disagree about \d+ "
-        r"pixels that they share \(full labels\); prepare the data set again",
+        match=rf"tile '{tile_id}' and other tiles of the source image 'train0' disagree on \d+ "
+        r"shared pixels \(full labels\); prepare the data set again",
     ):
-        canvases(tiles, "train")
+        assemble(tiles, "train")
 
 
 def test_a_tile_of_another_size_than_the_table_says_is_one_sentence(tmp_path):
@@ -261,4 +263,4 @@ def test_a_tile_of_another_size_than_the_table_says_is_one_sentence(tmp_path):
     table = tiles.root / "tiles.csv"
     table.write_text(table.read_text().replace("40,40", "40,39", 1))
     with pytest.raises(DataError, match=r"is \(40, 40\) and tiles.csv says \(40, 39\) \(height, w"):
-        canvases(open_tile_set(tiles.root), "train")
+        assemble(open_tile_set(tiles.root), "train")

@@ -11,7 +11,6 @@ from datasets.dataset import Batch
 from datasets.encodings import StructureEncoder
 from datasets.loaders import build_eval_loader, check_structure
 from datasets.tile_set import TileSet, open_tile_set
-from utils.training.checkpoint import load_network
 from models.vsgnet import VSGNet
 from utils.distributed import DistContext
 from utils.errors import DataError
@@ -24,7 +23,7 @@ from utils.evaluation.protocols import (
     protocols_of,
 )
 from utils.precision import Precision
-from utils.training.checkpoint import Checkpoint, check_split
+from utils.training.checkpoint import Checkpoint, check_split, load_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ def measure(
     setup: EvaluationSetup,
     split: str,
     dist: DistContext,
-    observe: Callable[[Batch, Tensor, Tensor], None] | None = None,
+    on_tile: Callable[[Batch, Tensor, Tensor], None] | None = None,
 ) -> Findings:
     """Predict and score a split. Call on all ranks.
 
@@ -103,7 +102,7 @@ def measure(
         setup: network and data set.
         split: name of the split.
         dist: this process.
-        observe: called with each tile of this rank, its prediction and its confusion matrix.
+        on_tile: called with each tile of this rank, its prediction and its confusion matrix.
     """
     tile_set, config = setup.tile_set, setup.config
     classes, kinds = tile_set.classes, {p.labels for p in protocols_of(tile_set.classes)}
@@ -116,7 +115,7 @@ def measure(
         labels,
         len(classes),
         dist,
-        observe,
+        on_tile,
         on_image=measurements.add,
         on_strip=measurements.add_strip,
     )
