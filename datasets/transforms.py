@@ -95,7 +95,7 @@ class Geometry:
             if name in PHOTOS:
                 part = _resize_photo(part, size)
             elif name in self.value_stores:
-                levels = torch.from_numpy(part.astype(np.int32)).unsqueeze(0)
+                levels = torch.from_numpy(part.astype(np.float32)).unsqueeze(0)
                 part = resize_levels(levels, size)[0].numpy().astype(part.dtype)
             else:
                 part = resize_array_nearest(part, size)

@@ -48,7 +48,7 @@ def resize_levels(levels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize value levels like an image, weighted by validity.
 
     Args:
-        levels: ``(N, H, W)`` int, 0 = no data.
+        levels: ``(N, H, W)`` whole numbers, 0 = no data.
         size: height and width of the result.
 
     Returns:
@@ -57,7 +57,7 @@ def resize_levels(levels: Tensor, size: tuple[int, int]) -> Tensor:
     if size == levels.shape[-2:]:
         return levels
     mean = resize(levels.float().unsqueeze(1), size)
-    if not levels.all():
+    if levels.min() == 0:  # faster than levels.all()
         valid = resize((levels > 0).float().unsqueeze(1), size)
         mean = torch.where(valid >= 0.5, mean / valid.clamp(min=1e-6), 0)
     return mean.round().squeeze(1).to(levels.dtype)
