@@ -33,7 +33,7 @@ COMMANDS = {
     "folder": ("any folder of images and masks", folder),
     "synthetic": ("procedurally drawn scenes, for the demo", synthetic),
     "sensor": ("rasters of a real sensor, as a modality", sensor),
-    "check": ("is a prepared data set sound?", check),
+    "check": ("verification of a prepared data set", check),
 }
 
 
