@@ -41,8 +41,8 @@ def write_attribution(
     """
     write_png(folder / "attribution.png", _chart(findings, classes))
     write_text(folder / "attribution.csv", _csv(findings, classes))
-    figures = {"header": header, **_figures(findings, classes)}
-    write_json(folder / "attribution.json", to_json(figures))
+    content = {"header": header, **_content(findings, classes)}
+    write_json(folder / "attribution.json", to_json(content))
 
 
 def attribution_text(findings: Attribution, classes: Sequence[str]) -> str:
@@ -206,7 +206,7 @@ def _csv(findings: Attribution, classes: Sequence[str]) -> str:
     return csv_text([*keys, "changed_pixels", "unmeasured"], rows)
 
 
-def _figures(findings: Attribution, classes: Sequence[str]) -> dict[str, Any]:
+def _content(findings: Attribution, classes: Sequence[str]) -> dict[str, Any]:
     """Return everything in ``attribution.json`` below the header."""
     ends = (math.nan, math.nan) if findings.intervals is None else findings.intervals.miou
     settings = {"level": LEVEL, "draws": NUM_DRAWS, "seed": SEED}

@@ -84,7 +84,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     )
     write_text(folder / "compare.html", page)
     write_png(folder / "compare.png", chart)
-    write_json(folder / "compare.json", to_json(_figures(comparison)))
+    write_json(folder / "compare.json", to_json(_content(comparison)))
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -199,7 +199,7 @@ def difference_picture(comparison: Comparison) -> np.ndarray:
     return difference_chart([panel], comparison.rows, title, level=LEVEL).pixels()
 
 
-def _figures(comparison: Comparison) -> dict[str, Any]:
+def _content(comparison: Comparison) -> dict[str, Any]:
     """Return the content of ``compare.json``."""
     runs = []
     for setting, found in zip(comparison.settings, comparison.samples, strict=True):

@@ -118,20 +118,22 @@ def write_report(
     if spread:
         write_png(folder / "predictions.png", prediction_panel(spread, classes, palette))
     write_text(folder / "per_class.csv", csv_text(list(rows[0]), rows))
-    entries = [
-        {"name": name, "color": list(color), **{k: v for k, v in row.items() if k != "class"}}
-        for name, color, row in zip(classes, palette, rows, strict=True)
-    ]
-    write_json(
-        folder / "report.json",
-        to_json({"header": header, **_figures(findings, classes, entries, cost)}),
-    )
+    content = {"header": header, **_content(findings, rows, palette, cost)}
+    write_json(folder / "report.json", to_json(content))
 
 
-def _figures(
-    findings: Findings, classes: Sequence[str], entries: Sequence[dict[str, Any]], cost: Cost | None
+def _content(
+    findings: Findings,
+    rows: Sequence[dict[str, Any]],
+    palette: Sequence[tuple[int, int, int]],
+    cost: Cost | None,
 ) -> dict[str, Any]:
-    """Return everything in ``report.json`` below the header."""
+    """Return everything in ``report.json`` below the header; ``rows`` are those of the CSV file."""
+    classes = [row["class"] for row in rows]
+    entries = [
+        {"name": row["class"], "color": color, **{k: v for k, v in row.items() if k != "class"}}
+        for row, color in zip(rows, palette, strict=True)
+    ]
     return {
         **_means(findings.scores),
         "num_pixels": sum(findings.scores.support),
