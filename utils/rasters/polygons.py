@@ -1,7 +1,6 @@
 """Polygons of the classes of a label map as a GeoJSON file (RFC 7946)."""
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,7 +11,6 @@ from xml.sax.saxutils import escape
 import numpy as np
 import rasterio
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import shapes
 from rasterio.io import DatasetReader
 from rasterio.warp import transform
@@ -125,8 +123,7 @@ def _open_map(path: Path, size: tuple[int, int]) -> Iterator[DatasetReader]:
         f"<PixelOffset>1</PixelOffset><LineOffset>{width}</LineOffset>"
         "</VRTRasterBand></VRTDataset>"
     )
-    with gdal_settings(GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE="ALL"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with gdal_settings(GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE="ALL"):
         with rasterio.open(description) as dataset:
             yield dataset
 

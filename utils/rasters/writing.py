@@ -7,7 +7,6 @@ written; an error leaves nothing, a kill a ``.partial`` file.
 import errno
 import os
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetWriter
 
 from utils.errors import ConfigError
@@ -120,6 +119,7 @@ class _PngWriter(RasterWriter):
         self._num_rows += len(rows)
 
     def finish(self) -> None:
+        """Write the end of the file."""
         self._chunk(b"IDAT", self._compressor.flush())
         self._chunk(b"IEND", b"")
 
@@ -184,12 +184,10 @@ def open_writer(
 
 @contextmanager
 def _tiff_errors(path: Path) -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            yield
-        except RasterioError as error:
-            raise OSError(f"{path} could not be written ({error.__cause__ or error})") from error
+    try:
+        yield
+    except RasterioError as error:
+        raise OSError(f"{path} could not be written ({error.__cause__ or error})") from error
 
 
 def _create_tiff(path: Path, size: Size, bands: int) -> DatasetWriter:
