@@ -1,6 +1,7 @@
 """Contact sheets: a few images of a data set beside renderings of their structure maps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,18 @@ import torch
 
 from configs.schema import StructureConfig
 from datasets.encodings import mean_color
-from datasets.structure_maps import SHEET, map_path, read_map, store_folder
+from datasets.structure_maps import (
+    SHEET,
+    holds_values,
+    map_path,
+    read_manifest,
+    read_map,
+    store_folder,
+)
 from datasets.tile_set import TileSet
+from utils.errors import UserError
 from utils.files import write_png
-from utils.visualization.colors import colorize_segments, colorize_values, draw_boundaries
+from utils.visualization.colors import colorize, colorize_segments, colorize_values, draw_boundaries
 from utils.visualization.panels import Cell, contact_sheet
 
 NUM_ROWS = 4
@@ -68,6 +77,46 @@ def _draw_sheet(path: Path, tile_set: TileSet, columns: list[tuple[str, Path, Dr
         rows.append([Cell(picture=image), *cells])
     titles = ["image", *(title for title, _, _ in columns)]
     write_png(path, contact_sheet(rows, titles, chosen))
+
+
+def draw_data_sheet(
+    path: Path, tile_set: TileSet, tile_ids: Sequence[str], stores: Sequence[str]
+) -> None:
+    """Draw a few tiles beside their targets and structure maps; unreadable ones stay empty.
+
+    Args:
+        path: PNG file; not written without a tile.
+        tile_set: the data set.
+        tile_ids: tiles with a readable image.
+        stores: names of the stores to show.
+    """
+    chosen = tile_ids[:: -(-len(tile_ids) // NUM_ROWS)] if tile_ids else []
+    rows = []
+    for tile_id in chosen:
+        image = tile_set.read_image(tile_id)
+        cells: list[Cell | None] = [Cell(picture=image)]
+        cells += [_target(tile_set, tile_id, kind) for kind in tile_set.label_kinds]
+        cells += [_map(tile_set, tile_id, image, store) for store in stores]
+        rows.append(cells)
+    if rows:
+        titles = ["image", *(f"{kind} labels" for kind in tile_set.label_kinds), *stores]
+        key = [*zip(tile_set.classes, tile_set.palette, strict=True), ("ignored", (0, 0, 0))]
+        write_png(path, contact_sheet(rows, titles, chosen, key=key))
+
+
+def _target(tile_set: TileSet, tile_id: str, kind: str) -> Cell | None:
+    with suppress(UserError):
+        target = tile_set.read_target(tile_id, kind)
+        return Cell(picture=colorize(target, tile_set.palette), smooth=False)
+    return None
+
+
+def _map(tile_set: TileSet, tile_id: str, image: np.ndarray, store: str) -> Cell | None:
+    folder = store_folder(tile_set.root, store)
+    with suppress(UserError):
+        draw = _values if holds_values(read_manifest(folder)[0].generator) else _segments
+        return draw(image, read_map(map_path(folder, tile_id)))
+    return None
 
 
 def _segments(image: np.ndarray, ids: np.ndarray) -> Cell:

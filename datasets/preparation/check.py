@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configs.schema import GENERATORS, IGNORE_INDEX
+from datasets.contact_sheets import draw_data_sheet
 from datasets.preparation.pipeline import Summary
 from datasets.preparation.writer import partial_folder
 from datasets.rasters import Kind, open_raster
@@ -77,6 +78,7 @@ class TileFacts:
 
     image_sha256: str | None  # of the image file, if it is readable and has more than one colour
     counts: np.ndarray | None  # (256,) int64 pixels of every label value; None: no readable label
+    flat: tuple[str, ...]  # stores whose map of this tile has one value
     findings: list[Finding]
 
 
@@ -134,7 +136,7 @@ class Report:
 def add_arguments(add: Callable[..., Any]) -> None:
     """Add the arguments of ``prepare.py check``."""
     add("--data", type=Path, required=True, help="a prepared data set, data/NAME")
-    add("--output", type=Path, help="folder for check.json; default: DATA/check")
+    add("--output", type=Path, help="folder for check.json and check.png; default: DATA/check")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -144,16 +146,20 @@ def run(args: argparse.Namespace) -> None:
         MissingDataError, DataError: the data set cannot be opened, or has faults.
     """
     report = check_tile_set(_open(args.data))
-    path = (args.output or args.data / "check") / "check.json"
+    folder = args.output or args.data / "check"
+    path = folder / "check.json"
     summary = report.summary()
     write_json(path, summary)
+    readable = [tile_id for tile_id, facts in report.tiles.items() if facts.image_sha256]
+    stores = [store.name for store in report.stores]
+    draw_data_sheet(folder / "check.png", report.tile_set, readable, stores)
     print(format_summary(summary), end="\n\n")
     number = sum(map(len, summary["faults"].values()))
     if number:
         raise DataError(
             f"{args.data} has {number} fault{'s' if number > 1 else ''}; all are listed in {path}"
         )
-    print(f"no fault found; see {path}")
+    print(f"no fault found; see {path} and {folder / 'check.png'}")
 
 
 def _open(root: Path) -> TileSet:
@@ -185,6 +191,7 @@ def check_tile_set(tile_set: TileSet) -> Report:
         findings += facts.findings
     findings += [*_check_histogram(tile_set, tiles, hidden)]
     findings += [*_find_duplicates(tile_set, tiles)]
+    findings += [*_check_flat(stores, tiles)]
     findings += [*_find_unexpected_files(tile_set, stores, kinds)]
     return Report(tile_set=tile_set, stores=stores, tiles=tiles, findings=findings)
 
@@ -213,10 +220,10 @@ def _examine_tile(
             text = f"{path} changed after its map in {store.folder} was made; run "
             text += f"{maker(store.recipe.generator)} again"
             findings.append(Finding("maps of changed images", text))
-        _check_map(tile_set, store, tile_id, findings)
+    flat = tuple(s.name for s in stores if _check_map(tile_set, s, tile_id, findings))
     if image is not None and (image == image[0, 0]).all():
         sha256 = None  # tiles of one colour are no duplicates
-    return TileFacts(image_sha256=sha256, counts=counts.get("full"), findings=findings)
+    return TileFacts(image_sha256=sha256, counts=counts.get("full"), flat=flat, findings=findings)
 
 
 def _read(
@@ -252,21 +259,33 @@ def _check_values(tile_set: TileSet, path: Path, counts: np.ndarray) -> Iterator
 
 def _check_map(
     tile_set: TileSet, store: StoreRecord, tile_id: str, findings: list[Finding]
-) -> None:
-    """Read the map of a tile and compare it with the manifest of its store."""
+) -> bool:
+    """Compare the map of a tile with the manifest of its store; return True if it is flat."""
     path, again = map_path(store.folder, tile_id), f"run {maker(store.recipe.generator)} again"
     if tile_id not in store.sources or not path.is_file():
         where = "no map" if tile_id in store.sources else "no map in its manifest"
         findings.append(
             Finding("missing maps", f"{store.folder}: '{tile_id}' has {where}; {again}")
         )
-        return None
+        return False
     levels = _read(tile_set, tile_id, path, "16-bit", again, findings)
     made_alike = read_facts(store.folder, tile_id, store.sources[tile_id], store.recipe)
     if levels is not None and made_alike is None:
         text = f"{path} was made from another image or with other settings than its manifest "
         text += f"records; delete it and {again}"
         findings.append(Finding("maps that differ from their manifest", text))
+    return levels is not None and bool((levels == levels[0, 0]).all())
+
+
+def _check_flat(stores: Iterable[StoreRecord], tiles: Mapping[str, TileFacts]) -> Iterator[Finding]:
+    """Report maps of one value: a warning, and a fault if they are more than half of a store."""
+    for store in stores:
+        flat = [tile_id for tile_id, facts in tiles.items() if store.name in facts.flat]
+        if flat:
+            text = f"{store.folder}: {len(flat)} of {len(tiles)} maps have a single value (first: "
+            text += f"'{flat[0]}'); look at them, or change the settings of the generator and run "
+            text += f"{maker(store.recipe.generator)} again"
+            yield Finding("maps without structure", text, is_fault=2 * len(flat) > len(tiles))
 
 
 def _check_lists(tile_set: TileSet) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from tests.datasets.broken import (
     write_eroded,
     write_store,
 )
+from utils.files import read_rgb
 
 NO_WATER = "warning: no training pixel is of class 'water'"
 
@@ -64,6 +65,20 @@ def test_a_sound_set_has_no_fault_and_the_right_numbers(toy):
     assert splits["val"]["class_weights"] == (0.75, 1.0, 3.0)
 
 
+@pytest.mark.parametrize(("share", "is_fault"), [(0.5, False), (1.0, True)])
+def test_maps_of_one_value_are_reported(toy, share, is_fault):
+    names = [*toy.tiles]
+    flat = names[: int(share * len(names))]
+    for name in flat:
+        rewrite_map(toy, "superpixels", name, np.full_like(map_of(name), 7))
+    (text,) = [t for t in texts_of(toy, faults=is_fault) if "single value" in t]
+    assert text == (
+        f"{store(toy, 'superpixels')}: {len(flat)} of {len(names)} maps have a single value "
+        f"(first: '{names[0]}'); look at them, or change the settings of the generator and run "
+        "generate.py again"
+    ).replace(f"{toy.root}/", "ROOT/")
+
+
 def test_the_command_prints_what_it_writes(toy, run_prepare, tmp_path):
     code, out, err = run_prepare("check", "--data", toy.root)
     assert code == 0 and "error" not in err
@@ -77,7 +92,9 @@ def test_the_command_prints_what_it_writes(toy, run_prepare, tmp_path):
     assert NO_WATER in out
     assert "structure maps: depth (depth_anything), dsm (sensor), superpixels" in out
     assert found["stores"] == {name: recipe.generator for name, recipe in RECIPES.items()}
-    assert out.endswith(f"no fault found; see {toy.root}/check/check.json\n")
+    end = f"no fault found; see {toy.root}/check/check.json and {toy.root}/check/check.png\n"
+    assert out.endswith(end)
+    assert read_rgb(toy.root / "check/check.png").std() > 0
     (override,) = re.findall(r"'(optim\.class_weights=.*)'", out)
     config = make_config(toy.root, tmp_path, override)
     assert config.optim.class_weights == (0.85, 1.214, 0.0)
