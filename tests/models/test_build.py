@@ -101,8 +101,8 @@ def test_missing_weights_are_one_clear_sentence(tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_every_size_builds_without_memory(size):
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_a_size_builds_without_memory(size):
     with torch.device("meta"):
         net = network(size, VitConfig(weights="random"))
         logits = net(torch.empty(1, 3, 64, 96), torch.empty(1, 4, 64, 96))

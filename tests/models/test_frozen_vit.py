@@ -1,3 +1,5 @@
+"""Frozen ViTs: stay frozen, any size and layout of weights, errors."""
+
 import pytest
 import timm
 import torch
@@ -128,7 +130,9 @@ def test_half_precision_storage_takes_half_the_memory_and_leaves_norms_alone(nam
     assert norms == {torch.float32}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
+)
 def test_compiles_without_a_graph_break(architecture, dtype):
     torch.compiler.reset()
     model = load_frozen_vit(architecture, "random", num_layers=2, dtype=dtype)
