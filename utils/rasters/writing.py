@@ -28,6 +28,7 @@ Size = tuple[int, int]  # height and width
 BLOCK_PX = 512
 # Level 6 halves the class maps that level 1 writes; photographs it makes slower, not smaller.
 _LEVELS = {1: 6, 3: 1}
+_CHUNK_ROWS = 256  # that are filtered at a time: they fit a processor's cache
 _UP = 2  # a PNG filter: the difference to the row above
 
 
@@ -108,14 +109,15 @@ class _PngWriter(RasterWriter):
             self._chunk(b"PLTE", np.array(_full(palette), np.uint8).tobytes())
 
     def _add(self, rows: np.ndarray) -> None:
-        flat = rows.reshape(len(rows), -1)
-        filtered = np.empty((len(flat), flat.shape[1] + 1), np.uint8)
-        filtered[:, 0] = _UP
-        np.subtract(flat[:1], self._above, out=filtered[:1, 1:])
-        np.subtract(flat[1:], flat[:-1], out=filtered[1:, 1:])
-        self._above = flat[-1:].copy()
-        if content := self._compressor.compress(filtered.data):
-            self._chunk(b"IDAT", content)
+        for top in range(0, len(rows), _CHUNK_ROWS):
+            flat = rows[top : top + _CHUNK_ROWS].reshape(-1, self._above.shape[1])
+            filtered = np.empty((len(flat), flat.shape[1] + 1), np.uint8)
+            filtered[:, 0] = _UP
+            np.subtract(flat[:1], self._above, out=filtered[:1, 1:])
+            np.subtract(flat[1:], flat[:-1], out=filtered[1:, 1:])
+            self._above = flat[-1:].copy()
+            if content := self._compressor.compress(filtered.data):
+                self._chunk(b"IDAT", content)
         self._num_rows += len(rows)
 
     def finish(self) -> None:
