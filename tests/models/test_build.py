@@ -120,6 +120,21 @@ def test_large_is_the_released_size():
     assert large.structure_vit == "vit_base_patch14_reg4_dinov2"
 
 
+def test_drop_path_rises_linearly_over_all_blocks_and_inputs_are_normalised():
+    with torch.device("meta"):
+        config = ModelConfig(size="small", rgb_vit=NONE, structure_vit=NONE, drop_path=0.3)
+        net = build_network(config, num_classes=5, structure_channels=4, pictures=((0, 1, 2),))
+    rates = [block.add.drop_path for stage in net.encoder.enhance for block in stage.blocks]
+    assert rates == pytest.approx([0.3 * block / 9 for block in range(10)])
+    encoder = network(vit=NONE).encoder
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = torch.stack([mean, mean + std]).view(2, 3, 1, 1)
+    normalized = encoder.rgb.normalize(pixels)
+    torch.testing.assert_close(normalized[:, :, 0, 0], torch.tensor([[0.0] * 3, [1.0] * 3]))
+    structure = encoder.structure.normalize(torch.tensor([0.0, 0.5, 1.0]).expand(1, 4, 1, 3))
+    assert structure[0, 0, 0].tolist() == [-2, 0, 2]
+
+
 @pytest.mark.parametrize(("layers", "join"), [(2, "projection"), (1, "depth_to_space")])
 def test_layers_and_join_of_the_recipe_reach_both_branches(layers, join):
     net = network(vit=VitConfig(name="test_vit", weights="random", num_layers=layers, join=join))
