@@ -1,7 +1,7 @@
-"""The loading pipeline that code of this field commonly has, with OpenCV, as a peer.
+"""Peer of the loader benchmark: the common loading pipeline of the field, with OpenCV.
 
-Every member is a PNG file and is decoded as a whole, the whole tile is resized by the drawn scale,
-and a crop of it is turned and normalised in float.
+Every member is a PNG file and is decoded as a whole, the whole tile is resized by a random scale,
+and a crop of it is flipped and normalised in float.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ class ClassicLoader:
         folder: ``MEMBER/ID.png`` of every member in ``FILL``.
         tile_ids: the tiles.
         crop_px: side of the crops.
-        scale_range: of the whole tile.
-        keep_decoded: decode every file once only (what remains is the cost of the transforms).
+        scale_range: range of the random scale of the whole tile.
+        keep_decoded: decode every file only once, to measure the transforms alone.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ClassicLoader:
         cv2.setNumThreads(1)
 
     def batch(self, seeds: Sequence[int]) -> dict[str, Tensor]:
-        """One sample a seed, stacked: image float32 ``(B, 3, H, W)``, the others ``(B, H, W)``."""
+        """Return a sample per seed: image float32 ``(B, 3, H, W)``, the others ``(B, H, W)``."""
         samples = [self._sample(seed) for seed in seeds]
         return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in FILL}
 

@@ -1,24 +1,24 @@
-"""Structure maps an image: ours beside the packages', alternating in one process.
+"""Structure maps of an image: ours beside the packages', alternating in one process.
 
 ::
 
     python benchmarks/generation.py [--quick] [--device cuda] [--model-type vit_h]
                                     [--part sam|depth] [--passing 0.1] [--plain-memory]
 
-One JSON line a result; ``ratio`` above 1 means that ours is better. SAM has random weights that
-find blobs (``lively_sam.py``). ``--passing`` is the share of the masks whose predicted IoU passes
-the threshold, a tenth unless given: 300 of the 32 x 32 grid's. ``--quick`` asks 8 x 8 points.
+One JSON line per result; a ``ratio`` above 1 means that ours is better. SAM has random weights that
+find blobs (``lively_sam.py``). ``--passing`` is the fraction of masks whose predicted IoU passes
+the threshold, by default a tenth: 300 of the 32 x 32 grid's. ``--quick`` takes 8 x 8 points.
 
 - ``image``: seconds from the picture to the written map. The package's masks are painted by our
   rule. ``different_px`` counts pixels with another id; ``agreement`` is the mean over the
   package's segments of the best IoU with one of ours.
-- ``encoder``, ``decoder``, ``post-processing``: the same run apart.
-- ``tflop``: operations of matrix products and convolutions; ``floor_s``: what they would take at
-  the rate of a large fp32 matrix product in the same run; ``share``: that by the time taken.
+- ``encoder``, ``decoder``, ``post-processing``: parts of the same run.
+- ``tflop``: operations of matrix products and convolutions; ``floor_s``: their time at the rate of
+  a large fp32 matrix product in the same run; ``share``: that over the measured time.
 - ``peak memory``: of the process on the CPU, of the allocator on a CUDA device.
 
-On the CPU both sides profit from ``utils.malloc``, which our programs use and a user of the
-package does not; ``--plain-memory`` leaves it out for both.
+On the CPU both sides benefit from ``utils.malloc``, which our programs use and a user of the
+package does not; ``--plain-memory`` disables it for both.
 
 Depth Anything v2_small stands beside the ``transformers`` one, random weights on both sides, with
 the same steps before and after; ``transformers`` is a benchmark-only extra.
@@ -56,14 +56,14 @@ SIZE_PX = 512
 
 
 class Stopwatch:
-    """Seconds spent inside methods of an object, each waited for on the device."""
+    """Time spent in methods of an object, synchronised with the device."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self.seconds: dict[str, float] = {}
 
     def watch(self, owner: Any, method: str, name: str) -> None:
-        """Replace a method by one that is timed."""
+        """Replace a method by a timed one."""
         original = getattr(owner, method)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -76,7 +76,7 @@ class Stopwatch:
 
 
 def lively(model_type: str, image: np.ndarray, device: torch.device) -> Any:
-    """The network, adjusted to the image."""
+    """Return a network whose random weights are adjusted to the image."""
     torch.manual_seed(0)
     network = sam_model_registry[model_type]().to(device)
     picture = torch.from_numpy(ResizeLongestSide(1024).apply_image(image))
@@ -85,7 +85,7 @@ def lively(model_type: str, image: np.ndarray, device: torch.device) -> Any:
 
 
 def agreement(theirs: np.ndarray, ours: np.ndarray) -> float:
-    """Mean over their segments of the best IoU with one of ours; 0 is a segment like others."""
+    """Return the mean over their segments, 0 included, of the best IoU with one of ours."""
     columns = int(ours.max()) + 1
     joint = np.bincount(theirs.ravel().astype(np.int64) * columns + ours.ravel())
     joint = np.pad(joint, (0, (int(theirs.max()) + 1) * columns - joint.size)).reshape(-1, columns)
@@ -95,14 +95,14 @@ def agreement(theirs: np.ndarray, ours: np.ndarray) -> float:
 
 
 def operations(make: Callable[[], Any]) -> float:
-    """Floating-point operations of the matrix products and convolutions of a call."""
+    """Count the floating-point operations of matrix products and convolutions of a call."""
     with FlopCounterMode(display=False) as counter:
         make()
     return counter.get_total_flops()
 
 
 def package_operations(model_type: str, num_points: int) -> dict[str, float]:
-    """The same of the package, counted without computing."""
+    """Count the operations of the package on meta tensors."""
     with torch.device("meta"), torch.no_grad():
         network = sam_model_registry[model_type]()
         encoder = operations(lambda: network.image_encoder(torch.empty(1, 3, 1024, 1024)))
@@ -115,7 +115,7 @@ def package_operations(model_type: str, num_points: int) -> dict[str, float]:
 
 
 def sam(bench: Bench, model_type: str, passing: float) -> None:
-    """Our generator beside ``SamAutomaticMaskGenerator``."""
+    """Measure our generator beside ``SamAutomaticMaskGenerator``."""
     image = draw_scene(0, SIZE_PX).image
     network = lively(model_type, image, bench.device)
     side = 8 if bench.quick else 32
@@ -162,7 +162,7 @@ def sam(bench: Bench, model_type: str, passing: float) -> None:
 
 
 def depth(bench: Bench) -> None:
-    """Our Depth Anything beside that of ``transformers``, on one image."""
+    """Measure our Depth Anything beside that of ``transformers``, on one image."""
     image = draw_scene(0, SIZE_PX).image
     half = torch.bfloat16 if bench.device.type == "cuda" else torch.float32
     network, _ = load_depth_anything("v2_small", "random", bench.device, half)
@@ -202,7 +202,7 @@ def depth(bench: Bench) -> None:
 
 
 def prepare(generator: Sam, image: np.ndarray, passing: float) -> dict[str, float]:
-    """Set the threshold of the predicted IoU, and count operations; this also warms up."""
+    """Set the threshold of the predicted IoU and count operations, which also warms up."""
     height, width = image.shape[:2]
     with torch.no_grad():
         kept: list[Any] = []
@@ -210,13 +210,13 @@ def prepare(generator: Sam, image: np.ndarray, passing: float) -> dict[str, floa
         points = torch.cartesian_prod(*[torch.arange(64.0, 1024, 128)] * 2).to(generator.device)
         found = generator._decoder.decode(kept[0], points, -1.0, generator.points_per_batch)
         generator.pred_iou_thresh = float(found.iou.quantile(1 - passing))
-        frame = generator._frame([0, 0, width, height])
-        decoder = operations(lambda: generator._search(kept[0], frame, 0, 0, (height, width)))
+        crop = generator._crop(0, 0, width, height)
+        decoder = operations(lambda: generator._search(kept[0], crop, 0, 0, (height, width)))
     return {"encoder": encoder, "decoder": decoder}
 
 
 def written(ids: np.ndarray) -> np.ndarray:
-    """Write a map as the store does, without its record; give it back."""
+    """Write a map as a store does, without its facts, and return it."""
     with tempfile.TemporaryDirectory() as folder:
         write_raster(Path(folder) / f"map{SUFFIX}", ids)
     return ids
@@ -229,7 +229,7 @@ def report(
     flops: dict[str, dict[str, float]],
     maps: dict[str, np.ndarray],
 ) -> None:
-    """One line a part."""
+    """Report one line per part."""
     rate = bench.product_rate()
     for part in rows["ours"][0]:
         ours, theirs = ([row[part] for row in rows[name]] for name in ("ours", "package"))
@@ -260,8 +260,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="8 x 8 points instead of 32 x 32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--model-type", choices=("vit_b", "vit_l", "vit_h"), default="vit_b")
-    parser.add_argument("--part", choices=("sam", "depth"), help="only this")
-    parser.add_argument("--passing", type=float, default=0.1, help="share of the masks")
+    parser.add_argument("--part", choices=("sam", "depth"), help="measure this part only")
+    parser.add_argument("--passing", type=float, default=0.1, help="fraction of the masks")
     parser.add_argument("--plain-memory", action="store_true", help="the C library's defaults")
     args = parser.parse_args()
     if args.device == "cpu" and not args.plain_memory:

@@ -1,8 +1,8 @@
 """Random weights that make SAM find blobs, for tests and benchmarks without the official files.
 
 A freshly initialised SAM gives every prompt the same mask: all of the image or nothing. Here image
-tokens look at the prompt near them, and the mask head is turned so that a pixel which saw nothing
-particular is outside, so masks are many, local and of all sizes. They mean nothing.
+tokens attend to the prompt near them, and the mask head is adjusted so that pixels without a
+distinctive feature are outside. Masks are then many, local and of all sizes, but meaningless.
 """
 
 import math
@@ -19,8 +19,8 @@ def enliven(network: Sam, picture: Tensor, *, seed: int = 0, contrast: float = 6
 
     Args:
         network: any SAM.
-        picture: ``(1, 3, S, S)`` normalised picture that the mask head is adjusted to.
-        seed: of the weights.
+        picture: ``(1, 3, S, S)`` normalised picture to which the mask head is adjusted.
+        seed: seed of the weights.
         contrast: standard deviation of the mask logits.
 
     Returns:
@@ -35,7 +35,7 @@ def enliven(network: Sam, picture: Tensor, *, seed: int = 0, contrast: float = 6
         fan_in = parameter[0].numel() if is_matrix else 100
         parameter.copy_(torch.randn(parameter.shape, generator=rng) / math.sqrt(fan_in))
     decoder = network.mask_decoder
-    for index in (0, 3):  # the four pixels that an image token becomes hardly differ
+    for index in (0, 3):  # make the four pixels of an image token nearly equal
         weight = decoder.output_upscaling[index].weight
         weight.copy_(0.05 * weight + weight[:, :, :1, :1] * math.sqrt(weight.shape[1]))
     for layer in decoder.transformer.layers:
@@ -48,7 +48,7 @@ def enliven(network: Sam, picture: Tensor, *, seed: int = 0, contrast: float = 6
 
 
 def _turn_mask_head(network: Sam, picture: Tensor, contrast: float) -> None:
-    """Bring the logits to the wanted contrast, and their mean to a fifth of it below 0."""
+    """Scale the logits to the contrast, and shift their mean to a fifth of it below 0."""
     decoder, features = network.mask_decoder, []
     hook = decoder.output_upscaling.register_forward_hook(lambda *call: features.append(call[2]))
     embedding = encode(network.image_encoder, picture)
@@ -57,7 +57,7 @@ def _turn_mask_head(network: Sam, picture: Tensor, contrast: float) -> None:
     means = features[0].mean((2, 3))  # of each prompt
     common = torch.linalg.svd(means, full_matrices=False).Vh[: means.shape[1] // 4]
     last = [mlp.layers[-1] for mlp in decoder.output_hypernetworks_mlps]
-    for layer in last:  # what all pixels of a prompt have in common no longer counts
+    for layer in last:  # remove the components that all pixels of a prompt share
         layer.weight -= common.T @ (common @ layer.weight)
         layer.bias.zero_()
     logits, mean = _decode(network, embedding), means.mean(0)
@@ -67,7 +67,7 @@ def _turn_mask_head(network: Sam, picture: Tensor, contrast: float) -> None:
 
 
 def _decode(network: Sam, embedding: Tensor) -> Tensor:
-    """Mask logits of a picture at a few points."""
+    """Return the mask logits of a picture at a few points."""
     side = network.image_encoder.img_size
     ticks = torch.arange(1, 5, device=embedding.device) * side / 5
     points = torch.cartesian_prod(ticks, ticks).unsqueeze(1)

@@ -1,18 +1,17 @@
-"""Training crops a second beside the classic pipeline, disk space, and how long training waits.
+"""Training crops per second beside the classic pipeline, disk space, and waits of training.
 
 ::
 
     python benchmarks/loader.py [--quick] [--part core|training]
 
-One JSON line a result; ``ratio`` above 1 means that ours is better. Crops of 512 px from drawn
+One JSON line per result; a ``ratio`` above 1 means that ours is better. Crops of 512 px from drawn
 scenes of 1024 px, zoom 0.5 to 1.75, with a segment map and a sensor.
 
-- ``core``: seconds of a batch of 8, on one core, what a loader process does: read, cut, resize,
-  turn, join. Beside the classic pipeline with OpenCV (``benchmarks/classic_loader.py``) on PNG
-  files, and beside the same with all files decoded in advance; they take turns in one process.
-  ``floor``: copying the same windows out of the mapped files, its share of our time. ``disk``:
-  what the tiles take up.
-- ``training``: the real loader before a ``tiny`` network on the CPU; the share of the time that
+- ``core``: batches of 8 on one core, the work of a loader process: read, cut, resize, turn,
+  collate. Beside the classic pipeline with OpenCV (``benchmarks/classic_loader.py``) on PNG files,
+  and beside the same with all files decoded in advance, alternating in one process. ``floor``: rate
+  of copying the same windows out of the mapped files. ``disk``: size of the tiles.
+- ``training``: the real loader before a ``tiny`` network on the CPU; the fraction of the time that
   ``next()`` waits, with 2 loader processes and with none.
 
 OpenCV is a benchmark-only extra; without it, only our side is measured.
@@ -23,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +53,11 @@ from utils.malloc import keep_freed_memory
 TILE_PX, CROP_PX, SCALE_RANGE, BATCH_SIZE = 1024, 512, (0.5, 1.75), 8
 STORES = ("segments", "height")
 RECIPE = MapRecipe(generator="", settings={}, weights_sha256=None)
+Step = Callable[[range], object]  # makes the batch of these places
 
 
 def write_tiles(folder: Path, num_scenes: int, num_steps: int) -> TileSet:
-    """Drawn scenes as a prepared data set with two stores, and as PNG files for the peer.
+    """Write drawn scenes as a prepared data set with two stores, and as PNG files for the peer.
 
     The split "train" has each scene once, "val" enough copies for ``num_steps`` batches.
     """
@@ -88,46 +88,10 @@ def write_tiles(folder: Path, num_scenes: int, num_steps: int) -> TileSet:
 
 
 def core(bench: Bench, folder: Path, tile_set: TileSet) -> None:
-    """Batches on one core."""
+    """Measure batches on one core, and the size of the tiles on disk."""
     torch.set_num_threads(1)
-    geometry = Geometry(
-        crop_size_px=CROP_PX, scale_range=SCALE_RANGE, dihedral=True, value_stores=("height",)
-    )
     tile_ids = tile_set.split("train")
-    dataset = TileDataset(
-        tile_set=tile_set,
-        tile_ids=tile_ids,
-        stores=STORES,
-        geometry=geometry,
-        color_jitter=0.2,
-        available=(True, True),
-    )
-
-    def ours(places: range) -> None:
-        dataset.__getitems__(keys_at(places))
-
-    def keys_at(places: range) -> list[SampleKey]:
-        return [SampleKey(index=p % len(tile_ids), seed=(0, 0, p)) for p in places]
-
-    def copy_windows(places: range) -> None:
-        for key in keys_at(places):
-            tile_id, rng = tile_ids[key.index], np.random.default_rng(key.seed)
-            window = geometry.draw((TILE_PX, TILE_PX), rng).box.slices
-            folders = [store_folder(tile_set.root, store) for store in STORES]
-            parts = [open_raster(map_path(each, tile_id), "16-bit") for each in folders]
-            parts.append(open_raster(tile_set.image_path(tile_id), "RGB"))
-            parts.append(open_raster(tile_set.target_path(tile_id), "8-bit"))
-            for part in parts:
-                np.array(part[window])
-
-    steps: dict[str, Callable[[range], object]] = {"ours": ours, "floor": copy_windows}
-    try:
-        from benchmarks.classic_loader import ClassicLoader
-    except ImportError:
-        print("OpenCV is not installed: only our side is measured", file=sys.stderr)
-    else:
-        for name, keep in (("PNG files", False), ("decoded files", True)):
-            steps[name] = ClassicLoader(folder / "png", tile_ids, CROP_PX, SCALE_RANGE, keep).batch
+    steps = {**_our_steps(tile_set, tile_ids), **_peers(folder / "png", tile_ids)}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(6 if bench.quick else 40):
         places = range(number * BATCH_SIZE, (number + 1) * BATCH_SIZE)
@@ -153,8 +117,52 @@ def core(bench: Bench, folder: Path, tile_set: TileSet) -> None:
     bench.report("disk: a tile and its two maps", tif, png, "MiB", ratio=png / tif)
 
 
+def _our_steps(tile_set: TileSet, tile_ids: Sequence[str]) -> dict[str, Step]:
+    """Return our batches, and copies of the same windows without any processing."""
+    geometry = Geometry(
+        crop_size_px=CROP_PX, scale_range=SCALE_RANGE, dihedral=True, value_stores=("height",)
+    )
+    dataset = TileDataset(
+        tile_set=tile_set,
+        tile_ids=tile_ids,
+        stores=STORES,
+        geometry=geometry,
+        color_jitter=0.2,
+        available=(True, True),
+    )
+
+    def keys_at(places: range) -> list[SampleKey]:
+        return [SampleKey(index=p % len(tile_ids), seed=(0, 0, p)) for p in places]
+
+    def copy_windows(places: range) -> None:
+        for key in keys_at(places):
+            tile_id, rng = tile_ids[key.index], np.random.default_rng(key.seed)
+            window = geometry.draw((TILE_PX, TILE_PX), rng).box.slices
+            folders = [store_folder(tile_set.root, store) for store in STORES]
+            parts = [open_raster(map_path(each, tile_id), "16-bit") for each in folders]
+            parts.append(open_raster(tile_set.image_path(tile_id), "RGB"))
+            parts.append(open_raster(tile_set.target_path(tile_id), "8-bit"))
+            for part in parts:
+                np.array(part[window])
+
+    return {"ours": lambda places: dataset.__getitems__(keys_at(places)), "floor": copy_windows}
+
+
+def _peers(folder: Path, tile_ids: Sequence[str]) -> dict[str, Step]:
+    """Return the classic pipelines, none without OpenCV."""
+    try:
+        from benchmarks.classic_loader import ClassicLoader
+    except ImportError:
+        print("OpenCV is not installed: only our side is measured", file=sys.stderr)
+        return {}
+    return {
+        name: ClassicLoader(folder, tile_ids, CROP_PX, SCALE_RANGE, keep).batch
+        for name, keep in (("PNG files", False), ("decoded files", True))
+    }
+
+
 def training(bench: Bench, tile_set: TileSet) -> None:
-    """How long steps of a tiny network wait for their batches."""
+    """Measure the waits of a tiny network for its batches."""
     torch.set_num_threads(NUM_THREADS)
     dist = DistContext(rank=0, local_rank=0, world_size=1, device=bench.device)
     for num_workers in (2, 0):
@@ -196,7 +204,7 @@ def _recipe(root: Path, num_workers: int) -> dict[str, object]:
 def _train(
     bench: Bench, config: Config, tile_set: TileSet, dist: DistContext
 ) -> tuple[list[float], list[float]]:
-    """Seconds of every ``next()`` and of every step; the first of both are warm-up."""
+    """Return the seconds of every ``next()`` and of every step, without the first ones."""
     loader, batches = build_train_loader(config, tile_set, dist)
     encoder = StructureEncoder(config.structure)
     network = build_network(
@@ -228,7 +236,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer tiles and batches")
-    parser.add_argument("--part", choices=("core", "training"), help="only this")
+    parser.add_argument("--part", choices=("core", "training"), help="measure this part only")
     args = parser.parse_args()
     keep_freed_memory()
     bench = Bench("cpu", args.quick)

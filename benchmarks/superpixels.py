@@ -31,7 +31,7 @@ Segmenter = Callable[[np.ndarray], np.ndarray]
 
 
 def peer(num_segments: int) -> Segmenter | None:
-    """scikit-image's SLIC with the settings nearest to ours, or None if it is not installed."""
+    """Return scikit-image's SLIC with the settings nearest to ours, None if not installed."""
     try:
         from skimage.segmentation import slic
     except ImportError:
@@ -42,7 +42,7 @@ def peer(num_segments: int) -> Segmenter | None:
 
 
 def measure(segmenters: list[Segmenter], image: np.ndarray, rounds: int) -> list[list[float]]:
-    """Seconds of every segmenter in every round; they take turns."""
+    """Return the seconds of every segmenter in every round, alternating."""
     seconds: list[list[float]] = [[] for _ in segmenters]
     for _ in range(rounds + 1):
         for times, segment in zip(seconds, segmenters, strict=True):
@@ -53,7 +53,7 @@ def measure(segmenters: list[Segmenter], image: np.ndarray, rounds: int) -> list
 
 
 def color_error(image: np.ndarray, ids: np.ndarray) -> float:
-    """Root mean square distance of the pixels from their segments' mean colours, 0..255."""
+    """Return the RMS distance of the pixels from their segments' mean colours, 0..255."""
     counts = np.maximum(np.bincount(ids.ravel()), 1)
     sums = [np.bincount(ids.ravel(), image[..., channel].ravel()) for channel in range(3)]
     means = np.stack([total / counts for total in sums], -1)

@@ -142,11 +142,11 @@ class _Cells:
         self.x = columns.repeat(1, self.num_rows).float()
 
     def split(self, values: Tensor) -> Tensor:
-        """``(C, H, W)`` -> ``(C, h, w, N)``."""
+        """Rearrange ``(C, H, W)`` to ``(C, h, w, N)``."""
         return values[self._gather].flatten(3)
 
     def join(self, values: Tensor) -> Tensor:
-        """``(h, w, N)`` -> ``(H, W)``."""
+        """Rearrange ``(h, w, N)`` to ``(H, W)``."""
         return values[self._scatter]
 
     def means(self, lab: Tensor, cluster: Tensor, empty: Tensor) -> Tensor:
