@@ -1,5 +1,7 @@
 """Our mask generator against the package's own, on fixed random weights."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +10,17 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 from benchmarks.lively_sam import enliven
 from configs.schema import SamConfig
-from models.structure import sam_decoder
-from models.structure.sam import Sam
+from models.structure import sam, sam_decoder
+from models.structure.sam import Sam, load_sam
 from models.structure.sam_encoder import encode
 from models.structure.sam_masks import paint, resampling
 from models.structure.segments import canonical
+from models.weights import official_sam
 from tests.models.literal_paint import paint_literally
-from tests.models.structure.small_sam import LOOSE, find_masks, picture, random_sam
-from utils.errors import DataError
+from tests.models.structure.small_sam import LOOSE, find_masks, picture, random_sam, small_sam
+from utils.errors import DataError, MissingDataError
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +42,8 @@ def at_full_size(masks, crops, size):
 
 
 def assert_equals_the_package(network, image, **settings):
-    generator, package = (
-        everything(network, **settings),
-        SamAutomaticMaskGenerator(network, **settings),
-    )
+    generator = everything(network, **settings)
+    package = SamAutomaticMaskGenerator(network, **settings)
     records = package.generate(image)
     with torch.no_grad():
         masks, crops = generator._find([image])[0]
@@ -272,3 +275,70 @@ def test_the_defaults_are_those_of_the_recipe_and_of_the_package(network):
     for name in names:
         assert ours[name] == getattr(SamConfig(), name), name
     np.testing.assert_array_equal(ours["_grids"], packages["point_grids"])
+
+
+def test_files_are_loaded_as_single_precision_and_what_does_not_fit_is_refused(
+    tmp_path, monkeypatch
+):
+    """The tiny network stands in for vit_b, whose layout is pinned below."""
+    monkeypatch.setitem(sam.sam_model_registry, "vit_b", small_sam)
+    path, network = tmp_path / "mine.pth", random_sam()
+    torch.save({name: tensor.half() for name, tensor in network.state_dict().items()}, path)
+    loaded, digest = load_sam("vit_b", str(path), CPU)
+    assert len(digest) == 64 and not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    weights, expected = loaded.state_dict(), network.state_dict()
+    assert list(weights) == list(expected)
+    for name, tensor in weights.items():
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, expected[name].half()), name
+    assert loaded.pixel_mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
+    torch.save(network.state_dict(), path)
+    loaded, _ = load_sam("vit_b", str(path), CPU)
+    ids = everything(loaded, **LOOSE).generate(picture())
+    assert np.array_equal(ids, everything(network, **LOOSE).generate(picture()))
+    torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(DataError, match=r"does not hold weights of SAM vit_b: .*1 unexpected"):
+        load_sam("vit_b", str(path), CPU)
+    path = tmp_path / official_sam("vit_b").file
+    path.write_bytes(b"part of it")
+    with pytest.raises(DataError, match=r"is damaged: its SHA-256 should begin with ec2df627"):
+        load_sam("vit_b", str(path), CPU)
+    with pytest.raises(MissingDataError, match=r"weights of SAM vit_h are not at .*none\.pth"):
+        load_sam("vit_h", str(tmp_path / "none.pth"), CPU)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "num_tensors", "num_bytes"),
+    [("vit_b", 314, 375_042_383), ("vit_l", 482, 1_249_524_607), ("vit_h", 594, 2_564_550_879)],
+)
+def test_layouts_fill_the_official_files(model_type, num_tensors, num_bytes):
+    """The files' published sizes are four bytes a parameter and a little for the archive."""
+    with torch.device("meta"):
+        weights = sam.sam_model_registry[model_type]().state_dict()
+    assert len(weights) == num_tensors
+    overhead = num_bytes - 4 * sum(tensor.numel() for tensor in weights.values())
+    assert 0 < overhead < 400 * num_tensors
+
+
+def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(monkeypatch):
+    monkeypatch.setitem(sam.sam_model_registry, "vit_b", small_sam)
+    before = torch.random.get_rng_state()
+    first, digest = load_sam("vit_b", "random", CPU)
+    assert torch.equal(torch.random.get_rng_state(), before) and digest == "random"
+    theirs = load_sam("vit_b", "random", CPU)[0].state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in first.state_dict().items())
+    assert first.image_encoder.blocks[0].attn.rel_pos_h.std() > 0
+
+
+WEIGHTS = Path(__file__).resolve().parents[3] / "weights" / official_sam("vit_b").file
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"weights/{WEIGHTS.name} is not at hand")
+def test_the_official_vit_b_finds_a_square():
+    image = np.full((128, 128, 3), 90, np.uint8)
+    image[40:90, 40:90] = (220, 40, 30)
+    network, digest = load_sam("vit_b", str(WEIGHTS), CPU)
+    ids = Sam(network=network, weights_sha256=digest, points_per_side=8).generate(image)
+    square = ids[64, 64]
+    assert square > 0 and abs(int((ids == square).sum()) - 2500) < 250
