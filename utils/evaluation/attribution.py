@@ -25,7 +25,7 @@ from models.structure.generator import StructureGenerator
 from utils.distributed import DistContext
 from utils.errors import ConfigError, DataError, UserError
 from utils.evaluation.bootstrap import Intervals, bootstrap
-from utils.evaluation.compare import PairedIntervals, paired_intervals
+from utils.evaluation.compare import Difference, differences, sample
 from utils.evaluation.evaluate import Predictor
 from utils.evaluation.metrics import Scores, confusion_matrix, scores
 
@@ -50,7 +50,8 @@ class Effect:
 
     ablation: Ablation
     confusion: Tensor  # (C, C) int64, under the ablation
-    differences: PairedIntervals  # scores under the ablation minus scores with unchanged maps
+    # Under the ablation minus with unchanged maps: the mIoU, then the IoU of each class.
+    differences: list[Difference]
     moved: float  # fraction of the counted pixels predicted as another class
     moved_by_class: tuple[float, ...]  # the same fraction for the target pixels of each class
 
@@ -117,24 +118,25 @@ class AblationCounts:
         )
         moved = moved.double()
         without = [self._classes.index(name) for name in left_out]
-        unchanged, total = confusions[0].numpy(), confusions.sum(1)
+        unchanged, *ablated = (sample(each.unsqueeze(0).numpy(), without) for each in confusions)
+        total = confusions.sum(1)
         support = total[0].sum(1)  # target pixels of each class
         effects = tuple(
             Effect(
                 ablation=ablation,
                 confusion=total[number],
-                differences=paired_intervals(unchanged, confusions[number].numpy(), without),
+                differences=differences(unchanged, ablated[number - 1]),
                 moved=(moved[number].sum() / support.sum()).item(),
                 moved_by_class=tuple((moved[number] / support).tolist()),
             )
             for number, ablation in enumerate(measured(self._ablations), start=1)
         )
         return Attribution(
-            num_sources=int(unchanged.any(axis=(1, 2)).sum()),
+            num_sources=int(confusions[0].any(2).any(1).sum()),
             left_out=tuple(left_out),
             confusion=total[0],
             scores=scores(total[0], without),
-            intervals=bootstrap(unchanged, without),
+            intervals=bootstrap(confusions[0].numpy(), without),
             ablations=self._ablations,
             effects=effects,
         )
@@ -198,10 +200,8 @@ class AblatedEncoder(StructureEncoder):
 
     def __init__(self, structure: StructureConfig, ablation: Ablation) -> None:
         super().__init__(structure)
-        self._encoder = StructureEncoder(structure)
         self._ablation = ablation
-        others = (_OTHER + store for store in self.value_stores)
-        self.value_stores = (*self.value_stores, *others)
+        self.value_stores += tuple(_OTHER + store for store in self.value_stores)
 
     def __call__(
         self,
@@ -213,7 +213,7 @@ class AblatedEncoder(StructureEncoder):
         """Encode a batch; channels of other modalities are those of the plain encoder."""
         assert structure_image is not None
         picture, other = structure_image.split(3, 1)
-        structure = self._encoder(image, maps, picture, present)
+        structure = super().__call__(image, maps, picture, present)
         replaced = self._replaced(structure, maps, picture, other)
         for modality in self._ablation.modalities:
             channels = self.channels[modality]
@@ -228,11 +228,11 @@ class AblatedEncoder(StructureEncoder):
         if name == ZEROED:
             return torch.full_like(structure, ABSENT)
         if name == SHUFFLED:
-            return self._encoder(other, {store: maps[_OTHER + store] for store in self.stores})
+            return super().__call__(other, {store: maps[_OTHER + store] for store in self.stores})
         if name == CONSTANT:
             one_segment = {store: torch.ones_like(maps[store]) for store in self.stores}
-            return self._encoder(picture, one_segment)
-        return self._encoder(picture, dict.fromkeys(self.stores, maps[_SUPERPIXELS]))
+            return super().__call__(picture, one_segment)
+        return super().__call__(picture, dict.fromkeys(self.stores, maps[_SUPERPIXELS]))
 
 
 def ablation_inputs(
@@ -366,20 +366,9 @@ def predict_ablations(
     Yields:
         The tile and its class indices ``(H, W)`` uint8, one array per predictor.
     """
-    total = len(pairs) * len(predictors)
-    with tqdm(
-        total=total,
-        desc="attribution",
-        unit="image",
-        leave=False,
-        smoothing=0,
-        disable=not dist.is_main,
-    ) as bar:
-        for own, other in pairs:
-            unchanged = own.image, own.maps, own.structure_image
-            ablated = ablation_inputs(own, other, superpixels(own))
-            predicted = []
-            for number, predictor in enumerate(predictors):
-                predicted.append(predictor(*(ablated if number else unchanged)))
-                bar.update()
-            yield own, predicted
+    off = not dist.is_main
+    for own, other in tqdm(pairs, desc="attribution", unit="tile", leave=False, disable=off):
+        unchanged, *ablated = predictors
+        inputs = ablation_inputs(own, other, superpixels(own))
+        predicted = [unchanged(own.image, own.maps, own.structure_image)]
+        yield own, predicted + [predictor(*inputs) for predictor in ablated]

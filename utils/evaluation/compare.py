@@ -8,7 +8,7 @@ Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,24 +80,17 @@ def read_settings(arguments: Sequence[str]) -> list[Setting]:
     if len(arguments) < 2:
         raise ConfigError("compare needs two or more runs; the first one is the reference")
     parsed = [_parsed(argument) for argument in arguments]
-    _check_names([name for name, _ in parsed if name])
     settings = []
     for name, places in parsed:
         reports = tuple(read_report(Path(place)) for place in places)
         if len({report.path.resolve() for report in reports}) < len(reports):
             raise ConfigError(f"{name} lists the same report twice; name each seed once")
         settings.append(Setting(name=name or _name(reports[0].path), reports=reports))
-    settings = _with_unique_names(settings)
+    settings = _with_unique_names(settings, [name for name, _ in parsed])
     first, *others = (report for setting in settings for report in setting.reports)
     for report in others:
         check_comparable(first, report)
     return settings
-
-
-def _check_names(names: Sequence[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"two runs are named {name}; name them with NAME=RUN")
 
 
 def _parsed(argument: str) -> tuple[str, list[str]]:
@@ -148,16 +141,19 @@ def _name(path: Path) -> str:
     return folder.parent.name if folder.name.startswith("eval_") else folder.name
 
 
-def _with_unique_names(settings: Sequence[Setting]) -> list[Setting]:
-    """Name settings after the folder of their report where their names coincide."""
+def _with_unique_names(settings: Sequence[Setting], given: Sequence[str]) -> list[Setting]:
+    """Name settings without a given name after the folder of their report where names coincide."""
     names = [setting.name for setting in settings]
     named = [
         setting
-        if names.count(setting.name) == 1
-        else Setting(name=str(setting.reports[0].path.parent), reports=setting.reports)
-        for setting in settings
+        if explicit or names.count(setting.name) == 1
+        else replace(setting, name=str(setting.reports[0].path.parent))
+        for setting, explicit in zip(settings, given, strict=True)
     ]
-    _check_names([setting.name for setting in named])
+    names = [setting.name for setting in named]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two runs are named {name}; name them with NAME=RUN")
     return named
 
 
@@ -285,41 +281,3 @@ def spread_over_seeds(found: Sample) -> float:
     """Return the standard deviation of the mIoU over the seeds; nan for one seed."""
     mious = found.of_seeds[:, 0]
     return float(mious.std(ddof=1)) if len(mious) > 1 else np.nan
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairedIntervals:
-    """Scores of the second minus those of the first."""
-
-    num_sources: int  # source images with a counted pixel; below two there are no intervals
-    miou: Difference
-    iou: tuple[Difference, ...]  # of each class
-
-
-def paired_intervals(
-    confusions_a: np.ndarray, confusions_b: np.ndarray, left_out: Sequence[int] = ()
-) -> PairedIntervals:
-    """Return the gains of ``b`` over ``a`` on the same draws of source images.
-
-    The mIoU of each is that of ``utils.evaluation.metrics``, so the difference is that of the two
-    reported numbers, even where only one of them predicts a class that no target pixel has.
-
-    Args:
-        confusions_a: ``(sources, C, C)`` pixel counts of each source image; images without a
-            counted pixel are not drawn.
-        confusions_b: the same for the other prediction; same images, same order.
-        left_out: indices of classes excluded from the mean.
-
-    Raises:
-        ValueError: the two do not belong to the same targets.
-    """
-    if confusions_a.shape != confusions_b.shape:
-        raise ValueError(f"confusions are {confusions_a.shape} and {confusions_b.shape}")
-    if not np.array_equal(confusions_a.sum(axis=2), confusions_b.sum(axis=2)):
-        raise ValueError("the two count different target pixels, so their images differ")
-    one, other = (
-        sample(confusions[np.newaxis], left_out) for confusions in (confusions_a, confusions_b)
-    )
-    miou, *iou = differences(one, other)
-    num_sources = int(confusions_a.any(axis=(1, 2)).sum())
-    return PairedIntervals(num_sources=num_sources, miou=miou, iou=tuple(iou))

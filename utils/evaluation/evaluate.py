@@ -58,24 +58,15 @@ class Predictor:
         image: Tensor,
         maps: dict[str, Tensor],
         structure_image: Tensor | None = None,
-        on_strip: Callable[[slice, Tensor, Tensor], None] | None = None,
     ) -> Tensor:
-        """Return the class indices of one image, ``(H, W)`` uint8 on the CPU.
-
-        The arguments are those of ``strips``; ``on_strip`` is called with rows, their logits and
-        their class indices on the CPU.
-        """
-        classes = torch.empty(image.shape[-2:], dtype=torch.uint8)
-        for rows, logits in self.strips(image, maps, structure_image):
-            classes[rows] = classes_of(logits)
-            if on_strip is not None:
-                on_strip(rows, logits, classes[rows])
-        return classes
+        """Return the class indices of one image, ``(H, W)`` uint8 on the CPU, as ``strips``."""
+        strips = self.strips(image, maps, structure_image)
+        return torch.cat([classes_of(logits) for _, logits in strips])
 
     def strips(
         self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the logits of one image from the top down, as ``strips_of``.
+        """Return the logits of one image from the top down, as ``strips_of``.
 
         Args:
             image: ``(1, 3, H, W)`` uint8 RGB.
@@ -88,12 +79,12 @@ class Predictor:
             other = None if structure_image is None else structure_image[part]
             return image[part], {store: levels[part] for store, levels in maps.items()}, other
 
-        yield from self.strips_of((image.shape[-2], image.shape[-1]), crop)
+        return self.strips_of((image.shape[-2], image.shape[-1]), crop)
 
     def strips_of(
         self, size: tuple[int, int], crop: Callable[[Box], WindowInputs], part: slice = slice(None)
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the logits of one image from the top down; those of a large image are never held.
+        """Return the logits of one image from the top down; those of a large one are never held.
 
         With test-time augmentation they are the logarithms of averaged probabilities.
 
@@ -102,8 +93,8 @@ class Predictor:
             crop: called once for each window, row by row of windows.
             part: requested rows of the image.
 
-        Yields:
-            Rows, and their logits ``(C, rows, W)`` float32 on the device.
+        Returns:
+            Iterator of rows and their logits ``(C, rows, W)`` float32 on the device.
         """
 
         @torch.inference_mode()  # as decorator of the generator it would keep each strip alive
@@ -116,7 +107,7 @@ class Predictor:
             predictions = (self._predict(view, picture, stacked, other) for view in self._views)
             return mean_logits(predictions, len(self._views))
 
-        yield from predict_strips(
+        return predict_strips(
             forward,
             size=size,
             window_px=self._config.window_px,

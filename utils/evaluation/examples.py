@@ -6,7 +6,6 @@ read or predicted twice, and memory does not grow with their number.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -54,17 +53,9 @@ class SpreadRows:
         """
         if self._num_seen in self._chosen:
             windows = tile_windows(prediction.shape)
-            row = panel_row(batch, prediction, self._encoder, windows[len(windows) // 2])
-            self.rows.append(reduced(row, self._side_px))
+            middle = windows[len(windows) // 2]
+            self.rows.append(panel_row(batch, prediction, self._encoder, middle, self._side_px))
         self._num_seen += 1
-
-
-@dataclass(frozen=True, kw_only=True, order=True)
-class _ScoredTile:
-    """A tile and its score, sorted from the worst to the best."""
-
-    miou: float  # of this tile alone, over the classes that occur in its target or prediction
-    tile_id: str
 
 
 class WorstRows:
@@ -86,7 +77,8 @@ class WorstRows:
     ) -> None:
         self._encoder, self._num_rows, self._side_px = encoder, num_rows, side_px
         self._left_out = left_out
-        self._kept: dict[_ScoredTile, PanelRow] = {}
+        # By mIoU (of the tile alone, over the classes in its target or prediction) and tile id.
+        self._kept: dict[tuple[float, str], PanelRow] = {}
 
     def add(self, batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
         """Keep a tile if it is among the worst so far; the window with most errors of a large tile.
@@ -99,16 +91,16 @@ class WorstRows:
         miou = scores(confusion, self._left_out).miou
         if math.isnan(miou):
             return
-        scored = _ScoredTile(miou=miou, tile_id=batch.tile_ids[0])
+        scored = miou, batch.tile_ids[0]
         if len(self._kept) == self._num_rows:
             if scored > max(self._kept):
                 return
             del self._kept[max(self._kept)]
         wrong = (batch.target[0] != prediction) & (batch.target[0] != IGNORE_INDEX)
         window = max(tile_windows(wrong.shape), key=lambda box: int(wrong[box.slices].sum()))
-        title = f"{scored.tile_id}: mIoU {100 * miou:.2f}"
-        row = panel_row(batch, prediction, self._encoder, window, title)
-        self._kept[scored] = reduced(row, self._side_px)
+        title = f"{batch.tile_ids[0]}: mIoU {100 * miou:.2f}"
+        row = panel_row(batch, prediction, self._encoder, window, self._side_px, title)
+        self._kept[scored] = row
 
     def gather(self, dist: DistContext) -> list[PanelRow]:
         """Return the worst tiles of all ranks, the worst first. Call on all ranks.
@@ -127,6 +119,7 @@ def panel_row(
     prediction: Tensor,
     encoder: StructureEncoder,
     window: Box,
+    side_px: int,
     title: str | None = None,
 ) -> PanelRow:
     """Return a panel row of one tile: image, encoded structure, target and prediction.
@@ -136,11 +129,19 @@ def panel_row(
         prediction: its class indices ``(H, W)`` uint8.
         encoder: encodes the structure maps.
         window: the part of the tile to show.
+        side_px: pictures with a longer side are reduced to it; class indices by the nearest pixel.
         title: by default the tile id.
     """
 
     def crop(x: Tensor) -> Tensor:
         return x[(..., *window.slices)]
+
+    def picture(x: Tensor, resampling: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
+        scale, array = side_px / max(window.height_px, window.width_px), x.numpy()
+        if scale >= 1:
+            return array.copy()  # not a view of the whole tile
+        height_px, width_px = (max(1, round(scale * length)) for length in array.shape[:2])
+        return np.array(Image.fromarray(array).resize((width_px, height_px), resampling))
 
     image, other = crop(batch.image), batch.structure_image
     structure = encoder(
@@ -148,33 +149,13 @@ def panel_row(
         {store: crop(levels) for store, levels in batch.maps.items()},
         None if other is None else crop(other).float() / 255,
     )[0, list(encoder.pictures[0])]
+    shown = (255 * structure).byte().movedim(0, -1)
     return PanelRow(
-        image=image[0].movedim(0, -1).numpy(),
-        structure=Cell(picture=(255 * structure).byte().movedim(0, -1).numpy(), smooth=False),
-        target=crop(batch.target[0]).numpy(),
-        prediction=crop(prediction).numpy(),
+        image=picture(image[0].movedim(0, -1), Image.Resampling.LANCZOS),
+        structure=Cell(picture=picture(shown), smooth=False),
+        target=picture(crop(batch.target[0])),
+        prediction=picture(crop(prediction)),
         title=batch.tile_ids[0] if title is None else title,
-    )
-
-
-def reduced(row: PanelRow, side_px: int) -> PanelRow:
-    """Reduce the pictures of a row to the size they are drawn in; class indices by the nearest."""
-
-    def fit(picture: np.ndarray, resampling: Image.Resampling) -> np.ndarray:
-        scale = side_px / max(picture.shape[:2])
-        if scale >= 1:
-            return picture.copy()  # not a view of the whole tile
-        height_px, width_px = (max(1, round(scale * length)) for length in picture.shape[:2])
-        return np.array(Image.fromarray(picture).resize((width_px, height_px), resampling))
-
-    smooth, sharp = Image.Resampling.LANCZOS, Image.Resampling.NEAREST
-    assert row.target is not None and row.structure is not None
-    return PanelRow(
-        image=fit(row.image, smooth),
-        structure=Cell(picture=fit(row.structure.picture, sharp), smooth=False),
-        target=fit(row.target, sharp),
-        prediction=fit(row.prediction, sharp),
-        title=row.title,
     )
 
 

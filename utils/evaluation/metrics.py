@@ -19,10 +19,8 @@ def confusion_matrix(target: Tensor, prediction: Tensor, num_classes: int) -> Te
     """Count how often each target class is predicted as each class.
 
     Args:
-        target: class indices of any shape and integer dtype, ``0..num_classes-1``; pixels with 255
-            are not counted.
-        prediction: class indices ``0..num_classes-1``, same shape and device; any value where the
-            target is 255.
+        target: uint8 class indices of any shape; pixels with 255 are not counted.
+        prediction: uint8 class indices, same shape and device; any value where the target is 255.
         num_classes: number of classes C.
 
     Returns:
@@ -37,22 +35,7 @@ def confusion_matrix(target: Tensor, prediction: Tensor, num_classes: int) -> Te
             f"target is {tuple(target.shape)} and prediction {tuple(prediction.shape)}; "
             "they must have one shape"
         )
-    if target.dtype == prediction.dtype == torch.uint8:
-        return _count_bytes(target, prediction, num_classes)
-    counted = target != IGNORE_INDEX
-    rows, columns = target[counted].long(), prediction[counted].long()
-    # Without this check an index that is too large would be counted as another pair of classes.
-    for name, indices in (("target", rows), ("prediction", columns)):
-        if indices.numel():
-            low, high = (int(bound) for bound in indices.aminmax())
-            if low < 0 or high >= num_classes:
-                raise _unknown(name, low if low < 0 else high, num_classes)
-    pairs = rows.mul_(num_classes).add_(columns)
-    return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-def _count_bytes(target: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
-    """Count all pairs of bytes without selecting pixels: about five times as fast for uint8."""
+    # Counting all pairs of bytes is about five times as fast as selecting the counted pixels first.
     table = torch.zeros(256 * 256, dtype=torch.int64, device=target.device)
     parts = (x.flatten().split(_PART_PX) for x in (target, prediction))
     for rows, columns in zip(*parts, strict=True):
@@ -61,12 +44,9 @@ def _count_bytes(target: Tensor, prediction: Tensor, num_classes: int) -> Tensor
     table[IGNORE_INDEX] = 0
     for name, counts in (("target", table.sum(1)), ("prediction", table.sum(0))):
         if counts[num_classes:].any():
-            raise _unknown(name, int(counts.nonzero().max()), num_classes)
+            index = int(counts.nonzero().max())
+            raise ValueError(f"{name} holds class index {index}, allowed are 0..{num_classes - 1}")
     return table[:num_classes, :num_classes].clone()
-
-
-def _unknown(name: str, index: int, num_classes: int) -> ValueError:
-    return ValueError(f"{name} holds class index {index}, allowed are 0..{num_classes - 1}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +81,11 @@ def scores(confusion: Tensor, left_out: Sequence[int] = ()) -> Scores:
         confusion: ``(C, C)`` pixel counts; rows are target classes, columns predicted ones.
         left_out: indices of classes excluded from the means. Their pixels stay in the matrix, so
             confusing another class with them still costs that class.
-
-    Raises:
-        ValueError: the matrix is not square.
     """
-    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
-        raise ValueError(f"a confusion matrix is square, not {tuple(confusion.shape)}")
     counts = confusion.detach().cpu().double()
     hits, targets, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
     occurs = targets + predicted > 0
+    excluded = torch.tensor(left_out, dtype=torch.long)
 
     def fraction(part: Tensor, whole: Tensor) -> Tensor:
         """Return ``part / whole``: 0 where ``whole`` is 0, nan where the class does not occur."""
@@ -117,11 +93,7 @@ def scores(confusion: Tensor, left_out: Sequence[int] = ()) -> Scores:
 
     def mean(values: Tensor) -> float:
         """Return the mean over the classes that occur and are not left out."""
-        return (
-            values.index_fill(0, torch.tensor(left_out, dtype=torch.long), torch.nan)
-            .nanmean()
-            .item()
-        )
+        return values.index_fill(0, excluded, torch.nan).nanmean().item()
 
     total = targets.sum()
     oa = hits.sum() / total

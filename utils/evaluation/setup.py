@@ -51,11 +51,16 @@ def load_setup(
     """Build the network, once the data set is known to fit the checkpoint.
 
     Raises:
-        DataError: other classes, split lists or structure maps than in training.
+        DataError: other classes (or their order), split lists or structure maps than in training.
         ConfigError: ``eval.mean_without`` names a class that the data set does not have.
     """
     tile_set = open_tile_set(Path(config.data.root))
-    check_classes(checkpoint, tile_set)
+    if list(tile_set.classes) != checkpoint.identity.classes:
+        raise DataError(
+            f"{checkpoint.path} was trained on the classes "
+            f"{', '.join(checkpoint.identity.classes)}; {tile_set.root} has "
+            f"{', '.join(tile_set.classes)}"
+        )
     check_split(checkpoint, tile_set.identity(), str(tile_set.root))
     left_out = indices_left_out(config.eval.mean_without, tile_set.classes)
     check_structure(tile_set, config.structure, [split], checkpoint.identity.maps)
@@ -78,16 +83,6 @@ def load_setup(
         precision=precision,
         predictor=Predictor(network, encoder, precision, config.eval, dist.device),
     )
-
-
-def check_classes(checkpoint: Checkpoint, tile_set: TileSet) -> None:
-    """Require the classes of the data set to be those of the checkpoint, in the same order."""
-    if list(tile_set.classes) != checkpoint.identity.classes:
-        raise DataError(
-            f"{checkpoint.path} was trained on the classes "
-            f"{', '.join(checkpoint.identity.classes)}; {tile_set.root} has "
-            f"{', '.join(tile_set.classes)}"
-        )
 
 
 def measure(

@@ -177,30 +177,25 @@ _TURNS = {1: (0,), 2: (0, 4), 8: tuple(range(8))}
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One way to look at a window: zoomed, then turned.
+    """Augmentation of a window at test time: resized, then turned."""
 
-    Attributes:
-        scale: side of what the network sees over side of the window.
-        turn: 0..7, a symmetry of the square; 0 changes nothing.
-    """
-
-    scale: float
-    turn: int
+    scale: float  # side of the network's input over side of the window
+    turn: int  # 0..7, a symmetry of the square; 0 is the identity
 
     def photo(self, photo: Tensor) -> Tensor:
-        """``(N, 3, H, W)`` float, bilinear, averaged when it gets smaller."""
+        """Transform an image ``(N, 3, H, W)`` float: bilinear, antialiased where it shrinks."""
         return dihedral(resize(photo, self._zoomed(photo)), self.turn)
 
     def ids(self, ids: Tensor) -> Tensor:
-        """``(N, H, W)`` int segment ids: of the pixel whose centre is nearest."""
+        """Transform segment ids ``(N, H, W)`` int: those of the nearest pixel centres."""
         return dihedral(resize_nearest(ids, self._zoomed(ids)), self.turn)
 
     def levels(self, levels: Tensor) -> Tensor:
-        """``(N, H, W)`` int levels, 0 = no data: like a photo, but none where less than half is."""
+        """Transform levels ``(N, H, W)`` int, 0 = no data, as ``resize_levels`` does."""
         return dihedral(resize_levels(levels, self._zoomed(levels)), self.turn)
 
     def undo(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits ``(N, C, h, w)`` of what was seen -> those of the window of ``size``."""
+        """Return the logits of the window of ``size`` from those of the view, ``(N, C, h, w)``."""
         return resize(undo_dihedral(logits, self.turn), size)
 
     def _zoomed(self, x: Tensor) -> tuple[int, int]:
@@ -209,22 +204,22 @@ class View:
 
 
 def views(scales: Sequence[float], num_turns: int) -> list[View]:
-    """All views of a recipe.
+    """Return all views of a recipe.
 
     Args:
-        scales: zooms.
-        num_turns: 1: none; 2: also mirrored; 8: all flips and quarter turns.
+        scales: of each view, see ``View``.
+        num_turns: 1: identity; 2: also mirrored; 8: all flips and quarter turns.
     """
     return [View(scale=scale, turn=turn) for scale in scales for turn in _TURNS[num_turns]]
 
 
 def mean_logits(predictions: Iterator[Tensor], number: int) -> Tensor:
-    """Logits ``(N, C, H, W)`` of the same pixels -> the logarithm of the mean of their softmax.
+    """Return the logarithm of the mean of the softmax of several predictions.
 
-    The softmax of the result is that mean. A single prediction is returned as it is.
+    The softmax of the result is that mean. A single prediction is returned unchanged.
 
     Args:
-        predictions: made one after the other, so that few are in memory at a time.
+        predictions: logits ``(N, C, H, W)`` of the same pixels, computed one at a time.
         number: of predictions.
     """
     if number == 1:

@@ -67,7 +67,7 @@ def verdicts(findings: Attribution) -> list[str]:
 
 
 def _effect_clause(effect: Effect) -> str:
-    found, name = effect.differences.miou, effect.ablation.name
+    found, name = effect.differences[0], effect.ablation.name
     if math.isnan(found.low):
         return f"{name} {points(found.value)} points of mIoU"
     if not found.excludes_zero:
@@ -81,12 +81,12 @@ def _verdict(effects: Sequence[Effect]) -> str:
     """Return the conclusion on a modality; ``shuffled`` decides, if it was measured."""
     if all(effect.moved == 0 for effect in effects):
         return "no prediction changes, so the network does not use it"
-    if any(math.isnan(effect.differences.miou.low) for effect in effects):
+    if any(math.isnan(effect.differences[0].low) for effect in effects):
         return "fewer than two source images give no interval, so nothing can be concluded"
     clear = {
-        effect.ablation.name: effect.differences.miou.value
+        effect.ablation.name: effect.differences[0].value
         for effect in effects
-        if effect.differences.miou.excludes_zero
+        if effect.differences[0].excludes_zero
     }
     if SHUFFLED in clear:
         if clear[SHUFFLED] < 0:
@@ -141,7 +141,7 @@ def _column(effect: Effect | None, ablation: Ablation, num_rows: int) -> list[tu
     """Return value and interval of each class and the mean, then the fraction of changed pixels."""
     if effect is None:
         return [("", "")] * (num_rows - 1) + [(str(ablation.unmeasured), ""), ("", "")]
-    differences = (*effect.differences.iou, effect.differences.miou)
+    differences = (*effect.differences[1:], effect.differences[0])
     return [*((points(d.value), _interval(d)) for d in differences), (percent(effect.moved), "")]
 
 
@@ -171,10 +171,7 @@ def _chart(findings: Attribution, classes: Sequence[str]) -> np.ndarray:
                 title=subject,
                 note="; ".join(f"{c.name}: {c.unmeasured}" for c in ablations if c.unmeasured),
                 series={
-                    name: [
-                        (d.value, d.low, d.high)
-                        for d in (effect.differences.miou, *effect.differences.iou)
-                    ]
+                    name: [(d.value, d.low, d.high) for d in effect.differences]
                     for name, effect in effects.items()
                     if effect is not None
                 },
@@ -200,7 +197,7 @@ def _csv(findings: Attribution, classes: Sequence[str]) -> str:
             }
             row |= {"iou_unchanged": iou, "unmeasured": ablation.unmeasured or ""}
             if effect is not None:
-                row |= _ends((effect.differences.miou, *effect.differences.iou)[index])
+                row |= _ends(effect.differences[index])
                 row["changed_pixels"] = (effect.moved, *effect.moved_by_class)[index]
             rows.append(row)
     return csv_text([*keys, "changed_pixels", "unmeasured"], rows)
@@ -231,10 +228,10 @@ def _entry(findings: Attribution, ablation: Ablation, classes: Sequence[str]) ->
     effect = _effect_of(findings, ablation)
     if effect is None:
         return {**entry, "unmeasured": ablation.unmeasured}
-    by_class = zip(classes, effect.differences.iou, effect.moved_by_class, strict=True)
+    by_class = zip(classes, effect.differences[1:], effect.moved_by_class, strict=True)
     return {
         **entry,
-        "miou": _ends(effect.differences.miou),
+        "miou": _ends(effect.differences[0]),
         "changed_pixels": effect.moved,
         "classes": [{"name": n, **_ends(d), "changed_pixels": f} for n, d, f in by_class],
         "confusion": effect.confusion.tolist(),

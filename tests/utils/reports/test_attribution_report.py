@@ -59,7 +59,7 @@ def test_verdict_follows_the_intervals(zeroed, shuffled, end):
 
 def test_effects_are_stated_with_size_and_interval():
     found = findings((SHUFFLED, UNTRIED), images_with(30))
-    difference = found.effects[0].differences.miou
+    difference = found.effects[0].differences[0]
     low, value, high = (percent(-x) for x in (difference.high, difference.value, difference.low))
     assert float(low) > 0
     assert verdicts(found) == [
@@ -76,7 +76,7 @@ def test_an_interval_that_includes_zero_is_no_effect():
     images["a1"][2][0, 0] ^= 1
     images["b"][2][0, 100] ^= 1
     found = findings((SHUFFLED,), images)
-    assert not found.effects[0].differences.miou.excludes_zero and found.effects[0].moved > 0.15
+    assert not found.effects[0].differences[0].excludes_zero and found.effects[0].moved > 0.15
     assert verdicts(found)[0].endswith(": no effect on the mIoU is shown.")
 
 
@@ -106,11 +106,11 @@ def test_tables_line_up_and_name_what_was_not_measured():
     assert lines[2].split()[:3] == [
         "land",
         percent(found.scores.iou[0]),
-        points(differences.iou[0].value),
+        points(differences[1].value),
     ]
     mean = next(line for line in lines if line.startswith("mean without road"))
     assert mean.endswith("holds values")
-    assert mean.split()[3:5] == [percent(found.scores.miou), points(differences.miou.value)]
+    assert mean.split()[3:5] == [percent(found.scores.miou), points(differences[0].value)]
     assert lines[-1].startswith("changed pixels") and lines[-1].split()[-2:] == [
         percent(effect.moved) for effect in found.effects[:2]
     ]
@@ -140,8 +140,8 @@ def test_files_hold_the_same_numbers(tmp_path):
             "land",
         )
         for row, in_json, difference, moved in (
-            (mean, entry, effect.differences.miou, effect.moved),
-            (land, entry["classes"][0], effect.differences.iou[0], effect.moved_by_class[0]),
+            (mean, entry, effect.differences[0], effect.moved),
+            (land, entry["classes"][0], effect.differences[1], effect.moved_by_class[0]),
         ):
             numbers = [difference.value, difference.low, difference.high, moved]
             keys = ("difference", "low", "high", "changed_pixels")
