@@ -9,9 +9,9 @@ import torch
 from tests.utils.evaluation.test_attribution import (
     ALL,
     CLASSES,
-    SHUFFLED,
+    SAM_SHUFFLED,
+    SAM_ZEROED,
     UNTRIED,
-    ZEROED,
     findings,
 )
 from utils.files import read_rgb
@@ -53,12 +53,12 @@ def images_with(*num_wrong):
     ],
 )
 def test_verdict_follows_the_intervals(zeroed, shuffled, end):
-    (sentence,) = verdicts(findings((ZEROED, SHUFFLED), images_with(zeroed, shuffled)))
+    (sentence,) = verdicts(findings((SAM_ZEROED, SAM_SHUFFLED), images_with(zeroed, shuffled)))
     assert sentence.endswith(end)
 
 
 def test_effects_are_stated_with_size_and_interval():
-    found = findings((SHUFFLED, UNTRIED), images_with(30))
+    found = findings((SAM_SHUFFLED, UNTRIED), images_with(30))
     difference = found.effects[0].differences[0]
     low, value, high = (percent(-x) for x in (difference.high, difference.value, difference.low))
     assert float(low) > 0
@@ -66,7 +66,7 @@ def test_effects_are_stated_with_size_and_interval():
         f"sam: shuffled loses {value} points of mIoU ({low} to {high}): the network uses what the "
         "encoded map says about the image."
     ]
-    assert "sam: shuffled gains" in verdicts(findings((SHUFFLED,), images_with(2)))[0]
+    assert "sam: shuffled gains" in verdicts(findings((SAM_SHUFFLED,), images_with(2)))[0]
 
 
 def test_an_interval_that_includes_zero_is_no_effect():
@@ -75,19 +75,19 @@ def test_an_interval_that_includes_zero_is_no_effect():
     images = {name: (t, own, own.roll(100)) for name, (t, own, _) in images.items()}
     images["a1"][2][0, 0] ^= 1
     images["b"][2][0, 100] ^= 1
-    found = findings((SHUFFLED,), images)
+    found = findings((SAM_SHUFFLED,), images)
     assert not found.effects[0].differences[0].excludes_zero and found.effects[0].moved > 0.15
     assert verdicts(found)[0].endswith(": no effect on the mIoU is shown.")
 
 
 def test_all_modalities_have_a_verdict_without_shuffled():
-    found = findings((SHUFFLED, ALL), images_with(10, 50))
+    found = findings((SAM_SHUFFLED, ALL), images_with(10, 50))
     assert verdicts(found)[1].startswith("all modalities: zeroed loses")
     assert verdicts(found)[1].endswith(": the network depends on them.")
 
 
 def test_one_source_image_has_differences_and_no_verdict(tmp_path):
-    found = findings((SHUFFLED,), {"a1": images_with(30)["a1"]})
+    found = findings((SAM_SHUFFLED,), {"a1": images_with(30)["a1"]})
     assert verdicts(found)[0].endswith("give no interval, so nothing can be concluded.")
     text = " ".join(attribution_text(found, CLASSES).split())
     assert "no intervals, which need at least two source images." in text
@@ -97,7 +97,7 @@ def test_one_source_image_has_differences_and_no_verdict(tmp_path):
 
 
 def test_tables_line_up_and_name_what_was_not_measured():
-    found = findings((ZEROED, SHUFFLED, UNTRIED, ALL), images_with(20, 30, 40), ("road",))
+    found = findings((SAM_ZEROED, SAM_SHUFFLED, UNTRIED, ALL), images_with(20, 30, 40), ("road",))
     first, second, *_ = attribution_text(found, CLASSES).split("\n\n")
     lines = first.splitlines()
     assert lines[0].split() == ["sam", "unchanged", "zeroed", "shuffled", "superpixels"]
@@ -119,7 +119,7 @@ def test_tables_line_up_and_name_what_was_not_measured():
 
 
 def test_files_hold_the_same_numbers(tmp_path):
-    found = findings((ZEROED, UNTRIED, SHUFFLED), images_with(20, 30), ("road",))
+    found = findings((SAM_ZEROED, UNTRIED, SAM_SHUFFLED), images_with(20, 30), ("road",))
     for folder in ("a", "a", "b"):
         write_attribution(
             tmp_path / folder, findings=found, classes=CLASSES, header={"split": "val"}
