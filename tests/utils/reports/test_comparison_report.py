@@ -66,7 +66,7 @@ def test_json_holds_scores_and_paired_differences(tmp_path):
 
 
 def test_console_shows_scores_differences_and_marks(tmp_path):
-    comparison = compare(read_settings(runs(tmp_path, 0.8, 0.9)))
+    comparison = compare(read_settings(runs(tmp_path, 0.8, 0.9, 0.5)))
     blocks = comparison_text(comparison).split("\n\n")
     assert "nan" not in "".join(blocks)
     caption, head, _, row, *_ = blocks[0].split("\n")
@@ -92,10 +92,12 @@ def test_console_shows_scores_differences_and_marks(tmp_path):
     assert lines[3].startswith("mIoU ") and lines[3].endswith(" *")
     assert f"{points(gain.value)}  {points(gain.low)} to {points(gain.high)}" in lines[3]
     assert max(map(len, lines)) <= 100
-    assert blocks[2] == "structure\n  run0  kind 0\n  run1  kind 1"
-    assert blocks[3].startswith("* the 95% interval of the difference excludes zero.")
-    assert "1000 draws of the 12 source images" in blocks[4]
-    assert "not that of the training seed" in " ".join(blocks[4].split())
+    assert "run2 against run0" in blocks[2]
+    assert f"{points(comparison.differences[1][0].value)}  " in blocks[2].split("\n")[3]
+    assert blocks[3] == "structure\n  run0  kind 0\n  run1  kind 1\n  run2  kind 2"
+    assert blocks[4].startswith("* the 95% interval of the difference excludes zero.")
+    assert "1000 draws of the 12 source images" in blocks[5]
+    assert "not that of the training seed" in " ".join(blocks[5].split())
 
 
 def test_equal_reports_differ_by_nothing_and_are_not_marked(tmp_path):

@@ -65,6 +65,8 @@ def test_report_page_holds_the_numbers_of_the_report():
     assert "|mIoU, %|72.62|45.83 to 100.00|" in text
     assert "|OA, %|85.00|of 20 pixels|" in text
     assert "95% intervals: percentile bootstrap over 2 source images." in text
+    head = ["class", "IoU", "0 to 100", "95% interval", "F1", "precision", "recall", "pixels"]
+    assert head in read.rows
     row = ["building", "66.67", "", "66.67 to 66.67", "80.00", "85.71", "75.00", "40.00"]
     assert row in read.rows
     assert ["mean", "72.62", "", "45.83 to 100.00", "84.00", "85.16", "83.33", ""] in read.rows
@@ -195,5 +197,9 @@ def test_photos_are_smaller_and_look_the_same():
 
 
 def test_a_variable_that_a_template_lacks_is_an_error():
-    with pytest.raises(jinja2.UndefinedError):
-        render("comparison.html", title="a")
+    table = Table(head=["a"], rows=[])
+    pixel = picture(np.zeros((1, 1), np.uint8), "")
+    arguments = {"title": "", "scores": table, "chart": pixel, "differences": [], "reading": ""}
+    render("comparison.html", **arguments, header_differences={}, method="")
+    with pytest.raises(jinja2.UndefinedError, match="'method' is undefined"):
+        render("comparison.html", **arguments, header_differences={})

@@ -129,6 +129,7 @@ def test_per_class_csv_has_a_row_for_each_class(tmp_path):
     assert float(rows[1]["pixel_recall <256px"]) == pytest.approx(11 / 12)
     assert rows[2]["iou"] == rows[2]["iou_low"] == rows[2]["boundary_iou_1px"] == ""
     assert float(rows[0]["boundary_iou_8px"]) == FINDINGS.boundaries.iou[3, 0]
+    assert [float(row["boundary_f1_1px"]) for row in rows[:2]] == pytest.approx([0.75, 0.8])
 
 
 def test_the_same_arguments_give_the_same_files_and_no_others(tmp_path):

@@ -15,6 +15,7 @@ from tests.utils.reports.findings import (
 )
 from utils.evaluation.metrics import scores
 from utils.reports.tables import (
+    boundary_table,
     class_details,
     class_table,
     console_summary,
@@ -161,6 +162,15 @@ def test_details_of_each_class():
         ["car", "-"],
     ]
     assert [row[1] for row in tables[3].rows] == ["75.00", "91.67", "-"]
+
+
+def test_boundary_means_leave_out_classes():
+    table = boundary_table(find(left_out=[CLASSES[1]]), CLASSES)
+    assert [row[1:] for row in table.rows] == [
+        ["16.67", "22.22", "66.67", "66.67"],
+        ["75.00", "100.00", "100.00", "100.00"],
+    ]
+    assert table.caption == "Boundary scores in %, mean of the classes without land (unpaved)"
 
 
 def test_csv_has_empty_cells_for_unknown_values():
