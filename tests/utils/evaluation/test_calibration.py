@@ -9,22 +9,18 @@ from utils.evaluation import calibration as module
 from utils.evaluation.calibration import NUM_BINS, calibration, calibration_counts
 
 
-def logits_of(confidence):
-    """Two classes, the first of which has these probabilities (above 1/2)."""
-    confidence = np.asarray(confidence, float)
-    return np.stack([np.log(confidence), np.log1p(-confidence)]).astype(np.float32)
-
-
 def test_error_worked_out_by_hand():
     # Two pixels in the bin (9/15, 10/15], one right; two in (13/15, 14/15], both right.
-    confidence = np.array([[0.62, 0.66, 0.9, 0.92]])
+    confidence = np.array([[0.62, 0.66, 0.9, 0.92]])  # of the first of two classes
+    logits = np.stack([np.log(confidence), np.log1p(-confidence)]).astype(np.float32)
     target = np.array([[0, 1, 0, 0]], np.uint8)
-    result = calibration(calibration_counts(logits_of(confidence), target, target * 0))
+    result = calibration(calibration_counts(logits, target, target * 0))
     assert result.error == pytest.approx(0.5 * abs(0.64 - 0.5) + 0.5 * abs(0.91 - 1), abs=1e-6)
     assert result.confidence == pytest.approx(confidence.mean(), abs=1e-6)
     assert result.accuracy == 0.75
     assert [i for i, n in enumerate(result.bin_pixels) if n] == [9, 13]
     assert result.bin_accuracy[9] == 0.5 and np.isnan(result.bin_accuracy[0])
+    assert result.bin_confidence[9] == pytest.approx(0.64, abs=1e-6)
 
 
 @pytest.mark.parametrize("strip_px", [1, 50, 10**6])
@@ -43,43 +39,32 @@ def test_equals_the_definition_on_random_logits(monkeypatch, strip_px):
         chosen = (confidence > i / NUM_BINS) & (confidence <= (i + 1) / NUM_BINS)
         if chosen.any():
             error += chosen.mean() * abs(confidence[chosen].mean() - right[chosen].mean())
-    result = calibration(calibration_counts(logits, target, prediction))
+    counts = calibration_counts(logits, target, prediction)
+    result = calibration(counts)
     assert result.error == pytest.approx(error, abs=1e-6)
     assert result.accuracy == right.mean()
     assert sum(result.bin_pixels) == right.size
+    # Sums do not depend on their order.
+    parts = slice(20, None), slice(None, 20)
+    again = (calibration_counts(logits[:, p], target[p], prediction[p]) for p in parts)
+    np.testing.assert_array_equal(counts, sum(again))
 
 
-def test_a_sure_pixel_is_in_the_last_bin():
-    sure = np.array([0.0, -1000.0], np.float32).reshape(2, 1, 1)
-    one = np.zeros((1, 1), np.uint8)
-    assert calibration_counts(sure, one, one)[NUM_BINS - 1].tolist() == [1, 1, 2**24]
-
-
-def test_order_of_the_sums_does_not_matter():
-    rng = np.random.default_rng(1)
-    logits = rng.standard_normal((3, 40, 40)).astype(np.float32)
-    target = rng.integers(3, size=(40, 40)).astype(np.uint8)
-    prediction = logits.argmax(0).astype(np.uint8)
-    whole = calibration_counts(logits, target, prediction)
-    halves = [slice(20, None), slice(None, 20)]
-    parts = [calibration_counts(logits[:, h], target[h], prediction[h]) for h in halves]
-    np.testing.assert_array_equal(whole, sum(parts))
-
-
-def test_nothing_counted_is_nan_without_a_warning():
-    target = np.full((4, 4), 255, np.uint8)
+@pytest.mark.parametrize(
+    ("logits", "label", "bin_number", "expected"),
+    [
+        ([0.0, -1000.0], 0, NUM_BINS - 1, [1, 1, 2**24]),  # certain
+        ([np.nan, 0.0], 0, 0, [1, 1, 0]),
+        ([0.0, 0.0], 255, 0, [0, 0, 0]),
+    ],
+)
+def test_extreme_pixels_are_counted_without_a_warning(logits, label, bin_number, expected):
+    target = np.full((1, 1), label, np.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        counts = calibration_counts(np.zeros((2, 4, 4), np.float32), target, target * 0)
+        given = np.array(logits, np.float32).reshape(2, 1, 1)
+        counts = calibration_counts(given, target, target * 0)
         result = calibration(counts)
-    assert not counts.any()
-    assert np.isnan([result.error, result.confidence, result.accuracy]).all()
-
-
-def test_logits_that_are_not_finite_have_no_confidence():
-    logits = np.array([np.nan, 0.0], np.float32).reshape(2, 1, 1)
-    one = np.zeros((1, 1), np.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        counts = calibration_counts(logits, one, one)
-    assert counts[0].tolist() == [1, 1, 0] and not counts[1:].any()
+    assert counts[bin_number].tolist() == expected and counts.sum() == sum(expected)
+    if label == 255:
+        assert np.isnan([result.error, result.confidence, result.accuracy]).all()

@@ -21,46 +21,18 @@ def by_scipy(target, prediction, num_classes, areas_px):
     return counts
 
 
-@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (1, 90), (90, 1), (1, 1)])
+@pytest.mark.parametrize("shape", [(40, 61), (1, 90), (90, 1)])
 @pytest.mark.parametrize("side", [1, 2, 5])
 def test_counts_equal_those_of_labelled_regions(shape, side):
     rng = np.random.default_rng(side)
     small = rng.integers(3, size=[-(-length // side) for length in shape]).astype(np.uint8)
     target = np.kron(small, np.ones((side, side), np.uint8))[: shape[0], : shape[1]]
     target[rng.random(shape) < 0.05] = IGNORED
-    prediction = np.where(rng.random(shape) < 0.5, target, rng.integers(3, size=shape)).astype(
-        np.uint8
-    )
+    other = rng.integers(3, size=shape).astype(np.uint8)
+    prediction = np.where(rng.random(shape) < 0.5, target, other)
     areas_px = (2, 10, 50)
     counts = object_counts(target, prediction, 4, areas_px)
     np.testing.assert_array_equal(counts, by_scipy(target, prediction, 4, areas_px))
-    assert counts[..., 0].sum() == (target != IGNORED).sum()
-
-
-def test_winding_regions_are_one_object():
-    """A spiral, and a comb whose teeth meet in the last row."""
-    spiral = np.array(
-        [
-            [1, 1, 1, 1, 1, 1, 1],
-            [0, 0, 0, 0, 0, 0, 1],
-            [1, 1, 1, 1, 1, 0, 1],
-            [1, 0, 0, 0, 1, 0, 1],
-            [1, 0, 1, 1, 1, 0, 1],
-            [1, 0, 0, 0, 0, 0, 1],
-            [1, 1, 1, 1, 1, 1, 1],
-        ],
-        np.uint8,
-    )
-    assert object_counts(spiral, spiral, 2, (1000,))[:, 0, 2].tolist() == [1, 1]
-    comb = np.zeros((50, 41), np.uint8)
-    comb[:, ::2] = 1
-    comb[-1] = 1
-    assert object_counts(comb, comb, 2, (10,))[..., 2].tolist() == [[0, 20], [0, 1]]
-
-
-def test_pixels_that_meet_at_a_corner_are_two_objects():
-    target = np.array([[1, 0], [0, 1]], np.uint8)
-    assert object_counts(target, target, 2, (10,))[:, 0, 2].tolist() == [2, 2]
 
 
 def test_half_of_the_pixels_make_an_object_found():
@@ -70,6 +42,16 @@ def test_half_of_the_pixels_make_an_object_found():
         prediction[:right] = 1
         counts = object_counts(target, prediction.reshape(2, 2), 2, (10,))
         assert counts[1, 0].tolist() == [4, right, 1, found]
+
+
+def test_objects_by_hand():
+    """Pixels that meet at a corner, and a comb whose teeth meet in the last row."""
+    target = np.array([[1, 0], [0, 1]], np.uint8)
+    assert object_counts(target, target, 2, (10,))[:, 0, 2].tolist() == [2, 2]
+    comb = np.zeros((50, 41), np.uint8)
+    comb[:, ::2] = 1
+    comb[-1] = 1
+    assert object_counts(comb, comb, 2, (10,))[..., 2].tolist() == [[0, 20], [0, 1]]
 
 
 def test_an_area_belongs_to_the_class_that_begins_with_it():
@@ -82,9 +64,5 @@ def test_an_area_belongs_to_the_class_that_begins_with_it():
     assert scores.areas_px == AREAS_PX
     assert scores.detected[1, :2].tolist() == scores.recall[1, :2].tolist() == [1, 1]
     assert np.isnan(scores.detected[1, 2:]).all() and np.isnan(scores.recall[1, 2:]).all()
-
-
-def test_all_ignored_is_no_object():
-    target = np.full((5, 5), IGNORED, np.uint8)
-    scores = object_scores(object_counts(target, np.zeros_like(target), 2))
-    assert not scores.num_objects.any() and np.isnan(scores.detected).all()
+    nothing = object_scores(object_counts(np.full_like(target, IGNORED), target, 2))
+    assert not nothing.num_objects.any() and np.isnan(nothing.detected).all()
