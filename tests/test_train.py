@@ -3,6 +3,7 @@
 import inspect
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from train import Run, build_run, train, train_one_epoch
 from utils.errors import ConfigError, MissingDataError
 from utils.training.checkpoint import load_checkpoint
 from utils.training.log import read_rows
+from utils.training.validation import Validation
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_VIT = ("model.rgb_vit.name=none", "model.structure_vit.name=none")
@@ -119,6 +121,23 @@ def test_resume_in_the_middle_of_an_epoch_is_bit_for_bit(data_root, tmp_path, st
     run.log.close()
     assert load_checkpoint(run.folder / "last.pth").progress["step"] == stop_after
     assert_same_run(straight, run_to_the_end(config).folder)
+
+
+def test_a_run_killed_while_validating_repeats_only_the_validation(
+    data_root, tmp_path, straight, monkeypatch
+):
+    config = make_config(data_root, tmp_path, *RESUMED, "run.save_every_steps=1000")
+    run = build_run(config, single_process())
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(Validation, "__call__", lambda self: signal.raise_signal(signal.SIGINT))
+        train(run)
+    run.log.close()
+    assert load_checkpoint(run.folder / "last.pth").progress["step"] == 3
+    resumed = build_run(config, single_process())
+    assert resumed.state.step_in_epoch == resumed.batches.num_batches == 3
+    train(resumed)
+    resumed.log.close()
+    assert_same_run(straight, resumed.folder)
 
 
 def test_another_recipe_in_the_same_folder_is_refused_with_both_sides(data_root, straight):

@@ -28,6 +28,7 @@ NO_DROPOUT = ["model.drop_path=0", "model.head_dropout=0"]
 # Double precision, because 20 steps in single precision add up to 2e-6 of rounding.
 STEPS = ["optim.optimizer=sgd", "optim.lr=0.02", "optim.warmup_epochs=0", "optim.ema_decay=0"]
 STEPS += ["optim.batch_size=6", "optim.steps_per_epoch=20", *NO_DROPOUT, *NO_VIT]
+STEPS += ["optim.class_weights=[1, 9, 1, 3, 1, 5]"]  # the ranks' parts weigh differently
 
 
 def train_steps(dist, config):
@@ -100,6 +101,17 @@ def test_a_signal_to_one_rank_saves_and_one_rank_resumes(data_root, tmp_path, ra
     train_one_epoch(run)
     run.log.close()
     assert run.state.step == 6
+
+
+def first_numbers(dist, config):
+    run = build_run(config, dist)
+    run.log.close()
+    return run.state.network.head.classify.weight.sum().item(), torch.rand(1).item()
+
+
+def test_ranks_start_alike_and_draw_different_dropout_masks(data_root, tmp_path, ranks):
+    (weight, number), other = ranks(first_numbers, make_config(data_root, tmp_path, *NO_VIT))
+    assert weight == other[0] and number != other[1]
 
 
 def validate(dist, config):

@@ -28,14 +28,17 @@ with distributed_session("cpu", timedelta(days=1)) as dist:
 
 
 def meet(dist, numbers):
-    total = dist.sum(torch.tensor([numbers[dist.rank]]))
+    number = torch.tensor([numbers[dist.rank]])
+    total, mean = dist.sum(number), dist.mean(number)
     dist.barrier()
-    return dist.rank, dist.is_main, total.item(), dist.gather({"rank": dist.rank})
+    assert number.item() == numbers[dist.rank]
+    return dist.rank, dist.is_main, (total.item(), mean.item()), dist.gather({"rank": dist.rank})
 
 
 def test_context_sum_and_gather_are_over_all_ranks_in_their_order(ranks):
     everyone = [{"rank": 0}, {"rank": 1}]
-    assert ranks(meet, [3, 4]) == [(0, True, 7, everyone), (1, False, 7, everyone)]
+    both = (7, 3.5)
+    assert ranks(meet, [3, 4]) == [(0, True, both, everyone), (1, False, both, everyone)]
 
 
 def fail_on_rank(dist, rank):
@@ -47,7 +50,7 @@ def fail_on_rank(dist, rank):
 def test_ranks_fixture_shows_an_error_and_serves_the_next_test(ranks):
     with pytest.raises(AssertionError, match="rank 1 cannot count"):
         ranks(fail_on_rank, 1)
-    assert ranks(meet, [1, 1])[0][2] == 2
+    assert ranks(meet, [1, 1])[0][2] == (2, 1)
 
 
 @pytest.mark.parametrize(

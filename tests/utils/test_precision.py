@@ -18,11 +18,13 @@ def test_autocast_computes_in_the_precision_asked_for(name, dtype):
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == dtype
 
 
-def test_step_clips_the_sum_to_the_norm_and_clears_the_gradients():
+@pytest.mark.parametrize("name", ["fp32", "fp16"])
+def test_step_clips_the_sum_to_the_norm_and_clears_the_gradients(name):
+    """Of the unscaled gradient: that of fp16 is scaled before."""
     net = nn.Linear(2, 1, bias=False)
     net.weight.data.zero_()
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
-    precision = Precision("fp32", CPU)
+    precision = Precision(name, CPU)
     precision.backward(60 * net(torch.tensor([[3.0, 4.0]])).sum())
     precision.backward(40 * net(torch.tensor([[3.0, 4.0]])).sum())
     precision.step(net, optimizer, max_norm=1.0)

@@ -5,7 +5,13 @@ import torch
 from torch import nn
 
 from utils.errors import DataError, MissingDataError
-from utils.training.checkpoint import Identity, load_checkpoint, load_weights, save_checkpoint
+from utils.training.checkpoint import (
+    Identity,
+    check_split,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 
 IDENTITY = Identity(
     recipe={"name": "x", "optim": {"lr": 0.1}},
@@ -62,6 +68,17 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "foreign.pth")
     with pytest.raises(DataError, match="has no format version, this program reads 3"):
         load_checkpoint(tmp_path / "foreign.pth")
+
+
+def test_other_split_lists_of_the_same_data_set_are_refused(tmp_path):
+    save(tmp_path / "a.pth", nn.Linear(2, 3))
+    checkpoint = load_checkpoint(tmp_path / "a.pth")
+    same, other = {"name": "own", "sha256": "0" * 64}, {"name": "own", "sha256": "1" * 64}
+    check_split(checkpoint, {"dataset": "scenes", "split": {**same, "name": "renamed"}}, "data/x")
+    check_split(checkpoint, {"dataset": "another", "split": other}, "data/x")
+    sentence = r"split 'own' \(00000000\) of scenes, data/x has 'own' \(11111111\), so images may"
+    with pytest.raises(DataError, match=sentence):
+        check_split(checkpoint, {"dataset": "scenes", "split": other}, "data/x")
 
 
 def test_truncated_checkpoint_is_refused(tmp_path):

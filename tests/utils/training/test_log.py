@@ -49,6 +49,19 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(tmp_path, dist):
     assert path.read_text().endswith("}\n")
 
 
+@pytest.mark.parametrize(("step_in_epoch", "num_kept"), [(0, 3), (5, 2)])
+def test_the_validation_that_is_repeated_is_dropped_on_resume(
+    tmp_path, dist, step_in_epoch, num_kept
+):
+    """After step 5, the last one of an epoch, the validation may not be in the checkpoint."""
+    path, state = tmp_path / "metrics.jsonl", make_state(dist, 5)
+    state.step_in_epoch = step_in_epoch
+    rows = [{"kind": "val", "step": 3}, {"kind": "train", "step": 5}, {"kind": "val", "step": 5}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    open_log(tmp_path, dist, state=state).close()
+    assert read_rows(path) == rows[:num_kept]
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_when_it_is_reported(tmp_path, dist):
     state = make_state(dist)
     log = open_log(tmp_path, dist, state=state)
