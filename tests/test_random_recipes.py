@@ -1,6 +1,7 @@
-"""Random recipes: each trains two steps, or is refused by its key before anything is built."""
+"""Recipes: each value is accepted or refused by its key, and random ones train two steps."""
 
 import random
+import re
 
 import pytest
 import torch
@@ -64,18 +65,19 @@ CHOICES = {
 }
 
 
+def test_each_value_is_accepted_or_refused_by_its_key(tmp_path):
+    for key, (good, bad) in CHOICES.items():
+        for value in good:
+            make_config(tmp_path, tmp_path, *FIXED, f"{key}={value}")
+        for value in bad:
+            with pytest.raises(ConfigError, match=rf"\n  {re.escape(key)}\b"):
+                make_config(tmp_path, tmp_path, *FIXED, f"{key}={value}")
+
+
 def draw(number):
-    """Overrides, and the keys among them that are broken."""
     rng = random.Random(number)
-    overrides, broken = [], set()
-    for key in rng.sample(sorted(CHOICES), rng.randint(1, 6)):
-        good, bad = CHOICES[key]
-        if bad and (not good or rng.random() < 0.12):
-            broken.add(key)
-            overrides.append(f"{key}={rng.choice(bad)}")
-        else:
-            overrides.append(f"{key}={rng.choice(good)}")
-    return overrides, broken
+    keys = rng.sample(sorted(key for key, (good, _) in CHOICES.items() if good), rng.randint(2, 6))
+    return [f"{key}={rng.choice(CHOICES[key][0])}" for key in keys]
 
 
 @pytest.fixture(autouse=True)
@@ -85,29 +87,22 @@ def nondeterminism_allowed_again():
 
 
 @pytest.mark.parametrize(
-    "numbers",
-    [range(40), pytest.param(range(40, 200), marks=pytest.mark.slow)],
-    ids=["40", "160 more"],
+    "numbers", [range(20), pytest.param(range(20, 150), marks=pytest.mark.slow)], ids=["few", "all"]
 )
 def test_random_recipes_train_or_are_refused_by_key(data_root, tmp_path, numbers):
-    outcomes = {"trained": 0, "refused": 0, "refused together": 0}
+    num_trained = 0
     for number in numbers:
-        overrides, broken = draw(number)
-        folder = tmp_path / str(number)
+        overrides, folder = draw(number), tmp_path / str(number)
         try:
             run = build_run(make_config(data_root, folder, *FIXED, *overrides), single_process())
         except UserError as error:
-            assert isinstance(error, ConfigError), (overrides, error)
-            assert not folder.exists(), overrides
-            keys = broken or {text.partition("=")[0] for text in overrides}
-            named = [key for key in keys if key in str(error)]
-            assert named == list(keys) if broken else named, (overrides, str(error))
-            outcomes["refused" if broken else "refused together"] += 1
+            assert isinstance(error, ConfigError) and not folder.exists(), (overrides, error)
+            keys = [override.partition("=")[0] for override in overrides]
+            assert any(key in str(error) for key in keys), (overrides, error)
             continue
-        assert not broken, (overrides, broken)
         train_one_epoch(run)
         run.log.close()
         assert run.state.step == 2
         assert all(torch.isfinite(p).all() for p in run.state.network.parameters()), overrides
-        outcomes["trained"] += 1
-    assert min(outcomes["trained"], outcomes["refused"]) >= len(numbers) // 4, outcomes
+        num_trained += 1
+    assert num_trained >= len(numbers) // 2
