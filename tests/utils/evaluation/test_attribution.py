@@ -142,31 +142,29 @@ def test_all_modalities_zeroed_are_absent(inputs):
     assert encoder.value_stores == ("height", OTHER + "height")  # resized as values
 
 
+def reasons(*modalities, absent=()):
+    """Modalities of each ablation, and the reasons for those that are not measured."""
+    structure = StructureConfig(modalities=modalities, absent=absent)
+    found: dict[str, dict] = {}
+    for ablation in ablations_of(structure, "best.pth"):
+        found.setdefault(" ".join(ablation.modalities), {})[ablation.name] = ablation.unmeasured
+    return found
+
+
 def test_ablations_of_present_modalities_and_of_all():
-    structure = StructureConfig(modalities=("superpixels", "sam", "height"), absent=("height",))
-    found = ablations_of(structure, "best.pth")
-    assert [(a.name, a.modalities, a.unmeasured) for a in found] == [
-        (ZEROED, ("superpixels",), None),
-        (SHUFFLED, ("superpixels",), None),
-        (CONSTANT, ("superpixels",), None),
-        (SUPERPIXELS, ("superpixels",), "is superpixels already"),
-        (ZEROED, ("sam",), None),
-        (SHUFFLED, ("sam",), None),
-        (CONSTANT, ("sam",), None),
-        (SUPERPIXELS, ("sam",), None),
-        (ZEROED, ("superpixels", "sam"), None),
-    ]
+    measured = dict.fromkeys((ZEROED, SHUFFLED, CONSTANT, SUPERPIXELS))
+    assert reasons("superpixels", "sam", "height", absent=("height",)) == {
+        "superpixels": {**measured, SUPERPIXELS: "is superpixels already"},
+        "sam": measured,
+        "superpixels sam": {ZEROED: None},
+    }
 
 
 @pytest.mark.parametrize("name", ["depth_anything", "height"])
 def test_values_have_no_segments_to_replace_and_their_constant_is_zero(name, inputs):
-    found = ablations_of(StructureConfig(modalities=(name,)), "best.pth")
-    assert [(a.name, a.unmeasured) for a in found] == [
-        (ZEROED, None),
-        (SHUFFLED, None),
-        (CONSTANT, "same as zeroed"),
-        (SUPERPIXELS, "holds values"),
-    ]
+    measured = dict.fromkeys((ZEROED, SHUFFLED))
+    unmeasured = {CONSTANT: "same as zeroed", SUPERPIXELS: "holds values"}
+    assert reasons(name) == {name: {**measured, **unmeasured}}
     image, maps, _ = inputs
     structure = StructureConfig(modalities=(name,), depth_anything=DepthAnythingConfig())
     middle = torch.full_like(maps["height"], (1 + 65535) // 2)
@@ -238,9 +236,6 @@ def test_superpixels_are_read_or_computed_and_are_the_same(control, data_root, t
         assert torch.equal(read(shown).int(), computed(shown))
     other = maps_of("structure.superpixels.compactness=3")
     assert other.stores == () and "settings.compactness: 3.0 | 10.0" in other.origin
-
-
-def test_no_generator_is_built_where_superpixels_are_not_needed(data_root, config):
     ablations = ablations_of(config.structure, "best.pth")
-    idle = SuperpixelMaps(open_tile_set(data_root), config.structure, "val", ablations, pytest.fail)
+    idle = SuperpixelMaps(tile_set, config.structure, "val", ablations, pytest.fail)
     assert (idle.stores, idle.origin, idle(None)) == ((), "not needed", None)

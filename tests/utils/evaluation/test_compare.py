@@ -20,6 +20,12 @@ from utils.evaluation.metrics import scores
 HEADER = {"checkpoint": "best.pth", "split": "val", "lists": "ab", "labels": "full"}
 CLASSES = [{"name": "roof"}, {"name": "road"}]
 CONFUSIONS = {"a": [[6, 2], [1, 3]], "b": [[4, 0], [2, 9]]}
+MORE = "source images"
+
+
+def sources(names="ab", **confusions):
+    matrices = {**CONFUSIONS, **confusions}
+    return [{"name": name, "confusion": matrices.get(name, [[1]])} for name in names]
 
 
 def content(**changes):
@@ -31,9 +37,9 @@ def content(**changes):
         "kappa": 0.4,
         "mean_without": [],
         "classes": CLASSES,
-        "sources": [{"name": n, "confusion": c} for n, c in CONFUSIONS.items()],
+        "sources": sources(),
     }
-    return {**report, **changes}
+    return {key: value for key, value in {**report, **changes}.items() if value is not None}
 
 
 def write(folder, **changes):
@@ -61,23 +67,23 @@ def test_runs_evaluations_and_files_are_found_and_named_after_the_run(tmp_path):
     assert settings[0].reports[0].path == tmp_path / "on" / "eval_val" / "report.json"
 
 
-def test_seeds_of_a_setting_are_named_together(tmp_path):
-    places = [write(tmp_path / name) for name in "abc"]
-    settings = read_settings([f"on={places[0]},{places[1]}", f"off={places[2]}"])
-    assert [setting.name for setting in settings] == ["on", "off"]
-    assert [len(setting.reports) for setting in settings] == [2, 1]
-    assert settings[0].confusions.shape == (2, 2, 2, 2)
-
-
-def test_runs_of_one_name_get_that_of_their_folder(tmp_path):
-    a, b = (write(tmp_path / "on" / f"eval_{name}") for name in ("a", "b"))
-    assert [setting.name for setting in read_settings([str(a), str(b)])] == [str(a), str(b)]
-    names = [setting.name for setting in read_settings([f"on={a}", str(b)])]
-    assert names == ["on", str(b)]
-    assert len(read_settings([f"this={a}", f"that={a}"])) == 2
+def test_names_are_given_or_those_of_folders_where_runs_have_one_name(tmp_path):
+    a, b = (str(write(tmp_path / "on" / f"eval_{name}")) for name in ("a", "b"))
+    for arguments, names, num_reports in (
+        ([a, b], [a, b], [1, 1]),
+        ([f"on={a}", b], ["on", b], [1, 1]),
+        ([f"this={a}", f"that={a}"], ["this", "that"], [1, 1]),
+        ([f"both={a},{b}", f"one={a}"], ["both", "one"], [2, 1]),
+    ):
+        settings = read_settings(arguments)
+        assert [setting.name for setting in settings] == names
+        assert [len(setting.confusions) for setting in settings] == num_reports
 
 
 A, B = "{tmp_path}/a", "{tmp_path}/b"
+TWICE = "x lists the same report twice; name each seed once"
+UNNAMED = f"several seeds of one setting need a name; write NAME={A},{B}"
+EMPTY = "'x=' has an empty report name after '=' or ','; write NAME=A,B"
 NO_REPORT = "{tmp_path}/run holds no report.json; run eval.py on its checkpoint first"
 TWO = "{tmp_path}/two holds several evaluations (eval_test, eval_val); name one of them"
 LACKING = "{tmp_path}/old/report.json has no field 'sources'; run eval.py again to rewrite it"
@@ -89,21 +95,9 @@ LACKING = "{tmp_path}/old/report.json has no field 'sources'; run eval.py again 
         ([A], ConfigError, "compare needs two or more runs; the first one is the reference"),
         ([f"x={A}", f"x={B}"], ConfigError, "two runs are named x; name them with NAME=RUN"),
         ([A, A], ConfigError, f"two runs are named {A}; name them with NAME=RUN"),
-        (
-            [f"x={A},{B},{A}", B],
-            ConfigError,
-            "x lists the same report twice; name each seed once",
-        ),
-        (
-            [f"{A},{B}", B],
-            ConfigError,
-            f"several seeds of one setting need a name; write NAME={A},{B}",
-        ),
-        (
-            ["x=", B],
-            ConfigError,
-            "'x=' has an empty report name after '=' or ','; write NAME=A,B",
-        ),
+        ([f"x={A},{B},{A}", B], ConfigError, TWICE),
+        ([f"{A},{B}", B], ConfigError, UNNAMED),
+        (["x=", B], ConfigError, EMPTY),
         ([A, "{tmp_path}/run"], MissingDataError, NO_REPORT),
         ([A, "{tmp_path}/two"], MissingDataError, TWO),
         ([A, "{tmp_path}/no"], MissingDataError, "{tmp_path}/no does not exist"),
@@ -114,10 +108,7 @@ def test_reports_that_cannot_be_read_are_refused(tmp_path, arguments, error, mes
     for name in ("a", "b", "two/eval_test", "two/eval_val"):
         write(tmp_path / name)
     (tmp_path / "run").mkdir()
-    old = content()
-    del old["sources"]
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "report.json").write_text(json.dumps(old))
+    write(tmp_path / "old", sources=None)
     said = refusal(error, *(argument.format(tmp_path=tmp_path) for argument in arguments))
     assert said == message.format(tmp_path=tmp_path)
 
@@ -130,16 +121,8 @@ def test_reports_that_cannot_be_read_are_refused(tmp_path, arguments, error, mes
         ({"header": {**HEADER, "lists": "cd"}}, "the lists ab", "the lists cd"),
         ({"header": {**HEADER, "labels": "eroded"}}, "full labels", "eroded labels"),
         ({"mean_without": ["road"]}, "means over all classes", "means without road"),
-        (
-            {"sources": [{"name": n, "confusion": CONFUSIONS["a"]} for n in ("a", "c", "d")]},
-            "2 source images, b among them",
-            "3 source images, c among them",
-        ),
-        (
-            {"sources": [{"name": "a", "confusion": CONFUSIONS["a"]}]},
-            "2 source images, b among them",
-            "1 source image",
-        ),
+        ({"sources": sources("acd")}, f"2 {MORE}, b among them", f"3 {MORE}, c among them"),
+        ({"sources": sources("a")}, f"2 {MORE}, b among them", "1 source image"),
     ],
 )
 def test_reports_that_do_not_belong_together_are_refused_with_both_sides(
@@ -156,9 +139,8 @@ def test_reports_that_do_not_belong_together_are_refused_with_both_sides(
 
 def test_other_labels_of_the_same_images_are_refused(tmp_path):
     """As many pixels, but one of another class: relabelled, or cut otherwise."""
-    matrices = {**CONFUSIONS, "b": [[5, 0], [2, 8]]}
-    sources = [{"name": name, "confusion": matrix} for name, matrix in matrices.items()]
-    a, b = write(tmp_path / "a"), write(tmp_path / "b", sources=sources)
+    a = write(tmp_path / "a")
+    b = write(tmp_path / "b", sources=sources(b=[[5, 0], [2, 8]]))
     assert refusal(DataError, a, b) == (
         f"{a / 'report.json'} and {b / 'report.json'} count different target pixels of b "
         "(15 and 15); evaluate both on the same labels, cut the same way"
@@ -209,7 +191,7 @@ def all_scores(confusions, left_out):
 
 @pytest.mark.parametrize(("num_seeds", "left_out"), [((1, 1), [2]), ((3, 2), [])])
 def test_differences_equal_the_hierarchical_bootstrap_made_one_by_one(num_seeds, left_out):
-    """Some draws lack the target pixels of a class, which is predicted."""
+    """Some draws lack a class."""
     rng = np.random.default_rng(3)
     groups = [
         np.stack([predictions(rng, 5, right) for _ in range(number)])
@@ -220,22 +202,23 @@ def test_differences_equal_the_hierarchical_bootstrap_made_one_by_one(num_seeds,
     images = np.random.default_rng(SEED).integers(5, size=(NUM_DRAWS, 5))
     means = []
     for number, group in enumerate(groups):
-        count = len(group)
-        seeds = np.random.default_rng([SEED, number]).integers(count, size=(count, NUM_DRAWS, 1))
-        of_seeds = np.array(
-            [[all_scores(run[drawn], left_out) for drawn in images] for run in group]
-        )
+        size = (len(group), NUM_DRAWS, 1)
+        seeds = np.random.default_rng([SEED, number]).integers(len(group), size=size)
+        of_seeds = np.array([[all_scores(run[d], left_out) for d in images] for run in group])
         means.append(np.take_along_axis(of_seeds, seeds, axis=0).mean(0))
-    ends = np.nanquantile(means[1] - means[0], [0.025, 0.975], axis=0).T
+    assert np.isnan(means[0]).any()
     first, second = (sample(group, left_out, number) for number, group in enumerate(groups))
     found = differences(first, second)
-    assert [(d.low, d.high) for d in found] == [pytest.approx(tuple(each)) for each in ends]
+    for drawn, ends in (
+        (means[1] - means[0], [(d.low, d.high) for d in found]),
+        (means[0], first.intervals),
+    ):
+        expected = np.nanquantile(drawn, [0.025, 0.975], axis=0).T
+        np.testing.assert_allclose(ends, expected, rtol=1e-9, atol=1e-12)
     mious = [[all_scores(run, left_out)[0] for run in group] for group in groups]
     assert found[0].value == pytest.approx(np.mean(mious[1]) - np.mean(mious[0]))
-    if num_seeds[0] > 1:
-        assert spread_over_seeds(first) == pytest.approx(np.std(mious[0], ddof=1))
-    else:
-        assert np.isnan(spread_over_seeds(first))
+    expected = np.std(mious[0], ddof=1) if num_seeds[0] > 1 else np.nan
+    assert spread_over_seeds(first) == pytest.approx(expected, nan_ok=True)
 
 
 def test_the_interval_of_one_seed_is_that_of_its_report():

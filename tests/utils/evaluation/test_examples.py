@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from utils.boxes import Box
-from utils.evaluation.examples import WINDOW_PX, SpreadRows, WorstRows, panel_row, tile_windows
+from utils.evaluation.examples import WINDOW_PX, SpreadRows, WorstRows, panel_row
 from utils.evaluation.metrics import confusion_matrix
 
 SIDE_PX = 216
@@ -108,16 +108,6 @@ def test_the_middle_of_a_large_tile_or_the_part_with_most_errors_is_shown():
     assert row.image.shape == (SIDE_PX, SIDE_PX, 3)
     wrong = (row.prediction == 1).mean()
     assert wrong == pytest.approx(50 * 30 / WINDOW_PX**2, rel=0.3) and row.prediction[-1, -1] == 1
-
-
-@pytest.mark.parametrize("size", [(5, 7), (WINDOW_PX, 3000), (2500, 1025)])
-def test_windows_cover_a_tile_and_are_never_larger(size):
-    seen = np.zeros(size, dtype=bool)
-    for window in tile_windows(size):
-        part = seen[window.slices]
-        assert 0 < part.shape[0] <= WINDOW_PX and 0 < part.shape[1] <= WINDOW_PX
-        part[:] = True
-    assert seen.all()
 
 
 def test_a_row_shows_the_same_part_of_everything():
