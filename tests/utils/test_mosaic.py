@@ -4,7 +4,6 @@ import time
 import numpy as np
 import pytest
 
-from datasets.tile_set import Tile
 from utils.boxes import Box
 from utils.mosaic import (
     align,
@@ -19,7 +18,7 @@ from utils.mosaic import (
 )
 from utils.regions import connected_groups
 
-SEEDS = range(5)
+SEEDS = range(3)
 
 
 def ends(box: Box) -> list[range]:
@@ -79,20 +78,15 @@ def disturbed(boxes, seed: int, noise: float = 0.0):
     return maps, scales / scales.mean()
 
 
-def least_squares(layout, maps, scale=None) -> tuple[np.ndarray, np.ndarray, float]:
-    """Of all pixels of all overlaps: scales of mean 1 (or ``scale``), shifts of mean 0, the RMS."""
-    count, rows = len(maps), []
+def least_squares(layout, maps, scale) -> tuple[np.ndarray, float]:
+    """Of all pixels of all overlaps, given the scales: shifts of mean 0, and the RMS."""
+    rows, right = [], []
     for i, j, a, b in overlaps(layout, maps):
-        block = np.zeros((a.size, 2 * count))
-        block[:, [count + i, count + j]] = 1, -1
-        block[:, i], block[:, j] = a.ravel(), -b.ravel()
-        rows.append(block)
-    system = np.concatenate(rows)
-    keeps_means = np.eye(count)[:, 1:] - np.eye(count)[:, :1]
-    free = np.kron(np.diag([scale is None, True]), keeps_means)
-    start = np.concatenate([np.ones(count) if scale is None else scale, np.zeros(count)])
-    found = start + free @ np.linalg.lstsq(system @ free, -system @ start, rcond=None)[0]
-    return found[:count], found[count:], np.sqrt(np.square(system @ found).mean())
+        rows.append(np.tile(np.eye(len(maps))[i] - np.eye(len(maps))[j], (a.size, 1)))
+        right.append((scale[j] * b - scale[i] * a).ravel())
+    system, wanted = np.concatenate(rows), np.concatenate(right)
+    shift = np.linalg.lstsq(system, wanted, rcond=None)[0]  # the shortest one, of mean 0
+    return shift, np.sqrt(np.square(system @ shift - wanted).mean())
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -109,9 +103,8 @@ def test_pairs_and_overlaps_are_those_of_the_pixels(seed):
         assert np.array_equal(a, b) and set(a.ravel()) == {numbers[pixel] for pixel in shared}
 
 
-def test_tiles_are_boxes_and_boxes_that_touch_do_not_overlap():
-    places = [Box(3, 2, 8, 8), Box(3, 8, 8, 8), Box(3, 16, 8, 8), Box(11, 2, 8, 8)]
-    layout = lay_out([Tile(id="", source="", **vars(place)) for place in places])
+def test_boxes_that_touch_do_not_overlap():
+    layout = lay_out([Box(3, 2, 8, 8), Box(3, 8, 8, 8), Box(3, 16, 8, 8), Box(11, 2, 8, 8)])
     assert layout.pairs == ((0, 1),) and layout.frame == Box(3, 2, 16, 22)
     assert connected_groups(4, layout.pairs).tolist() == [0, 0, 2, 3]
 
@@ -158,24 +151,14 @@ def test_owners_and_pasted_pixels_one_by_one(seed):
             assert joint[y - box.top_px, x - box.left_px] == expected
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_matches_are_those_of_the_sets(seed):
-    rng = np.random.default_rng(seed)
-    a = np.kron(rng.integers(0, 6, (4, 5)), np.ones((3, 3), int)).astype(np.uint16)
-    b = np.where(rng.random(a.shape) < 0.2, rng.integers(0, 7, a.shape), a.astype(int) * 5 % 7)
-    expected = []
-    for i, j in itertools.product(range(1, 8), range(1, 8)):
-        either = (a == i) | (b == j)
-        if either.any() and ((a == i) & (b == j)).sum() / either.sum() > 0.5:
-            expected.append([i, j])
-    assert match_segments(a, b).tolist() == expected and expected
-
-
-def test_a_half_is_no_match_and_no_segment_matches_nothing():
+def test_matches_have_more_than_half_of_their_union_and_no_segment_matches_nothing():
+    a = np.array([[1, 1, 2], [1, 3, 3]], np.uint16)
+    b = np.array([[4, 4, 1], [4, 4, 1]], np.int64)
+    assert match_segments(a, b).tolist() == [[1, 4]]  # 3 of 4 pixels; 2 and 1 share 1 of 2
+    assert match_segments(b, a).tolist() == [[4, 1]]
+    assert match_segments(b, b[::-1]).tolist() == [[1, 1], [4, 4]]
     a, b = np.array([[1, 1, 0, 3, 3, 3]]), np.array([[2, 0, 9, 0, 0, 0]])
-    assert match_segments(a, b).tolist() == match_segments(b, a).tolist() == []
-    assert match_segments(np.array([[1, 1, 1]]), np.array([[2, 2, 0]])).tolist() == [[1, 2]]
-    assert match_segments(np.zeros((3, 3), int), np.zeros((3, 3), int)).shape == (0, 2)
+    assert match_segments(a, b).shape == match_segments(b, a).shape == (0, 2)
 
 
 def test_objects_are_numbered_by_their_first_piece_and_id():
@@ -200,39 +183,33 @@ def test_moments_by_hand():
 
 @pytest.mark.parametrize("boxes", [grid(3, 4), grid(1, 6), grid(5, 1), grid(2, 2, step=5)])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_exact_copies_are_aligned_as_by_least_squares_of_all_pixels(boxes, seed):
+def test_exact_copies_are_aligned_exactly(boxes, seed):
     layout, (maps, scales) = lay_out(boxes), disturbed(boxes, seed)
     alignment = aligned(layout, maps)
-    scale, shift, _ = least_squares(layout, maps)
     np.testing.assert_allclose(alignment.scale, scales, rtol=1e-6)
-    np.testing.assert_allclose(alignment.scale, scale, rtol=1e-6)
+    shift, _ = least_squares(layout, maps, scales)
     np.testing.assert_allclose(alignment.shift, shift, atol=1e-6)
     assert alignment.scale.mean() == pytest.approx(1) and abs(alignment.shift.mean()) < 1e-12
     assert alignment.residual < 1e-6
 
 
-def test_noise_shrinks_the_scales_less_than_least_squares_of_pixels_would():
-    layout, errors = lay_out(grid(6, 6)), []
-    for seed in range(8):
-        maps, scales = disturbed(layout.boxes, seed, noise=0.5)
-        alignment = aligned(layout, maps)
-        _, shift, residual = least_squares(layout, maps, alignment.scale)
-        np.testing.assert_allclose(alignment.shift, shift, atol=1e-9)
-        assert alignment.residual == pytest.approx(residual) and residual > 0.01
-        order = np.random.default_rng(seed).permutation(36)
-        mixed = aligned(lay_out([layout.boxes[i] for i in order]), [maps[i] for i in order])
-        np.testing.assert_allclose(mixed.scale, alignment.scale[order])
-        np.testing.assert_allclose(mixed.shift, alignment.shift[order], atol=1e-9)
-        scale, _, _ = least_squares(layout, maps)
-        errors.append([np.log(s.clip(1e-3) / scales).std() for s in (alignment.scale, scale)])
-    ours, theirs = np.mean(errors, axis=0)
-    assert ours < 0.85 * theirs
+@pytest.mark.parametrize("seed", SEEDS)
+def test_shifts_of_noisy_copies_are_least_squares_in_any_order_of_the_pieces(seed):
+    layout = lay_out(grid(6, 6))
+    maps, _ = disturbed(layout.boxes, seed, noise=0.5)
+    alignment = aligned(layout, maps)
+    shift, residual = least_squares(layout, maps, alignment.scale)
+    np.testing.assert_allclose(alignment.shift, shift, atol=1e-9)
+    assert alignment.residual == pytest.approx(residual) and residual > 0.01
+    order = np.random.default_rng(seed).permutation(36)
+    mixed = aligned(lay_out([layout.boxes[i] for i in order]), [maps[i] for i in order])
+    np.testing.assert_allclose(mixed.scale, alignment.scale[order])
+    np.testing.assert_allclose(mixed.shift, alignment.shift[order], atol=1e-9)
 
 
-R = [(1, 10), (0.5**0.5, 9.943), (0.05, 3.168), (0.01, 1.0926), (0, 1), (-0.5, 1), (-1, 1)]
-
-
-@pytest.mark.parametrize(("r", "ratio"), R)
+@pytest.mark.parametrize(
+    ("r", "ratio"), [(1, 10), (0.5**0.5, 9.943), (0.05, 3.168), (0.01, 1.0926), (0, 1), (-1, 1)]
+)
 def test_the_less_an_overlap_is_correlated_the_less_it_says_of_scales(r, ratio):
     scale = align({(0, 1): np.array([1000, 0, 0, 1, 10 * r, 100])}, 2).scale
     assert (scale[0] / scale[1], scale.sum()) == pytest.approx((ratio, 2), rel=1e-3)
@@ -261,8 +238,6 @@ def test_groups_are_aligned_each_on_its_own_and_lone_pieces_stay_as_they_are():
     assert alignment.scale[4] == 1 and alignment.shift[4] == 0
     single = maps[4].astype(np.float32)
     assert np.array_equal(blend(layout, 4, {4: alignment.apply(4, single)}), single)
-    none = align({}, 2)
-    assert (*none.scale, *none.shift, none.residual) == (1, 1, 0, 0, 0)
 
 
 def test_the_blend_of_two_pieces_by_hand():
