@@ -19,7 +19,6 @@ import numpy as np
 from tqdm import tqdm
 
 from configs.schema import GENERATORS, IGNORE_INDEX
-from datasets.contact_sheets import draw_data_sheet
 from datasets.preparation.pipeline import Summary
 from datasets.preparation.writer import partial_folder
 from datasets.rasters import Kind, open_raster
@@ -145,6 +144,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         MissingDataError, DataError: the data set cannot be opened, or has faults.
     """
+    from datasets.contact_sheets import draw_data_sheet  # imports torch: other commands need none
+
     report = check_tile_set(_open(args.data))
     folder = args.output or args.data / "check"
     path = folder / "check.json"
