@@ -157,7 +157,8 @@ VIEWS = ["eval.scales=[0.75, 1]", "eval.turns=2"]
 
 def test_a_single_modality_shuffled_is_the_control_experiment(root, tmp_path_factory, tmp_path):
     """Also in zoomed and turned windows; its evaluation reads the other maps in another way."""
-    overrides = ["optim.num_epochs=1", "structure.modalities=[sam]", *NO_VIT]
+    short = ["optim.num_epochs=1", "optim.warmup_epochs=0"]
+    overrides = [*short, "structure.modalities=[sam]", *NO_VIT]
     path = train_briefly(make_config(root, tmp_path_factory.mktemp("runs"), *overrides))
     counts = []
     for name, settings in (("plain", []), ("views", VIEWS)):
