@@ -10,19 +10,17 @@ import time
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 import generate
-from datasets import structure_generation as generation
 from datasets.contact_sheets import draw_common_sheet
 from datasets.structure_generation import Shard
 from datasets.structure_maps import map_path, read_manifest, read_map, store_folder
 from datasets.tile_set import open_tile_set
 from tests.conftest import make_config, single_process
 from tests.datasets.fakes import picture, write_cut_set
-from utils.errors import DataError, MissingDataError
+from utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -58,62 +56,12 @@ def test_a_store_holds_a_total_map_of_every_tile_and_its_manifest(tiles):
     assert (folder / "contact_sheet.png").is_file()
 
 
-def test_an_interrupted_run_goes_on_and_ends_byte_for_byte_the_same(tiles, monkeypatch):
-    straight = contents(run(tiles))
-    shutil.rmtree(tiles.root / "modalities")
-    written = []
-    real = generation.write_map
-
-    def interrupted(folder, tile_id, *rest):
-        if len(written) >= 5:
-            raise KeyboardInterrupt
-        real(folder, tile_id, *rest)
-        written.append(tile_id)
-
-    monkeypatch.setattr(generation, "write_map", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(tiles)
-    folder = store_folder(tiles.root, "superpixels")
-    with pytest.raises(MissingDataError, match="missing or not finished"):
-        read_manifest(folder)
-    again = []
-    monkeypatch.setattr(generation, "write_map", lambda *a: (again.append(a[1]), real(*a)))
-    run(tiles)
-    assert not set(again) & set(written) and len(again) + len(written) == len(tiles.tiles)
-    assert contents(folder) == straight
-
-
 def test_other_settings_in_an_existing_store_are_refused_and_nothing_is_lost(tiles):
     folder = run(tiles)
     before = contents(folder)
     with pytest.raises(DataError, match=r"settings\.segment_size_px: 12 \| 8.*generate\.py"):
         run(tiles, "structure.superpixels.segment_size_px=12")
     assert contents(folder) == before
-
-
-def test_a_changed_image_is_generated_again_and_only_that(tiles, monkeypatch):
-    folder = run(tiles)
-    first, second, *_ = tiles.tiles
-    shutil.copy(tiles.image_path(second), tiles.image_path(first))
-    again = []
-    real = generation.write_map
-    monkeypatch.setattr(generation, "write_map", lambda *a: (again.append(a[1]), real(*a)))
-    run(tiles)
-    assert again == [first]
-    assert np.array_equal(read_map(map_path(folder, first)), read_map(map_path(folder, second)))
-
-
-def test_a_broken_image_is_named_and_the_others_are_done(tiles):
-    first, *others = tiles.tiles
-    whole = tiles.image_path(first).read_bytes()
-    tiles.image_path(first).write_bytes(whole[:1000])
-    with pytest.raises(DataError, match=rf"1 of 12 maps could not be made.*\n  {first}: "):
-        run(tiles)
-    folder = store_folder(tiles.root, "superpixels")
-    assert all(map_path(folder, tile_id).is_file() for tile_id in others)
-    tiles.image_path(first).write_bytes(whole)
-    run(tiles)
-    assert read_manifest(folder)[1].keys() == tiles.tiles.keys()
 
 
 def test_shards_say_what_is_next_and_the_last_run_finishes(tiles, capsys):

@@ -1,6 +1,7 @@
 """The engine of generate.py: what is computed together, written once, and told of at the end."""
 
 import errno
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +67,11 @@ def test_a_unit_is_computed_whole_and_only_what_is_missing_is_written(tiles, wri
     complete(tiles, again, single_process())
     assert again.batches == [4, 2] and set(written) == ids(tiles, 1, 2, 9)
     assert contents(folder) == straight
+    written.clear()
+    shutil.copy(tiles.image_path(names[2]), tiles.image_path(names[5]))  # a changed image
+    complete(tiles, again, single_process())
+    assert set(written) == ids(tiles, 5) and contents(folder) != straight
+    assert np.array_equal(*(read_map(map_path(folder, names[number])) for number in (2, 5)))
 
 
 def test_a_shard_makes_its_units_and_leaves_the_store_unfinished(tiles, written):
@@ -98,6 +104,10 @@ def test_a_broken_file_does_not_take_its_batch_along(tiles):
     assert [line.split(":")[0].strip() for line in lines] == sorted(ids(tiles, 0, 5))
     assert generator.batches == [3, 3, 2]
     assert len(list(store_of(tiles, "segments").folder.glob("*.tif"))) == 8
+    path.write_bytes(whole)
+    shutil.copy(path, tiles.image_path(sorted(tiles.tiles)[5]))
+    folder = complete(tiles, generator, single_process())
+    assert read_manifest(folder)[1].keys() == tiles.tiles.keys()
 
 
 def test_an_image_that_cannot_be_mapped_does_not_take_its_batch_along(tiles):
