@@ -61,13 +61,18 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     torch.save({"format_version": 99}, tmp_path / "new.pth")
     with pytest.raises(DataError, match="has format 99, this program reads 3"):
         load_checkpoint(tmp_path / "new.pth")
-    for content in ({}, {"identity": {"recipe": {}}}):
-        torch.save({"format_version": 3, **content}, tmp_path / "part.pth")
-        with pytest.raises(DataError, match=r"part\.pth is not a complete checkpoint"):
-            load_checkpoint(tmp_path / "part.pth")
+    torch.save({"format_version": 3, "identity": {"recipe": {}}}, tmp_path / "part.pth")
+    with pytest.raises(DataError, match=r"part\.pth is not a complete checkpoint"):
+        load_checkpoint(tmp_path / "part.pth")
     torch.save({"state_dict": {}}, tmp_path / "foreign.pth")
     with pytest.raises(DataError, match="has no format version, this program reads 3"):
         load_checkpoint(tmp_path / "foreign.pth")
+    save(tmp_path / "whole.pth", nn.Linear(20, 30))
+    whole = (tmp_path / "whole.pth").read_bytes()
+    for share in (0.1, 0.5, 0.99):
+        (tmp_path / "cut.pth").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(DataError, match="cannot be read as a checkpoint"):
+            load_checkpoint(tmp_path / "cut.pth")
 
 
 def test_other_split_lists_of_the_same_data_set_are_refused(tmp_path):
@@ -81,18 +86,8 @@ def test_other_split_lists_of_the_same_data_set_are_refused(tmp_path):
         check_split(checkpoint, {"dataset": "scenes", "split": other}, "data/x")
 
 
-def test_truncated_checkpoint_is_refused(tmp_path):
-    save(tmp_path / "a.pth", nn.Linear(20, 30))
-    whole = (tmp_path / "a.pth").read_bytes()
-    for share in (0.1, 0.5, 0.9, 0.99):
-        (tmp_path / "b.pth").write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(DataError, match="cannot be read as a checkpoint"):
-            load_checkpoint(tmp_path / "b.pth")
-
-
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
-    net = nn.Linear(2, 3)
-    save(tmp_path / "a.pth", net)
+    save(tmp_path / "a.pth", nn.Linear(2, 3))
     before = (tmp_path / "a.pth").read_bytes()
 
     def full(content, path):
