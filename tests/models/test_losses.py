@@ -17,6 +17,8 @@ from models.losses import (
 from utils.config import config_from_dict
 from utils.errors import ConfigError
 
+CONSISTENT = {"object_weight": 0.7, "boundary_weight": 0.3}
+
 
 def loss_of(logits, target, counts=None, segments=None, **weights):
     settings = {"dice_weight": 0.5, "cross_entropy_weight": 0.5, "label_smoothing": 0.1, **weights}
@@ -30,18 +32,37 @@ def two_classes(*second):
     return torch.stack([1 - second, second], 1)
 
 
-def test_cross_entropy_by_hand():
-    """Two classes, p = (3/4, 1/4), target 0, smoothing 0.1: mass 0.95 on 0 and 0.05 on 1."""
-    logits = torch.tensor([math.log(3.0), 0.0]).view(1, 2, 1, 1)
-    value = loss_of(logits, torch.zeros(1, 1, 1, dtype=torch.long))["cross_entropy"]
-    assert value.item() == pytest.approx(-(0.95 * math.log(0.75) + 0.05 * math.log(0.25)), rel=1e-6)
+LIKELY, UNLIKELY = -math.log(0.75), -math.log(0.25)
 
 
-def test_dice_by_hand():
-    """Two pixels of class 0, p = 3/4 each: 1 - (2 * 1.5 + 1) / (1.5 + 2 + 1) = 1/9."""
+@pytest.mark.parametrize(
+    ("target", "smoothing", "weights", "cross_entropy", "dice"),
+    [
+        # Dice of class 0: 1 - (2 * 2 * 3/4 + 1) / (2 * 3/4 + 2 + 1); class 1 is in no target.
+        ([0, 0], 0.0, None, LIKELY, 1 / 9),
+        ([0, 0], 0.1, None, 0.95 * LIKELY + 0.05 * UNLIKELY, 1 / 9),
+        # 1 - (2 * 3/4 + 1) / (2 * 3/4 + 1 + 1) and 1 - (2 * 1/4 + 1) / (2 * 1/4 + 1 + 1)
+        ([0, 1], 0.0, None, (LIKELY + UNLIKELY) / 2, (2 / 7 + 2 / 5) / 2),
+        ([0, 1], 0.0, (3.0, 1.0), (3 * LIKELY + UNLIKELY) / 4, (3 * 2 / 7 + 2 / 5) / 4),
+        # Smoothing moves no class weight to another class.
+        (
+            [0, 1],
+            0.1,
+            (3.0, 1.0),
+            (3 * (0.95 * LIKELY + 0.05 * UNLIKELY) + 0.05 * LIKELY + 0.95 * UNLIKELY) / 4,
+            (3 * 2 / 7 + 2 / 5) / 4,
+        ),
+    ],
+)
+def test_cross_entropy_and_dice_by_hand(target, smoothing, weights, cross_entropy, dice):
+    """Two pixels with the probabilities 3/4 and 1/4."""
     logits = torch.tensor([math.log(3.0), 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
-    value = dice_loss_per_image(logits, torch.zeros(1, 1, 2, dtype=torch.long))
-    assert value.item() == pytest.approx(1 / 9, rel=1e-6)
+    values = loss_of(
+        logits, torch.tensor([[target]]), label_smoothing=smoothing, class_weights=weights
+    )
+    assert values["cross_entropy"].item() == pytest.approx(cross_entropy, rel=1e-6)
+    assert values["dice"].item() == pytest.approx(dice, rel=1e-6)
+    assert values["loss"].item() == pytest.approx((cross_entropy + dice) / 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("weights", [None, (2.0, 0.5, 1.0, 3.0)])
@@ -65,30 +86,6 @@ def test_all_ignored_gives_zero_loss_and_zero_gradient():
     value.backward()
     assert value.item() == 0
     assert logits.grad.abs().max() == 0
-
-
-def test_a_perfect_prediction_has_almost_no_dice_loss():
-    target = torch.randint(0, 3, (1, 8, 8))
-    logits = 50 * torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float()
-    assert dice_loss_per_image(logits, target).item() < 1e-5
-
-
-def test_half_precision_logits_are_computed_in_fp32():
-    logits = (300 * torch.randn(1, 3, 8, 8)).half().requires_grad_()
-    values = loss_of(logits, torch.randint(0, 3, (1, 8, 8)))
-    assert all(value.dtype == torch.float32 and value.isfinite() for value in values.values())
-
-
-def test_label_smoothing_does_not_move_class_weights_to_other_classes():
-    """p = (3/4, 1/4), a pixel of each class, weights 3 and 1: (3 a + b) / 4."""
-    logits = torch.tensor([math.log(3.0), 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
-    value = loss_of(logits, torch.tensor([[[0, 1]]]), class_weights=(3.0, 1.0))["cross_entropy"]
-    likely, unlikely = -math.log(0.75), -math.log(0.25)
-    first, second = 0.95 * likely + 0.05 * unlikely, 0.05 * likely + 0.95 * unlikely
-    assert value.item() == pytest.approx((3 * first + second) / 4, rel=1e-6)
-
-
-CONSISTENT = {"object_weight": 0.7, "boundary_weight": 0.3}
 
 
 @pytest.mark.parametrize("class_weights", [None, (2.0, 0.5, 1.0)])
@@ -140,170 +137,105 @@ def test_boundary_loss_by_hand():
     assert value == pytest.approx((0.1 + 0.3 + 0.5) / 3, rel=1e-5)
 
 
-def test_consistency_gradients_reach_only_the_pixels_that_count():
-    row = two_classes(0.1, 0.2, 0.4, 0.5, 0.7, 0.3, 0.6, 0.8, 0.9).requires_grad_()
-    object_loss_per_image(row, torch.tensor([[[0, 1, 1, 0, 2, 2, 5, 0, 0]]])).sum().backward()
-    reached = (row.grad.abs().sum(1) > 1e-6).int().flatten().tolist()
-    assert reached == [0, 1, 1, 0, 1, 1, 0, 0, 0]  # segment 5 has one pixel, which always agrees
-    row.grad = None
-    boundary_loss_per_image(row, torch.tensor([[[1] * 5 + [2] * 4]])).sum().backward()
-    reached = (row.grad.abs().sum(1) > 0).int().flatten().tolist()
-    assert reached == [1, 0, 1, 0, 0, 0, 0, 1, 1]  # the edges at pixel 1 rise evenly: no net pull
-
-
-@pytest.mark.parametrize("key", ["object_weight", "boundary_weight"])
-def test_negative_consistency_weights_are_refused(key):
-    assert list(OptimConfig(**{key: -0.1}).problems()) == [(key, "must be 0 or more")]
-    assert not list(OptimConfig(**{key: 0.1}).problems())
-
-
-def test_class_weights_by_hand():
-    """Pixels of class 0 and 1, p = (3/4, 1/4) both, weights 3 and 1."""
-    logits = torch.tensor([math.log(3.0), 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
-    target = torch.tensor([[[0, 1]]])
-    values = loss_of(logits, target, label_smoothing=0, class_weights=(3.0, 1.0))
-    expected = -(3 * math.log(0.75) + math.log(0.25)) / 4
-    assert values["cross_entropy"].item() == pytest.approx(expected, rel=1e-6)
-    # Dice of class 0: 1 - (2 * 3/4 + 1) / (3/2 + 1 + 1); of class 1: 1 - (2/4 + 1) / (1/2 + 2)
-    expected = (3 * (1 - 2.5 / 3.5) + (1 - 1.5 / 2.5)) / 4
-    assert values["dice"].item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_equal_class_weights_change_nothing():
-    torch.manual_seed(0)
-    logits, target = torch.randn(2, 3, 5, 6), torch.randint(0, 3, (2, 5, 6))
-    target[0, :2] = 255
-    ours = loss_of(logits, target, class_weights=(7.0, 7.0, 7.0))
-    expected = loss_of(logits, target)
-    for name, value in expected.items():
-        torch.testing.assert_close(ours[name], value)
-
-
-def test_a_class_of_weight_0_is_not_learned():
-    torch.manual_seed(0)
-    target = torch.randint(0, 3, (1, 6, 6))
-    logits = torch.randn(1, 3, 6, 6, requires_grad=True)
-    values = loss_of(logits, target, label_smoothing=0, class_weights=(1.0, 0.0, 1.0))
-    values["cross_entropy"].backward()
-    gradient = logits.grad.abs().sum(1)
-    assert gradient[target == 1].max() == 0 and gradient[target != 1].min() > 0
-
-
-def test_wrong_class_weights_are_refused():
-    with pytest.raises(ConfigError, match=r"optim\.class_weights: has 2 entries, but .* has 5 cl"):
-        build_loss(OptimConfig(class_weights=(1.0, 2.0)), 5)
-    for weights, words in (([0, 0], "are all 0"), ([1, -1], "must all be 0 or more")):
-        recipe = {"name": "a", "data": {"root": "b"}, "optim": {"class_weights": weights}}
-        with pytest.raises(ConfigError, match=words):
-            config_from_dict(recipe, "test")
-
-
-def test_consistency_needs_segments_in_the_recipe():
-    recipe = {"name": "a", "data": {"root": "b"}, "optim": {"object_weight": 0.1}}
-    assert config_from_dict(recipe, "test").optim.object_weight == 0.1
-    with pytest.raises(ConfigError, match=r"optim\.object_weight: needs structure\.control=on"):
-        config_from_dict(recipe, "test", ["structure.control=off"])
-
-
-def draw(height: int = 7, width: int = 9) -> tuple[Tensor, Tensor]:
-    """Probabilities of three classes and blocky segments, some of them id 0."""
+def draw(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Probabilities of three classes and segments of 7 px, some of them id 0."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, height, width, generator=generator)
-    coarse = torch.randint(0, 4, (2, 1, -(-height // 3), -(-width // 3)), generator=generator)
-    segments = coarse.float().repeat_interleave(3, 2).repeat_interleave(3, 3)
-    return logits.softmax(1), segments[:, 0, :height, :width].long()
+    coarse = torch.randint(0, 4, (2, -(-height // 7), -(-width // 7)), generator=generator)
+    segments = coarse.repeat_interleave(7, 1).repeat_interleave(7, 2)
+    return logits.softmax(1), segments[:, :height, :width]
 
 
-def test_object_loss_equals_its_equation():
-    probability, segments = draw()
-    for image, (p, ids) in enumerate(zip(probability, segments, strict=True)):
-        total = 0.0
-        for each in set(ids.unique().tolist()) - {0}:
-            inside = p[:, ids == each]
-            total += (inside - inside.mean(1, keepdim=True)).square().sum().item()
-        expected = total / int((ids > 0).sum())
-        ours = object_loss_per_image(probability, segments)[image].item()
-        assert ours == pytest.approx(expected, rel=1e-5)
+def literal_object_loss(p: Tensor, ids: Tensor) -> float:
+    total = 0.0
+    for each in set(ids.unique().tolist()) - {0}:
+        inside = p[:, ids == each]
+        total += (inside - inside.mean(1, keepdim=True)).square().sum().item()
+    return total / int((ids > 0).sum())
+
+
+def literal_boundary_loss(p: Tensor, ids: Tensor) -> float:
+    height, width = ids.shape
+    pixels = [(i, j) for i in range(height) for j in range(width)]
+    pairs = [((i, j), (i + 1, j)) for i, j in pixels if i + 1 < height]
+    pairs += [((i, j), (i, j + 1)) for i, j in pixels if j + 1 < width]
+    border = {pixel for pair in pairs if ids[pair[0]] != ids[pair[1]] for pixel in pair}
+    near = {(i, j) for i, j in pixels for a, b in border if max(abs(i - a), abs(j - b)) <= 2}
+    edges = [
+        (p[:, a[0], a[1]] - p[:, b[0], b[1]]).abs().sum().item() / 2
+        for a, b in pairs
+        if ids[a] and ids[b] and not (a in near and b in near)
+    ]
+    return sum(edges) / max(1, len(edges))
+
+
+@pytest.mark.parametrize(
+    ("term", "literal"),
+    [
+        (object_loss_per_image, literal_object_loss),
+        (boundary_loss_per_image, literal_boundary_loss),
+    ],
+)
+def test_consistency_terms_equal_their_equations_and_ids_mean_nothing(term, literal):
+    probability, segments = draw(15, 20)
+    ours = term(probability, segments)
+    expected = [literal(p, ids) for p, ids in zip(probability, segments, strict=True)]
+    assert ours.tolist() == pytest.approx(expected, rel=1e-5) and min(expected) > 0
+    renamed = torch.tensor([0, 65535, 7, 300])[segments]
+    assert torch.equal(term(probability, renamed), ours)
+    assert term(probability, torch.zeros_like(segments)).tolist() == [0, 0]
 
 
 def test_object_loss_has_the_gradient_of_its_equation():
     """The mean is detached: its own gradient is zero, which finite differences confirm."""
-    probability, segments = draw(4, 5)
+    probability, segments = draw(9, 4)
     p = probability.double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: object_loss_per_image(x, segments).sum(), p)
 
 
-def test_boundary_loss_equals_its_equation():
-    probability, segments = draw(12, 13)
-    ours = boundary_loss_per_image(probability, segments)
-    for image, (p, ids) in enumerate(zip(probability, segments, strict=True)):
-        height, width = ids.shape
-        steps = [(1, 0), (0, 1), (-1, 0), (0, -1)]
-
-        def inside(i: int, j: int, height: int = height, width: int = width) -> bool:
-            return 0 <= i < height and 0 <= j < width
-
-        border = {
-            (i, j)
-            for i in range(height)
-            for j in range(width)
-            for a, b in steps
-            if inside(i + a, j + b) and ids[i, j] != ids[i + a, j + b]
-        }
-
-        def near(i: int, j: int, border: set[tuple[int, int]] = border) -> bool:
-            return any((i + a, j + b) in border for a in range(-2, 3) for b in range(-2, 3))
-
-        edges = []
-        for i in range(height):
-            for j in range(width):
-                for a, b in steps[:2]:
-                    if not inside(i + a, j + b) or not (ids[i, j] and ids[i + a, j + b]):
-                        continue
-                    if not (near(i, j) and near(i + a, j + b)):
-                        edges.append((p[:, i, j] - p[:, i + a, j + b]).abs().sum().item() / 2)
-        expected = sum(edges) / max(1, len(edges))
-        assert ours[image].item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_an_edge_on_a_border_costs_nothing_and_one_beside_it_does():
-    segments = torch.ones(1, 8, 20, dtype=torch.long)
-    segments[..., 10:] = 2
-    costs = []
-    for column in (8, 10, 12, 5):
-        probability = torch.zeros(1, 2, 8, 20)
-        probability[:, 0, :, :column] = 1
-        probability[:, 1, :, column:] = 1
-        costs.append(boundary_loss_per_image(probability, segments).item())
-    assert costs[:3] == [0, 0, 0] and costs[3] > 0
-
-
-@pytest.mark.parametrize("term", [object_loss_per_image, boundary_loss_per_image])
-def test_one_prediction_a_segment_costs_nothing_and_ids_mean_nothing(term):
-    probability, segments = draw(12, 13)
-    by_segment = torch.rand(4, 3, generator=torch.Generator().manual_seed(1)).softmax(1)
-    assert term(by_segment[segments].movedim(-1, 1), segments).abs().max() < 1e-6
-    renamed = torch.tensor([0, 65535, 7, 300])[segments]
-    assert torch.equal(term(probability, renamed), term(probability, segments))
-    assert term(probability, torch.zeros_like(segments)).tolist() == [0, 0]
-
-
 def test_terms_are_computed_only_when_asked_for_and_are_finite_in_half_precision():
-    probability, segments = draw()
+    probability, segments = draw(7, 9)
     target = torch.zeros_like(segments)
     logits = (300 * probability).half().requires_grad_()
-    weights = {"object_weight": 0.1, "boundary_weight": 0.2}
-    values = loss_of(logits, target, None, segments, **weights)
+    values = loss_of(logits, target, None, segments, **CONSISTENT)
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in values.values())
     total = 0.5 * values["dice"] + 0.5 * values["cross_entropy"]
-    total = total + 0.1 * values["object"] + 0.2 * values["boundary"]
+    total = total + 0.7 * values["object"] + 0.3 * values["boundary"]
     torch.testing.assert_close(values["loss"], total)
     values["loss"].backward()
     assert torch.isfinite(logits.grad).all()
     assert set(loss_of(logits, target)) == {"loss", "dice", "cross_entropy"}
 
 
-def test_dice_without_weights_is_the_plain_mean():
-    torch.manual_seed(0)
+def test_an_image_without_valid_pixels_has_no_dice_loss_and_the_others_keep_theirs():
     logits, target = torch.randn(2, 3, 5, 5), torch.randint(0, 3, (2, 5, 5))
-    ones = dice_loss_per_image(logits, target, torch.ones(3))
-    torch.testing.assert_close(dice_loss_per_image(logits, target), ones)
+    target[0] = 255
+    first, second = dice_loss_per_image(logits, target)
+    assert first == 0
+    torch.testing.assert_close(second, dice_loss_per_image(logits[1:], target[1:])[0])
+
+
+RECIPE = {"name": "a", "data": {"root": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.class_weights=[0, 0]", "are all 0"),
+        ("optim.class_weights=[1, -1]", "must all be 0 or more"),
+        ("optim.object_weight=-0.1", r"optim\.object_weight: must be 0 or more"),
+        ("optim.boundary_weight=-0.1", r"optim\.boundary_weight: must be 0 or more"),
+    ],
+)
+def test_wrong_weights_are_refused(override, words):
+    with pytest.raises(ConfigError, match=words):
+        config_from_dict(RECIPE, "test", [override])
+
+
+def test_weights_that_fit_no_data_or_no_segments_are_refused():
+    with pytest.raises(ConfigError, match=r"optim\.class_weights: has 2 entries, but .* has 5 cl"):
+        build_loss(OptimConfig(class_weights=(1.0, 2.0)), 5)
+    consistent = ["optim.object_weight=0.1"]
+    assert build_loss(config_from_dict(RECIPE, "test", consistent).optim, 5).object_weight == 0.1
+    with pytest.raises(ConfigError, match=r"optim\.object_weight: needs structure\.control=on"):
+        config_from_dict(RECIPE, "test", [*consistent, "structure.control=off"])
