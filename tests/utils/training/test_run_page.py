@@ -1,10 +1,11 @@
 import math
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.conftest import make_config
+from tests.utils.training.test_checkpoint import IDENTITY
 from utils.config import config_to_dict
 from utils.training.run_page import best_row, curve, run_page
 
@@ -14,15 +15,8 @@ CLASSES = ["road", "roof", "tree"]
 
 @pytest.fixture
 def identity(tmp_path):
-    return SimpleNamespace(
-        recipe=config_to_dict(make_config(tmp_path, tmp_path)),
-        dataset="scenes",
-        classes=CLASSES,
-        palette=PALETTE,
-        split={"name": "own", "sha256": "0" * 64},
-        selected_on="val",
-        selected_by="miou",
-    )
+    recipe = config_to_dict(make_config(tmp_path, tmp_path))
+    return replace(IDENTITY, recipe=recipe, classes=CLASSES, palette=PALETTE)
 
 
 def train_row(step, loss, **losses):
