@@ -9,8 +9,8 @@ import timm
 import torch
 
 from configs.schema import ModelConfig, VitConfig
-from models import build, export
-from models.build import Size, build_network
+from models import export
+from models.build import build_network
 from models.export import export_network
 from utils.errors import ConfigError, DataError
 
@@ -24,14 +24,6 @@ def network(**settings) -> torch.nn.Module:
     config = ModelConfig(**{"size": "tiny", "rgb_vit": NONE, "structure_vit": NONE, **settings})
     pictures = ((0, 1, 2), (3, 3, 3))
     return build_network(config, num_classes=2, structure_channels=4, pictures=pictures).eval()
-
-
-@pytest.fixture
-def one_stage(monkeypatch):
-    """Make tiny a network of one stage, for the time."""
-    size = {"channels": (16,), "depths": (1,), "num_heads": (1,), "mlp_ratios": (2,)}
-    names = {"rgb_vit": "none", "structure_vit": "none"}
-    monkeypatch.setitem(build.SIZES, "tiny", Size(**size, embed_channels=16, **names))
 
 
 def check(path, net: torch.nn.Module) -> None:
