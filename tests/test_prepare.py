@@ -1,6 +1,7 @@
 """prepare.py as a command, also on the real data sets where they are at hand."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,6 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is
 
 
 @pytest.fixture
-def run(run_prepare):
-    return run_prepare
-
-
-@pytest.fixture
 def folder(tmp_path):
     """Arguments that prepare three images with index masks."""
     for name in "abc":
@@ -36,11 +32,9 @@ def folder(tmp_path):
     return ("folder", "--tree", tmp_path / "in", "--classes", classes, "--shares", 0.6, 0.2, 0.2)
 
 
-def write_classes(path, names, first_value=0, **ignore):
-    entries = [
-        {"name": name, "color": [0, 0, i], "value": first_value + i} for i, name in enumerate(names)
-    ]
-    path.write_text(json.dumps({"classes": entries, "ignore": ignore}))
+def write_classes(path, names):
+    entries = [{"name": name, "color": [0, 0, i]} for i, name in enumerate(names)]
+    path.write_text(json.dumps({"classes": entries}))
     return path
 
 
@@ -54,36 +48,40 @@ def row(table, name):
     return [float(cell) for cell in line[1:] if cell != "%"]
 
 
-def test_synthetic_twice_is_once_and_other_settings_are_refused(run, tmp_path):
+def test_synthetic_twice_is_once_and_other_settings_are_refused(run_prepare, tmp_path):
     images = ("--images", tmp_path / "images", "--num-images", 2)
-    assert run(*synthetic(tmp_path / "set", *images))[0] == 0
+    assert run_prepare(*synthetic(tmp_path / "set", *images))[0] == 0
     assert len(open_tile_set(tmp_path / "set").tiles) == 4
     assert len(list((tmp_path / "images").iterdir())) == 2
-    code, out, _ = run(*synthetic(tmp_path / "set", *images))
+    code, out, _ = run_prepare(*synthetic(tmp_path / "set", *images))
     assert code == 0 and "already prepared with these settings" in out
     assert "images exists and is left unchanged" in out
-    code, _, err = run(*synthetic(tmp_path / "set", "--seed", 5))
+    code, _, err = run_prepare(*synthetic(tmp_path / "set", "--seed", 5))
     assert code == 2
     assert "was prepared with other settings (wanted | found): seed: 5 | 0" in err
 
 
-def test_folder_twice_is_once_and_other_settings_are_refused(run, folder, tmp_path):
-    code, out, _ = run(*folder, "--output", tmp_path / "set")
+def test_folder_twice_is_once_and_other_settings_are_refused(run_prepare, folder, tmp_path):
+    command = (*folder, "--output", tmp_path / "set")
+    code, out, _ = run_prepare(*command)
     assert code == 0 and row(out, "images") == [1, 1, 1] and row(out, "b") == [100, 100, 100]
     assert "warning: no training pixel is of class 'a'" in out
-    code, out, _ = run(*folder, "--output", tmp_path / "set")
+    settings = open_tile_set(tmp_path / "set").prepared_with
+    assert settings["shares"] == [0.6, 0.2, 0.2] and settings["seed"] == 0
+    assert settings["classes"]["colors"] == [[0, 0, 0], [0, 0, 1]]
+    assert "workers" not in settings and str(tmp_path / "set") not in json.dumps(settings)
+    code, out, _ = run_prepare(*command)
     assert code == 0 and "already prepared with these settings" in out
-    code, _, err = run(*folder, "--output", tmp_path / "set", "--tile-size", 32)
+    code, _, err = run_prepare(*command, "--tile-size", 32)
     assert code == 2 and "(wanted | found): tile_size: 32 | None. Delete it or choose" in err
     write_classes(tmp_path / "classes.json", ["a", "c"])
-    code, _, err = run(*folder, "--output", tmp_path / "set")
+    code, _, err = run_prepare(*command)
     assert code == 2 and "classes.names: ['a', 'c'] | ['a', 'b']" in err
 
 
-def test_a_sensor_comes_with_the_images_or_later_and_is_cut_like_them(run, folder, tmp_path):
-    (tmp_path / "in" / "images" / "north").mkdir()
-    (tmp_path / "in" / "labels" / "north").mkdir()
+def test_a_sensor_is_imported_later_and_cut_like_the_images(run_prepare, folder, tmp_path):
     for what in ("images", "labels"):
+        (tmp_path / "in" / what / "north").mkdir()
         (tmp_path / "in" / what / "a.png").rename(tmp_path / "in" / what / "north" / "a.png")
     ramp = np.add.outer(100 * np.arange(40), np.arange(50)).astype(np.uint16)
     for name in ("north/a", "b", "c"):
@@ -91,65 +89,50 @@ def test_a_sensor_comes_with_the_images_or_later_and_is_cut_like_them(run, folde
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(ramp).save(path)
     command = (*folder, "--output", tmp_path / "set", "--tile-size", 32, "--overlap", 8)
-    assert run(*command)[0] == 0
+    assert run_prepare(*command)[0] == 0
     sensor = ("--sensor", f"dsm={tmp_path / 'dsm'}", "--no-data", 0)
-    code, out, _ = run(*command, *sensor)
+    code, out, _ = run_prepare(*command, *sensor)
     assert code == 0 and "values 1 to 3949; use them with structure.modalities=[..., dsm]" in out
     for name, tile in open_tile_set(tmp_path / "set").tiles.items():
         levels = np.array(Image.open(tmp_path / "set" / "modalities" / "dsm" / f"{name}.tif"))
-        rows = slice(tile.top_px, tile.top_px + tile.height_px)
-        part = ramp[rows, tile.left_px : tile.left_px + tile.width_px]
+        part = ramp[tile.slices]
         found = 1 + (levels.astype(np.float64) - 1) / 65534 * 3948
         np.testing.assert_allclose(found[part > 0], part[part > 0], atol=0.1)
         assert (levels[part == 0] == 0).all()
 
 
-def test_the_settings_are_recorded_as_given(run, folder, tmp_path):
-    assert run(*folder, "--output", tmp_path / "set")[0] == 0
-    settings = open_tile_set(tmp_path / "set").prepared_with
-    assert settings["shares"] == [0.6, 0.2, 0.2] and settings["seed"] == 0
-    assert settings["classes"]["colors"] == [[0, 0, 0], [0, 0, 1]]
-    assert "workers" not in settings
-    assert str(tmp_path / "set") not in json.dumps(settings)
-
-
-def test_the_split_is_named_after_what_made_it(run, folder, tmp_path):
+def test_the_split_is_named_after_its_origin(run_prepare, folder, tmp_path):
     lists = []
     for split, names in (("train", "ab"), ("val", "c")):
         (tmp_path / f"{split}.txt").write_text("\n".join(names))
         lists += [f"--{split}-list", tmp_path / f"{split}.txt"]
-        for name in names:
-            for what in ("images", "labels"):
-                path = tmp_path / "tree" / split / what / f"{name}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes((tmp_path / "in" / what / f"{name}.png").read_bytes())
+        for what in ("images", "labels"):
+            place = tmp_path / "tree" / split / what
+            place.mkdir(parents=True)
+            for name in names:
+                shutil.copy(tmp_path / "in" / what / f"{name}.png", place)
     without_shares = folder[:-4]
     tree = ("folder", "--tree", tmp_path / "tree", *without_shares[3:])
-    commands = {"shares": folder, "folders": tree, "lists": (*without_shares, *lists)}
-    hashes = {}
-    for name, command in commands.items():
-        code, out, err = run(*command, "--output", tmp_path / name)
+    hashes, sources = {}, {}
+    for name, command in (
+        ("shares", folder),
+        ("folders", tree),
+        ("lists", (*without_shares, *lists)),
+    ):
+        code, out, err = run_prepare(*command, "--output", tmp_path / name)
         assert code == 0, err
-        tiles = open_tile_set(tmp_path / name)
-        hashes[name] = tiles.split_sha256
-        assert tiles.split_name == name
-        assert f"split '{name}', SHA-256 {hashes[name][:8]}..." in out
+        split = json.loads((tmp_path / name / "dataset.json").read_text())["split"]
+        hashes[name], sources[name] = split["sha256"], split["source"]
+        assert split["name"] == name and f"split '{name}', SHA-256 {split['sha256'][:8]}..." in out
     assert hashes["folders"] == hashes["lists"] == split_sha256({"train": "ab", "val": "c"})
-    assert (
-        "random shares 0.6 0.2 0.2 of the images, seed 0"
-        in (json.loads((tmp_path / "shares" / "dataset.json").read_text())["split"]["source"])
-    )
+    assert sources["shares"] == "random shares 0.6 0.2 0.2 of the images, seed 0"
+    assert sources["lists"] == f"the lists {tmp_path}/train.txt, {tmp_path}/val.txt"
 
 
-def test_a_folder_that_is_something_else_is_left_alone(run, tmp_path):
-    (tmp_path / "mine").mkdir()
-    code, _, err = run(*synthetic(tmp_path / "mine"))
-    assert code == 2
-    assert "mine exists and is not a prepared data set; choose another --output" in err
-    assert list((tmp_path / "mine").iterdir()) == []
-
-
-def test_a_set_without_its_settings_is_not_taken_for_ours(tmp_path):
+def test_a_folder_that_is_something_else_is_left_alone(run_prepare, tmp_path):
+    code, _, err = run_prepare(*synthetic(tmp_path))
+    assert code == 2 and list(tmp_path.iterdir()) == []
+    assert f"{tmp_path} exists and is not a prepared data set; choose another --output" in err
     (tmp_path / "dataset.json").write_text("{}")
     with pytest.raises(DataError, match=r"other settings \(wanted \| found\): seed: 1 \| None"):
         is_prepared(tmp_path, {"seed": 1})
@@ -163,25 +146,21 @@ def test_a_set_without_its_settings_is_not_taken_for_ours(tmp_path):
     [
         (("--seed", -1), "argument --seed: must be 0 or more, not -1"),
         (("--overlap", 8), "error: --overlap needs --tile-size"),
-        (
-            ("--sensor", "sam=x"),
-            "argument --sensor: must be NAME=FOLDER, where NAME is a folder name and not a "
-            "generator, not 'sam=x'",
-        ),
+        (("--sensor", "sam=x"), "argument --sensor: must be NAME=FOLDER, where NAME is a folder"),
         (("--images", "x"), "error: give --tree, or --images and --labels, not both"),
         (("--train-list", "x"), "error: say how to split: give either --train-list"),
         (("--classes", "x.json"), "error: x.json does not exist"),
     ],
 )
-def test_arguments_that_do_not_go_together(run, folder, tmp_path, arguments, sentence):
-    code, _, err = run(*folder, *arguments, "--output", tmp_path / "set")
+def test_arguments_that_do_not_go_together(run_prepare, folder, tmp_path, arguments, sentence):
+    code, _, err = run_prepare(*folder, *arguments, "--output", tmp_path / "set")
     assert code == 2 and sentence in err
     assert not list(tmp_path.glob("*set*"))
 
 
-def test_every_command_explains_itself(run):
+def test_every_command_explains_itself(run_prepare):
     for command in prepare.COMMANDS:
-        code, out, _ = run(command, "--help")
+        code, out, _ = run_prepare(command, "--help")
         assert code == 0 and f"usage: prepare.py {command}" in out
 
 
@@ -199,13 +178,13 @@ def test_dubai_masks_have_the_class_shares_their_readme_states():
 
 
 @needs_shared
-def test_dubai_photographs_and_palette_masks_are_prepared(run, tmp_path):
+def test_dubai_photographs_and_palette_masks_are_prepared(run_prepare, tmp_path):
     for split in ("train", "val"):
         for what in ("images", "masks"):
             (tmp_path / "in" / split / what).mkdir(parents=True)
             for path in (SHARED / "dubai-aerial" / split / what).glob("tile2_*"):
                 (tmp_path / "in" / split / what / path.name).symlink_to(path)
-    code, out, _ = run(
+    code, out, _ = run_prepare(
         *("folder", "--tree", tmp_path / "in", "--classes", DUBAI_CLASSES),
         *("--output", tmp_path / "set", "--tile-size", 512, "--overlap", 64),
         *("--keep-whole", "val"),
@@ -214,27 +193,3 @@ def test_dubai_photographs_and_palette_masks_are_prepared(run, tmp_path):
     tiles = open_tile_set(tmp_path / "set")  # 544 px high, 509 wide, or one more
     assert {tile.top_px for tile in tiles.tiles.values()} >= {0, 32}
     assert tiles.read_target(tiles.split("val")[0]).shape[0] in (544, 545)
-
-
-@needs_shared
-def test_loveda_index_masks(run, tmp_path):
-    names = ["background", "building", "road", "water", "barren", "forest", "agricultural"]
-    classes = write_classes(tmp_path / "classes.json", names, first_value=1, values=[0])
-    code, out, _ = run(
-        *("folder", "--tree", SHARED / "loveda-samples", "--classes", classes),
-        *("--output", tmp_path / "set", "--tile-size", 512, "--shares", 0.67, 0.33, 0),
-    )
-    assert code == 0 and row(out, "tiles") == [8, 4] and row(out, "barren") == [0, 0]
-    assert "warning: no training pixel is of class 'barren'" in out
-    assert len(open_tile_set(tmp_path / "set").split("val")) == 4
-
-
-@needs_shared
-def test_geotiffs_and_their_building_masks(run, tmp_path):
-    classes = write_classes(tmp_path / "classes.json", ["background", "building"])
-    code, out, _ = run(
-        *("folder", "--images", SHARED / "geotiff-samples" / "images"),
-        *("--labels", SHARED / "geotiff-samples" / "labels", "--classes", classes),
-        *("--output", tmp_path / "set", "--shares", 0.5, 0.5, 0),
-    )
-    assert code == 0 and sorted(row(out, "building")) == [1.0, 1.4]

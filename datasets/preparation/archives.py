@@ -9,25 +9,28 @@ a compressed one is extracted once to a temporary folder, which is removed when 
 import io
 import re
 import shutil
+import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import IO, Any, BinaryIO, Literal
+from typing import IO, Any, BinaryIO, TypeVar
 
 from PIL import Image
 from tqdm import tqdm
 
 from utils.errors import DataError, MissingDataError, UserError
 from utils.rasters.reading import Raster, open_scene
+from utils.threads import read_ahead
 
+T = TypeVar("T")
+R = TypeVar("R")
 _NUM_NAMED = 3  # files in an error; the rest is counted
 _STRIP_ROWS = 512
-_BLOCK_BYTES = 1 << 20  # most image files have their header in the first
+_BLOCK_BYTES = 1 << 20
 _WHOLE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")  # opening them decodes all pixels
 _ORIENTATION, _FIRST_TURNED = 274, 5  # EXIF tag; from this value on, rows are seen as columns
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -82,13 +85,9 @@ class ArchiveFile:
             with suppress(*_UNREADABLE):
                 return _size_in_header(self.path, _WHOLE_FORMATS)
         else:
-            with self.open() as file:
-                head = file.read(_BLOCK_BYTES)
-            if _has_header(head):
-                with suppress(*_UNREADABLE):
-                    return _size_in_header(io.BytesIO(head), (*_WHOLE_FORMATS, "TIFF"))
-        # Any other format on disk, or a TIFF whose header is behind its pixels.
-        with self.open_image() as raster:
+            with self.open() as file, suppress(*_UNREADABLE):
+                return _size_in_header(file, (*_WHOLE_FORMATS, "TIFF"))
+        with self.open_image() as raster:  # any other format
             return raster.size
 
     @contextmanager
@@ -112,56 +111,24 @@ class ArchiveFile:
 
 
 class Archives:
-    """Index of the files in folders and zip archives. Use as a context manager.
-
-    Args:
-        sources: zip archives, and folders that are searched recursively for files and archives.
-        scratch: folder for compressed inner archives, emptied before and removed after use.
-        skip: names of archives that are not needed, in lower case.
-        in_place: names of archives that are indexed only if that needs no extraction, in lower
-            case.
-
-    Raises:
-        MissingDataError: a source does not exist.
-        DataError: an archive is truncated, encrypted, or compressed by an unknown method.
-    """
+    """Index of the files in folders and zip archives, as ``open_archives`` yields it."""
 
     def __init__(
         self,
         sources: Sequence[Path],
         scratch: Path,
-        skip: Collection[str] = (),
-        in_place: Collection[str] = (),
+        skip: Collection[str],
+        in_place: Collection[str],
+        handles: ExitStack,
     ) -> None:
-        self._sources, self._scratch = sources, scratch
+        self._sources, self._scratch, self._handles = sources, scratch, handles
         self._skip, self._in_place = skip, in_place
-        self._by_file_name: dict[str, list[ArchiveFile]] = {}
-        self._handles = ExitStack()
-
-    def __enter__(self) -> "Archives":
-        self._clean_up()
-        try:
-            files = [file for source in self._sources for file in self._list_source(source)]
-        except BaseException:
-            self._clean_up()
-            raise
+        files = [file for source in sources for file in self._list_source(source)]
         # Of several files of one name the one in the fewest archives comes first.
         files.sort(key=lambda file: (file.name.lower().count(".zip/"), file.name))
+        self._by_file_name: dict[str, list[ArchiveFile]] = {}
         for file in files:
             self._by_file_name.setdefault(_file_name(file.name), []).append(file)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._clean_up()
-
-    def _clean_up(self) -> None:
-        self._handles.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def matching(self, pattern: str) -> Iterator[tuple[ArchiveFile, re.Match[str]]]:
         """Yield every file whose path ends with a regular expression, regardless of case."""
@@ -273,6 +240,32 @@ class Archives:
         return path
 
 
+@contextmanager
+def open_archives(
+    sources: Sequence[Path],
+    scratch: Path,
+    skip: Collection[str] = (),
+    in_place: Collection[str] = (),
+) -> Iterator[Archives]:
+    """Open all archives, and close them when the block ends.
+
+    Args:
+        sources: zip archives, and folders that are searched recursively for files and archives.
+        scratch: folder for compressed inner archives, emptied before and removed after use.
+        skip: names of archives that are not needed, in lower case.
+        in_place: names of archives that are indexed only if that needs no extraction, in lower
+            case.
+
+    Raises:
+        MissingDataError: a source does not exist.
+        DataError: an archive is truncated, encrypted, or compressed by an unknown method.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)
+    with ExitStack() as handles:
+        handles.callback(shutil.rmtree, scratch, ignore_errors=True)
+        yield Archives(sources, scratch, skip, in_place, handles)
+
+
 class _Slice:
     """A range of bytes of an open file, with the methods that ``zipfile`` needs.
 
@@ -307,10 +300,7 @@ def _data_offset(archive: BinaryIO, entry: zipfile.ZipInfo) -> int:
     """Return the first byte of a member, behind its local header, name and extra field."""
     archive.seek(entry.header_offset + 26)
     lengths = archive.read(4)
-    name_bytes, extra_bytes = (
-        int.from_bytes(part, "little") for part in (lengths[:2], lengths[2:])
-    )
-    return entry.header_offset + 30 + name_bytes + extra_bytes
+    return entry.header_offset + 30 + sum(struct.unpack("<2H", lengths))
 
 
 def strips(height_px: int) -> Iterator[slice]:
@@ -319,13 +309,20 @@ def strips(height_px: int) -> Iterator[slice]:
         yield slice(top, min(top + _STRIP_ROWS, height_px))
 
 
-def _has_header(head: bytes) -> bool:
-    """Return False if a file begins as a TIFF whose header is not in its first bytes."""
-    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
-    return head[:2] not in (b"II", b"MM") or int.from_bytes(head[4:8], order) < len(head) // 2
+def in_threads(
+    function: Callable[[T], R],
+    items: Collection[T],
+    text: str,
+    num_threads: int,
+    unit: str = "image",
+) -> list[R]:
+    """Return the results of all items, in order, and report the progress under a text."""
+    results = read_ahead(function, items, num_threads=num_threads, ahead=2 * num_threads)
+    with closing(results):
+        return list(tqdm(results, desc=text, total=len(items), unit=unit))
 
 
-def _size_in_header(file: Path | io.BytesIO, formats: tuple[str, ...]) -> tuple[int, int]:
+def _size_in_header(file: Path | IO[bytes], formats: tuple[str, ...]) -> tuple[int, int]:
     """Return height and width after the EXIF orientation, as ``open_scene`` shows an image."""
     with Image.open(file, formats=formats) as image:
         turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED

@@ -6,34 +6,23 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.preparation.archives import Archives
-from datasets.preparation.pipeline import Plan, prepare
+from datasets.preparation.archives import Archives, open_archives
+from datasets.preparation.classes import ISPRS_CLASSES
+from datasets.preparation.pipeline import Plan, Source, prepare
+from datasets.preparation.sensor import add_range, value_range
 from datasets.preparation.writer import Tiling
-from datasets.tile_set import SPLITS, NamedSplit, is_prepared
+from datasets.tile_set import SPLITS, NamedSplit, find_split, is_prepared
 from utils.arguments import add_workers, non_negative_int
 from utils.errors import ConfigError
 
-_SOURCE_HELP = (
-    "archive as published, or a folder of such archives or of their content, with the official "
-    "names; repeatable"
-)
-_SIZE_HELP = "cut images to at most this side in pixels"
-_OVERLAP_HELP = (
-    "least overlap of train tiles in pixels; val and test tiles never overlap, because an "
-    "evaluated pixel must be counted once"
-)
-_UNKNOWN_HELP = "count and ignore pixels whose colour belongs to no class, instead of refusing them"
-_DSM_HELP = "import the surface model as the modality dsm"
-_RANGE_HELP = (
-    "range of the dsm in metres, instead of that of its values; take the range of the set that a "
-    "checkpoint was trained on"
-)
 _NO_SETTINGS = ("run", "output", "source", "workers")  # they do not affect the prepared set
 
 
 def add_source(add: Callable[..., Any]) -> None:
     """Add ``--source`` and ``--output``."""
-    add("--source", type=Path, action="append", required=True, help=_SOURCE_HELP)
+    text = "archive as published, or a folder of such archives or of their content, with the "
+    text += "official names; repeatable"
+    add("--source", type=Path, action="append", required=True, help=text)
     add("--output", type=Path, required=True, help="data/NAME")
 
 
@@ -41,10 +30,14 @@ def add_tiles(
     add: Callable[..., Any], size_px: int | None, overlap_px: int, whole: Sequence[str]
 ) -> None:
     """Add the arguments about tiles, with the defaults of a data set, and ``--workers``."""
-    add("--tile-size", type=non_negative_int, default=size_px, help=_SIZE_HELP)
-    add("--overlap", type=non_negative_int, default=overlap_px, help=_OVERLAP_HELP)
+    text = "cut images to at most this side in pixels"
+    add("--tile-size", type=non_negative_int, default=size_px, help=text)
+    text = "least overlap of train tiles in pixels; val and test tiles never overlap, because an "
+    text += "evaluated pixel must be counted once"
+    add("--overlap", type=non_negative_int, default=overlap_px, help=text)
     add("--keep-whole", nargs="*", default=list(whole), choices=SPLITS, help="splits not to cut")
-    add("--unknown-to-ignore", action="store_true", help=_UNKNOWN_HELP)
+    text = "count and ignore pixels whose colour belongs to no class, instead of refusing them"
+    add("--unknown-to-ignore", action="store_true", help=text)
     add_workers(add)
 
 
@@ -60,25 +53,59 @@ def add_isprs_arguments(add: Callable[..., Any], splits: Mapping[str, NamedSplit
     add_source(add)
     names = "; ".join(f"{name}: {split.source}" for name, split in splits.items())
     add("--split", default="geoseg", help=f"published split. {names}")
-    add("--dsm", action="store_true", help=_DSM_HELP)
-    add("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=_RANGE_HELP)
+    add("--dsm", action="store_true", help="import the surface model as the modality dsm")
+    add_range(add, "dsm in metres")
     add_tiles(add, size_px=1024, overlap_px=128, whole=("val", "test"))
 
 
-def dsm_range(args: argparse.Namespace) -> tuple[float, float] | None:
-    """Return the range of the DSM in metres; None: that of its values.
+def prepare_isprs(
+    args: argparse.Namespace,
+    name: str,
+    splits: Mapping[str, NamedSplit],
+    find_sources: Callable[[Archives, argparse.Namespace, tuple[str, ...]], dict[str, Source]],
+    bands: str,
+    skip: Collection[str] = (),
+    in_place: Collection[str] = (),
+) -> None:
+    """Prepare one of the two ISPRS sets, unless that was done with the same settings.
 
-    Raises:
-        ConfigError: the range is empty, or no DSM is imported.
+    Args:
+        args: parsed arguments of the command.
+        name: its name: potsdam or vaihingen.
+        splits: published splits of the set, by name.
+        find_sources: finds the files of the source images with the given ids.
+        bands: channels of the images.
+        skip: as in ``open_archives``.
+        in_place: as in ``open_archives``.
     """
-    if args.range is None:
-        return None
-    low, high = args.range
-    if not args.dsm:
+    split = find_split(args.split, splits.values(), name)
+    ranges = {"dsm": value_range(args)}
+    if args.range and not args.dsm:
         raise ConfigError("--range needs --dsm")
-    if not low < high:
-        raise ConfigError(f"--range is {low:g} {high:g}; the first must be the smaller")
-    return low, high
+
+    def plan_of(archives: Archives, tiling: Tiling, settings: dict[str, Any]) -> Plan:
+        sources = find_sources(archives, args, split.sources())
+        return Plan(
+            name=name,
+            origin=f"ISPRS 2D semantic labelling, {name.capitalize()}",
+            classes=ISPRS_CLASSES,
+            sources={key: [sources[i] for i in ids] for key, ids in split.lists.items()},
+            split=split,
+            tiling=tiling,
+            prepared_with=settings,
+            bands=bands,
+            mask_kind="color",
+            unknown_to_ignore=args.unknown_to_ignore,
+            ranges=ranges,
+        )
+
+    prepare_published(args, name, plan_of, skip, in_place)
+
+
+def settings_of(args: argparse.Namespace, left_out: Collection[str], **more: Any) -> dict[str, Any]:
+    """Return the arguments that determine a prepared set, as ``dataset.json`` holds them."""
+    given = {key: value for key, value in vars(args).items() if key not in left_out}
+    return json.loads(json.dumps(given | more, default=str))
 
 
 def prepare_published(
@@ -94,16 +121,15 @@ def prepare_published(
         args: parsed arguments of the command.
         command: its name.
         plan_of: makes the plan from the files found, the tiling and the settings to record.
-        skip: as in ``Archives``.
-        in_place: as in ``Archives``.
+        skip: as in ``open_archives``.
+        in_place: as in ``open_archives``.
     """
-    cut = tiling_of(args)
-    given = {key: value for key, value in vars(args).items() if key not in _NO_SETTINGS}
-    settings = json.loads(json.dumps({"command": command, **given}, default=str))
+    tiling = tiling_of(args)
+    settings = settings_of(args, _NO_SETTINGS, command=command)
     if is_prepared(args.output, settings):
         return
     scratch = args.output.parent / f".{args.output.name}.unpacked"
-    with Archives(args.source, scratch, skip, in_place) as archives:
-        plan = plan_of(archives, cut, settings)
+    with open_archives(args.source, scratch, skip, in_place) as archives:
+        plan = plan_of(archives, tiling, settings)
         summary = prepare(args.output, plan, args.workers)
     print(summary.table(next(iter(plan.classes.values())).names))

@@ -214,14 +214,18 @@ class MaskDecoder:
         columns = slice(None)
         for rows in strips(mask.size[0]):
             if by_value:
-                raw, found = self._values_of(mask.read_values(rows, columns, [1])[..., 0])
+                raw = mask.read_values(rows, columns, [1])[..., 0]
+                # Values out of range are looked up in the last entry of the table: unknown.
+                found = self._values[np.clip(raw.astype(np.int64), -1, MAX_VALUE + 1)]
             else:
                 if mask.num_bands == 4 and (mask.read_values(rows, columns, [4]) != 255).any():
                     raise DataError(
                         f"{name} has transparent pixels, whose meaning is undefined; save it "
                         "without transparency"
                     )
-                raw, found = self._colors_of(mask.read_rgb(rows, columns))
+                red, green, blue = np.moveaxis(mask.read_rgb(rows, columns).astype(np.int32), -1, 0)
+                raw = red << 16 | green << 8 | blue
+                found = self._colors[raw]
             strange = found == UNKNOWN
             if strange.any():
                 if repair is not None and not by_value:
@@ -258,13 +262,3 @@ class MaskDecoder:
         if self._kind == "color" and depth != "uint8":
             raise DataError(f"{name} has {found}, not colours; use --label-kind index")
         return self._kind == "index" or (self._kind == "auto" and is_index)
-
-    def _values_of(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # Values out of range are looked up in the last entry of the table (-1): unknown.
-        inside = np.clip(part.astype(np.int64), -1, MAX_VALUE + 1)
-        return part, self._values[inside]
-
-    def _colors_of(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        wide = part.astype(np.int32)
-        packed = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-        return packed, self._colors[packed]

@@ -4,9 +4,8 @@ The meaning of the masks is given by a class file, see ``datasets.preparation.cl
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ import numpy as np
 
 from datasets.preparation import sensor
 from datasets.preparation.archives import ArchiveFile
-from datasets.preparation.arguments import add_tiles, tiling_of
+from datasets.preparation.arguments import add_tiles, settings_of, tiling_of
 from datasets.preparation.classes import ClassFile, read_class_file
 from datasets.preparation.pipeline import Plan, Source, Summary, prepare
 from datasets.preparation.writer import Tiling
-from datasets.tile_set import SPLITS, NamedSplit, is_prepared
+from datasets.tile_set import SPLITS, NamedSplit, is_prepared, open_tile_set
 from utils.arguments import default_workers, non_negative_int
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import list_images
@@ -27,53 +26,37 @@ _MASK_FOLDERS = ("labels", "masks")
 _NUM_NAMED = 3  # names in an error; the rest is counted
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """A source image and its mask, as files."""
-
-    id: str  # path below the image folder without suffix, '/' replaced by '__'
-    image_path: Path
-    mask_path: Path
-
-
-def find_splits(
-    *,
-    tree: Path | None,
-    images: Path | None,
-    masks: Path | None,
-    lists: dict[str, Path | None],
-    shares: list[float] | None,
-    seed: int,
-) -> dict[str, list[Pair]]:
+def find_splits(args: argparse.Namespace) -> dict[str, list[Source]]:
     """Return the source images of every split, as the command line defines them.
-
-    Either ``tree`` or both ``images`` and ``masks``; and either ``lists`` (by split; None where not
-    given) or ``shares``, unless the tree has its splits in folders.
 
     Raises:
         ConfigError: arguments are missing or contradict each other.
         MissingDataError, DataError: as the functions below.
     """
-    given = {split: path for split, path in lists.items() if path is not None}
-    if tree is not None:
+    paths = {split: getattr(args, f"{split}_list") for split in SPLITS}
+    lists = {split: path for split, path in paths.items() if path is not None}
+    images, masks = args.images, args.labels
+    if args.tree is not None:
         if images or masks:
             raise ConfigError("give --tree, or --images and --labels, not both")
-        if has_split_folders(tree):
-            if given or shares:
-                raise ConfigError(f"{tree} has its splits in folders; leave out lists and shares")
-            return find_split_folders(tree)
-        images, masks = pair_folders(tree)
+        if has_split_folders(args.tree):
+            if lists or args.shares:
+                raise ConfigError(
+                    f"{args.tree} has its splits in folders; leave out lists and shares"
+                )
+            return find_split_folders(args.tree)
+        images, masks = pair_folders(args.tree)
     if images is None or masks is None:
         raise ConfigError("give --tree, or --images and --labels")
-    if bool(given) == bool(shares):
+    if bool(lists) == bool(args.shares):
         raise ConfigError("say how to split: give either --train-list and --val-list, or --shares")
     sources = find_pairs(images, masks)
-    if shares:
-        return split_by_shares(sources, tuple(shares), seed)
-    return split_by_lists(sources, given)
+    if args.shares:
+        return split_by_shares(sources, tuple(args.shares), args.seed)
+    return split_by_lists(sources, lists)
 
 
-def find_pairs(images: Path, masks: Path) -> list[Pair]:
+def find_pairs(images: Path, masks: Path) -> list[Source]:
     """Pair every image below one folder with the mask of the same name below another.
 
     Raises:
@@ -93,7 +76,7 @@ def find_pairs(images: Path, masks: Path) -> list[Pair]:
             f"{', and '.join(problems)}; add the missing files or remove the others"
         )
     sources = [
-        Pair(id=_id(name), image_path=image_of[name], mask_path=mask_of[name])
+        Source(id=_id(name), image=_file(image_of[name]), labels={"full": _file(mask_of[name])})
         for name in sorted(image_of)
     ]
     _check_ids(sources)
@@ -142,7 +125,7 @@ def has_split_folders(tree: Path) -> bool:
     return not is_flat
 
 
-def find_split_folders(tree: Path) -> dict[str, list[Pair]]:
+def find_split_folders(tree: Path) -> dict[str, list[Source]]:
     """Pair the files of ``TREE/SPLIT/images`` and ``TREE/SPLIT/labels`` (or ``masks``), by split.
 
     Raises:
@@ -158,7 +141,7 @@ def find_split_folders(tree: Path) -> dict[str, list[Pair]]:
     return found
 
 
-def split_by_lists(sources: list[Pair], lists: dict[str, Path]) -> dict[str, list[Pair]]:
+def split_by_lists(sources: list[Source], lists: dict[str, Path]) -> dict[str, list[Source]]:
     """Split by text files with one image per line: its path without suffix.
 
     Raises:
@@ -166,7 +149,7 @@ def split_by_lists(sources: list[Pair], lists: dict[str, Path]) -> dict[str, lis
         DataError: an image is listed twice, or not at all.
     """
     left = {source.id: source for source in sources}
-    found: dict[str, list[Pair]] = {}
+    found: dict[str, list[Source]] = {}
     split_of: dict[str, str] = {}
     for split, path in lists.items():
         names = _read_names(path)
@@ -192,8 +175,8 @@ def split_by_lists(sources: list[Pair], lists: dict[str, Path]) -> dict[str, lis
 
 
 def split_by_shares(
-    sources: list[Pair], shares: tuple[float, ...], seed: int
-) -> dict[str, list[Pair]]:
+    sources: list[Source], shares: tuple[float, ...], seed: int
+) -> dict[str, list[Source]]:
     """Split the source images at random.
 
     Args:
@@ -240,18 +223,23 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 
 def _id(name: str) -> str:
+    """Return the id of an image from its path below the image folder, without suffix."""
     return name.replace("/", "__")
 
 
-def _check_ids(sources: Iterable[Pair]) -> None:
-    found: dict[str, Path] = {}
+def _file(path: Path) -> ArchiveFile:
+    return ArchiveFile(name=str(path), path=path)
+
+
+def _check_ids(sources: Iterable[Source]) -> None:
+    found: dict[str, str] = {}
     for source in sources:
         if source.id in found:
             raise DataError(
-                f"{found[source.id]} and {source.image_path} would both be named '{source.id}'; "
+                f"{found[source.id]} and {source.image.name} would both be named '{source.id}'; "
                 "rename one of them"
             )
-        found[source.id] = source.image_path
+        found[source.id] = source.image.name
 
 
 def _read_names(path: Path) -> list[str]:
@@ -271,11 +259,6 @@ def _first(names: list[str]) -> str:
     return f"first: {', '.join(names[:_NUM_NAMED])}"
 
 
-_KIND_HELP = (
-    "auto: masks with one channel hold values, RGB and palette masks hold colours; index reads the "
-    "indices of palette masks"
-)
-_SENSOR_HELP = "NAME=FOLDER of rasters: import a sensor as well, as 'prepare.py sensor'; repeatable"
 # Arguments that do not affect the set, or that may be added later.
 _NO_SETTINGS = ("run", "output", "workers", "sensor", "no_data")
 
@@ -292,51 +275,45 @@ def add_arguments(add: Callable[..., Any]) -> None:
     add("--shares", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="as 0.8 0.1 0.1")
     add("--seed", type=non_negative_int, default=0, help="of the random splits")
     add_mask_arguments(add)
-    add("--sensor", type=sensor.name_and_folder, action="append", default=[], help=_SENSOR_HELP)
+    text = "NAME=FOLDER of rasters: import a sensor as well, as 'prepare.py sensor'; repeatable"
+    add("--sensor", type=sensor.name_and_folder, action="append", default=[], help=text)
     sensor.add_no_data(add)
 
 
 def add_mask_arguments(add: Callable[..., Any]) -> None:
     """Add the arguments about tiles and masks."""
     add_tiles(add, size_px=None, overlap_px=0, whole=())
-    add("--label-kind", choices=("auto", "color", "index"), default="auto", help=_KIND_HELP)
+    text = "auto: masks with one channel hold values, RGB and palette masks hold colours; index "
+    text += "reads the indices of palette masks"
+    add("--label-kind", choices=("auto", "color", "index"), default="auto", help=text)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run ``prepare.py folder``."""
     prepare_from_arguments(args, read_class_file(args.classes))
     for name, rasters in args.sensor:
-        sensor.import_and_report(args.output, name, rasters, args.no_data)
+        sensor.import_sensor(open_tile_set(args.output), name, rasters, args.no_data)
 
 
 def prepare_from_arguments(args: argparse.Namespace, classes: ClassFile) -> None:
     """Prepare a data set from parsed arguments, unless that was done with the same settings."""
-    cut = tiling_of(args)
-    given = {key: value for key, value in vars(args).items() if key not in _NO_SETTINGS}
-    given["classes"] = asdict(classes)  # the content of the file, not its path
-    settings = json.loads(json.dumps(given, default=str))  # as read back from dataset.json
+    tiling = tiling_of(args)
+    # The content of the class file, not its path.
+    settings = settings_of(args, _NO_SETTINGS, classes=asdict(classes))
     if is_prepared(args.output, settings):
         return
-    lists = {split: getattr(args, f"{split}_list") for split in SPLITS}
-    splits = find_splits(
-        tree=args.tree,
-        images=args.images,
-        masks=args.labels,
-        lists=lists,
-        shares=args.shares,
-        seed=args.seed,
-    )
+    splits = find_splits(args)
     name, source = "folders", "the folders that the images lie in"
     if args.shares:
         shares = " ".join(map(str, args.shares))
         name, source = "shares", f"random shares {shares} of the images, seed {args.seed}"
-    elif any(lists.values()):
-        name, source = "lists", f"the lists {', '.join(str(p) for p in lists.values() if p)}"
+    elif given := [str(path) for split in SPLITS if (path := getattr(args, f"{split}_list"))]:
+        name, source = "lists", f"the lists {', '.join(given)}"
     summary = prepare_folder(
         args.output,
         splits=splits,
         classes=classes,
-        tiling=cut,
+        tiling=tiling,
         label_kind=args.label_kind,
         unknown_to_ignore=args.unknown_to_ignore,
         prepared_with=settings,
@@ -350,7 +327,7 @@ def prepare_from_arguments(args: argparse.Namespace, classes: ClassFile) -> None
 def prepare_folder(
     root: Path,
     *,
-    splits: dict[str, list[Pair]],
+    splits: dict[str, list[Source]],
     classes: ClassFile,
     tiling: Tiling,
     label_kind: str,
@@ -366,12 +343,12 @@ def prepare_folder(
         DataError: a file cannot be read, sizes differ, or masks hold colours or values that are
             not in the class file (all of them are counted). Nothing is left at ``root``.
     """
-    lists = {split: tuple(pair.id for pair in pairs) for split, pairs in splits.items()}
+    lists = {split: tuple(source.id for source in found) for split, found in splits.items()}
     plan = Plan(
         name=root.name,
         origin="folder",
         classes={"full": classes},
-        sources={split: [_source(pair) for pair in pairs] for split, pairs in splits.items()},
+        sources=splits,
         split=NamedSplit(name=split_name, source=split_source, lists=lists),
         tiling=tiling,
         mask_kind=label_kind,
@@ -383,8 +360,3 @@ def prepare_folder(
         prepared_with=prepared_with,
     )
     return prepare(root, plan, num_workers or default_workers())
-
-
-def _source(pair: Pair) -> Source:
-    image, mask = (ArchiveFile(name=str(p), path=p) for p in (pair.image_path, pair.mask_path))
-    return Source(id=pair.id, image=image, labels={"full": mask})

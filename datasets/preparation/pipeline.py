@@ -13,16 +13,14 @@ tables in memory, and would continue for a while after the program is killed.
 import hashlib
 import json
 from collections import Counter
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from configs.schema import IGNORE_INDEX
-from datasets.preparation.archives import ArchiveFile, strips
+from datasets.preparation.archives import ArchiveFile, in_threads, strips
 from datasets.preparation.classes import ClassFile, Decoded, LabelRepair, MaskDecoder
 from datasets.preparation.sensor import SourceRaster, store_rasters
 from datasets.preparation.writer import RECORDS, TileSetWriter, Tiling, write_tile
@@ -30,7 +28,6 @@ from datasets.tile_set import LABEL_FOLDERS, NamedSplit, Tile, count_classes
 from utils.console import table
 from utils.errors import DataError
 from utils.files import read_json, write_json
-from utils.threads import read_ahead
 
 _NUM_LISTED = 20  # unknown colours in an error; a lossy mask has thousands
 _MASK_NAMES = {"full": "mask", "eroded": "eroded mask"}
@@ -79,6 +76,10 @@ class Plan:
     def jobs(self) -> list[tuple[str, Source]]:
         """Return every source with its split."""
         return [(split, source) for split, members in self.sources.items() for source in members]
+
+    def num_classes(self) -> int:
+        """Return the number of classes."""
+        return len(next(iter(self.classes.values())).names)
 
     def label_kinds(self) -> tuple[str, ...]:
         """Return the kinds of label that any source has."""
@@ -171,16 +172,14 @@ def prepare(root: Path, plan: Plan, num_workers: int) -> Summary:
 def _check_sizes(plan: Plan, num_workers: int) -> None:
     """Compare the size of every image with those of its masks and rasters."""
     sources = [source for _, source in plan.jobs()]
-    differ: dict[str, list[str]] = {}
-    checks = read_ahead(_size_faults, sources, num_threads=num_workers, ahead=2 * num_workers)
-    with closing(checks):
-        for found in tqdm(checks, desc="checking", total=len(sources), unit="image"):
-            for what, fault in found:
-                differ.setdefault(what, []).append(fault)
-    for what, faults in differ.items():
+    checked = in_threads(_size_faults, sources, "checking", num_workers)
+    faults = [fault for found in checked for fault in found]
+    if faults:
+        what, first = faults[0]
+        number = [other for other, _ in faults].count(what)
         raise DataError(
-            f"{len(faults)} of {len(sources)} images differ in size from their {what} (height x "
-            f"width; first: {faults[0]}); give them one size"
+            f"{number} of {len(sources)} images differ in size from their {what} (height x width; "
+            f"first: {first}); give them one size"
         )
 
 
@@ -210,7 +209,10 @@ def _prepare_tiles(folder: Path, plan: Plan, num_workers: int) -> list[Record]:
         path = folder / RECORDS / "tiles" / f"{source.id}.json"
         if path.is_file():
             return read_json(path)
-        decoded = {kind: _decode(decoders[kind], source, kind) for kind in source.labels}
+        decoded = {}
+        for kind, file in source.labels.items():
+            with file.open_image() as mask:
+                decoded[kind] = decoders[kind].decode(mask, file.name, source.repair)
         record = _record(source, decoded)
         if record["unknown"] and not plan.unknown_to_ignore:
             unknown_seen.append(record)
@@ -219,19 +221,10 @@ def _prepare_tiles(folder: Path, plan: Plan, num_workers: int) -> list[Record]:
             write_json(path, record)
         return record
 
-    jobs = plan.jobs()
-    results = read_ahead(work, jobs, num_threads=num_workers, ahead=2 * num_workers)
-    with closing(results):
-        records = list(tqdm(results, desc="preparing", total=len(jobs), unit="image"))
+    records = in_threads(work, plan.jobs(), "preparing", num_workers)
     if unknown_seen:
         raise DataError(_describe_unknown(records, plan.unknown_text))
     return records
-
-
-def _decode(decoder: MaskDecoder, source: Source, kind: str) -> Decoded:
-    file = source.labels[kind]
-    with file.open_image() as mask:
-        return decoder.decode(mask, file.name, source.repair)
 
 
 def _record(source: Source, decoded: dict[str, Decoded]) -> Record:
@@ -254,7 +247,6 @@ def _write_source(
 ) -> Record:
     """Cut and write one source; return its tiles and their class histograms."""
     image = _read_image(source)
-    num_classes = len(next(iter(plan.classes.values())).names)
     for kind, result in decoded.items():
         if result.target.shape != image.shape[:2]:
             raise DataError(
@@ -266,7 +258,7 @@ def _write_source(
     for tile in plan.tiling.tiles(source.id, split, image.shape[:2]):
         targets = {kind: result.target[tile.slices] for kind, result in decoded.items()}
         write_tile(folder, tile, image[tile.slices], targets)
-        pixels = count_classes(targets["full"], num_classes) if "full" in targets else None
+        pixels = count_classes(targets["full"], plan.num_classes()) if "full" in targets else None
         entries.append({"tile": asdict(tile), "pixels": pixels})
     return {"tiles": entries, "num_pixels": image.shape[0] * image.shape[1]}
 
@@ -286,9 +278,9 @@ def _read_image(source: Source) -> np.ndarray:
                 "images with three"
             )
         pixels = np.empty((*image.size, 3), np.uint8)
-        bands = [channel + 1 for channel in channels or ()]
         for rows in strips(image.size[0]):
-            if bands:
+            if channels:
+                bands = [channel + 1 for channel in channels]
                 pixels[rows] = image.read_values(rows, slice(None), bands)
             else:
                 pixels[rows] = image.read_rgb(rows, slice(None))
@@ -297,16 +289,15 @@ def _read_image(source: Source) -> np.ndarray:
 
 def _prepare_sensors(folder: Path, plan: Plan, records: list[Record], num_workers: int) -> None:
     """Write the store of every sensor."""
-    tiles = [[Tile(**entry["tile"]) for entry in record["tiles"]] for record in records]
     for name in sorted({name for _, source in plan.jobs() for name in source.rasters}):
         rasters = [
             SourceRaster(
                 id=source.id,
                 file=source.rasters[name],
-                tiles=own,
+                tiles=[Tile(**entry["tile"]) for entry in record["tiles"]],
                 lacks_columns_px=source.lacks_columns_px,
             )
-            for (_, source), own in zip(plan.jobs(), tiles, strict=True)
+            for (_, source), record in zip(plan.jobs(), records, strict=True)
         ]
         store_rasters(
             folder,
@@ -327,15 +318,12 @@ def _describe_unknown(records: list[Record], text: tuple[str, str]) -> str:
         records: of all sources.
         text: a clause on who does not know the colours, and the remedy.
     """
-    unknown: Counter[str] = Counter()
+    unknown = _count_unknown(records)
+    total = sum(record["num_label_pixels"] for record in records)
     example: dict[str, str] = {}
-    total = 0
     for record in records:
-        total += record["num_label_pixels"]
         for found in record["unknown"].values():
-            unknown.update(found["counts"])
-            for key in found["counts"]:
-                example.setdefault(key, found["in"])
+            example = dict.fromkeys(found["counts"], found["in"]) | example
     lines = "".join(
         f"\n  {key}: {count:,} pixels ({count / total:.3%}), e.g. in {example[key]}"
         for key, count in unknown.most_common(_NUM_LISTED)
@@ -350,12 +338,19 @@ def _describe_unknown(records: list[Record], text: tuple[str, str]) -> str:
     )
 
 
+def _count_unknown(records: list[Record]) -> Counter[str]:
+    unknown: Counter[str] = Counter()
+    for record in records:
+        for found in record["unknown"].values():
+            unknown.update(found["counts"])
+    return unknown
+
+
 def _summarize(plan: Plan, records: list[Record], notes: tuple[str, ...]) -> Summary:
     """Sum up the records of all sources."""
     splits = [split for split, _ in plan.jobs()]
     num_tiles: Counter[str] = Counter()
     num_hidden: Counter[str] = Counter()
-    unknown: Counter[str] = Counter()
     pixels = {split: np.zeros(IGNORE_INDEX + 1, np.int64) for split in splits}
     for split, record in zip(splits, records, strict=True):
         num_tiles[split] += len(record["tiles"])
@@ -363,14 +358,12 @@ def _summarize(plan: Plan, records: list[Record], notes: tuple[str, ...]) -> Sum
             num_hidden[split] += record["num_pixels"]
         else:
             pixels[split] += np.array(record["pixels"])
-        for found in record["unknown"].values():
-            unknown.update(found["counts"])
-    kept = [*range(len(next(iter(plan.classes.values())).names)), IGNORE_INDEX]
+    kept = [*range(plan.num_classes()), IGNORE_INDEX]
     return Summary(
         num_sources=dict(Counter(splits)),
         num_tiles=dict(num_tiles),
         num_pixels={split: counts[kept] for split, counts in pixels.items()},
-        unknown=unknown,
+        unknown=_count_unknown(records),
         num_hidden=dict(num_hidden),
         notes=notes,
     )

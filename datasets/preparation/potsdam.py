@@ -9,11 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from datasets.preparation.archives import ArchiveFile, Archives
-from datasets.preparation.arguments import add_isprs_arguments, dsm_range, prepare_published
-from datasets.preparation.classes import ISPRS_CLASSES, LabelRepair
-from datasets.preparation.pipeline import Plan, Source
-from datasets.preparation.writer import Tiling
-from datasets.tile_set import NamedSplit, find_split
+from datasets.preparation.arguments import add_isprs_arguments, prepare_isprs
+from datasets.preparation.classes import LabelRepair
+from datasets.preparation.pipeline import Source
+from datasets.tile_set import NamedSplit
 
 _TRAIN = (
     *("2_10", "2_11", "2_12", "3_10", "3_11", "3_12", "4_10", "4_11", "4_12", "5_10", "5_11"),
@@ -57,7 +56,6 @@ REPAIRS = {
     "6_7": LabelRepair(why="cars are (252, 255, 0)", colors=(((252, 255, 0), (255, 255, 0)),)),
 }
 LACKS_COLUMNS_PX = {"3_13": 1}  # of the surface models: 5999 wide
-_NDSM_HELP = "import the normalised surface model (8 bit, LAStools) as the modality ndsm"
 _IMAGES = {"rgb": "2_Ortho_RGB.zip", "irrg": "3_Ortho_IRRG.zip"}  # by bands
 _RGBIR, _DSM, _NDSM = "4_Ortho_RGBIR.zip", "1_DSM.zip", "1_DSM_normalisation.zip"
 _CHANNELS = {"rgb": (0, 1, 2), "irrg": (3, 0, 1)}  # of the files with four
@@ -67,33 +65,16 @@ def add_arguments(add: Callable[..., Any]) -> None:
     """Add the arguments of ``prepare.py potsdam``."""
     add_isprs_arguments(add, SPLITS)
     add("--bands", choices=tuple(_IMAGES), default="rgb", help="the three bands of the image")
-    add("--ndsm", action="store_true", help=_NDSM_HELP)
+    text = "import the normalised surface model (8 bit, LAStools) as the modality ndsm"
+    add("--ndsm", action="store_true", help=text)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run ``prepare.py potsdam``."""
-    split, value_range = find_split(args.split, SPLITS.values(), "potsdam"), dsm_range(args)
-
-    def plan_of(archives: Archives, tiling: Tiling, settings: dict[str, Any]) -> Plan:
-        sources = _find_sources(archives, args, split.sources())
-        return Plan(
-            name="potsdam",
-            origin="ISPRS 2D semantic labelling, Potsdam",
-            classes=ISPRS_CLASSES,
-            sources={key: [sources[i] for i in ids] for key, ids in split.lists.items()},
-            split=split,
-            tiling=tiling,
-            prepared_with=settings,
-            bands=args.bands,
-            mask_kind="color",
-            unknown_to_ignore=args.unknown_to_ignore,
-            ranges={"dsm": value_range},
-        )
-
     skip = [name for bands, name in _IMAGES.items() if bands != args.bands]
     skip += [name for name, asked in ((_DSM, args.dsm), (_NDSM, args.ndsm)) if not asked]
     lower = [name.lower() for name in skip]
-    prepare_published(args, "potsdam", plan_of, skip=lower, in_place=[_RGBIR.lower()])
+    prepare_isprs(args, "potsdam", SPLITS, _find_sources, args.bands, lower, [_RGBIR.lower()])
 
 
 def _find_sources(

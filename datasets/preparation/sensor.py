@@ -6,16 +6,14 @@ the largest value of the whole data set, which the manifest records.
 
 import argparse
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from configs.schema import GENERATORS
-from datasets.preparation.archives import ArchiveFile, strips
+from datasets.preparation.archives import ArchiveFile, in_threads, strips
 from datasets.structure_maps import (
     SENSOR,
     MapRecipe,
@@ -30,15 +28,8 @@ from utils.arguments import default_workers
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import remembered, sha256_of
 from utils.rasters.reading import Raster
-from utils.threads import read_ahead
 
-T = TypeVar("T")
-_NO_DATA_HELP = "value of pixels without data, beside NaN and the value that a file declares"
 SUFFIXES = (".tif", ".tiff", ".png")
-_RANGE_HELP = (
-    "range to store instead of that of the values; take the range of the set that a checkpoint was "
-    "trained on"
-)
 
 
 def add_arguments(add: Callable[..., Any]) -> None:
@@ -46,17 +37,35 @@ def add_arguments(add: Callable[..., Any]) -> None:
     add("--data", type=Path, required=True, help="a prepared data set, data/NAME")
     add("--name", required=True, help="of the modality, e.g. dsm or nir")
     add("--rasters", type=Path, required=True, help="folder: the images' names, one band each")
-    add("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=_RANGE_HELP)
+    add_range(add, "values to store")
     add_no_data(add)
 
 
 def add_no_data(add: Callable[..., Any]) -> None:
     """Add ``--no-data``, an argument of ``prepare.py folder`` too."""
-    add(
-        "--no-data",
-        type=float,
-        help=_NO_DATA_HELP,
-    )
+    text = "value of pixels without data, beside NaN and the value that a file declares"
+    add("--no-data", type=float, help=text)
+
+
+def add_range(add: Callable[..., Any], what: str) -> None:
+    """Add ``--range``, of the levels of a sensor."""
+    text = f"range of the {what}, instead of that of its values; take the range of the set that a "
+    text += "checkpoint was trained on"
+    add("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=text)
+
+
+def value_range(args: argparse.Namespace) -> tuple[float, float] | None:
+    """Return ``--range``; None: that of the values.
+
+    Raises:
+        ConfigError: the range is empty.
+    """
+    if args.range is None:
+        return None
+    low, high = args.range
+    if not low < high:
+        raise ConfigError(f"--range is {low:g} {high:g}; the first must be the smaller")
+    return low, high
 
 
 def name_and_folder(text: str) -> tuple[str, Path]:
@@ -76,24 +85,8 @@ def run(args: argparse.Namespace) -> None:
             f"--name {args.name} is the name of a generator or no folder name; choose another, "
             "e.g. dsm"
         )
-    given = tuple(args.range) if args.range else None
-    import_and_report(args.data, args.name, args.rasters, args.no_data, given)
-
-
-def import_and_report(
-    root: Path,
-    name: str,
-    rasters: Path,
-    no_data: float | None,
-    value_range: tuple[float, float] | None = None,
-) -> None:
-    """Import a sensor and print the next step; arguments as of ``import_sensor``."""
-    tile_set = open_tile_set(root)
-    low, high = import_sensor(tile_set, name, rasters, no_data, value_range)
-    print(
-        f"{len(tile_set.tiles)} maps in {store_folder(root, name)}, values {low:g} to "
-        f"{high:g}; use them with structure.modalities=[..., {name}]"
-    )
+    limits = value_range(args)
+    import_sensor(open_tile_set(args.data), args.name, args.rasters, args.no_data, limits)
 
 
 def _is_name(name: str) -> bool:
@@ -105,31 +98,23 @@ def import_sensor(
     name: str,
     rasters: Path,
     no_data: float | None = None,
-    value_range: tuple[float, float] | None = None,
-) -> tuple[float, float]:
-    """Cut a sensor's rasters like their images and write them as the store ``name``.
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """Cut a sensor's rasters like their images, write them as a store, and print the next step.
 
     Args:
         tile_set: the prepared data set.
         name: name of the store.
         rasters: folder with a raster of the name and size of every source image.
         no_data: value of pixels without data, beside NaN and what a file declares.
-        value_range: lowest and highest value of the stored range, which values are clipped to;
-            None: the range of the values.
-
-    Returns:
-        Lowest and highest value of the stored range.
+        limits: lowest and highest value of the stored range, which values are clipped to; None:
+            the range of the values.
 
     Raises:
         MissingDataError: an image has no raster.
-        ConfigError: ``value_range`` is empty.
         DataError: sizes differ, a file cannot be read, no pixel has data, or the store exists
             with another range.
     """
-    if value_range is not None and not value_range[0] < value_range[1]:
-        raise ConfigError(
-            f"--range is {value_range[0]:g} {value_range[1]:g}; the first must be the smaller"
-        )
     by_source: dict[str, list[Tile]] = {}
     for tile in tile_set.tiles.values():
         by_source.setdefault(tile.source, []).append(tile)
@@ -137,14 +122,19 @@ def import_sensor(
         SourceRaster(id=source, file=_find(rasters, source), tiles=tiles)
         for source, tiles in by_source.items()
     ]
-    return store_rasters(
-        tile_set.root,
+    root = tile_set.root
+    low, high = store_rasters(
+        root,
         name,
         found,
         no_data,
-        value_range,
+        limits,
         num_workers=default_workers(),
         empty_error=f"no raster in {rasters} has a pixel with data; check --no-data",
+    )
+    print(
+        f"{len(tile_set.tiles)} maps in {store_folder(root, name)}, values {low:g} to {high:g}; "
+        f"use them with structure.modalities=[..., {name}]"
     )
 
 
@@ -179,7 +169,7 @@ def store_rasters(
     name: str,
     rasters: list[SourceRaster],
     no_data: float | None,
-    value_range: tuple[float, float] | None,
+    limits: tuple[float, float] | None,
     *,
     num_workers: int,
     empty_error: str,
@@ -189,10 +179,10 @@ def store_rasters(
 
     Args:
         root: the set, finished or not.
-        name: as in ``import_sensor``, like ``no_data`` and ``value_range``.
+        name: name of the store.
         rasters: rasters of every source image.
         no_data: as in ``import_sensor``.
-        value_range: as in ``import_sensor``.
+        limits: as in ``import_sensor``.
         num_workers: number of rasters read at a time.
         empty_error: message if no raster has a pixel with data.
         records: folder of finished work, from which a killed run resumes; None: never resume.
@@ -205,18 +195,12 @@ def store_rasters(
         path = records / f"{raster.id}.range.json" if records is not None else None
         return remembered(path, lambda: _range_of(raster.read(no_data)))
 
-    ranges = _each(find_range, rasters, f"{name}: range", num_workers)
-    if not any(ranges):
+    ranges = [own for own in in_threads(find_range, rasters, f"{name}: range", num_workers) if own]
+    if not ranges:
         raise DataError(empty_error)
-    low, high = value_range or (
-        min(own[0] for own in ranges if own),
-        max(own[1] for own in ranges if own),
-    )
-    recipe = MapRecipe(
-        generator=SENSOR,
-        settings={"minimum": float(low), "maximum": float(high)},
-        weights_sha256=None,
-    )
+    low, high = limits or (min(own[0] for own in ranges), max(own[1] for own in ranges))
+    settings = {"minimum": low, "maximum": high}
+    recipe = MapRecipe(generator=SENSOR, settings=settings, weights_sha256=None)
     folder = store_folder(root, name)
     begin_store(folder, recipe)
 
@@ -225,18 +209,10 @@ def store_rasters(
         return remembered(path, lambda: _write_maps(root, folder, raster, no_data, recipe))
 
     hashes: dict[str, str] = {}
-    for own in _each(write, rasters, name, num_workers):
+    for own in in_threads(write, rasters, name, num_workers):
         hashes |= own
     write_manifest(folder, recipe, dict(sorted(hashes.items())))
-    return float(low), float(high)
-
-
-def _each(
-    function: Callable[[SourceRaster], T], rasters: list[SourceRaster], text: str, num_workers: int
-) -> list[T]:
-    results = read_ahead(function, rasters, num_threads=num_workers, ahead=2 * num_workers)
-    with closing(results):
-        return list(tqdm(results, desc=text, total=len(rasters), unit="image"))
+    return low, high
 
 
 def _range_of(raster: np.ndarray) -> list[float]:

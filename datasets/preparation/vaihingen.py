@@ -13,11 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from datasets.preparation.archives import Archives
-from datasets.preparation.arguments import add_isprs_arguments, dsm_range, prepare_published
-from datasets.preparation.classes import ISPRS_CLASSES
-from datasets.preparation.pipeline import Plan, Source
-from datasets.preparation.writer import Tiling
-from datasets.tile_set import NamedSplit, find_split
+from datasets.preparation.arguments import add_isprs_arguments, prepare_isprs
+from datasets.preparation.pipeline import Source
+from datasets.tile_set import NamedSplit
 
 _TRAIN = (
     *("1", "3", "5", "7", "11", "13", "15", "17"),
@@ -65,28 +63,12 @@ def add_arguments(add: Callable[..., Any]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run ``prepare.py vaihingen``."""
-    split, value_range = find_split(args.split, SPLITS.values(), "vaihingen"), dsm_range(args)
-
-    def plan_of(archives: Archives, tiling: Tiling, settings: dict[str, Any]) -> Plan:
-        sources = _find_sources(archives, args.dsm, split.sources())
-        return Plan(
-            name="vaihingen",
-            origin="ISPRS 2D semantic labelling, Vaihingen",
-            classes=ISPRS_CLASSES,
-            sources={key: [sources[i] for i in ids] for key, ids in split.lists.items()},
-            split=split,
-            tiling=tiling,
-            prepared_with=settings,
-            bands="irrg",
-            mask_kind="color",
-            unknown_to_ignore=args.unknown_to_ignore,
-            ranges={"dsm": value_range},
-        )
-
-    prepare_published(args, "vaihingen", plan_of)
+    prepare_isprs(args, "vaihingen", SPLITS, _find_sources, "irrg")
 
 
-def _find_sources(archives: Archives, dsm: bool, areas: tuple[str, ...]) -> dict[str, Source]:
+def _find_sources(
+    archives: Archives, args: argparse.Namespace, areas: tuple[str, ...]
+) -> dict[str, Source]:
     names = {area: f"top_mosaic_09cm_area{area}.tif" for area in areas}
     images = archives.require("image", names, f"{_ALL}.zip", ["top"])
     places = [r"[^/]*ground_truth_COMPLETE", r"gts[^/]*"]  # gts_for_participants lacks the test
@@ -94,13 +76,13 @@ def _find_sources(archives: Archives, dsm: bool, areas: tuple[str, ...]) -> dict
     bordered = {area: f"top_mosaic_09cm_area{area}_noBoundary.tif" for area in areas}
     eroded = archives.find(bordered)
     heights = {area: f"dsm_09cm_matching_area{area}.tif" for area in areas}
-    rasters = archives.require("surface model", heights, f"{_ALL}.zip") if dsm else {}
+    rasters = archives.require("surface model", heights, f"{_ALL}.zip") if args.dsm else {}
     return {
         area: Source(
             id=area,
             image=images[area],
             labels={"full": full[area], **({"eroded": eroded[area]} if area in eroded else {})},
-            rasters={"dsm": rasters[area]} if dsm else {},
+            rasters={"dsm": rasters[area]} if args.dsm else {},
         )
         for area in areas
     }

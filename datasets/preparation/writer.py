@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -128,16 +127,8 @@ class TileSetWriter:
 
     Args:
         root: folder of the finished set.
-        name: as in ``TileSet``, like all that follow.
-        classes: names.
-        palette: colours.
-        origin: origin of the images.
-        prepared_with: settings.
-        split_name: name of the lists of source images.
-        split_source: origin of these lists; None: that of the images.
-        unlabelled: splits whose labels are hidden.
-        label_kinds: kinds of label in the set.
-        bands: channels of the images.
+        name: as in ``TileSet``, like the other arguments that are not named here.
+        split_source: origin of the lists of source images; None: that of the images.
         digest: hash of everything that decides the content; None: never resume.
     """
 
@@ -196,12 +187,7 @@ class TileSetWriter:
             unfinished.unlink()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, KeyboardInterrupt) and self._digest is not None:
             return  # the same command resumes here
         try:

@@ -44,14 +44,11 @@ def map_of(name: str) -> np.ndarray:
 
 def write_set(root: Path) -> TileSet:
     """Four whole images of 8 px: a and b in train, c in val, d in test."""
-    writer = TileSetWriter(
-        root, name="toy", classes=CLASSES, palette=PALETTE, origin="", prepared_with={}
-    )
-    with writer:
+    box = {"top_px": 0, "left_px": 0, "height_px": SIZE_PX, "width_px": SIZE_PX}
+    facts = {"name": "toy", "classes": CLASSES, "palette": PALETTE, "origin": ""}
+    with TileSetWriter(root, **facts, prepared_with={}) as writer:
         for name, split in SPLIT_OF.items():
-            tile = Tile(
-                id=name, source=name, top_px=0, left_px=0, height_px=SIZE_PX, width_px=SIZE_PX
-            )
+            tile = Tile(id=name, source=name, **box)
             writer.add(split, tile, image_of(name), target_of(name))
     tile_set = open_tile_set(root)
     for store, recipe in RECIPES.items():
@@ -84,12 +81,8 @@ def write_eroded(tile_set: TileSet) -> TileSet:
     return open_tile_set(tile_set.root)
 
 
-def rewrite(path: Path, array: np.ndarray) -> None:
-    write_raster(path, array)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-5])
+def truncate(path: Path, num_bytes: int = -5) -> None:
+    path.write_bytes(path.read_bytes()[:num_bytes])
 
 
 def store(toy: TileSet, name: str) -> Path:

@@ -6,6 +6,7 @@ as a user may have them.
 
 import io
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,11 @@ from PIL import Image
 Files = dict[str, dict[str, bytes]]  # content by archive and by name in it
 
 # As ISPRS publishes them: impervious, building, low vegetation, tree, car, clutter; boundary.
-COLORS = [
-    [255, 255, 255],
-    [0, 0, 255],
-    [0, 255, 255],
-    [0, 255, 0],
-    [255, 255, 0],
-    [255, 0, 0],
-]
+COLORS = [[255, 255, 255], [0, 0, 255], [0, 255, 255], [0, 255, 0], [255, 255, 0], [255, 0, 0]]
 BLACK = [0, 0, 0]
-POTSDAM_TILES = [
-    *("2_10", "2_11", "2_12", "2_13", "2_14", "3_10", "3_11", "3_12", "3_13", "3_14", "4_10"),
-    *("4_11", "4_12", "4_13", "4_14", "4_15", "5_10", "5_11", "5_12", "5_13", "5_14", "5_15"),
-    *("6_7", "6_8", "6_9", "6_10", "6_11", "6_12", "6_13", "6_14", "6_15"),
-    *("7_7", "7_8", "7_9", "7_10", "7_11", "7_12", "7_13"),
-]
-VAIHINGEN_AREAS = [
-    *(1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 26, 27, 28),
-    *(29, 30, 31, 32, 33, 34, 35, 37, 38),
-]
+_COLUMNS = {2: (10, 15), 3: (10, 15), 4: (10, 16), 5: (10, 16), 6: (7, 16), 7: (7, 14)}  # by row
+POTSDAM_TILES = [f"{row}_{column}" for row, ends in _COLUMNS.items() for column in range(*ends)]
+VAIHINGEN_AREAS = [area for area in range(1, 39) if area not in (9, 18, 19, 25, 36)]
 VAIHINGEN_PARTICIPANTS = [1, 3, 5, 7, 11, 13, 15, 17, 21, 23, 26, 28, 30, 32, 34, 37]
 VAIHINGEN = "ISPRS_semantic_labeling_Vaihingen"
 LOVEDA_IMAGES = {
@@ -83,15 +70,7 @@ def paint(target: np.ndarray, eroded: bool = False) -> np.ndarray:
 
 def potsdam(size: tuple[int, int] = (10, 12)) -> Files:
     """All archives of Potsdam, with the known faults of three of their files."""
-    files: Files = {
-        name: {}
-        for name in (
-            *("2_Ortho_RGB", "3_Ortho_IRRG", "5_Labels_all", "5_Labels_for_participants"),
-            *("5_Labels_all_noBoundary", "5_Labels_for_participants_no_Boundary"),
-            *("1_DSM", "1_DSM_normalisation"),
-        )
-    }
-    train = [tile for tile in POTSDAM_TILES if int(tile.split("_")[1]) <= 12]
+    files: Files = defaultdict(dict)
     for index, tile in enumerate(POTSDAM_TILES):
         image, target = image_of(index, *size), target_of(index, *size)
         height = height_of(index, *size)
@@ -103,33 +82,21 @@ def potsdam(size: tuple[int, int] = (10, 12)) -> Files:
             full = np.where(full > 127, full - 3, full + 3).astype(np.uint8)
         if tile == "3_13":
             height = height[:, :-1]
-        row, column = (part.zfill(2) for part in tile.split("_"))
-        top = f"top_potsdam_{tile}"
+        top, label = f"top_potsdam_{tile}", f"top_potsdam_{tile}_label.tif"
         files["2_Ortho_RGB"][f"2_Ortho_RGB/{top}_RGB.tif"] = encode(image)
-        irrg = encode(np.ascontiguousarray(255 - image))
-        files["3_Ortho_IRRG"][f"3_Ortho_IRRG/{top}_IRRG.tif"] = irrg
-        plain, border = encode(full), encode(eroded)
-        files["5_Labels_all"][f"{top}_label.tif"] = plain
-        files["5_Labels_all_noBoundary"][f"{top}_label_noBoundary.tif"] = border
-        if tile in train:
-            files["5_Labels_for_participants"][f"5_Labels_for_participants/{top}_label.tif"] = plain
-            name = f"5_Labels_for_participants_no_Boundary/{top}_label_noBoundary.tif"
-            files["5_Labels_for_participants_no_Boundary"][name] = border
-        files["1_DSM"][f"1_DSM/dsm_potsdam_{row}_{column}.tif"] = encode(height)
-        name = f"1_DSM_normalisation/dsm_potsdam_{row}_{column}_normalized_lastools.jpg"
+        files["3_Ortho_IRRG"][f"3_Ortho_IRRG/{top}_IRRG.tif"] = encode(255 - image)
+        four = np.concatenate([image, image[..., :1] // 2], -1)
+        files["4_Ortho_RGBIR"][f"4_Ortho_RGBIR/{top}_RGBIR.tif"] = encode(four)
+        files["5_Labels_all"][label] = encode(full)
+        files["5_Labels_all_noBoundary"][f"{top}_label_noBoundary.tif"] = encode(eroded)
+        if int(tile.split("_")[1]) <= 12:
+            files["5_Labels_for_participants"][f"5_Labels_for_participants/{label}"] = encode(full)
+        name = "dsm_potsdam_" + "_".join(part.zfill(2) for part in tile.split("_"))
+        files["1_DSM"][f"1_DSM/{name}.tif"] = encode(height)
+        name = f"1_DSM_normalisation/{name}_normalized_lastools.jpg"
         grey = np.full(height.shape, index, np.uint8)
         files["1_DSM_normalisation"][name] = encode(grey, "JPEG", quality=95)
     return files
-
-
-def potsdam_rgbir(size: tuple[int, int] = (10, 12)) -> Files:
-    """The archive of the images with four bands: red, green, blue, infrared."""
-    files: dict[str, bytes] = {}
-    for index, tile in enumerate(POTSDAM_TILES):
-        image = image_of(index, *size)
-        four = np.concatenate([image, image[..., :1] // 2], -1)
-        files[f"4_Ortho_RGBIR/top_potsdam_{tile}_RGBIR.tif"] = encode(four)
-    return {"4_Ortho_RGBIR": files}
 
 
 def vaihingen_size(area: int) -> tuple[int, int]:
@@ -139,9 +106,7 @@ def vaihingen_size(area: int) -> tuple[int, int]:
 
 def vaihingen() -> Files:
     """All archives of Vaihingen."""
-    complete = f"{VAIHINGEN}_ground_truth_COMPLETE"
-    eroded = f"{VAIHINGEN}_ground_truth_eroded_COMPLETE"
-    files: Files = {VAIHINGEN: {}, complete: {}, eroded: {}}
+    files: Files = defaultdict(dict)
     for area in VAIHINGEN_AREAS:
         size = vaihingen_size(area)
         name, target = f"top_mosaic_09cm_area{area}", target_of(area, *size)
@@ -149,8 +114,9 @@ def vaihingen() -> Files:
         files[VAIHINGEN][f"top/{name}.tif"] = encode(image_of(area, *size))
         dsm = f"dsm/dsm_09cm_matching_area{area}.tif"
         files[VAIHINGEN][dsm] = encode(height_of(area, *size))
-        files[complete][f"{name}.tif"] = label
-        files[eroded][f"{name}_noBoundary.tif"] = encode(paint(target, eroded=True))
+        files[f"{VAIHINGEN}_ground_truth_COMPLETE"][f"{name}.tif"] = label
+        border = encode(paint(target, eroded=True))
+        files[f"{VAIHINGEN}_ground_truth_eroded_COMPLETE"][f"{name}_noBoundary.tif"] = border
         if area in VAIHINGEN_PARTICIPANTS:
             files[VAIHINGEN][f"gts_for_participants/{name}.tif"] = label
     return files
@@ -158,15 +124,14 @@ def vaihingen() -> Files:
 
 def loveda(size: tuple[int, int] = (9, 9)) -> Files:
     """The three archives of LoveDA; masks hold 0 (no data) to 7."""
-    files: Files = {"Train": {}, "Val": {}, "Test": {}}
+    files: Files = defaultdict(dict)
     for (split, domain), numbers in LOVEDA_IMAGES.items():
         for number in numbers:
-            folder = f"{split}/{domain}"
-            image = encode(image_of(number, *size), "PNG")
-            files[split][f"{folder}/images_png/{number}.png"] = image
+            members, folder = files[split], f"{split}/{domain}"
+            members[f"{folder}/images_png/{number}.png"] = encode(image_of(number, *size), "PNG")
             if split != "Test":
                 mask = target_of(number, *size, num_classes=8)
-                files[split][f"{folder}/masks_png/{number}.png"] = encode(mask, "PNG")
+                members[f"{folder}/masks_png/{number}.png"] = encode(mask, "PNG")
     return files
 
 
@@ -184,22 +149,21 @@ def pack(files: Files, folder: Path, how: str, method: int = zipfile.ZIP_DEFLATE
         What to give to ``--source``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if how == "folders":
-        for archive, members in files.items():
+    inner: dict[str, bytes] = {}
+    for archive, members in files.items():
+        if how == "zips":
+            write_zip(folder / f"{archive}.zip", members, method)
+        elif how == "nested":
+            packed = io.BytesIO()
+            write_zip(packed, members, zipfile.ZIP_DEFLATED)
+            inner[f"All/{archive}.zip"] = packed.getvalue()
+        else:
             for name, content in members.items():
                 path = folder / archive / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
+    if how != "nested":
         return folder
-    if how == "zips":
-        for archive, members in files.items():
-            write_zip(folder / f"{archive}.zip", members, method)
-        return folder
-    inner: dict[str, bytes] = {}
-    for archive, members in files.items():
-        packed = io.BytesIO()
-        write_zip(packed, members, zipfile.ZIP_DEFLATED)
-        inner[f"All/{archive}.zip"] = packed.getvalue()
     write_zip(folder / "All.zip", inner, method)
     return folder / "All.zip"
 

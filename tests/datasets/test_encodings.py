@@ -147,5 +147,6 @@ def test_off_gives_the_image_and_shuffled_takes_the_colours_of_the_other_image()
     assert off.stores == () and off.num_channels == 3 and off(image, {}) is image
     assert off.segments({"superpixels": ids}) is None and off.channels == {}
     shuffled = StructureEncoder(StructureConfig(control="shuffled"))
+    assert shuffled.segments({"superpixels": ids}) is None
     out = shuffled(image, {"superpixels": ids}, other)
     torch.testing.assert_close(out[:, :3], mean_color(other, ids))

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from datasets.preparation.classes import LabelRepair, MaskDecoder, read_class_file
-from utils.errors import ConfigError, DataError, MissingDataError
+from utils.errors import ConfigError, DataError
 from utils.rasters.reading import open_scene
 
 CLASSES = {
@@ -40,26 +40,23 @@ def save_palette(path):
     return path
 
 
-def read(decoder, path):
-    """Class indices of a mask file, and what was unknown."""
-    decoded = decode(decoder, path)
-    return decoded.target, decoded.unknown
-
-
 def decode(decoder, path, repair=None):
     with open_scene(path) as mask:
         return decoder.decode(mask, str(path), repair)
 
 
-def test_a_class_file_is_read_as_it_is_written(classes):
+def read(decoder, path):
+    """Class indices of a mask file, and what was unknown."""
+    decoded = decode(decoder, path)
+    return decoded.target.tolist(), decoded.unknown
+
+
+def test_a_class_file_is_read_as_it_is_written(classes, tmp_path):
     assert classes.names == ("sea", "land")
     assert classes.colors == ((0, 0, 255), (0, 255, 0))
     assert classes.values == (3, 1)
     assert (classes.ignore_colors, classes.ignore_values) == (((0, 0, 0),), (0,))
-
-
-def test_a_value_is_the_position_where_it_is_left_out(tmp_path):
-    path = tmp_path / "classes.json"
+    path = tmp_path / "short.json"
     entries = [{"name": name, "color": [i, 0, 0]} for i, name in enumerate("abc")]
     path.write_text(json.dumps({"classes": entries}))
     classes = read_class_file(path)
@@ -68,53 +65,43 @@ def test_a_value_is_the_position_where_it_is_left_out(tmp_path):
 
 def test_every_class_and_ignore_is_decoded(classes, tmp_path):
     decoder = MaskDecoder(classes)
+    rgb = [[[0, 0, 255], [0, 255, 0], [0, 0, 0]]]
     for path in (
-        save(tmp_path / "rgb.png", [[[0, 0, 255], [0, 255, 0], [0, 0, 0]]]),
-        save(tmp_path / "rgba.png", [[[0, 0, 255, 255], [0, 255, 0, 255], [0, 0, 0, 255]]]),
-        save(tmp_path / "rgb.tif", [[[0, 0, 255], [0, 255, 0], [0, 0, 0]]]),
+        save(tmp_path / "rgb.png", rgb),
+        save(tmp_path / "rgba.png", [[[*color, 255] for color in rgb[0]]]),
+        save(tmp_path / "rgb.tif", rgb),
         save_palette(tmp_path / "palette.png"),
         save(tmp_path / "index.png", [[3, 1, 0]]),
         save(tmp_path / "deep.png", [[3, 1, 0]], np.uint16),
         save(tmp_path / "deeper.tif", [[3, 1, 0]], np.int32),
     ):
-        target, unknown = read(decoder, path)
-        assert target.dtype == np.uint8 and target.tolist() == [[0, 1, 255]], path
-        assert unknown == {}
-
-
-def test_one_bit_masks_hold_0_and_1(classes, tmp_path):
+        assert decode(decoder, path).target.dtype == np.uint8
+        assert read(decoder, path) == ([[0, 1, 255]], {}), path
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "bits.png")
-    target, unknown = read(MaskDecoder(classes), tmp_path / "bits.png")
-    assert target.tolist() == [[1, 255]] and unknown == {}
+    assert read(decoder, tmp_path / "bits.png") == ([[1, 255]], {})
 
 
 def test_the_kind_can_be_said(classes, tmp_path):
     palette = save_palette(tmp_path / "palette.png")
-    target, unknown = read(MaskDecoder(classes, "index"), palette)
-    assert target.tolist() == [[1, 255, 255]] and unknown == {"2": 1}
+    assert read(MaskDecoder(classes, "index"), palette) == ([[1, 255, 255]], {"2": 1})
     grey = save(tmp_path / "grey.png", [[0, 9]])
-    target, unknown = read(MaskDecoder(classes, "color"), grey)
-    assert target.tolist() == [[255, 255]] and unknown == {"#090909": 1}
+    assert read(MaskDecoder(classes, "color"), grey) == ([[255, 255]], {"#090909": 1})
 
 
 def test_unknown_colours_and_values_are_counted_and_ignored(classes, tmp_path):
     decoder = MaskDecoder(classes)
     path = save(tmp_path / "rgb.png", [[[0, 0, 255], [0, 0, 254], [0, 0, 254], [1, 2, 3]]])
-    target, unknown = read(decoder, path)
-    assert target.tolist() == [[0, 255, 255, 255]]
-    assert unknown == {"#0000FE": 2, "#010203": 1}
+    assert read(decoder, path) == ([[0, 255, 255, 255]], {"#0000FE": 2, "#010203": 1})
     path = save(tmp_path / "index.tif", [[3, -5, 70000, 65535, 2, 2]], np.int32)
-    target, unknown = read(decoder, path)
-    assert target.tolist() == [[0, 255, 255, 255, 255, 255]]
-    assert unknown == {"-5": 1, "70000": 1, "65535": 1, "2": 2}
+    unknown = {"-5": 1, "70000": 1, "65535": 1, "2": 2}
+    assert read(decoder, path) == ([[0, 255, 255, 255, 255, 255]], unknown)
 
 
 def test_values_above_8_bits_can_be_classes(tmp_path):
     path = tmp_path / "classes.json"
     path.write_text(json.dumps({"classes": [{"name": "a", "color": "#000000", "value": 65535}]}))
     mask = save(tmp_path / "deep.png", [[65535, 255]], np.uint16)
-    target, unknown = read(MaskDecoder(read_class_file(path)), mask)
-    assert target.tolist() == [[0, 255]] and unknown == {"255": 1}
+    assert read(MaskDecoder(read_class_file(path)), mask) == ([[0, 255]], {"255": 1})
 
 
 def test_a_repair_touches_unknown_colours_only(classes, tmp_path):
@@ -150,29 +137,17 @@ def test_masks_that_cannot_be_meant(classes, tmp_path):
             {"classes": ["sea"]},
             r"classes\[0\] must be an object with name, color, value, not 'sea'",
         ),
-        ({"classes": [{"color": "#000001"}]}, r"classes\[0\] needs a 'name' and a 'color'"),
-        ({"classes": [{"name": " ", "color": "#000001"}]}, r"classes\[0\] needs a 'name'"),
-        (
-            {"classes": [{"name": "a", "colour": 1}]},
-            r"has the unknown key 'colour'; known are name",
-        ),
+        ({"classes": [{"name": " ", "color": "#000001"}]}, r"classes\[0\] needs a 'name' and a 'c"),
+        ({"classes": [{"name": "a", "colour": 1}]}, "has the unknown key 'colour'; known are name"),
         ({"classes": [{"name": "a"}]}, r"class 'a': the color must be '#RRGGBB' or .* not None"),
-        ({"classes": [{"name": "a", "color": "blue"}]}, r"class 'a': the color must be '#RRGGBB'"),
         ({"classes": [{"name": "a", "color": "#+12345"}]}, "the color must be '#RRGGBB' or"),
         ({"classes": [{"name": "a", "color": [1, 2, 256]}]}, "the color must be '#RRGGBB' or"),
         ({"ignored": {}}, "has the unknown key 'ignored'; known are classes, ignore"),
-        ({"ignore": [0]}, r"ignore must be an object with colors, values, not \[0\]"),
         ({"ignore": {"values": 0}}, "ignore: 'values' must be a list, not 0"),
-        (
-            {"ignore": {"values": [65536]}},
-            r"a value must be a whole number in 0\.\.65535, not 65536",
-        ),
-        ({"ignore": {"values": [True]}}, r"a value must be a whole number in 0\.\.65535, not True"),
+        ({"ignore": {"values": [65536]}}, r"value must be a whole number in 0\.\.65535, not 65536"),
+        ({"ignore": {"values": [True]}}, r"value must be a whole number in 0\.\.65535, not True"),
         ({"ignore": {"colors": ["#0000FF"]}}, r"gives the color \(0, 0, 255\) to two entries"),
-        (
-            {"ignore": {"values": [3]}},
-            r"gives the value 3 to two entries \(a class without 'value'",
-        ),
+        ({"ignore": {"values": [3]}}, r"the value 3 to two entries \(a class without 'value'"),
         ({"classes": CLASSES["classes"][:1] * 2}, "gives the name sea to two entries"),
     ],
 )
@@ -183,22 +158,14 @@ def test_class_files_that_do_not_say_what_they_should(tmp_path, change, sentence
         read_class_file(path)
 
 
-def test_class_files_that_are_none(tmp_path):
-    with pytest.raises(MissingDataError, match=r"none\.json does not exist"):
-        read_class_file(tmp_path / "none.json")
-    (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(ConfigError, match=r"list\.json must be an object with classes, ignore"):
-        read_class_file(tmp_path / "list.json")
-
-
 def test_a_large_mask_is_decoded_quickly(classes, tmp_path):
     colors = np.array([[0, 0, 255], [0, 255, 0], [0, 0, 0]], np.uint8)
-    bands = np.repeat(np.arange(1479) // 50 % 3, 2149).reshape(1479, 2149)
+    bands = np.repeat(np.arange(1479) // 50 % 3, 2149).reshape(1479, 2149)  # three strips
     path = save(tmp_path / "large.png", colors[bands])
     decoder, times_s = MaskDecoder(classes), []
     for _ in range(3):
         start = time.perf_counter()
-        target, _ = read(decoder, path)
+        target = decode(decoder, path).target
         times_s.append(time.perf_counter() - start)
     assert np.array_equal(target, np.array([0, 1, 255])[bands])
     assert min(times_s) < 0.6  # 0.07 s on an idle core; a search by colour takes seconds

@@ -1,5 +1,6 @@
 """A folder of images and masks: pairs, splits, and the prepared set."""
 
+import argparse
 from itertools import chain
 
 import numpy as np
@@ -9,7 +10,6 @@ from PIL import Image
 from datasets.preparation.archives import ArchiveFile
 from datasets.preparation.classes import ClassFile
 from datasets.preparation.folder import (
-    Pair,
     find_pairs,
     find_split_folders,
     find_splits,
@@ -19,8 +19,10 @@ from datasets.preparation.folder import (
     split_by_lists,
     split_by_shares,
 )
+from datasets.preparation.pipeline import Source
 from datasets.preparation.writer import Tiling
 from datasets.tile_set import open_tile_set
+from tests.datasets.preparation.conftest import nothing_is_left
 from utils.errors import ConfigError, DataError, MissingDataError
 
 CLASSES = ClassFile(
@@ -34,11 +36,12 @@ SIZES = {
     "train": {"a": (40, 70), "far/b": (100, 33), "c d": (64, 64)},
     "val": {"d": (90, 50)},
 }
+NOISE = np.random.default_rng(0).integers(0, 256, (100, 100, 3))
 
 
-def save(path, array):
+def save(path, array, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(array, np.uint8)).save(path)
+    Image.fromarray(np.asarray(array, np.uint8)).save(path, **options)
 
 
 def paint(path, rows, columns, color):
@@ -61,25 +64,27 @@ def tree(tmp_path):
     return tmp_path / "tree"
 
 
-def prepare(root, tree, tiling=None, unknown_to_ignore=False):
-    return prepare_folder(
-        root,
-        splits=find_split_folders(tree),
-        classes=CLASSES,
-        tiling=tiling or Tiling(tile_size_px=None),
-        label_kind="auto",
-        unknown_to_ignore=unknown_to_ignore,
-        prepared_with={"number": 7},
-    )
+@pytest.fixture
+def prepare(tree, tmp_path):
+    """Prepare the tree; the summary and the set."""
+
+    def prepare(tile_size_px=None, overlap_px=0, unknown_to_ignore=False):
+        summary = prepare_folder(
+            tmp_path / "out",
+            splits=find_split_folders(tree),
+            classes=CLASSES,
+            tiling=Tiling(tile_size_px=tile_size_px, overlap_px=overlap_px),
+            label_kind="auto",
+            unknown_to_ignore=unknown_to_ignore,
+            prepared_with={"number": 7},
+        )
+        return summary, open_tile_set(tmp_path / "out")
+
+    return prepare
 
 
-def nothing_is_left(root):
-    return not root.exists() and not list(root.parent.glob(".out*"))
-
-
-def test_a_tree_becomes_a_tile_set(tree, tmp_path):
-    summary = prepare(tmp_path / "out", tree, Tiling(tile_size_px=64, overlap_px=8))
-    tiles = open_tile_set(tmp_path / "out")
+def test_a_tree_becomes_a_tile_set(prepare):
+    summary, tiles = prepare(64, 8)
     assert (tiles.name, tiles.classes, tiles.palette) == ("out", CLASSES.names, CLASSES.colors)
     assert tiles.prepared_with == {"number": 7}
     assert tiles.split("val") == ("d_y00000_x00000", "d_y00045_x00000")
@@ -89,11 +94,9 @@ def test_a_tree_becomes_a_tile_set(tree, tmp_path):
     )
     assert summary.num_sources == {"train": 3, "val": 1}
     assert summary.num_tiles == {"train": 5, "val": 2}
-
-
-def test_image_and_target_of_a_tile_are_cut_alike(tree, tmp_path):
-    prepare(tmp_path / "out", tree, Tiling(tile_size_px=64, overlap_px=8))
-    tiles = open_tile_set(tmp_path / "out")
+    # Every pixel of a source image counts once.
+    assert summary.num_pixels["val"].tolist() == [45 * 50, 45 * 49, 45]
+    assert summary.num_pixels["train"].sum() == 40 * 70 + 100 * 33 + 64 * 64
     tile = tiles.tiles["far__b_y00036_x00000"]
     assert (tile.source, tile.top_px, tile.left_px) == ("far__b", 36, 0)
     assert (tile.height_px, tile.width_px) == (64, 33)
@@ -102,19 +105,13 @@ def test_image_and_target_of_a_tile_are_cut_alike(tree, tmp_path):
     assert target[13, 0] == 0 and target[14, 0] == 255 and target[14, 1] == 1
 
 
-def test_shares_count_every_source_pixel_once(tree, tmp_path):
-    summary = prepare(tmp_path / "out", tree, Tiling(tile_size_px=64, overlap_px=8))
-    assert summary.num_pixels["val"].tolist() == [45 * 50, 45 * 49, 45]
-    assert summary.num_pixels["train"].sum() == 40 * 70 + 100 * 33 + 64 * 64
-
-
-def test_unknown_colours_of_all_files_come_in_one_error(tree, tmp_path):
+def test_unknown_colours_of_all_files_come_in_one_error_or_are_ignored(tree, prepare, tmp_path):
     masks = tree / "train" / "masks"
     paint(masks / "a.png", 2, 3, (1, 2, 3))
     paint(masks / "far" / "b.png", 2, 2, (1, 2, 3))
     paint(tree / "val" / "masks" / "d.png", 1, 3, (0, 0, 254))
     with pytest.raises(DataError) as caught:
-        prepare(tmp_path / "out", tree)
+        prepare()
     first, *lines = str(caught.value).splitlines()
     # 13 of 40 * 70 + 100 * 33 + 64 * 64 + 90 * 50 = 14,696 pixels
     assert "2 colours or values that the class file does not name (0.088% of all" in first
@@ -124,76 +121,64 @@ def test_unknown_colours_of_all_files_come_in_one_error(tree, tmp_path):
         f"  #0000FE: 3 pixels (0.020%), e.g. in {tree}/val/masks/d.png",
     ]
     assert nothing_is_left(tmp_path / "out")
-
-
-def test_unknown_colours_are_ignored_where_asked(tree, tmp_path):
-    paint(tree / "train" / "masks" / "a.png", 2, 3, (1, 2, 3))
-    summary = prepare(tmp_path / "out", tree, unknown_to_ignore=True)
-    assert summary.unknown == {"#010203": 6}
-    target = open_tile_set(tmp_path / "out").read_target("a")
+    summary, tiles = prepare(unknown_to_ignore=True)
+    assert summary.unknown == {"#010203": 10, "#0000FE": 3}
+    target = tiles.read_target("a")
     assert (target[:2, :3] == 255).all() and target[2, 0] == 0
 
 
-def test_lossy_masks_are_recognised_and_their_colours_not_all_listed(tree, tmp_path):
+def test_lossy_masks_are_recognised_and_their_colours_not_all_listed(tree, prepare):
     mask = tree / "train" / "masks" / "a.png"
-    noise = np.random.default_rng(0).integers(0, 256, (40, 70, 3))
-    save(mask.with_suffix(".jpg"), noise)
+    save(mask.with_suffix(".jpg"), NOISE[:40, :70])
     mask.unlink()
     with pytest.raises(DataError, match=r"JPEG blurs colours, masks should be PNG") as caught:
-        prepare(tmp_path / "out", tree)
+        prepare()
     lines = str(caught.value).splitlines()
     assert len(lines) == 22 and lines[-1].startswith("  and ") and lines[-1].endswith(" more")
 
 
-def test_sizes_are_compared_before_anything_is_read(tree, tmp_path, monkeypatch):
+def test_sizes_are_compared_before_anything_is_read(tree, prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(ArchiveFile, "open_image", None)  # a call would fail
     save(tree / "train" / "images" / "c d.png", np.zeros((64, 63, 3)))
     save(tree / "val" / "images" / "d.png", np.zeros((50, 90, 3)))
     sentence = r"2 of 4 images .*c d\.png is 64 x 63 and .*masks/c d\.png is 64 x 64\); give them"
     with pytest.raises(DataError, match=sentence):
-        prepare(tmp_path / "out", tree)
+        prepare()
     assert nothing_is_left(tmp_path / "out")
 
 
-@pytest.mark.parametrize("what", ["images", "masks"])
-@pytest.mark.parametrize("num_bytes", [10, -40])  # within the header, before the end
-def test_a_truncated_file_is_named(tree, tmp_path, what, num_bytes):
+@pytest.mark.parametrize(("what", "num_bytes"), [("images", 10), ("images", -40), ("masks", -40)])
+def test_a_truncated_file_is_named(tree, prepare, tmp_path, what, num_bytes):
     path = tree / "train" / what / "c d.png"
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
     if what == "images":
-        save(path, noise)
-    path.write_bytes(path.read_bytes()[:num_bytes])
+        save(path, NOISE[:64, :64])
+    path.write_bytes(path.read_bytes()[:num_bytes])  # within the header, before the end
     with pytest.raises(DataError, match=rf"{what}/c d\.png cannot be read as an image .*replace"):
-        prepare(tmp_path / "out", tree)
+        prepare()
     assert nothing_is_left(tmp_path / "out")
 
 
-def test_images_of_more_than_8_bits_are_refused(tree, tmp_path):
-    path = tree / "train" / "images" / "a.png"
-    Image.fromarray(np.full((40, 70), 300, np.uint16)).save(path)
-    with pytest.raises(DataError, match=r"a\.png has more than 8 bits a channel \(uint16\); conv"):
-        prepare(tmp_path / "out", tree)
-
-
-def test_images_are_prepared_as_a_viewer_shows_them(tree, tmp_path):
+def test_images_are_prepared_as_a_viewer_shows_them(tree, prepare):
     folder = tree / "train" / "images"
-    row = np.arange(64, dtype=np.uint8)
+    row, seen, exif = np.arange(64, dtype=np.uint8), NOISE[:40, :70], Image.Exif()
     save(folder / "c d.png", np.broadcast_to(row, (64, 64)))  # grey
-    seen = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
-    exif = Image.Exif()
     exif[274] = 6  # to be turned clockwise
-    Image.fromarray(np.rot90(seen).copy()).save(folder / "a.png", exif=exif)
-    prepare(tmp_path / "out", tree)
-    tiles = open_tile_set(tmp_path / "out")
+    save(folder / "a.png", np.rot90(seen), exif=exif)
+    _, tiles = prepare()
     np.testing.assert_array_equal(tiles.read_image("a"), seen)
     assert (tiles.read_image("c d") == row[None, :, None]).all()
 
 
+def test_images_of_more_than_8_bits_are_refused(tree, prepare):
+    path = tree / "train" / "images" / "a.png"
+    Image.fromarray(np.full((40, 70), 300, np.uint16)).save(path)
+    with pytest.raises(DataError, match=r"a\.png has more than 8 bits a channel \(uint16\); conv"):
+        prepare()
+
+
 def touch(folder, *names):
     for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.zeros((2, 2), np.uint8)).save(path)
+        save(folder / name, np.zeros((2, 2)))
 
 
 def ids(splits):
@@ -213,19 +198,16 @@ def sources(flat):
     return find_pairs(flat / "images", flat / "masks")
 
 
-def split(tree=None, images=None, masks=None, lists=None, shares=None, seed=0):
-    return find_splits(
-        tree=tree, images=images, masks=masks, lists=lists or {}, shares=shares, seed=seed
-    )
+def split(**given):
+    """Splits for the arguments of a command line, None where they are not given."""
+    names = ("tree", "images", "labels", "shares", "train_list", "val_list", "test_list")
+    return find_splits(argparse.Namespace(**{**dict.fromkeys(names), "seed": 0, **given}))
 
 
-def test_pairs_have_one_path_below_their_folders(flat, sources):
+def test_files_are_paired_by_their_path_below_the_folders(flat, sources):
     assert [source.id for source in sources] == ["a", "c", "far__b"]
-    assert sources[2].image_path == flat / "images" / "far" / "b.tif"
-    assert sources[2].mask_path == flat / "masks" / "far" / "b.png"
-
-
-def test_files_without_their_partner_are_counted_and_named(flat):
+    assert sources[2].image.path == flat / "images" / "far" / "b.tif"
+    assert sources[2].labels["full"].path == flat / "masks" / "far" / "b.png"
     touch(flat / "images", "d.png", "e.png", "f.png", "g.png")
     touch(flat / "masks", "z.png")
     with pytest.raises(MissingDataError) as caught:
@@ -241,34 +223,29 @@ def test_names_that_are_not_unique(flat):
     touch(flat / "images", "a.png")
     with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have the same name; rename or"):
         find_pairs(flat / "images", flat / "masks")
-    (flat / "images" / "a.png").unlink()
-    touch(flat / "images", "far__b.png")
+    (flat / "images" / "a.png").rename(flat / "images" / "far__b.png")
     touch(flat / "masks", "far__b.png")
     with pytest.raises(DataError, match=r"would both be named 'far__b'; rename one of them"):
         find_pairs(flat / "images", flat / "masks")
 
 
 def test_a_tree_has_its_splits_in_folders(tmp_path):
-    for name in ("train", "val"):
+    for name, masks in (("train", "masks"), ("val", "labels")):
         touch(tmp_path / name / "images", f"{name}.png")
-        touch(tmp_path / name / ("labels" if name == "val" else "masks"), f"{name}.png")
+        touch(tmp_path / name / masks, f"{name}.png")
     (tmp_path / "notes").mkdir()
     assert has_split_folders(tmp_path)
-    assert ids(find_split_folders(tmp_path)) == {"train": ["train"], "val": ["val"]}
     assert ids(split(tree=tmp_path)) == {"train": ["train"], "val": ["val"]}
     with pytest.raises(ConfigError, match="has its splits in folders; leave out lists and shares"):
         split(tree=tmp_path, shares=[0.8, 0.1, 0.1])
+    touch(tmp_path / "val" / "images", "train.png")
+    touch(tmp_path / "val" / "labels", "train.png")
+    with pytest.raises(DataError, match=r"images/train\.png and .*val/images/train\.png would"):
+        find_split_folders(tmp_path)
 
 
-def test_a_tree_without_splits_is_split_by_shares(flat):
+def test_trees_of_another_layout(tmp_path, flat):
     assert not has_split_folders(flat)
-    splits = split(tree=flat, shares=[0.34, 0.33, 0.33])
-    assert sorted(chain(*ids(splits).values())) == ["a", "c", "far__b"]
-    with pytest.raises(ConfigError, match="say how to split: give either --train-list"):
-        split(tree=flat)
-
-
-def test_trees_that_are_none(tmp_path, flat):
     with pytest.raises(MissingDataError, match="nowhere is not a folder"):
         has_split_folders(tmp_path / "nowhere")
     with pytest.raises(MissingDataError, match=r"masks has neither SPLIT/images .* nor images"):
@@ -286,64 +263,47 @@ def test_trees_that_are_none(tmp_path, flat):
         pair_folders(flat)
 
 
-def test_an_image_name_in_two_split_folders(tmp_path):
-    for name in ("train", "val"):
-        touch(tmp_path / name / "images", "a.png")
-        touch(tmp_path / name / "masks", "a.png")
-    with pytest.raises(DataError, match=r"train/images/a\.png and .*val/images/a\.png would both"):
-        find_split_folders(tmp_path)
-
-
-def test_what_the_command_line_must_give(flat):
+def test_arguments_that_the_command_line_must_give(flat):
     images, masks = flat / "images", flat / "masks"
-    lists = {"train": flat / "train.txt", "val": None}
-    shares = [0.8, 0.1, 0.1]
+    shares, train_list = [0.34, 0.33, 0.33], flat / "train.txt"
     with pytest.raises(ConfigError, match=r"give --tree, or --images and --labels$"):
         split(images=images, shares=shares)
     with pytest.raises(ConfigError, match="give --tree, or --images and --labels, not both"):
-        split(tree=flat, masks=masks, shares=shares)
-    for both_or_none in ({"lists": lists, "shares": shares}, {"lists": {"val": None}}):
-        with pytest.raises(ConfigError, match="say how to split"):
-            split(images=images, masks=masks, **both_or_none)
-    (flat / "train.txt").write_text("a\nc\nfar/b\n")
-    assert ids(split(images=images, masks=masks, lists=lists)) == {"train": ["a", "c", "far__b"]}
-
-
-def test_lists_name_images_by_path(sources, tmp_path):
-    lists = {name: tmp_path / f"{name}.txt" for name in ("train", "val")}
-    lists["train"].write_bytes(b"\xef\xbb\xbfa\r\nfar/b\r\n\r\n")  # as Windows editors write it
-    lists["val"].write_text(" c ")
-    assert ids(split_by_lists(sources, lists)) == {"train": ["a", "far__b"], "val": ["c"]}
+        split(tree=flat, labels=masks, shares=shares)
+    for both_or_none in ({"train_list": train_list, "shares": shares}, {}):
+        with pytest.raises(ConfigError, match="say how to split: give either --train-list"):
+            split(images=images, labels=masks, **both_or_none)
+    assert sorted(chain(*ids(split(tree=flat, shares=shares)).values())) == ["a", "c", "far__b"]
+    train_list.write_bytes(b"\xef\xbb\xbfa\r\nfar/b\r\n\r\n")  # as Windows editors write it
+    (flat / "val.txt").write_text(" c ")
+    lists = {"train_list": train_list, "val_list": flat / "val.txt"}
+    found = ids(split(images=images, labels=masks, **lists))
+    assert found == {"train": ["a", "far__b"], "val": ["c"]}
 
 
 @pytest.mark.parametrize(
     ("train", "val", "error", "sentence"),
     [
-        ("a\nfar/b", "c\nx\ny", MissingDataError, r"val\.txt names 2 images .* \(first: x, y\)"),
-        ("a\nfar/b", "c\na", DataError, "'a' is listed twice, for train and val; list it once"),
-        ("a\nfar/b\na", "c", DataError, "'a' is listed twice, for train and train; list it"),
-        ("a", "c", DataError, r"1 of 3 images are in no list \(first: far__b\); list them or"),
-        ("a\nfar/b\nc", "\n", MissingDataError, r"val\.txt is empty; leave it out or name"),
-        ("a\nfar/b\nc", None, MissingDataError, r"split list .*val\.txt does not exist"),
+        (b"a\nfar/b", b"c\nx\ny", MissingDataError, r"val\.txt names 2 images .* \(first: x, y\)"),
+        (b"a\nfar/b", b"c\na", DataError, "'a' is listed twice, for train and val; list it once"),
+        (b"a\nfar/b\na", b"c", DataError, "'a' is listed twice, for train and train; list it"),
+        (b"a", b"c", DataError, r"1 of 3 images are in no list \(first: far__b\); list them or"),
+        (b"a\nfar/b\nc", b"\n", MissingDataError, r"val\.txt is empty; leave it out or name"),
+        (b"a\nfar/b\nc", None, MissingDataError, r"split list .*val\.txt does not exist"),
+        (b"\x89PNG\xff", None, DataError, r"train\.txt is not UTF-8 text"),
     ],
 )
 def test_lists_that_are_wrong(sources, tmp_path, train, val, error, sentence):
     lists = {name: tmp_path / f"{name}.txt" for name in ("train", "val")}
-    lists["train"].write_text(train)
+    lists["train"].write_bytes(train)
     if val is not None:
-        lists["val"].write_text(val)
+        lists["val"].write_bytes(val)
     with pytest.raises(error, match=sentence):
         split_by_lists(sources, lists)
 
 
-def test_a_list_that_is_no_text(sources, tmp_path):
-    (tmp_path / "train.txt").write_bytes(b"\x89PNG\xff")
-    with pytest.raises(DataError, match=r"train\.txt is not UTF-8 text"):
-        split_by_lists(sources, {"train": tmp_path / "train.txt"})
-
-
-def test_shares_are_of_source_images_repeatable_and_complete(tmp_path):
-    many = [Pair(id=f"{i}", image_path=tmp_path, mask_path=tmp_path) for i in range(30)]
+def test_shares_are_of_source_images_repeatable_and_complete(sources):
+    many = [Source(id=f"{i}", image=sources[0].image, labels={}) for i in range(30)]
     found = ids(split_by_shares(many, (0.8, 0.1, 0.1), seed=0))
     assert {name: len(group) for name, group in found.items()} == {"train": 24, "val": 3, "test": 3}
     assert sorted(chain(*found.values())) == sorted(source.id for source in many)
@@ -351,16 +311,13 @@ def test_shares_are_of_source_images_repeatable_and_complete(tmp_path):
     assert found != ids(split_by_shares(many, (0.8, 0.1, 0.1), seed=1))
     assert list(split_by_shares(many, (0.5, 0.5, 0), seed=0)) == ["train", "val"]
     assert len(split_by_shares(many, (0.99, 0.01, 0), seed=0)["val"]) == 1  # never rounded away
+    with pytest.raises(ConfigError, match=r"2 images are too few for --shares 0\.8 0\.1 0\.1"):
+        split_by_shares(many[:2], (0.8, 0.1, 0.1), seed=0)
 
 
 @pytest.mark.parametrize(
     "shares", [(0.8, 0.1, 0.2), (1.2, -0.1, -0.1), (0, 0.5, 0.5), (float("nan"), 0.1, 0.1)]
 )
-def test_shares_that_are_none(sources, shares):
+def test_shares_that_do_not_sum_to_one(sources, shares):
     with pytest.raises(ConfigError, match="--shares must be three numbers from 0 to 1 that sum"):
         split_by_shares(sources, shares, seed=0)
-
-
-def test_too_few_images_for_the_shares(sources):
-    with pytest.raises(ConfigError, match=r"2 images are too few for --shares 0\.8 0\.1 0\.1"):
-        split_by_shares(sources[:2], (0.8, 0.1, 0.1), seed=0)

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import prepare
-from datasets.preparation import pipeline as preparation
-from datasets.preparation import writer as tile_writer
+from datasets.preparation import pipeline, writer
 from datasets.preparation.archives import ArchiveFile
 from datasets.preparation.pipeline import Summary
 from datasets.tile_set import open_tile_set
 from tests.datasets.fake_archives import encode, pack, potsdam
+from tests.datasets.preparation.conftest import prepare_once
 
 ROOT = Path(__file__).resolve().parents[3]
 SOME = ("2_Ortho_RGB", "5_Labels_all", "5_Labels_all_noBoundary", "1_DSM")
@@ -45,9 +44,8 @@ def archives(files, tmp_path_factory):
 
 
 def command(source, root, *more):
-    options = ("--tile-size", 32, "--dsm", "--overlap", 8)
-    arguments = ("potsdam", "--source", source, "--output", root, *options, *more)
-    return tuple(map(str, arguments))
+    options = ("--split", "ssrs", "--tile-size", 32, "--dsm", "--overlap", 8)
+    return tuple(map(str, ("potsdam", "--source", source, "--output", root, *options, *more)))
 
 
 def content(root):
@@ -58,30 +56,36 @@ def content(root):
     }
 
 
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 @pytest.fixture(scope="module")
 def undisturbed(archives, tmp_path_factory):
     root = tmp_path_factory.mktemp("undisturbed") / "set"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["prepare.py", *command(archives, root, "--workers", 1)])
-        prepare.main()
-    return content(root)
+    prepare_once(*command(archives, root, "--workers", 1))
+    return root
 
 
 def test_the_number_of_workers_changes_nothing(run_prepare, archives, undisturbed, tmp_path):
-    root = tmp_path / "set"
-    assert run_prepare(*command(archives, root, "--workers", 3))[0] == 0
-    assert content(root) == undisturbed
+    assert run_prepare(*command(archives, tmp_path / "set", "--workers", 3))[0] == 0
+    assert content(tmp_path / "set") == content(undisturbed)
+
+
+def test_the_histogram_counts_every_pixel_of_every_tile(undisturbed):
+    tiles = open_tile_set(undisturbed)
+    header, *rows = (undisturbed / "histogram.csv").read_text().splitlines()
+    assert header == "id,0,1,2,3,4,5,ignored"
+    assert [row.split(",")[0] for row in rows] == sorted(tiles.tiles)
+    for row in rows:
+        name, *numbers = row.split(",")
+        target = tiles.read_target(name)
+        expected = [int((target == value).sum()) for value in (*range(6), 255)]
+        assert list(map(int, numbers)) == expected
 
 
 @pytest.mark.parametrize(
-    ("stage", "number"),
-    [
-        ("tiles", 9),
-        *(
-            pytest.param(stage, number, marks=pytest.mark.slow)
-            for stage, number in (("tiles", 1), ("dsm", 20), ("dsm", 45))
-        ),
-    ],
+    ("stage", "number"), [("tiles", 9), pytest.param("dsm", 12, marks=pytest.mark.slow)]
 )
 def test_a_killed_run_resumes_where_it_stopped(
     run_prepare, archives, undisturbed, tmp_path, monkeypatch, stage, number
@@ -97,7 +101,7 @@ def test_a_killed_run_resumes_where_it_stopped(
             time.sleep(0.002)
     assert process.returncode == -signal.SIGKILL and not root.exists()
     done = [path.stem for path in (partial / "records" / "tiles").glob("[!.]*.json")]
-    assert number <= len(done) < 37 if stage == "tiles" else len(done) == 37
+    assert number <= len(done) < 24 if stage == "tiles" else len(done) == 24
     (partial / "images" / ".half.partial").write_bytes(b"")
     opened, open_image = [], ArchiveFile.open_image
 
@@ -108,12 +112,11 @@ def test_a_killed_run_resumes_where_it_stopped(
     monkeypatch.setattr(ArchiveFile, "open_image", watch)
     assert run_prepare(*arguments)[0] == 0
     assert not [name for name in opened for tile in done if f"potsdam_{tile}_RGB.tif" in name]
-    assert content(root) == undisturbed
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+    assert content(root) == content(undisturbed) and names_in(tmp_path) == ["set"]
 
 
 def test_ctrl_c_keeps_what_is_done(run_prepare, archives, undisturbed, tmp_path, monkeypatch):
-    written, write_tile = [], preparation.write_tile
+    written, write_tile = [], pipeline.write_tile
 
     def interrupted(*arguments):
         written.append(arguments)
@@ -121,65 +124,58 @@ def test_ctrl_c_keeps_what_is_done(run_prepare, archives, undisturbed, tmp_path,
             raise KeyboardInterrupt
         return write_tile(*arguments)
 
-    monkeypatch.setattr(preparation, "write_tile", interrupted)
+    monkeypatch.setattr(pipeline, "write_tile", interrupted)
     arguments = command(archives, tmp_path / "set", "--workers", 1)
     code, _, err = run_prepare(*arguments)
     assert code == 130 and err.endswith("interrupted; run the same command again to resume\n")
-    assert [path.name for path in tmp_path.iterdir()] == [".set.partial"]
+    assert names_in(tmp_path) == [".set.partial"]
     written[:] = [None] * 100
     assert run_prepare(*arguments)[0] == 0
-    assert len(written) - 100 < 37 * 4 - 20 and content(tmp_path / "set") == undisturbed
+    assert len(written) - 100 < 18 * 4 + 6 - 20
+    assert content(tmp_path / "set") == content(undisturbed)
 
 
-def test_other_settings_or_archives_begin_anew(run_prepare, files, archives, tmp_path, monkeypatch):
+@pytest.mark.parametrize("changed", ["archives", "settings"])
+def test_other_settings_or_archives_begin_anew(
+    run_prepare, files, archives, tmp_path, monkeypatch, changed
+):
     def killed(*arguments):
         raise KeyboardInterrupt
 
-    arguments = command(archives, tmp_path / "set", "--workers", 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(preparation, "_prepare_sensors", killed)
-        assert run_prepare(*arguments)[0] == 130
-    changed = {**files, "2_Ortho_RGB": dict(files["2_Ortho_RGB"])}
-    image = np.full((40, 36, 3), 9, np.uint8)
-    changed["2_Ortho_RGB"]["2_Ortho_RGB/top_potsdam_2_12_RGB.tif"] = encode(image)
-    other = pack(changed, tmp_path / "in", "nested")
-    for source, more, value in ((other, (), 9), (archives, ("--split", "ssrs"), None)):
-        with monkeypatch.context() as patch:
-            patch.setattr(preparation, "_prepare_sensors", lambda *_: None)
-            assert run_prepare(*command(source, tmp_path / "set"), *more)[0] == 0
-        tiles = open_tile_set(tmp_path / "set")
-        assert len({tile.source for tile in tiles.tiles.values()}) == (37 if value else 24)
-        found = tiles.read_image("2_12_y00000_x00000")
-        assert (found == 9).all() == (value == 9)
-        (tmp_path / "set").rename(tmp_path / f"done{value}")
+    root, more = tmp_path / "set", ()
+    monkeypatch.setattr(pipeline, "_prepare_sensors", killed)
+    assert run_prepare(*command(archives, root))[0] == 130
+    monkeypatch.setattr(pipeline, "_prepare_sensors", lambda *_: None)
+    if changed == "archives":
+        nine = encode(np.full((40, 36, 3), 9, np.uint8))
+        images = {**files["2_Ortho_RGB"], "2_Ortho_RGB/top_potsdam_2_12_RGB.tif": nine}
+        archives = pack({**files, "2_Ortho_RGB": images}, tmp_path / "in", "nested")
+    else:
+        more = ("--tile-size", 36)
+    assert run_prepare(*command(archives, root, *more))[0] == 0
+    image = open_tile_set(root).read_image("2_12_y00000_x00000")
+    assert image.shape[:2] == ((32, 32) if changed == "archives" else (36, 36))
+    assert (image == 9).all() == (changed == "archives")
 
 
-@pytest.mark.parametrize("archive", ["2_Ortho_RGB", "5_Labels_all", "1_DSM"])
-def test_a_damaged_file_in_the_middle_leaves_nothing(run_prepare, files, tmp_path, archive):
+def test_damaged_files_and_archives_leave_nothing(run_prepare, files, tmp_path):
     folder = pack(files, tmp_path / "in", "zips")
-    path = folder / f"{archive}.zip"
+    path = folder / "1_DSM.zip"  # read last
     damaged = bytearray(path.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
+    damaged[damaged.index(b"02_10.tif") + 60] ^= 255
     path.write_bytes(damaged)
     code, _, err = run_prepare(*command(folder, tmp_path / "set"))
     sentence = err.splitlines()[-1]  # behind the progress bars
-    assert code == 2 and sentence.startswith(f"error: in/{archive}.zip/")
+    assert code == 2 and sentence.startswith("error: in/1_DSM.zip/1_DSM/dsm_potsdam_02_1")
     assert sentence.endswith("; get the archive again") and ".tif is damaged (" in sentence
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
-
-
-def test_a_truncated_archive_leaves_nothing(run_prepare, files, tmp_path):
-    path = pack(files, tmp_path / "in", "nested")
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 3])
-    code, _, err = run_prepare(*command(path, tmp_path / "set"))
-    assert code == 2 and err.startswith("error: All.zip is truncated or not a zip archive (")
-    assert err.endswith("); get it again\n")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+    path.write_bytes(damaged[: len(damaged) // 3])
+    code, _, err = run_prepare(*command(folder, tmp_path / "set"))
+    assert code == 2 and err.startswith("error: in/1_DSM.zip is truncated or not a zip archive (")
+    assert err.endswith("); get it again\n") and names_in(tmp_path) == ["in"]
 
 
 def test_a_full_disk_leaves_nothing(run_prepare, archives, tmp_path, monkeypatch):
-    written, write_raster = [], tile_writer.write_raster
+    written, write_raster = [], writer.write_raster
 
     def full(path, array):
         written.append(path)
@@ -187,7 +183,7 @@ def test_a_full_disk_leaves_nothing(run_prepare, archives, tmp_path, monkeypatch
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write_raster(path, array)
 
-    monkeypatch.setattr(tile_writer, "write_raster", full)
+    monkeypatch.setattr(writer, "write_raster", full)
     code, _, err = run_prepare(*command(archives, tmp_path / "set"))
     assert code == 1 and "error: the system refused: No space left on device" in err
     assert list(tmp_path.iterdir()) == []
@@ -196,27 +192,12 @@ def test_a_full_disk_leaves_nothing(run_prepare, archives, tmp_path, monkeypatch
 def test_a_set_without_heights_is_one_sentence(run_prepare, files, tmp_path):
     nothing = encode(np.full((40, 36), np.nan, np.float32))
     flat = {**files, "1_DSM": dict.fromkeys(files["1_DSM"], nothing)}
-    source = pack(flat, tmp_path / "in", "zips")
-    code, _, err = run_prepare(*command(source, tmp_path / "set"))
+    code, _, err = run_prepare(*command(pack(flat, tmp_path / "in", "zips"), tmp_path / "set"))
     sentence = "error: no raster of the sensor dsm has a pixel with data; leave it out"
-    assert code == 2 and err.splitlines()[-1] == sentence
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+    assert code == 2 and err.splitlines()[-1] == sentence and names_in(tmp_path) == ["in"]
 
 
-def test_the_histogram_counts_every_pixel_of_every_tile(run_prepare, archives, tmp_path):
-    assert run_prepare(*command(archives, tmp_path / "set"))[0] == 0
-    tiles = open_tile_set(tmp_path / "set")
-    header, *rows = (tmp_path / "set" / "histogram.csv").read_text().splitlines()
-    assert header == "id,0,1,2,3,4,5,ignored"
-    assert [row.split(",")[0] for row in rows] == sorted(tiles.tiles)
-    for row in rows:
-        name, *numbers = row.split(",")
-        target = tiles.read_target(name)
-        expected = [int((target == value).sum()) for value in (*range(6), 255)]
-        assert list(map(int, numbers)) == expected
-
-
-def test_the_table_names_absent_classes_and_what_was_ignored():
+def test_the_table_names_absent_classes_and_ignored_pixels():
     summary = Summary(
         num_sources={"train": 3, "val": 1},
         num_tiles={"train": 5, "val": 2},
