@@ -119,7 +119,7 @@ def test_depth_is_trained_on_evaluated_and_inferred_with(with_depth, tmp_path):
     tile_id = tile_set.split("val")[0]
     image = tile_set.read_image(tile_id)
     assert segmenter(image).shape == (96, 96)
-    made = segmenter._maps.for_image(None)(Box(0, 0, 96, 96), image)
+    made = segmenter._maps.of_chunk(None, Box(0, 0, 96, 96), image)
     stored = read_map(map_path(store_folder(with_depth, "depth_anything"), tile_id))
     assert np.array_equal(made["depth_anything"], stored)
 

@@ -18,8 +18,8 @@ from utils.errors import DataError, MissingDataError
 
 T = TypeVar("T")
 _PARTIAL_LENGTH = 50  # characters of a name in that of its temporary file
-_PARTIAL_NAME = re.compile(r"\.(.*)\.[0-9a-f]{12}(\.raw)?\.partial", re.DOTALL)
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+_PARTIAL_NAME = re.compile(r"\.(.*)\.[0-9a-f]{12}\.partial", re.DOTALL)
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
 
 @contextmanager

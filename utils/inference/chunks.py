@@ -5,8 +5,7 @@ need no joining, memory does not grow with the image, and windows of two chunks 
 others, without a seam.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from utils.boxes import Box, window_starts
 
@@ -16,14 +15,6 @@ from utils.boxes import Box, window_starts
 CHUNK_PX = 2048
 # A map holds 65,535 segments. Superpixels of noise are twice as many as their grid has cells.
 _SEGMENTS_ACROSS = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Span:
-    """Pixels of a chunk along one axis, and the starts of its windows."""
-
-    pixels: slice
-    starts: tuple[int, ...]
 
 
 class ChunkGrid:
@@ -46,30 +37,31 @@ class ChunkGrid:
         side_px = CHUNK_PX
         if segment_px is not None:
             side_px = min(side_px, _SEGMENTS_ACROSS * segment_px)
+        self._height, self._width = (min(window_px, length) for length in size)
+        # Starts of the windows of each row of chunks, and of each column of chunks.
         self._rows, self._columns = (
-            _spans(length, window_px, overlap_px, side_px) for length in size
+            _groups(window_starts(length, window_px, overlap_px), min(window_px, length), side_px)
+            for length in size
         )
-        self._height = min(window_px, size[0])
 
     @property
     def num_across(self) -> int:
-        """Chunks in a row."""
+        """Return the number of chunks in a row."""
         return len(self._columns)
 
     def covering(self, rows: slice) -> Iterator[Box]:
         """Yield the chunks of all windows that touch some rows, in the order of these windows."""
-        for span in self._rows:
-            if any(top < rows.stop and top + self._height > rows.start for top in span.starts):
-                for columns in self._columns:
-                    yield _box(span.pixels, columns.pixels)
+        for tops in self._rows:
+            if any(top < rows.stop and top + self._height > rows.start for top in tops):
+                for lefts in self._columns:
+                    yield self._chunk(tops, lefts)
 
     def of_window(self, window: Box) -> Box:
         """Return the chunk that a window belongs to."""
-        rows, columns = (
-            next(span.pixels for span in spans if start in span.starts)
-            for spans, start in ((self._rows, window.top_px), (self._columns, window.left_px))
+        return self._chunk(
+            next(tops for tops in self._rows if window.top_px in tops),
+            next(lefts for lefts in self._columns if window.left_px in lefts),
         )
-        return _box(rows, columns)
 
     def split_rows(self, num_parts: int) -> list[slice]:
         """Split the image's rows among ranks, where a new row of chunks begins.
@@ -78,26 +70,23 @@ class ChunkGrid:
             At most ``num_parts`` consecutive ranges of rows; fewer if there are fewer rows of
             chunks.
         """
-        tops = [span.starts[0] for span in self._rows]
-        num_parts = min(num_parts, len(tops))
-        begins = [tops[index * len(tops) // num_parts] for index in range(num_parts)]
-        ends = [*begins[1:], self._rows[-1].pixels.stop]
-        return [slice(begin, end) for begin, end in zip(begins, ends, strict=True)]
+        num_parts = min(num_parts, len(self._rows))
+        firsts = [self._rows[index * len(self._rows) // num_parts] for index in range(num_parts)]
+        ends = [*(tops[0] for tops in firsts[1:]), self._rows[-1][-1] + self._height]
+        return [slice(tops[0], end) for tops, end in zip(firsts, ends, strict=True)]
+
+    def _chunk(self, tops: Sequence[int], lefts: Sequence[int]) -> Box:
+        """Return the rectangle of some windows."""
+        height, width = tops[-1] - tops[0] + self._height, lefts[-1] - lefts[0] + self._width
+        return Box(tops[0], lefts[0], height, width)
 
 
-def _spans(length_px: int, window_px: int, overlap_px: int, side_px: int) -> list[_Span]:
+def _groups(starts: Sequence[int], window_px: int, side_px: int) -> list[list[int]]:
     """Group the windows along one axis: as many in a chunk as fit in ``side_px``, at least one."""
-    side = min(window_px, length_px)
     groups: list[list[int]] = []
-    for start in window_starts(length_px, window_px, overlap_px):
-        if groups and start + side - groups[-1][0] <= side_px:
+    for start in starts:
+        if groups and start + window_px - groups[-1][0] <= side_px:
             groups[-1].append(start)
         else:
             groups.append([start])
-    return [
-        _Span(pixels=slice(group[0], group[-1] + side), starts=tuple(group)) for group in groups
-    ]
-
-
-def _box(rows: slice, columns: slice) -> Box:
-    return Box(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
+    return groups

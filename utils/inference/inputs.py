@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import has_magic
+from itertools import takewhile
 from pathlib import Path
 
 from datasets.tile_set import TileSet, open_tile_set
@@ -38,16 +39,12 @@ def find_inputs(
     Raises:
         MissingDataError: no image, no data set, no such split.
         ConfigError: a prepared data set without a split.
-        DataError: the images of the split were cut into tiles, or two images would have the same
-            results.
+        DataError: the images of the split were cut into tiles.
     """
     if split is not None:
         return _split_inputs(open_tile_set(Path(source)), split)
-    found = [
-        (path, name)
-        for path, name in _find(str(source))
-        if output.resolve() not in path.resolve().parents
-    ]
+    folder = output.resolve()
+    found = [each for each in _find(str(source)) if folder not in each[0].resolve().parents]
     if not found:
         raise MissingDataError(f"{source} holds no image outside the folder of results, {output}")
     results = _results([name for _, name in found], png)
@@ -59,22 +56,14 @@ def _results(names: Sequence[Path], png: bool) -> dict[Path, Path]:
 
     Images that would have the same results keep their suffix (``a.jpg.png``, ``a.tif.tif``).
     """
-    count = Counter(name.with_suffix("") for name in names)
-    results = {name: _result(name, png, count[name.with_suffix("")] > 1) for name in names}
-    count = Counter(results.values())  # a.jpg, which keeps its suffix, may clash with a.jpg.png
-    results = {
-        name: _result(name, png, True) if count[result] > 1 else result
-        for name, result in results.items()
-    }
-    if clashes := [result for result, times in Counter(results.values()).items() if times > 1]:
-        raise DataError(f"two images would both have the results {clashes[0]}; rename one of them")
+    # A stem is taken by images of that stem, and by one of that name: a.jpg beside a.jpg.png.
+    taken = Counter(name.with_suffix("") for name in names) + Counter(names)
+    results: dict[Path, Path] = {}
+    for name in names:
+        stem = name.with_suffix("")
+        suffix = ".tif" if name.suffix.lower() in _TIFF_SUFFIXES and not png else ".png"
+        results[name] = Path(f"{name if taken[stem] > 1 else stem}{suffix}")
     return results
-
-
-def _result(name: Path, png: bool, keep_suffix: bool) -> Path:
-    """Return the folder and name of an image with the suffix of the format of its results."""
-    suffix = ".tif" if name.suffix.lower() in _TIFF_SUFFIXES and not png else ".png"
-    return Path(f"{name if keep_suffix else name.with_suffix('')}{suffix}")
 
 
 def _split_inputs(tile_set: TileSet, split: str) -> list[Input]:
@@ -109,7 +98,7 @@ def _find(source: str) -> list[tuple[Path, Path]]:
         return [(found, found.relative_to(path)) for found in list_images(path)]
     if not has_magic(source):
         raise MissingDataError(f"--input {path} does not exist")
-    folder = _before_wildcards(path)
+    folder = Path(*takewhile(lambda part: not has_magic(part), path.parts))
     names = (found.relative_to(folder) for found in folder.glob(str(path.relative_to(folder))))
     files = [
         (folder / name, name)
@@ -121,13 +110,6 @@ def _find(source: str) -> list[tuple[Path, Path]]:
     return files
 
 
-def _before_wildcards(pattern: Path) -> Path:
-    """Return the folder above the first wildcard of a pattern."""
-    parts = pattern.parts
-    first = next(index for index, part in enumerate(parts) if has_magic(part))
-    return Path(*parts[:first])
-
-
 def submission_names(inputs: Sequence[Input]) -> dict[str, Path]:
     """Return the results by their names in a submission, ``STEM.png`` without folders.
 
@@ -137,10 +119,9 @@ def submission_names(inputs: Sequence[Input]) -> dict[str, Path]:
     owners: dict[str, Input] = {}
     for image in inputs:
         name = f"{image.stem}.png"
-        if name in owners:
+        if (owner := owners.setdefault(name, image)) is not image:
             raise DataError(
-                f"{owners[name].path} and {image.path} would both be {name} in the submission; "
+                f"{owner.path} and {image.path} would both be {name} in the submission; "
                 "rename or remove one of them"
             )
-        owners[name] = image
     return {name: image.result for name, image in owners.items()}

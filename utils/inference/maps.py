@@ -1,6 +1,6 @@
 """Structure maps for inference: generated for each chunk of an image, or read from a data set."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -32,9 +32,6 @@ from utils.files import sha256_of
 from utils.inference.inputs import Input
 from utils.training.checkpoint import Checkpoint
 
-# A chunk and its pixels (h, w, 3) uint8 RGB -> ids or levels (h, w) uint16 by store.
-MakeMaps = Callable[[Box, np.ndarray], dict[str, np.ndarray]]
-
 
 class GeneratedMaps:
     """Maps computed from the image, chunk by chunk.
@@ -52,16 +49,22 @@ class GeneratedMaps:
         generators: Mapping[str, tuple[StructureGenerator, MapRecipe]],
         folder: Path | None = None,
     ) -> None:
-        self._generators = dict(generators)
-        self._folder = folder
+        self._generators, self._folder = dict(generators), folder
 
-    def for_image(self, image: Input | None) -> MakeMaps:
-        """Return the function that makes the maps of a chunk; None: an image without a file."""
+    def of_chunk(
+        self, image: Input | None, chunk: Box, pixels: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Make the maps of a chunk.
 
-        def make(chunk: Box, pixels: np.ndarray) -> dict[str, np.ndarray]:
-            return {store: self._map(store, image, chunk, pixels) for store in self._generators}
+        Args:
+            image: None: an image without a file.
+            chunk: where in the image.
+            pixels: ``(h, w, 3)`` uint8 RGB of the chunk.
 
-        return make
+        Returns:
+            Ids or levels ``(h, w)`` uint16 by store.
+        """
+        return {store: self._map(store, image, chunk, pixels) for store in self._generators}
 
     def _map(self, store: str, image: Input | None, chunk: Box, pixels: np.ndarray) -> np.ndarray:
         generator, recipe = self._generators[store]
@@ -92,15 +95,13 @@ class StoredMaps:
     def __init__(self, root: Path, stores: tuple[str, ...]) -> None:
         self._folders = {store: store_folder(root, store) for store in stores}
 
-    def for_image(self, image: Input | None) -> MakeMaps:
-        """Return the function that reads the maps of a chunk; the image must be a tile."""
+    def of_chunk(
+        self, image: Input | None, chunk: Box, pixels: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Read the maps of a chunk, see ``GeneratedMaps.of_chunk``; the image must be a tile."""
         assert image is not None and image.tile_id is not None
         paths = {store: map_path(folder, image.tile_id) for store, folder in self._folders.items()}
-
-        def cut(chunk: Box, pixels: np.ndarray) -> dict[str, np.ndarray]:
-            return {store: np.array(read_map(path)[chunk.slices]) for store, path in paths.items()}
-
-        return cut
+        return {store: np.array(read_map(path)[chunk.slices]) for store, path in paths.items()}
 
 
 MapSource = GeneratedMaps | StoredMaps

@@ -10,12 +10,11 @@ from typing import Any
 from configs.schema import Config
 from datasets.structure_maps import map_settings
 from utils.errors import UserError
-from utils.files import read_json, sha256_of, write_json
+from utils.files import read_json, sha256_of
 from utils.inference.inputs import Input
-from utils.inference.results import result_path
+from utils.inference.results import OutputSettings
 from utils.training.checkpoint import Checkpoint
 
-FOLDER = "done"
 # Keys of ``model`` that act in training only, or that the checkpoint's hash already covers.
 _NOT_IN_RESULT = ("drop_path", "head_dropout", "recompute", "rgb_vit", "structure_vit")
 
@@ -25,7 +24,7 @@ class DoneMarker:
     """The record of a finished image, written after all of its results."""
 
     image: str  # path of the image file
-    file: tuple[int, int]  # its size in bytes and modification time in ns
+    file: tuple[int, int]  # see ``file_state``
     digest: str  # of everything that decides the results, see ``settings_digest``
     result: str  # name of the results
     kinds: tuple[str, ...]
@@ -47,24 +46,19 @@ def settings_digest(
         map_source: ``kind`` of the structure maps' source; generated maps of a large image differ
             from stored ones at the borders of chunks.
     """
-    structure, evaluation = config.structure, config.eval
-    generators = {
-        name: [settings.encodings, map_settings(settings)]
-        for name, settings in structure.selected().items()
-    }
-    model = {k: v for k, v in asdict(config.model).items() if k not in _NOT_IN_RESULT}
-    vits = (config.model.rgb_vit, config.model.structure_vit)
-    windows = [evaluation.window_px, evaluation.overlap_px, evaluation.scales, evaluation.turns]
-    settings = [
-        [structure.control, structure.modalities, structure.absent, generators],
-        [model, [(vit.name, vit.num_layers, vit.join) for vit in vits]],
-        windows,
+    structure, model, evaluation = config.structure, config.model, config.eval
+    decisive = [
+        sha256_of(checkpoint.path),
+        [structure.control, structure.modalities, structure.absent],
+        {name: [of.encodings, map_settings(of)] for name, of in structure.selected().items()},
+        {key: value for key, value in asdict(model).items() if key not in _NOT_IN_RESULT},
+        [(vit.name, vit.num_layers, vit.join) for vit in (model.rgb_vit, model.structure_vit)],
+        [evaluation.window_px, evaluation.overlap_px, evaluation.scales, evaluation.turns],
         config.run.precision,
         stretch,
         map_source,
     ]
-    text = json.dumps([sha256_of(checkpoint.path), settings])
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
 
 def file_state(image: Path) -> tuple[int, int]:
@@ -73,38 +67,21 @@ def file_state(image: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def write_marker(output: Path, marker: DoneMarker) -> None:
-    """Mark an image as done."""
-    write_json(marker_path(output, Path(marker.result)), asdict(marker))
-
-
-def remove_marker(output: Path, result: Path) -> None:
-    """Mark an image as not done, before its results are replaced one by one."""
-    marker_path(output, result).unlink(missing_ok=True)
-
-
-def read_marker(output: Path, result: Path) -> DoneMarker | None:
+def read_marker(output: OutputSettings, result: Path) -> DoneMarker | None:
     """Return the marker of an image; None if there is none, or an unreadable one."""
     try:
-        value: dict[str, Any] = read_json(marker_path(output, result))
+        value: dict[str, Any] = read_json(output.marker(result))
         lists = {key: tuple(value[key]) for key in ("file", "kinds", "size", "pixels")}
         return DoneMarker(**{**value, **lists})
     except (UserError, TypeError, KeyError):
         return None
 
 
-def is_done(output: Path, image: Input, digest: str, kinds: Sequence[str]) -> bool:
+def is_done(output: OutputSettings, image: Input, digest: str) -> bool:
     """Return True if all results of an image exist, made from this file with these settings."""
     marker = read_marker(output, image.result)
-    if marker is None or marker.digest != digest or not set(kinds) <= set(marker.kinds):
+    if marker is None or marker.digest != digest or not {*output.kinds} <= {*marker.kinds}:
         return False
-    try:
-        unchanged = marker.file == file_state(image.path)
-    except OSError:
+    if not image.path.is_file() or marker.file != file_state(image.path):
         return False
-    return unchanged and all(result_path(output, kind, image.result).is_file() for kind in kinds)
-
-
-def marker_path(output: Path, result: Path) -> Path:
-    """Return the file of a marker; its name is a hash, because that of the result may be long."""
-    return output / FOLDER / f"{hashlib.sha256(str(result).encode()).hexdigest()[:24]}.json"
+    return all(output.path(kind, image.result).is_file() for kind in output.kinds)

@@ -2,9 +2,9 @@
 
 import errno
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,19 +12,10 @@ from tqdm import tqdm
 from utils.distributed import DistContext
 from utils.errors import DataError, UserError
 from utils.evaluation.evaluate import classes_of
-from utils.files import remove_partial_of, write_png
+from utils.files import remove_partial_of, write_json, write_png
 from utils.inference.inputs import Input
-from utils.inference.progress import (
-    DoneMarker,
-    file_state,
-    is_done,
-    marker_path,
-    read_marker,
-    remove_marker,
-    write_marker,
-)
-from utils.inference.results import KINDS, OutputSettings, result_path, write_results
-from utils.inference.scratch import ScratchMaps, open_scratch, remove_scratch
+from utils.inference.progress import DoneMarker, file_state, is_done, read_marker
+from utils.inference.results import KINDS, OutputSettings, RowFile, write_results
 from utils.inference.segment import Segmenter, confidence_of
 from utils.rasters.reading import Raster, open_scene
 from utils.rasters.sources import count_pixels
@@ -65,32 +56,29 @@ def infer_images(
     Raises:
         DataError: some images could not be segmented.
     """
-    start, pending = time.perf_counter(), []
+    start = time.perf_counter()
+    whole: list[Input] = []
+    shared: list[Input] = []
     if dist.is_main:  # the other ranks wait at the gather
-        pending = [
-            image
-            for image in images
-            if overwrite or not is_done(output.folder, image, digest, output.kinds)
-        ]
-        _remove_leftovers(output.folder, pending)
-    pending = dist.gather(pending)[0]
-    large = _large_images(pending, dist)
-    rank = _RankInference(segmenter, output, dist, digest, stretch)
-    whole = [image for image in pending if image.result not in large]
-    own = whole[dist.rank :: dist.world_size]
+        pending = [image for image in images if overwrite or not is_done(output, image, digest)]
+        _remove_leftovers(output, pending)
+        for image in pending:
+            (shared if dist.world_size > 1 and _is_large(image) else whole).append(image)
+    whole, shared = dist.gather((whole, shared))[0]
+    rank = _RankInference(segmenter, output, digest, stretch, dist.is_main)
     alone = replace(dist, rank=0, world_size=1)
+    own = whole[dist.rank :: dist.world_size]
     for image in tqdm(own, desc="infer", unit="image", disable=not dist.is_main):
         rank.segment(image, alone)
-    for number, image in enumerate(image for image in pending if image.result in large):
+    for number, image in enumerate(shared):
         rank.segment(image, dist, writer=number % dist.world_size)
     # Ranks that share an image may fail at the same block: one sentence an image.
     found = {result: text for part in dist.gather(rank.failures) for result, text in part.items()}
-    failures = sorted(found.values())
-    markers = _read_markers(output.folder, images) if dist.is_main else {}
+    failures, markers = sorted(found.values()), {}
     if dist.is_main:
-        _write_summary(
-            output, [*markers.values()], failures, len(images), len(images) - len(pending)
-        )
+        markers = _read_markers(output, images)
+        skipped = len(images) - len(whole) - len(shared)
+        _write_summary(output, [*markers.values()], failures, len(images), skipped)
         print(_throughput(segmenter.watch, rank.num_pixels, time.perf_counter() - start))
     if failures:
         head = f"{len(failures)} of {len(images)} images could not be segmented:"
@@ -98,34 +86,29 @@ def infer_images(
     return {result: marker.size for result, marker in markers.items()}
 
 
-def _remove_leftovers(output: Path, images: Sequence[Input]) -> None:
+def _remove_leftovers(output: OutputSettings, images: Sequence[Input]) -> None:
     """Remove the temporary files that a killed run left of some images and of its summary."""
-    paths = [output / name for name in ("legend.png", "index.html", "areas.csv")]
+    paths = [output.folder / name for name in ("legend.png", "index.html", "areas.csv")]
     prefixes = []
-    stores = [folder for folder in (output / "maps").glob("*") if folder.is_dir()]
+    stores = [folder for folder in (output.folder / "maps").glob("*") if folder.is_dir()]
     for image in images:
-        remove_scratch(output, image.result)
-        paths.append(marker_path(output, image.result))
-        for path in (result_path(output, kind, image.result) for kind in KINDS):
+        output.remove_scratch(image.result)
+        paths.append(output.marker(image.result))
+        for path in (output.path(kind, image.result) for kind in KINDS):
             paths += [path, path.with_suffix(".pgw"), path.with_suffix(".prj")]
         prefixes += [store / f"{image.result.with_suffix('')}_y" for store in stores]
     remove_partial_of(paths, prefixes)
 
 
-def _large_images(images: Sequence[Input], dist: DistContext) -> set[Path]:
-    """Return the results of the images whose rows all ranks share. Call on all ranks."""
-    if dist.world_size == 1:
-        return set()
-    large = []
-    for image in images[dist.rank :: dist.world_size]:
-        try:
-            if count_pixels(image.path) > SHARED_FROM_PX:
-                large.append(image.result)
-        except UserError:  # reported by the rank that tries to segment it
-            continue
-    return {result for part in dist.gather(large) for result in part}
+def _is_large(image: Input) -> bool:
+    """Return True for an image whose rows the ranks share."""
+    try:
+        return count_pixels(image.path) > SHARED_FROM_PX
+    except UserError:  # reported by the rank that tries to segment it
+        return False
 
 
+@dataclass
 class _RankInference:
     """The part of a run that one rank does.
 
@@ -134,18 +117,13 @@ class _RankInference:
         num_pixels: number of pixels predicted by this rank.
     """
 
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        output: OutputSettings,
-        dist: DistContext,
-        digest: str,
-        stretch: tuple[float, float] | None,
-    ) -> None:
-        self._segmenter, self._output, self._dist = segmenter, output, dist
-        self._digest, self._stretch = digest, stretch
-        self.failures: dict[Path, str] = {}
-        self.num_pixels = 0
+    segmenter: Segmenter
+    output: OutputSettings
+    digest: str
+    stretch: tuple[float, float] | None
+    shows_progress: bool
+    failures: dict[Path, str] = field(default_factory=dict)
+    num_pixels: int = 0
 
     def segment(self, image: Input, group: DistContext, writer: int = 0) -> None:
         """Segment an image. Call on all ranks of a group.
@@ -155,64 +133,63 @@ class _RankInference:
             group: ranks that share its rows; this rank alone has a group of one.
             writer: rank of the group that writes the results.
         """
-        folder = self._output.folder
-        is_writer = group.rank == writer
-        if is_writer:
-            remove_marker(folder, image.result)
+        output, is_writer = self.output, group.rank == writer
+        if is_writer:  # results are replaced one by one
+            output.marker(image.result).unlink(missing_ok=True)
         try:
             with ExitStack() as stack:
                 with self._failure_collected(image):
-                    scene = stack.enter_context(open_scene(image.path, self._stretch))
-                    maps = stack.enter_context(
-                        open_scratch(folder, image.result, scene.size[1], self._output.kinds)
-                    )
-                    parts = self._segmenter.split_rows(scene.size, group.world_size)
+                    scene = stack.enter_context(open_scene(image.path, self.stretch))
+                    maps = output.scratch(image.result, scene.size[1])
+                    parts = self.segmenter.split_rows(scene.size, group.world_size)
                     if group.rank < len(parts):
                         self._predict(image, scene, maps, parts[group.rank])
                 # All ranks meet here, also those that failed.
                 if any(group.gather(image.result in self.failures)) or not is_writer:
                     return
-                with self._failure_collected(image), self._segmenter.watch.time("write"):
+                with self._failure_collected(image), self.segmenter.watch.time("write"):
                     self._write(image, scene, maps)
         finally:
             if is_writer:
-                remove_scratch(folder, image.result)
+                output.remove_scratch(image.result)
 
-    def _predict(self, image: Input, scene: Raster, maps: ScratchMaps, part: slice) -> None:
+    def _predict(
+        self, image: Input, scene: Raster, maps: Mapping[str, RowFile], part: slice
+    ) -> None:
         """Predict some rows of an image."""
         height, width = scene.size
         num_rows = part.stop - part.start
         self.num_pixels += num_rows * width
-        hidden = not self._dist.is_main or height * width < _BAR_FROM_PX
+        hidden = not self.shows_progress or height * width < _BAR_FROM_PX
         with (
             tqdm(
                 desc=image.path.name, total=num_rows, unit="row", leave=False, disable=hidden
             ) as bar,
-            self._segmenter.watch.time("predict"),
+            self.segmenter.watch.time("predict"),
         ):
-            for rows, logits in self._segmenter.strips(image, scene.size, scene.read_rgb, part):
-                maps.index.write(rows.start, classes_of(logits).numpy())
-                if maps.confidence is not None:
-                    maps.confidence.write(rows.start, confidence_of(logits))
+            for rows, logits in self.segmenter.strips(image, scene.size, scene.read_rgb, part):
+                maps["index"].write(rows.start, classes_of(logits).numpy())
+                if "confidence" in self.output.kinds:
+                    maps["confidence"].write(rows.start, confidence_of(logits))
                 del logits  # not held while the next strip is predicted
                 bar.update(rows.stop - rows.start)
 
-    def _write(self, image: Input, scene: Raster, maps: ScratchMaps) -> None:
+    def _write(self, image: Input, scene: Raster, maps: Mapping[str, RowFile]) -> None:
         """Write the results of an image, then its done marker."""
-        written = write_results(self._output, image.result, scene, maps)
+        pixels, thumbnail = write_results(self.output, image.result, scene, maps)
         place = scene.placement
         marker = DoneMarker(
             image=str(image.path),
             file=file_state(image.path),
-            digest=self._digest,
+            digest=self.digest,
             result=str(image.result),
-            kinds=self._output.kinds,
+            kinds=self.output.kinds,
             size=scene.size,
-            pixels=written.pixels,
+            pixels=pixels,
             pixel_area_m2=None if place is None else place.pixel_area_m2(),
-            thumbnail=jpeg_base64(written.thumbnail),
+            thumbnail=jpeg_base64(thumbnail),
         )
-        write_marker(self._output.folder, marker)
+        write_json(self.output.marker(image.result), asdict(marker))
 
     @contextmanager
     def _failure_collected(self, image: Input) -> Iterator[None]:
@@ -228,7 +205,7 @@ class _RankInference:
             self.failures[image.result] = sentence
 
 
-def _read_markers(output: Path, images: Sequence[Input]) -> dict[Path, DoneMarker]:
+def _read_markers(output: OutputSettings, images: Sequence[Input]) -> dict[Path, DoneMarker]:
     """Return the markers of finished images by result, without most of the thumbnails."""
     markers: dict[Path, DoneMarker] = {}
     for image in images:

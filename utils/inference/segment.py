@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,13 +14,15 @@ from utils.boxes import Box
 from utils.evaluation.evaluate import Predictor, WindowInputs, classes_of
 from utils.inference.chunks import ChunkGrid
 from utils.inference.inputs import Input
-from utils.inference.maps import MakeMaps, MapSource, generated_maps
+from utils.inference.maps import MapSource, generated_maps
 from utils.precision import Precision
 from utils.threads import Stopwatch, read_ahead
 from utils.training.checkpoint import Checkpoint, load_network
 
 # Rows and columns of an image -> their pixels (h, w, 3) uint8 RGB.
 Read = Callable[[slice, slice], np.ndarray]
+# A chunk and its pixels -> ids or levels (h, w) uint16 by store.
+MakeMaps = Callable[[Box, np.ndarray], dict[str, np.ndarray]]
 
 
 class Segmenter:
@@ -83,8 +86,9 @@ class Segmenter:
             read: returns pixels.
             rows: range to predict; None: all.
         """
-        maps, grid = self._maps.for_image(image), self._grid(size)
-        return segment_strips(self._predictor, grid, size, read, maps, self.watch, rows)
+        make_maps = partial(self._maps.of_chunk, image)
+        grid = self._grid(size)
+        return segment_strips(self._predictor, grid, size, read, make_maps, self.watch, rows)
 
     def _grid(self, size: tuple[int, int]) -> ChunkGrid:
         config = self._config.eval
