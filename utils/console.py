@@ -1,5 +1,6 @@
-"""Aligned text for the console: tables and lists of named values."""
+"""Text for the console, pages and charts: tables, lists of named values, formatted scores."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,19 @@ class Table:
     def __str__(self) -> str:
         text = table(self.head, self.rows, self.rules, self.text_columns)
         return f"{self.caption}\n{text}" if self.caption else text
+
+
+def percent(fraction: float) -> str:
+    """Format with two decimals; ``-`` for nan."""
+    return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
+
+
+def points(difference: float) -> str:
+    """Format as percentage points with sign and two decimals; ``-`` for nan."""
+    if math.isnan(difference):
+        return "-"
+    text = f"{100 * difference:+.2f}"
+    return "0.00" if float(text) == 0 else text
 
 
 def table(

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from utils.console import GAP, WIDTH, Table
+from utils.console import GAP, WIDTH, Table, percent, points
 from utils.evaluation.attribution import SHUFFLED, Ablation, Attribution, Effect
 from utils.evaluation.bootstrap import LEVEL, NUM_DRAWS, SEED
 from utils.evaluation.compare import Difference
 from utils.files import to_json, write_json, write_png, write_text
-from utils.reports.tables import INTERVAL, csv_text, mean_name, percent, points, span
+from utils.reports.tables import INTERVAL, csv_text, mean_name, span
 from utils.visualization.charts import DifferencePanel, difference_chart
 
 _HOW_TO_READ = (
@@ -48,8 +48,8 @@ def write_attribution(
 def attribution_text(findings: Attribution, classes: Sequence[str]) -> str:
     """Return what the console shows: a table per modality, their units, and the verdicts."""
     tables = [
-        str(_table(findings, subject, ablations, classes))
-        for subject, ablations in _by_subject(findings).items()
+        str(_table(findings, subject, effects, classes))
+        for subject, effects in _by_subject(findings).items()
     ]
     sentences = (*verdicts(findings), _HOW_TO_READ)
     wrapped = [textwrap.fill(line, WIDTH, subsequent_indent=GAP) for line in sentences]
@@ -59,10 +59,10 @@ def attribution_text(findings: Attribution, classes: Sequence[str]) -> str:
 def verdicts(findings: Attribution) -> list[str]:
     """Return a sentence per modality, and one for all of them together, on what the scores show."""
     sentences = []
-    for subject in _by_subject(findings):
-        effects = [effect for effect in findings.effects if effect.ablation.subject == subject]
-        parts = ", ".join(map(_effect_clause, effects))
-        sentences.append(f"{subject}: {parts}: {_verdict(effects)}.")
+    for subject, by_ablation in _by_subject(findings).items():
+        if effects := [effect for _, effect in by_ablation if effect is not None]:
+            clauses = ", ".join(map(_effect_clause, effects))
+            sentences.append(f"{subject}: {clauses}: {_verdict(effects)}.")
     return sentences
 
 
@@ -102,27 +102,30 @@ def _verdict(effects: Sequence[Effect]) -> str:
     return "the network depends on them"
 
 
-def _by_subject(findings: Attribution) -> dict[str, list[Ablation]]:
-    """Return all ablations of each modality, in order."""
-    found: dict[str, list[Ablation]] = {}
-    for ablation in findings.ablations:
-        found.setdefault(ablation.subject, []).append(ablation)
+def _effects(findings: Attribution) -> list[tuple[Ablation, Effect | None]]:
+    """Return all ablations in order, each with its effect; None where it was not measured."""
+    effects = {effect.ablation: effect for effect in findings.effects}
+    return [(ablation, effects.get(ablation)) for ablation in findings.ablations]
+
+
+def _by_subject(findings: Attribution) -> dict[str, list[tuple[Ablation, Effect | None]]]:
+    """Return the same for each modality."""
+    found: dict[str, list[tuple[Ablation, Effect | None]]] = {}
+    for ablation, effect in _effects(findings):
+        found.setdefault(ablation.subject, []).append((ablation, effect))
     return found
 
 
-def _effect_of(findings: Attribution, ablation: Ablation) -> Effect | None:
-    return next((effect for effect in findings.effects if effect.ablation == ablation), None)
-
-
 def _table(
-    findings: Attribution, subject: str, ablations: Sequence[Ablation], classes: Sequence[str]
+    findings: Attribution,
+    subject: str,
+    effects: Sequence[tuple[Ablation, Effect | None]],
+    classes: Sequence[str],
 ) -> Table:
     """Return the table of a modality: differences with their intervals in the line below."""
     names = [*classes, mean_name(findings.left_out)]
     scores = [*findings.scores.iou, findings.scores.miou]
-    columns = [
-        _column(_effect_of(findings, ablation), ablation, len(names)) for ablation in ablations
-    ]
+    columns = [_column(effect, ablation, len(names)) for ablation, effect in effects]
     height = 2 if findings.num_sources >= 2 else 1  # lines of a class
     rows: list[list[str]] = []
     for number, (name, score) in enumerate(zip(names, scores, strict=True)):
@@ -131,7 +134,7 @@ def _table(
         rows += [["", "", *(ends for _, ends in cells)]] if height == 2 else []
     rows.append(["changed pixels", "", *(column[-1][0] for column in columns)])
     return Table(
-        head=[subject, "unchanged", *(ablation.name for ablation in ablations)],
+        head=[subject, "unchanged", *(ablation.name for ablation, _ in effects)],
         rows=rows,
         rules=(0, height * len(classes), height * len(names)),
     )
@@ -163,20 +166,18 @@ def _legend(findings: Attribution) -> str:
 
 
 def _chart(findings: Attribution, classes: Sequence[str]) -> np.ndarray:
-    panels = []
-    for subject, ablations in _by_subject(findings).items():
-        effects = {ablation.name: _effect_of(findings, ablation) for ablation in ablations}
-        panels.append(
-            DifferencePanel(
-                title=subject,
-                note="; ".join(f"{c.name}: {c.unmeasured}" for c in ablations if c.unmeasured),
-                series={
-                    name: [(d.value, d.low, d.high) for d in effect.differences]
-                    for name, effect in effects.items()
-                    if effect is not None
-                },
-            )
+    panels = [
+        DifferencePanel(
+            title=subject,
+            note="; ".join(f"{a.name}: {a.unmeasured}" for a, _ in effects if a.unmeasured),
+            series={
+                ablation.name: [astuple(difference) for difference in effect.differences]
+                for ablation, effect in effects
+                if effect is not None
+            },
         )
+        for subject, effects in _by_subject(findings).items()
+    ]
     title = "IoU with changed structure maps, difference to unchanged ones"
     rows = [mean_name(findings.left_out, "mIoU"), *classes]
     return difference_chart(panels, rows, title, level=LEVEL).pixels()
@@ -185,17 +186,17 @@ def _chart(findings: Attribution, classes: Sequence[str]) -> np.ndarray:
 def _csv(findings: Attribution, classes: Sequence[str]) -> str:
     """Return a row per ablation and class, and one for the mean, whose ``class`` is ``mean``."""
     keys = ["modality", "ablation", "class", "iou_unchanged", "difference", "low", "high"]
+    scores = [findings.scores.miou, *findings.scores.iou]
     rows = []
-    for ablation in findings.ablations:
-        effect = _effect_of(findings, ablation)
-        scores = [findings.scores.miou, *findings.scores.iou]
+    for ablation, effect in _effects(findings):
         for index, (name, iou) in enumerate(zip(["mean", *classes], scores, strict=True)):
             row: dict[str, Any] = {
                 "modality": ablation.subject,
                 "ablation": ablation.name,
                 "class": name,
+                "iou_unchanged": iou,
+                "unmeasured": ablation.unmeasured or "",
             }
-            row |= {"iou_unchanged": iou, "unmeasured": ablation.unmeasured or ""}
             if effect is not None:
                 row |= _ends(effect.differences[index])
                 row["changed_pixels"] = (effect.moved, *effect.moved_by_class)[index]
@@ -217,15 +218,14 @@ def _content(findings: Attribution, classes: Sequence[str]) -> dict[str, Any]:
             "classes": [{"name": name, "iou": value} for name, value in iou],
             "confusion": findings.confusion.tolist(),
         },
-        "ablations": [_entry(findings, ablation, classes) for ablation in findings.ablations],
+        "ablations": [_entry(*each, classes) for each in _effects(findings)],
         "verdicts": [*verdicts(findings), _HOW_TO_READ],
     }
 
 
-def _entry(findings: Attribution, ablation: Ablation, classes: Sequence[str]) -> dict[str, Any]:
+def _entry(ablation: Ablation, effect: Effect | None, classes: Sequence[str]) -> dict[str, Any]:
     """Return the scores of an ablation, or why it was not measured."""
     entry: dict[str, Any] = {"modalities": ablation.modalities, "ablation": ablation.name}
-    effect = _effect_of(findings, ablation)
     if effect is None:
         return {**entry, "unmeasured": ablation.unmeasured}
     by_class = zip(classes, effect.differences[1:], effect.moved_by_class, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.console import GAP, WIDTH, Table, listed
+from utils.console import GAP, WIDTH, Table, listed, percent, points
 from utils.evaluation.bootstrap import LEVEL, NUM_DRAWS, SEED
 from utils.evaluation.compare import (
     Difference,
@@ -20,8 +20,8 @@ from utils.evaluation.compare import (
     spread_over_seeds,
 )
 from utils.files import to_json, write_json, write_png, write_text
-from utils.reports.pages import comparison_page
-from utils.reports.tables import INTERVAL, mean_name, percent, points, span
+from utils.reports.pages import picture, render
+from utils.reports.tables import INTERVAL, mean_name, span
 from utils.visualization.charts import DifferencePanel, difference_chart
 
 _MARK = "*"  # the interval excludes zero
@@ -72,11 +72,11 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     chart = difference_picture(comparison)
     reference = comparison.settings[0]
     names = ", ".join(setting.name for setting in comparison.settings)
-    page = comparison_page(
+    page = render(
+        "comparison.html",
         title=f"Comparison of {names} on {reference.reports[0].content['header'].get('split')}",
         scores=scores_table(comparison),
-        reference=reference.name,
-        chart=chart,
+        chart=picture(chart, f"differences to {reference.name}"),
         differences=difference_tables(comparison),
         reading=_READING,
         header_differences=header_differences(comparison),

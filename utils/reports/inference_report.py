@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
-from utils.console import Table
+from utils.console import Table, percent
 from utils.files import write_text
 from utils.inference.progress import DoneMarker
-from utils.reports.pages import inference_page
-from utils.reports.tables import csv_text, percent
+from utils.reports.pages import Picture, render
+from utils.reports.tables import csv_text
 from utils.visualization.colors import Color
 
 NUM_PICTURES = 200  # with more, the page would be slow to open
@@ -40,17 +41,31 @@ def write_inference_report(
         for name, fraction, area in zip(classes, fractions, hectares, strict=True)
     ]
     unknown = any(map(math.isnan, hectares))
-    page = inference_page(
-        markers=markers,
-        num_pictures=NUM_PICTURES,
-        classes=Table(head=["class", "pixels, %", "area, ha"], rows=rows),
-        fractions=fractions,
-        palette=palette,
-        areas=_image_table(markers, classes),
-        area_note="No total area: some image has no known pixel size." if unknown else "",
+    page = render(
+        "inference.html",
+        title=f"{len(markers)} image{'s' * (len(markers) != 1)} segmented",
         failures=failures,
+        class_table=Table(head=["class", "pixels, %", "area, ha"], rows=rows),
+        bars=[(*pair, (math.nan, math.nan)) for pair in zip(fractions, palette, strict=True)],
+        palette=palette,
+        area_note="No total area: some image has no known pixel size." if unknown else "",
+        pictures=[_picture(marker) for marker in markers[:NUM_PICTURES]],
+        num_left=max(0, len(markers) - NUM_PICTURES),
+        areas=_image_table(markers, classes),
     )
     write_text(output / "index.html", page)
+
+
+def _picture(marker: DoneMarker) -> Picture:
+    """Return the thumbnail of an image, which links to the result that shows most."""
+    height, width = marker.size
+    kind = next((kind for kind in ("overlay", "color", "index") if kind in marker.kinds), None)
+    return Picture(
+        source=f"data:image/jpeg;base64,{marker.thumbnail}",
+        alt=f"predicted classes over {marker.result}",
+        caption=f"{marker.result}: {width:,} x {height:,} px",
+        link="" if kind is None else quote(f"{kind}/{marker.result}"),
+    )
 
 
 def _number(value: float) -> str:

@@ -1,10 +1,12 @@
 """The report of an evaluation: a page for people, JSON and CSV for programs, pictures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from utils.evaluation.bootstrap import LEVEL, NUM_DRAWS, SEED, Intervals
 from utils.evaluation.measurements import Findings
@@ -13,19 +15,30 @@ from utils.evaluation.objects import size_names
 from utils.evaluation.protocols import plan_labels
 from utils.evaluation.setup import EvaluationSetup
 from utils.files import to_json, write_json, write_png, write_text
-from utils.reports.cost import Cost, cost_of
-from utils.reports.pages import report_page
+from utils.reports.cost import Cost, cost_facts, cost_of
+from utils.reports.pages import Picture, picture, render
 from utils.reports.tables import (
     NO_BOUNDARIES,
     NO_FULL_LABELS,
     boundary_means,
+    boundary_table,
+    calibration_sentence,
+    class_details,
+    class_table,
     csv_text,
     interval_sentence,
+    object_table,
+    protocol_sentences,
+    protocol_table,
+    span,
 )
 from utils.visualization.charts import confusion_chart, reliability_diagram
-from utils.visualization.panels import PanelRow, prediction_panel
+from utils.visualization.colors import ERROR_COLORS, Color
+from utils.visualization.panels import PanelRow, panel_cells, prediction_panel
 
 _MEANS = ("miou", "mf1", "mprecision", "mrecall", "oa", "kappa")
+_MEAN_COLOR: Color = (110, 116, 128)  # of the bar of the mean
+_PHOTOS = ("image", "structure", "errors")  # no class depends on their exact colours
 
 
 def header_of(setup: EvaluationSetup, split: str) -> dict[str, Any]:
@@ -69,7 +82,7 @@ def write_report(
     *,
     findings: Findings,
     classes: Sequence[str],
-    palette: Sequence[tuple[int, int, int]],
+    palette: Sequence[Color],
     header: dict[str, Any],
     cost: Cost | None = None,
     worst: Sequence[PanelRow] = (),
@@ -90,15 +103,9 @@ def write_report(
         header: what was evaluated and how (checkpoint, split, window ...), in display order;
             plain values, lists and dicts of them, paths.
         cost: of the network.
-        worst: tiles with the lowest mIoU, for the page.
+        worst: tiles with the lowest mIoU, the worst first, for the page.
         spread: tiles spread evenly over the split, for the page and ``predictions.png``.
-
-    Raises:
-        ValueError: the number of names or colours is not that of the classes.
     """
-    num_classes = len(findings.scores.iou)
-    _check_count("class names", classes, num_classes)
-    _check_count("palette colours", palette, num_classes)
     confusion = confusion_chart(findings.confusion.cpu().numpy(), classes, palette).pixels()
     confidence = reliability_diagram(**vars(findings.calibration)).pixels()
     html = report_page(
@@ -122,14 +129,77 @@ def write_report(
     write_json(folder / "report.json", to_json(content))
 
 
+def report_page(
+    *,
+    findings: Findings,
+    classes: Sequence[str],
+    palette: Sequence[Color],
+    header: Mapping[str, Any],
+    pictures: Mapping[str, np.ndarray],
+    cost: Cost | None = None,
+    worst: Sequence[PanelRow] = (),
+    spread: Sequence[PanelRow] = (),
+) -> str:
+    """Return the page of an evaluation.
+
+    Arguments are those of ``write_report``, and ``pictures``, ``(H, W, 3)`` uint8 by title.
+    """
+    scores, intervals = findings.scores, findings.intervals
+    ends = [(math.nan, math.nan)] * (len(classes) + 1)
+    if intervals is not None:
+        ends = [*intervals.iou, intervals.miou]
+    subject = [str(header[key]) for key in ("checkpoint", "split") if key in header]
+    names, colors = [*classes, *ERROR_COLORS], [*palette, *ERROR_COLORS.values()]
+    tables = [object_table(findings), *class_details(findings, classes)]
+    if findings.boundaries is not None:
+        tables.insert(0, boundary_table(findings, classes))
+    return render(
+        "report.html",
+        title=f"Evaluation of {' on '.join(subject)}" if subject else "Evaluation",
+        scores=scores,
+        left_out=findings.left_out,
+        miou_interval="" if intervals is None else span(intervals.miou),
+        calibration=findings.calibration,
+        notes=[interval_sentence(intervals), calibration_sentence(findings)],
+        header={name: str(value) for name, value in header.items()},
+        class_table=class_table(scores, classes, findings.left_out, intervals),
+        bars=[*zip([*scores.iou, scores.miou], [*palette, _MEAN_COLOR], ends, strict=True)],
+        palette=palette,
+        protocols=protocol_table(findings),
+        sentences=protocol_sentences(findings),
+        charts=[picture(array, title, title) for title, array in pictures.items()],
+        tables=tables,
+        no_boundaries=NO_BOUNDARIES if findings.boundaries is None else "",
+        cost={} if cost is None else cost_facts(cost),
+        classes_and_errors=[*zip(names, colors, strict=True)],
+        worst=[*_tiles(worst, palette)],
+        spread=[*_tiles(spread, palette)],
+    )
+
+
+def _tiles(
+    rows: Sequence[PanelRow], palette: Sequence[Color]
+) -> Iterator[tuple[str, list[Picture]]]:
+    """Yield the title and the pictures of each tile."""
+    for row in rows:
+        cells = {name: cell for name, cell in panel_cells(row, palette).items() if cell is not None}
+        yield (
+            row.title,
+            [
+                picture(cell.picture, f"{name} of {row.title}", name, photo=name in _PHOTOS)
+                for name, cell in cells.items()
+            ],
+        )
+
+
 def _content(
     findings: Findings,
     rows: Sequence[dict[str, Any]],
-    palette: Sequence[tuple[int, int, int]],
+    palette: Sequence[Color],
     cost: Cost | None,
 ) -> dict[str, Any]:
     """Return everything in ``report.json`` below the header; ``rows`` are those of the CSV file."""
-    classes = [row["class"] for row in rows]
+    classes, objects = [row["class"] for row in rows], findings.all_objects
     entries = [
         {"name": row["class"], "color": color, **{k: v for k, v in row.items() if k != "class"}}
         for row, color in zip(rows, palette, strict=True)
@@ -141,7 +211,12 @@ def _content(
         "interval": _interval(findings.intervals),
         "classes": entries,
         "boundaries": _boundaries(findings, classes),
-        "objects": _objects(findings),
+        "objects": {
+            "sizes_px": size_names(objects.areas_px),
+            "num_objects": objects.num_objects[0].tolist(),
+            "detected": objects.detected[0].tolist(),
+            "pixel_recall": objects.recall[0].tolist(),
+        },
         "calibration": asdict(findings.calibration),
         "protocols": _protocols(findings),
         "impossible_protocols": [
@@ -149,22 +224,16 @@ def _content(
         ],
         "confusion_axes": ["target", "prediction"],
         "confusion": findings.confusion.long().tolist(),
-        "sources": _sources(findings),
+        "sources": [  # from which reports are compared
+            {"name": name, "confusion": matrix.long().tolist()}
+            for name, matrix in zip(findings.sources, findings.source_confusions, strict=True)
+        ],
         **({} if cost is None else {"cost": asdict(cost)}),
     }
 
 
 def _means(scores: Scores) -> dict[str, float]:
     return {key: getattr(scores, key) for key in _MEANS}
-
-
-def _sources(findings: Findings) -> list[dict[str, Any]]:
-    """Return the confusion matrix of each source image, from which reports are compared."""
-    matrices = findings.source_confusions.long().tolist()
-    return [
-        {"name": name, "confusion": matrix}
-        for name, matrix in zip(findings.sources, matrices, strict=True)
-    ]
 
 
 def _interval(intervals: Intervals | None) -> dict[str, Any]:
@@ -210,16 +279,6 @@ def _boundaries(findings: Findings, classes: Sequence[str]) -> dict[str, Any]:
     return {"widths_px": findings.boundaries.widths_px, **boundary_means(findings, classes)}
 
 
-def _objects(findings: Findings) -> dict[str, Any]:
-    objects = findings.all_objects
-    return {
-        "sizes_px": size_names(objects.areas_px),
-        "num_objects": objects.num_objects[0].tolist(),
-        "detected": objects.detected[0].tolist(),
-        "pixel_recall": objects.recall[0].tolist(),
-    }
-
-
 def _protocols(findings: Findings) -> list[dict[str, Any]]:
     return [
         {
@@ -234,8 +293,3 @@ def _protocols(findings: Findings) -> list[dict[str, Any]]:
         }
         for found in findings.protocols
     ]
-
-
-def _check_count(what: str, entries: Sequence[Any], num_classes: int) -> None:
-    if len(entries) != num_classes:
-        raise ValueError(f"{len(entries)} {what} for {num_classes} classes; they must agree")

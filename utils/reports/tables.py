@@ -1,6 +1,6 @@
-"""Tables of an evaluation, shown by the console and by the page, and their number formats.
+"""Tables of an evaluation, shown by the console and by the page.
 
-Scores are printed in percent with two decimals. Only ASCII is added to names, for any console.
+Only ASCII is added to names, for any console.
 """
 
 import csv
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.console import GAP, WIDTH, Table
+from utils.console import GAP, WIDTH, Table, percent
 from utils.evaluation.bootstrap import LEVEL, Intervals, nan_mean
 from utils.evaluation.measurements import Findings
 from utils.evaluation.metrics import Scores
@@ -23,19 +23,6 @@ NO_BOUNDARIES = (
     "No boundary scores: they need full labels, because eroded labels ignore the class borders."
 )
 NO_FULL_LABELS = "not computed: needs full labels, which the data set does not have"
-
-
-def percent(fraction: float) -> str:
-    """Format with two decimals; ``-`` for nan."""
-    return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
-
-
-def points(difference: float) -> str:
-    """Format as percentage points with sign and two decimals; ``-`` for nan."""
-    if math.isnan(difference):
-        return "-"
-    text = f"{100 * difference:+.2f}"
-    return "0.00" if float(text) == 0 else text
 
 
 def span(ends: Sequence[float], number: Callable[[float], str] = percent) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.files import read_rgb
+from utils.console import percent
+from utils.files import read_rgb, write_png
 from utils.training.checkpoint import Identity
 from utils.training.log import MEASURES, SCORE_NAMES, read_rows
 from utils.training.state import TrainState
@@ -31,7 +32,7 @@ def draw_run_page(folder: Path, state: TrainState) -> None:
         progress=state.progress(),
         worst=read_rgb(worst) if worst.is_file() else None,
     )
-    chart.save(folder / "pictures" / "run.png")
+    write_png(folder / "pictures" / "run.png", chart.pixels())
 
 
 def run_page(
@@ -57,7 +58,7 @@ def run_page(
     note = f"{progress['step']:,} steps, {progress['epoch']} epochs"
     has_best = progress["best_epoch"] > 0  # 0: no validation had a score
     if has_best:
-        score = f"{SCORE_NAMES[identity.selected_by]} {100 * progress['best_score']:.2f}"
+        score = f"{SCORE_NAMES[identity.selected_by]} {percent(progress['best_score'])}"
         note += f"; best {score} on {where} in {best}"
     bars = None
     if val and has_best:

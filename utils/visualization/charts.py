@@ -1,7 +1,7 @@
 """Charts of scores and training runs. The only module that uses matplotlib.
 
-Every function takes plain values (names, numbers, colours) and returns a ``Chart``, which saves
-itself as PNG, SVG or PDF. A page grows with its text, so nothing is cut off at an edge.
+Every function takes plain values (names, numbers, colours) and returns a ``Chart``. A page grows
+with its text, so nothing is cut off at an edge.
 """
 
 import io
@@ -12,13 +12,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from utils.files import atomic_path
+from utils.console import percent, points
 from utils.visualization.colors import Color, outline_color
 
 Point = tuple[float, float]
@@ -49,16 +48,12 @@ _STYLE: dict[str, Any] = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
     "savefig.dpi": _DPI,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "vsgnet",  # names inside the file are otherwise random
     "text.color": _INK,
     "text.parse_math": False,  # a class name may contain dollar signs
     "xtick.color": _FAINT,
     "ytick.color": _INK,
     "ytick.left": False,
 }
-# Dates and the PNG version note are left out: the same chart gives the same bytes.
-_METADATA = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 @contextmanager
@@ -102,26 +97,12 @@ class Chart:
         self.figure.text(x, y, text, va="top", **properties)
 
     @_style()
-    def save(self, path: Path) -> None:
-        """Write the chart atomically as ``.png``, ``.svg`` or ``.pdf``."""
-        with atomic_path(path) as partial:
-            self._write(partial, path.suffix)
-
-    @_style()
     def pixels(self) -> np.ndarray:
         """Return the chart as ``(H, W, 3)`` uint8 RGB."""
         file = io.BytesIO()
-        self._write(file, ".png")
+        # "tight" fits the page to its content.
+        self.figure.savefig(file, format="png", bbox_inches="tight", pad_inches=_MARGIN_PX / _DPI)
         return np.array(Image.open(file).convert("RGB"))
-
-    def _write(self, file: Any, suffix: str) -> None:
-        self.figure.savefig(
-            file,
-            format=suffix[1:],
-            bbox_inches="tight",  # the page is fitted to its content
-            pad_inches=_MARGIN_PX / _DPI,
-            metadata=_METADATA.get(suffix),
-        )
 
 
 def _one_line(text: str, num_characters: int = 40) -> str:
@@ -223,8 +204,8 @@ def reliability_diagram(
     total, num_bins = sum(bin_pixels), len(bin_pixels)
     title, note = "no labelled pixel", ""
     if total:
-        title = f"expected calibration error {100 * error:.2f} %"
-        note = f"mean confidence {100 * confidence:.2f} %, accuracy {100 * accuracy:.2f} % "
+        title = f"expected calibration error {percent(error)} %"
+        note = f"mean confidence {percent(confidence)} %, accuracy {percent(accuracy)} % "
         note += f"of {total:,} pixels"
     chart.text(0, 0, title, size=12)
     chart.text(0, 26, note, color=_FAINT)
@@ -241,10 +222,10 @@ def reliability_diagram(
         color = kinds["overconfidence" if gap > 0 else "underconfidence"]
         upper.bar(center, gap, width, bottom=correct, color=color)
         upper.plot((center - width / 2, center + width / 2), (correct, correct), color=_INK)
-        percent = 100 * num_pixels / total
-        lower.bar(center, percent, width, color=_FAINT)
-        text = f"{percent:.1f}" if percent >= 0.05 else "<0.1"
-        lower.text(center, percent, text, ha="center", va="bottom", size=8)
+        height = 100 * num_pixels / total
+        lower.bar(center, height, width, color=_FAINT)
+        text = f"{height:.1f}" if height >= 0.05 else "<0.1"
+        lower.text(center, height, text, ha="center", va="bottom", size=8)
     upper.plot((0, 100), (0, 100), color=_FAINT, linewidth=1, linestyle=(0, (5, 4)))
     upper.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy, %", xticklabels=[])
     upper.grid(axis="y")
@@ -325,15 +306,14 @@ def _draw_differences(
     for place, (name, differences) in enumerate(panel.series.items()):
         for index, (value, low, high) in enumerate(differences):
             y = height_px * index + 6 + 17 * (place + 0.5)
-            text, excludes_zero = "-", low > 0 or high < 0
+            excludes_zero = low > 0 or high < 0
             if not math.isnan(value):
-                text = f"{100 * value:+.2f}"
                 axes.barh(y, 100 * value, 11, color=colors[name], alpha=0.4, linewidth=0)
                 ends = (100 * low, 100 * high)
                 axes.plot(ends, (y, y), color=colors[name], marker="|", markersize=9, mew=1.6)
             color = _INK if excludes_zero else _FAINT
             at_right = {"transform": axes.get_yaxis_transform(), "ha": "right"}
-            axes.text(1.09, y, text, **at_right, va="center_baseline", color=color, size=9)
+            axes.text(1.09, y, points(value), **at_right, va="center_baseline", color=color, size=9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -413,8 +393,8 @@ def _draw_curves(axes: Any, plot: Curves) -> None:
     """Draw one curve for each series, told apart by colour and marker."""
     from matplotlib.ticker import MaxNLocator
 
-    for index, points in enumerate(plot.series.values()):
-        x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    for index, curve in enumerate(plot.series.values()):
+        x, y = np.array(curve, dtype=np.float64).reshape(-1, 2).T
         axes.plot(
             x,
             np.where(np.isfinite(y), y, np.nan),
@@ -451,8 +431,7 @@ def _draw_bars(axes: Any, bars: Bars) -> None:
         linewidth=[1.0 if value else 0.0 for value in values],
     )
     for place, value in zip(places, bars.values, strict=True):
-        text = "-" if math.isnan(value) else f"{100 * value:.2f}"
-        axes.text(130, place, text, ha="right", va="center_baseline")
+        axes.text(130, place, percent(value), ha="right", va="center_baseline")
     axes.set(xlim=(0, 100), ylim=(len(bars.names) - 0.5, -0.5), xticks=[])
     axes.set_yticks(places, [_one_line(name, 28) for name in bars.names])
     axes.spines["bottom"].set_visible(False)

@@ -10,13 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.visualization.colors import (
-    ERROR_COLORS,
-    Color,
-    colorize,
-    error_map,
-    outline_color,
-)
+from utils.visualization.colors import ERROR_COLORS, Color, colorize, error_map, outline_color
 
 _INK: Color = (34, 38, 46)
 _FAINT_INK: Color = (110, 116, 128)
@@ -116,7 +110,7 @@ def _shorten(text: str, width_px: int) -> str:
 def contact_sheet(
     rows: Sequence[Sequence[Cell | None]],
     column_titles: Sequence[str],
-    row_titles: Sequence[str] | None = None,
+    row_titles: Sequence[str] = (),
     cell_px: int = 256,
     key: Sequence[tuple[str, Color]] = (),
 ) -> np.ndarray:
@@ -126,9 +120,10 @@ def contact_sheet(
     high as their largest picture or title, so no title is cut.
 
     Args:
-        rows: the pictures; each row has one entry a column, None leaves its place empty.
+        rows: the pictures, in at least one row, with one entry a column; None leaves its place
+            empty.
         column_titles: above the columns.
-        row_titles: above each row's left edge.
+        row_titles: above each row's left edge; none for a sheet without them.
         cell_px: longer side of a picture on the sheet.
         key: names and their RGB in 0..255, for a legend below the grid.
 
@@ -136,28 +131,26 @@ def contact_sheet(
         ``(H, W, 3)`` uint8 on white.
 
     Raises:
-        ValueError: there is no row, or a row or the row titles are too short or too long.
+        ValueError: a row or the row titles are too short or too long.
     """
-    _check_grid(rows, column_titles, row_titles)
     grid = [[_fit(cell, cell_px) if cell else None for cell in row] for row in rows]
-    titles = list(row_titles or [])
     widths_px = [
         max([_width_px(title), *(picture.width for picture in column if picture)])
         for title, column in zip(column_titles, zip(*grid, strict=True), strict=True)
     ]
     title_px = _line_height_px() + _GAP_PX // 2
-    head_px = title_px if titles else 0
+    head_px = title_px if row_titles else 0
     heights_px = [head_px + max([p.height for p in row if p], default=1) for row in grid]
     lefts_px, right_px = _stack(widths_px, _MARGIN_PX, _GAP_PX)
-    first_top_px = _MARGIN_PX + title_px + (_GAP_PX // 2 if titles else 0)
-    tops_px, bottom_px = _stack(heights_px, first_top_px, 2 * _GAP_PX if titles else _GAP_PX)
-    right_px = max([right_px, *(_MARGIN_PX + _width_px(title) for title in titles)])
+    first_top_px = _MARGIN_PX + title_px + (_GAP_PX // 2 if row_titles else 0)
+    tops_px, bottom_px = _stack(heights_px, first_top_px, 2 * _GAP_PX if row_titles else _GAP_PX)
+    right_px = max([right_px, *(_MARGIN_PX + _width_px(title) for title in row_titles)])
 
     size = (right_px + _MARGIN_PX, bottom_px + _MARGIN_PX)
     sheet = Image.new("RGB", size, "white")
     for left_px, title in zip(lefts_px, column_titles, strict=True):
         _write(sheet, left_px, _MARGIN_PX, title)
-    for top_px, title in zip(tops_px, titles, strict=False):
+    for top_px, title in zip(tops_px if row_titles else (), row_titles, strict=True):
         _write(sheet, _MARGIN_PX, top_px, title, _FAINT_INK)
     for top_px, row in zip(tops_px, grid, strict=True):
         for left_px, picture in zip(lefts_px, row, strict=True):
@@ -182,22 +175,6 @@ def _stack(sizes_px: Sequence[int], start_px: int, gap_px: int) -> tuple[list[in
     """Return the starts of boxes laid one after the other, and the end of the last one."""
     starts_px = [start_px + sum(sizes_px[:i]) + gap_px * i for i in range(len(sizes_px))]
     return starts_px, starts_px[-1] + sizes_px[-1]
-
-
-def _check_grid(
-    rows: Sequence[Sequence[Cell | None]],
-    column_titles: Sequence[str],
-    row_titles: Sequence[str] | None,
-) -> None:
-    if not rows or not column_titles:
-        raise ValueError("a contact sheet needs at least one row and one column")
-    for index, row in enumerate(rows):
-        if len(row) != len(column_titles):
-            raise ValueError(
-                f"row {index} has {len(row)} pictures for {len(column_titles)} columns"
-            )
-    if row_titles is not None and len(row_titles) != len(rows):
-        raise ValueError(f"{len(row_titles)} row titles for {len(rows)} rows")
 
 
 def _fit(cell: Cell, cell_px: int) -> Image.Image:
@@ -236,7 +213,7 @@ def prediction_panel(
     return contact_sheet(
         [[cells[name] for name in columns] for cells in grid],
         columns,
-        [row.title for row in rows] if any(row.title for row in rows) else None,
+        [row.title for row in rows] if any(row.title for row in rows) else (),
         cell_px,
         key,
     )

@@ -1,7 +1,6 @@
 """Report of an attribution: verdicts, and the same numbers on the console and in every file."""
 
 import csv
-import json
 
 import pytest
 import torch
@@ -14,9 +13,12 @@ from tests.utils.evaluation.test_attribution import (
     UNTRIED,
     findings,
 )
+from tests.utils.reports.readers import read_json
+from utils.console import percent, points
 from utils.files import read_rgb
 from utils.reports.attribution_report import attribution_text, verdicts, write_attribution
-from utils.reports.tables import percent, points
+
+USED = ": the network uses what the encoded map says about the image."
 
 
 def images_with(*num_wrong):
@@ -27,11 +29,15 @@ def images_with(*num_wrong):
         predictions = []
         for wrong in (10, *num_wrong):
             prediction = target.clone()
-            if wrong:
-                prediction[0, : 2 * wrong + number] ^= 1
+            prediction[0, : 2 * wrong + number] ^= 1
             predictions.append(prediction)
         images[tile_id] = (target, *predictions)
     return images
+
+
+def written(folder, found, **header):
+    write_attribution(folder, findings=found, classes=CLASSES, header=header)
+    return read_json(folder / "attribution.json")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +49,7 @@ def images_with(*num_wrong):
             "sam: zeroed shows no effect (0.00 to 0.00), shuffled shows no effect (0.00 to 0.00): "
             "no prediction changes, so the network does not use it.",
         ),
-        (10, 30, ": the network uses what the encoded map says about the image."),
+        (10, 30, USED),
         (
             40,
             10,
@@ -58,14 +64,14 @@ def test_verdict_follows_the_intervals(zeroed, shuffled, end):
 
 
 def test_effects_are_stated_with_size_and_interval():
-    found = findings((SAM_SHUFFLED, UNTRIED), images_with(30))
+    found = findings((SAM_SHUFFLED, UNTRIED, ALL), images_with(30, 50))
     difference = found.effects[0].differences[0]
     low, value, high = (percent(-x) for x in (difference.high, difference.value, difference.low))
     assert float(low) > 0
-    assert verdicts(found) == [
-        f"sam: shuffled loses {value} points of mIoU ({low} to {high}): the network uses what the "
-        "encoded map says about the image."
-    ]
+    sam, together = verdicts(found)
+    assert sam == f"sam: shuffled loses {value} points of mIoU ({low} to {high}){USED}"
+    assert together.startswith("all modalities: zeroed loses")
+    assert together.endswith(": the network depends on them.")
     assert "sam: shuffled gains" in verdicts(findings((SAM_SHUFFLED,), images_with(2)))[0]
 
 
@@ -80,19 +86,12 @@ def test_an_interval_that_includes_zero_is_no_effect():
     assert verdicts(found)[0].endswith(": no effect on the mIoU is shown.")
 
 
-def test_all_modalities_have_a_verdict_without_shuffled():
-    found = findings((SAM_SHUFFLED, ALL), images_with(10, 50))
-    assert verdicts(found)[1].startswith("all modalities: zeroed loses")
-    assert verdicts(found)[1].endswith(": the network depends on them.")
-
-
 def test_one_source_image_has_differences_and_no_verdict(tmp_path):
     found = findings((SAM_SHUFFLED,), {"a1": images_with(30)["a1"]})
     assert verdicts(found)[0].endswith("give no interval, so nothing can be concluded.")
     text = " ".join(attribution_text(found, CLASSES).split())
     assert "no intervals, which need at least two source images." in text
-    write_attribution(tmp_path, findings=found, classes=CLASSES, header={})
-    entry = json.loads((tmp_path / "attribution.json").read_text())["ablations"][0]
+    entry = written(tmp_path, found)["ablations"][0]
     assert entry["miou"]["low"] is None and entry["miou"]["difference"] < 0
 
 
@@ -102,15 +101,11 @@ def test_tables_line_up_and_name_what_was_not_measured():
     lines = first.splitlines()
     assert lines[0].split() == ["sam", "unchanged", "zeroed", "shuffled", "superpixels"]
     assert len(lines) == 1 + 3 + 3 * 2 + 2 + 1  # head, rules, classes, mean, pixels
-    differences = found.effects[0].differences
-    assert lines[2].split()[:3] == [
-        "land",
-        percent(found.scores.iou[0]),
-        points(differences[1].value),
-    ]
-    mean = next(line for line in lines if line.startswith("mean without road"))
-    assert mean.endswith("holds values")
-    assert mean.split()[3:5] == [percent(found.scores.miou), points(differences[0].value)]
+    mean, land, *_ = found.effects[0].differences
+    assert lines[2].split()[:3] == ["land", percent(found.scores.iou[0]), points(land.value)]
+    line = next(line for line in lines if line.startswith("mean without road"))
+    assert line.endswith("holds values")
+    assert line.split()[3:5] == [percent(found.scores.miou), points(mean.value)]
     assert lines[-1].startswith("changed pixels") and lines[-1].split()[-2:] == [
         percent(effect.moved) for effect in found.effects[:2]
     ]
@@ -123,33 +118,27 @@ def test_files_hold_the_same_numbers(tmp_path):
     images["a1"][2][0, 100] ^= 1  # one more pixel of land than of water
     found = findings((SAM_ZEROED, UNTRIED, SAM_SHUFFLED), images, ("road",))
     for folder in ("a", "a", "b"):
-        write_attribution(
-            tmp_path / folder, findings=found, classes=CLASSES, header={"split": "val"}
-        )
+        result = written(tmp_path / folder, found, split="val")
     files = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     assert files.keys() == {f"attribution.{suffix}" for suffix in ("json", "csv", "png")}
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
-    result = json.loads(files["attribution.json"])
     assert result["header"] == {"split": "val"} and result["mean_without"] == ["road"]
     assert result["unchanged"]["confusion"] == found.confusion.tolist()
     rows = list(csv.DictReader(files["attribution.csv"].decode().splitlines()))
     assert len(rows) == 3 * 4  # ablations, measured or not; the mean and three classes
+    keys = ("difference", "low", "high", "changed_pixels")
     for place, effect in ((0, found.effects[0]), (8, found.effects[1])):
         entry, mean, land = result["ablations"][place // 4], rows[place], rows[place + 1]
-        assert (mean["ablation"], mean["class"], land["class"]) == (
-            entry["ablation"],
-            "mean",
-            "land",
-        )
+        assert mean["ablation"] == entry["ablation"] == effect.ablation.name
+        assert (mean["class"], land["class"]) == ("mean", "land")
+        whole = {**entry["miou"], "changed_pixels": entry["changed_pixels"]}
         for row, in_json, difference, moved in (
-            (mean, entry, effect.differences[0], effect.moved),
+            (mean, whole, effect.differences[0], effect.moved),
             (land, entry["classes"][0], effect.differences[1], effect.moved_by_class[0]),
         ):
             numbers = [difference.value, difference.low, difference.high, moved]
-            keys = ("difference", "low", "high", "changed_pixels")
             assert [float(row[key]) for key in keys] == numbers
-            ends = in_json.get("miou", in_json)
-            assert [*(ends[key] for key in keys[:3]), in_json["changed_pixels"]] == numbers
+            assert [in_json[key] for key in keys] == numbers
         assert entry["confusion"] == effect.confusion.tolist()
     assert rows[4]["unmeasured"] == result["ablations"][1]["unmeasured"] == "holds values"
     assert rows[4]["difference"] == rows[3]["difference"] == ""  # not measured; no road

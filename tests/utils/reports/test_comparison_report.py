@@ -1,30 +1,28 @@
 """Report of a comparison: the same differences on the console, on the page and in the file."""
 
 import json
-import math
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.utils.evaluation.test_compare import content, predictions
-from tests.utils.reports.html_reader import Reader
+from tests.utils.reports.readers import Reader, read_json
+from utils.console import percent, points
 from utils.evaluation.compare import read_settings
 from utils.reports.comparison_report import compare, comparison_text, write_comparison
-from utils.reports.tables import percent, points
 
 
-def write(folder, confusions, structure="on", left_out=()):
+def write(folder, confusions, structure, left_out=(), **changes):
     """A report of images with these confusion matrices."""
     folder.mkdir()
-    names = ("roof", "road", "<tree>")[: confusions.shape[1]]
     report = content(
-        classes=[{"name": name} for name in names],
+        classes=[{"name": name} for name in ("roof", "road", "<tree>")],
         mean_without=list(left_out),
         sources=[{"name": f"s{i}", "confusion": c.tolist()} for i, c in enumerate(confusions)],
     )
     report["header"] = {**report["header"], "structure": structure}
-    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "report.json").write_text(json.dumps({**report, **changes}))
     return str(folder)
 
 
@@ -40,8 +38,9 @@ def runs(tmp_path, *rights, num_sources=12, **options):
     ]
 
 
-def read_json(path):
-    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name}: no JSON"))
+def written(tmp_path, comparison):
+    write_comparison(tmp_path / "out", comparison)
+    return read_json(tmp_path / "out" / "compare.json")
 
 
 def test_json_holds_scores_and_paired_differences(tmp_path):
@@ -74,17 +73,8 @@ def test_console_shows_scores_differences_and_marks(tmp_path):
     assert head.split()[:5] == ["run", "seeds", "mIoU", "95%", "interval"]
     first = comparison.samples[0]
     low, high = map(percent, first.intervals[0])
-    cells = [
-        "run0",
-        "1",
-        percent(first.mean[0]),
-        f"{low} to {high}",
-        "-",
-        "60.00",
-        "70.00",
-        "40.00",
-    ]
-    assert row.split() == " ".join(cells).split()
+    mean = percent(first.mean[0])
+    assert row.split() == f"run0 1 {mean} {low} to {high} - 60.00 70.00 40.00".split()
     lines = blocks[1].split("\n")
     assert lines[0] == "run1 against run0: IoU in %, difference in percentage points"
     assert lines[1].split() == ["IoU", "run0", "run1", "difference", "95%", "interval"]
@@ -113,38 +103,36 @@ def test_equal_reports_differ_by_nothing_and_are_not_marked(tmp_path):
 
 def test_several_seeds_are_one_row_and_the_method_says_so(tmp_path):
     places = runs(tmp_path, 0.8, 0.85, 0.9, 0.92)
-    comparison = compare(
-        read_settings([f"off={places[0]},{places[1]}", f"on={','.join(places[2:])}"])
-    )
-    write_comparison(tmp_path / "out", comparison)
-    found = read_json(tmp_path / "out" / "compare.json")
-    off = found["runs"][0]
-    assert off["miou"]["value"] == pytest.approx(sum(off["miou_of_seeds"]) / 2)
-    assert off["spread_over_seeds"] == pytest.approx(np.std(off["miou_of_seeds"], ddof=1))
-    assert off["reports"] == [f"{place}/report.json" for place in places[:2]]
+    off = f"off={places[0]},{places[1]}"
+    comparison = compare(read_settings([off, f"on={','.join(places[2:])}"]))
+    found = written(tmp_path, comparison)
+    run = found["runs"][0]
+    assert run["miou"]["value"] == pytest.approx(sum(run["miou_of_seeds"]) / 2)
+    assert run["spread_over_seeds"] == pytest.approx(np.std(run["miou_of_seeds"], ddof=1))
+    assert run["reports"] == [f"{place}/report.json" for place in places[:2]]
     assert found["differs"]["structure"] == {"off": "kind 0, kind 1", "on": "kind 2, kind 3"}
     text = " ".join(comparison_text(comparison).split())
-    assert f" {percent(off['spread_over_seeds'])} 60.00 " in text
+    assert f" {percent(run['spread_over_seeds'])} 60.00 " in text
     assert "Intervals: hierarchical percentile bootstrap" in text
     assert "For a setting with one seed" not in text
-    mixed = compare(read_settings([f"off={places[0]},{places[1]}", f"on={places[2]}"]))
-    text = " ".join(comparison_text(mixed).split())
-    assert "For a setting with one seed they do not cover" in text
+    text = comparison_text(compare(read_settings([off, f"on={places[2]}"])))
+    assert "For a setting with one seed they do not cover" in " ".join(text.split())
 
 
 def test_means_without_a_class_are_named(tmp_path):
-    settings = read_settings(runs(tmp_path, 0.8, 0.9, left_out=["<tree>"]))
-    comparison = compare(settings)
+    comparison = compare(read_settings(runs(tmp_path, 0.8, 0.9, left_out=["<tree>"])))
     assert comparison.rows == ["mIoU without <tree>", "roof", "road", "<tree>"]
     assert comparison.samples[0].mean[0] == pytest.approx(comparison.samples[0].mean[1:3].mean())
     assert "means over the classes without <tree>" in comparison_text(comparison)
 
 
 def test_one_image_has_differences_without_intervals(tmp_path):
-    comparison = compare(read_settings(runs(tmp_path, 0.8, 0.9, num_sources=1)))
-    write_comparison(tmp_path / "out", comparison)
-    gain = read_json(tmp_path / "out" / "compare.json")["differences"][0]["miou"]
+    """Kappa is null, as where one class is everywhere in target and prediction."""
+    comparison = compare(read_settings(runs(tmp_path, 0.8, 0.9, num_sources=1, kappa=None)))
+    found = written(tmp_path, comparison)
+    gain = found["differences"][0]["miou"]
     assert gain["low"] is None and gain["excludes_zero"] is False and gain["value"] > 0
+    assert found["runs"][1]["kappa"] is None and found["runs"][1]["miou"]["value"] > 0.5
     text = comparison_text(comparison)
     assert "nan" not in text and "No intervals: they need at least two source images." in text
 
@@ -161,15 +149,3 @@ def test_page_holds_tables_differences_and_the_chart(tmp_path):
     assert any(row[0] == "<tree>" for row in read.rows)
     assert "structure" in read.texts and "kind 1" in read.texts
     assert [source[:22] for source in read.loaded] == ["data:image/png;base64,"]
-
-
-def test_a_report_without_a_score_is_compared_all_the_same(tmp_path):
-    """Kappa is null where one class is everywhere in both."""
-    places = runs(tmp_path, 0.8, 0.9)
-    path = tmp_path / "run1" / "report.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "kappa": None}))
-    comparison = compare(read_settings(places))
-    write_comparison(tmp_path / "out", comparison)
-    assert read_json(tmp_path / "out" / "compare.json")["runs"][1]["kappa"] is None
-    assert "nan" not in comparison_text(comparison)
-    assert not math.isnan(comparison.samples[1].mean[0])

@@ -7,7 +7,7 @@ from torch import nn
 from configs.schema import ModelConfig, VitConfig
 from models.build import build_network
 from utils.precision import Precision
-from utils.reports.cost import Cost, cost_facts, cost_of, count_flops, count_parameters
+from utils.reports.cost import Cost, cost_facts, cost_of, count_flops
 
 
 class TwoInputs(nn.Module):
@@ -23,19 +23,12 @@ class TwoInputs(nn.Module):
         return nn.functional.scaled_dot_product_attention(q[:, None], k[:, None], k[:, None])
 
 
-def flops_by_hand(num_images, num_pixels):
-    """9 * 3 and 4 products a channel; queries by keys and weights by values."""
-    convolutions = num_pixels * 8 * (9 * 3 + 4)
-    return 2 * num_images * (convolutions + 2 * num_pixels * num_pixels * 8)
+# 8 x 6 pixels: 9 * 3 and 4 products a channel; queries by keys and weights by values.
+FLOPS = 2 * (48 * 8 * (9 * 3 + 4) + 2 * 48 * 48 * 8)
 
 
-def test_operations_equal_a_hand_count():
-    inputs = [torch.rand(2, 3, 6, 5), torch.rand(2, 4, 6, 5)]
-    assert count_flops(TwoInputs().eval(), inputs) == flops_by_hand(2, 30)
-
-
-@pytest.mark.parametrize("vit", [VitConfig(weights="random"), VitConfig(name="none")])
-def test_operations_are_the_same_on_the_cpu_and_on_the_meta_device(vit):
+def test_operations_are_the_same_on_the_cpu_and_on_the_meta_device():
+    vit = VitConfig(weights="random")
     config = ModelConfig(size="tiny", rgb_vit=vit, structure_vit=vit)
     counts = []
     for device in ("cpu", "meta"):
@@ -47,19 +40,16 @@ def test_operations_are_the_same_on_the_cpu_and_on_the_meta_device(vit):
     assert counts[0] == counts[1] > 1e6
 
 
-def test_parameters_are_counted_apart():
-    assert count_parameters(TwoInputs()) == (3 * 9 * 8 + 8, 4 * 8 + 8)
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_cost_is_that_of_one_window_in_any_precision(precision):
     network = TwoInputs().eval()
     cost = cost_of(network, (3, 4), (8, 6), Precision(precision, torch.device("cpu")))
-    flops = flops_by_hand(1, 48)
-    assert cost == Cost(num_trainable=224, num_frozen=40, window_px=(8, 6), flops=flops)
-    assert cost_facts(
-        Cost(num_trainable=2_350_000, num_frozen=0, window_px=(8, 6), flops=83**5)
-    ) == {
+    assert cost == Cost(num_trainable=224, num_frozen=40, window_px=(8, 6), flops=FLOPS)
+
+
+def test_facts_are_rounded():
+    cost = Cost(num_trainable=2_350_000, num_frozen=0, window_px=(8, 6), flops=83**5)
+    assert cost_facts(cost) == {
         "parameters": "2.35 M trainable, 0.00 M frozen",
         "operations": "3.9 GFLOPs per window of 8x6 px",
     }
@@ -70,4 +60,4 @@ def test_cost_is_that_of_one_window_in_any_precision(precision):
 def test_a_gpu_counts_what_a_cpu_counts():
     cuda = torch.device("cuda")
     cost = cost_of(TwoInputs().eval().to(cuda), (3, 4), (8, 6), Precision("fp32", cuda))
-    assert cost.flops == flops_by_hand(1, 48)
+    assert cost.flops == FLOPS

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.utils.reports.html_reader import Reader
+from tests.utils.reports.readers import Reader
 from utils.inference.progress import DoneMarker
 from utils.reports import inference_report
 from utils.reports.inference_report import write_inference_report

@@ -10,14 +10,16 @@ import pytest
 from PIL import Image
 
 from tests.utils.reports.findings import CLASSES, ERODED_ONLY, FINDINGS, NOTHING, PALETTE, find
-from tests.utils.reports.html_reader import Reader
+from tests.utils.reports.readers import Reader
 from utils.console import Table
 from utils.reports.cost import Cost
-from utils.reports.pages import comparison_page, jpeg_base64, picture, render, report_page
+from utils.reports.pages import jpeg_base64, picture, render
+from utils.reports.report import report_page
 from utils.visualization.panels import Cell, PanelRow
 
 EVIL = """<script>alert('x')</script> & "quoted" """.strip()
 EMBEDDED = re.compile(r"data:image/(png|jpeg);base64,")
+BLANK = np.zeros((4, 4, 3), dtype=np.uint8)
 
 
 def tile(title, target=True):
@@ -38,7 +40,7 @@ def page(**changes):
             "classes": CLASSES,
             "palette": PALETTE,
             "header": {"checkpoint": "runs/<a>/best.pth", "split": "val"},
-            "pictures": {"Confusion matrix": np.zeros((4, 4, 3), dtype=np.uint8)},
+            "pictures": {"Confusion matrix": BLANK},
             **changes,
         }
     )
@@ -46,11 +48,11 @@ def page(**changes):
 
 def compared(name):
     table = Table(head=[name, "b"], rows=[[name, "1"], ["mean", "2"]], rules=(0, 1), caption=name)
-    return comparison_page(
+    return render(
+        "comparison.html",
         title=name,
         scores=table,
-        reference=name,
-        chart=np.zeros((2, 3, 3), dtype=np.uint8),
+        chart=picture(BLANK, name),
         differences=[table],
         reading=name,
         header_differences={name: {name: name}},
@@ -85,15 +87,15 @@ def test_every_text_of_a_user_is_escaped():
             findings=find(classes=classes, left_out=[EVIL]),
             classes=classes,
             header={EVIL: EVIL, "split": EVIL},
-            pictures={EVIL: np.zeros((4, 4, 3), dtype=np.uint8)},
+            pictures={EVIL: BLANK},
             worst=[tile(EVIL)],
         ),
         compared(EVIL),
     ]
-    for text, least in zip(pages, (12, 12), strict=True):
+    for text in pages:
         read = Reader(text)  # which refuses script elements
         assert "<script" not in text and "&amp;lt;" not in text
-        assert sum(EVIL in found for found in read.texts) >= least
+        assert sum(EVIL in found for found in read.texts) >= 12
         assert any(EVIL in alt for alt in read.values("alt"))
     assert "a & b" in Reader(pages[0]).texts
 
@@ -103,9 +105,6 @@ def test_pages_load_nothing_from_elsewhere():
         read = Reader(text)
         assert read.loaded and all(EMBEDDED.match(source) for source in read.loaded)
         assert "http" not in text
-        assert ("viewport", "width=device-width, initial-scale=1") in zip(
-            read.values("name"), read.values("content"), strict=True
-        )
 
 
 def test_links_lead_to_the_sections():
@@ -123,17 +122,12 @@ def test_bars_are_as_long_as_the_iou_and_show_the_interval():
         ("78.57", "132, 41, 246"),
         ("72.62", "110, 116, 128"),
     ]
+    swatches = re.findall(r'class="swatch" style="background:rgb\((\d+, \d+, \d+)\)"', text)
+    assert swatches == ["60, 16, 152", "132, 41, 246", "255, 255, 0"]
     lines = re.findall(r'class="interval" style="left:([\d.]+)%;width:([\d.]+)%', text)
     assert lines == [("66.67", "0.00"), ("25.00", "75.00"), ("45.83", "54.17")]
-
-
-def test_white_and_black_classes_have_an_outline():
-    text = page(palette=((255, 255, 255), (0, 0, 0), (1, 2, 3)))
-    swatches = re.findall(r'class="swatch" style="background:rgb\((\d+, \d+, \d+)\)"', text)
-    assert swatches == ["255, 255, 255", "0, 0, 0", "1, 2, 3"]
-    style = text[text.index("<style>") : text.index("</style>")]
-    for rule in (".swatch", ".bar i"):
-        assert "outline: 1px solid" in re.search(rf"\n{re.escape(rule)} {{(.*?)}}", style, re.S)[1]
+    for rule in (".swatch", ".bar i"):  # a white class shows on a white page
+        assert "outline: 1px solid" in re.search(rf"\n{re.escape(rule)} {{(.*?)}}", text, re.S)[1]
 
 
 def test_numbers_are_aligned_right_and_names_left():
@@ -158,16 +152,12 @@ def test_missing_boundaries_and_classes_outside_the_mean_are_stated():
     assert "|without car|" in text and any(row[0] == "mean without car" for row in read.rows)
 
 
-@pytest.mark.parametrize("target", [True, False])
-def test_tiles_are_shown_with_all_their_pictures(target):
-    worst, spread = [tile("bad & worse", target)], [tile("any", target), tile("other")]
-    read = Reader(page(worst=worst, spread=spread))
+def test_tiles_are_shown_with_all_their_pictures():
+    read = Reader(page(worst=[tile("bad & worse")], spread=[tile("any", target=False)]))
     columns = ["image", "structure", "target", "prediction", "errors"]
     assert read.values("alt")[1:] == [
-        f"{column} of {title}"
-        for title, has_target in (("bad & worse", target), ("any", target), ("other", True))
-        for column in columns
-        if has_target or column not in ("target", "errors")
+        *(f"{column} of bad & worse" for column in columns),
+        *(f"{column} of any" for column in ("image", "structure", "prediction")),
     ]
     assert {"wrong", "ignored", *CLASSES} <= set(read.texts)
     assert "Worst tiles" in read.texts and "Worst tiles" not in Reader(page()).texts
@@ -178,18 +168,13 @@ def decoded(source):
     return kind, np.array(Image.open(io.BytesIO(base64.b64decode(data))))
 
 
-@pytest.mark.parametrize("shape", [(6, 4, 3), (6, 4)])
-def test_pictures_are_embedded_pixel_by_pixel(shape):
-    array = np.arange(np.prod(shape)).reshape(shape).astype(np.uint8)
-    kind, back = decoded(picture(array, "an array").source)
-    assert kind == "png" and np.array_equal(back, array)
-
-
-def test_photos_are_smaller_and_look_the_same():
+def test_pictures_are_embedded_pixel_by_pixel_and_photos_are_smaller():
     slope = np.add.outer(np.arange(120), np.arange(160))[..., np.newaxis]
     noise = np.random.default_rng(0).integers(0, 32, (120, 160, 3))
     array = np.clip(slope + noise, 0, 255).astype(np.uint8)
     photo, exact = (picture(array, "", photo=flag).source for flag in (True, False))
+    kind, back = decoded(exact)
+    assert kind == "png" and np.array_equal(back, array)
     kind, back = decoded(photo)
     assert kind == "jpeg" and len(photo) < len(exact) / 2
     assert abs(back.astype(int) - array).mean() < 6
@@ -197,9 +182,5 @@ def test_photos_are_smaller_and_look_the_same():
 
 
 def test_a_variable_that_a_template_lacks_is_an_error():
-    table = Table(head=["a"], rows=[])
-    pixel = picture(np.zeros((1, 1), np.uint8), "")
-    arguments = {"title": "", "scores": table, "chart": pixel, "differences": [], "reading": ""}
-    render("comparison.html", **arguments, header_differences={}, method="")
-    with pytest.raises(jinja2.UndefinedError, match="'method' is undefined"):
-        render("comparison.html", **arguments, header_differences={})
+    with pytest.raises(jinja2.UndefinedError, match="'scores' is undefined"):
+        render("comparison.html", title="")

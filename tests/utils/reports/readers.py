@@ -1,10 +1,17 @@
-"""An independent reader of HTML pages: the parser of the standard library."""
+"""Independent readers of reports: HTML by the parser of the standard library, and strict JSON."""
 
+import json
 from html.parser import HTMLParser
+
+import pytest
 
 VOID = {"meta", "img"}
 LOADING = {"src", "href", "srcset", "data", "action", "poster"}
 FORBIDDEN = {"script", "link", "iframe", "base", "object"}
+
+
+def read_json(path):
+    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name}: no JSON"))
 
 
 class Reader(HTMLParser):
