@@ -14,6 +14,7 @@ import pytest
 
 from datasets.preparation import pipeline, writer
 from datasets.preparation.archives import ArchiveFile
+from datasets.preparation.check import check_tile_set
 from datasets.preparation.pipeline import Summary
 from datasets.tile_set import open_tile_set
 from tests.datasets.fake_archives import encode, pack, potsdam
@@ -72,16 +73,8 @@ def test_the_number_of_workers_changes_nothing(run_prepare, archives, undisturbe
     assert content(tmp_path / "set") == content(undisturbed)
 
 
-def test_the_histogram_counts_every_pixel_of_every_tile(undisturbed):
-    tiles = open_tile_set(undisturbed)
-    header, *rows = (undisturbed / "histogram.csv").read_text().splitlines()
-    assert header == "id,0,1,2,3,4,5,ignored"
-    assert [row.split(",")[0] for row in rows] == sorted(tiles.tiles)
-    for row in rows:
-        name, *numbers = row.split(",")
-        target = tiles.read_target(name)
-        expected = [int((target == value).sum()) for value in (*range(6), 255)]
-        assert list(map(int, numbers)) == expected
+def test_the_histogram_and_the_maps_are_those_of_the_tiles(undisturbed):
+    assert check_tile_set(open_tile_set(undisturbed)).texts(faults=True) == {}
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,6 @@ def test_a_missing_tile_is_named_at_once(prepare, archive, what, sentence):
 @pytest.mark.parametrize(
     ("what", "shape", "sentence"),
     [
-        ("top_potsdam_2_11_label", (10, 11, 3), "from their mask (height"),
         ("top_potsdam_2_11_label_noBoundary", (9, 12, 3), "from their eroded mask"),
         ("dsm_potsdam_02_11", (10, 11), "from their dsm (height"),
     ],
