@@ -18,7 +18,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from models.layers import Normalize
-from models.weights import OfficialFile, check_layout, find_weights, official_vit
+from models.weights import RANDOM, OfficialFile, check_layout, find_weights, official_vit
 from utils.errors import ConfigError, DataError
 
 _UNUSED = ("head.", "fc_norm.", "mask_token")  # in published files; patch tokens do not need them
@@ -127,7 +127,7 @@ def load_frozen_vit(
         MissingDataError: there is no such file.
         DataError: the file does not fit the model, or is not the official one of its name.
     """
-    if weights == "random":
+    if weights == RANDOM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_RANDOM_SEED)
             vit = _create(name)

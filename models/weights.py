@@ -4,7 +4,6 @@ Nothing is downloaded without a request: ``train.py --download`` fetches the fro
 recipe, ``generate.py --download`` the networks of its generators.
 """
 
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,35 +18,20 @@ from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import sha256_of
 
 FOLDER = Path("weights")
+RANDOM = "random"  # in place of a file: fixed random weights, for tests and timing
 _HEAD_TIMEOUT_S = 30.0  # for the request that asks for the size of a file
 
-# The authors of DINOv2 publish no hashes. Each of these is pinned by at least two independent
-# public projects; none of the files has been loaded by this project.
+# SHA-256 of STEM_pretrain.pth. The authors of DINOv2 publish no hashes; each of these is pinned by
+# at least two independent public projects. None of the files has been loaded by this project.
 _DINOV2_SHA256 = {
-    "dinov2_vits14_pretrain.pth": (
-        "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9"
-    ),
-    "dinov2_vitb14_pretrain.pth": (
-        "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73"
-    ),
-    "dinov2_vitl14_pretrain.pth": (
-        "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428"
-    ),
-    "dinov2_vitg14_pretrain.pth": (
-        "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3"
-    ),
-    "dinov2_vits14_reg4_pretrain.pth": (
-        "f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb"
-    ),
-    "dinov2_vitb14_reg4_pretrain.pth": (
-        "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71"
-    ),
-    "dinov2_vitl14_reg4_pretrain.pth": (
-        "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51"
-    ),
-    "dinov2_vitg14_reg4_pretrain.pth": (
-        "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283"
-    ),
+    "dinov2_vits14": "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
+    "dinov2_vitb14": "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
+    "dinov2_vitl14": "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+    "dinov2_vitg14": "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3",
+    "dinov2_vits14_reg4": "f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb",
+    "dinov2_vitb14_reg4": "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71",
+    "dinov2_vitl14_reg4": "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51",
+    "dinov2_vitg14_reg4": "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
 }
 
 # Names of official DINOv3 files end in the first eight digits of their SHA-256. Their licence has
@@ -71,41 +55,25 @@ _SAM_SHA256 = {
     "sam_vit_h_4b8939.pth": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
 }
 
-# File, SHA-256 and size in bytes. Each hash is pinned by at least two independent public projects;
-# for the two files without a hash, only one such project was found.
-_DEPTH_ANYTHING_FILES: dict[str, tuple[str, str | None, int | None]] = {
-    "v2_small": (
-        "depth_anything_v2_vits.pth",
-        "715fade13be8f229f8a70cc02066f656f2423a59effd0579197bbf57860e1378",
-        99_218_434,
-    ),
-    "v2_base": (
-        "depth_anything_v2_vitb.pth",
-        "0d2b7002e62d39d655571c371333340bd88f67ab95050c03591555aa05645328",
-        389_961_218,
-    ),
-    "v2_large": (
-        "depth_anything_v2_vitl.pth",
-        "a7ea19fa0ed99244e67b624c72b8580b7e9553043245905be58796a608eb9345",
-        1_341_395_338,
-    ),
-    "v1_small": ("depth_anything_vits14.pth", None, None),
-    "v1_base": ("depth_anything_vitb14.pth", None, None),
-    "v1_large": (
-        "depth_anything_vitl14.pth",
-        "6c6a383e33e51c5fdfbf31e7ebcda943973a9e6a1cbef1564afe58d7f2e8fe63",
-        1_341_401_882,
-    ),
+# SHA-256 of STEM.pth. Each is pinned by at least two independent public projects; for the two
+# files without one, only one such project was found.
+_DEPTH_ANYTHING_SHA256 = {
+    "depth_anything_v2_vits": "715fade13be8f229f8a70cc02066f656f2423a59effd0579197bbf57860e1378",
+    "depth_anything_v2_vitb": "0d2b7002e62d39d655571c371333340bd88f67ab95050c03591555aa05645328",
+    "depth_anything_v2_vitl": "a7ea19fa0ed99244e67b624c72b8580b7e9553043245905be58796a608eb9345",
+    "depth_anything_vits14": None,
+    "depth_anything_vitb14": None,
+    "depth_anything_vitl14": "6c6a383e33e51c5fdfbf31e7ebcda943973a9e6a1cbef1564afe58d7f2e8fe63",
 }
 _DEPTH_V1_FOLDER = "https://huggingface.co/spaces/LiheYoung/Depth-Anything/resolve/main/checkpoints"
 _DEPTH_V2_FOLDER = "https://huggingface.co/depth-anything/Depth-Anything-V2-{}/resolve/main"
 
 # SHA-256 of every registered file: all of it, its first digits, or None where it is not known.
 _KNOWN_SHA256: dict[str, str | None] = {
-    **_DINOV2_SHA256,
+    **{f"{stem}_pretrain.pth": sha256 for stem, sha256 in _DINOV2_SHA256.items()},
     **{file: Path(file).stem.rpartition("-")[2] for file in _DINOV3_FILES.values()},
     **_SAM_SHA256,
-    **{file: sha256 for file, sha256, _ in _DEPTH_ANYTHING_FILES.values()},
+    **{f"{stem}.pth": sha256 for stem, sha256 in _DEPTH_ANYTHING_SHA256.items()},
 }
 
 
@@ -115,16 +83,19 @@ class OfficialFile:
 
     model: str  # for messages, e.g. "SAM vit_b"
     file: str
-    source: str  # URL, or the page that leads to the file
+    source: str  # URL of the file, or the page that leads to it
     licence: str
-    url: str | None = None  # direct URL; None if a licence has to be accepted first
-    sha256: str | None = None  # all of it or its first digits; None if not known
-    num_bytes: int | None = None  # None if not known
+    is_direct: bool = True  # False if ``source`` is a page, e.g. to accept a licence on
 
     @property
     def path(self) -> Path:
-        """Path used if a recipe names no other file."""
+        """Return the path used if a recipe names no other file."""
         return FOLDER / self.file
+
+    @property
+    def sha256(self) -> str | None:
+        """Return the SHA-256 or its first digits; None if it is not known."""
+        return _KNOWN_SHA256.get(self.file)
 
 
 def official_vit(name: str, published: Mapping[str, str | None]) -> OfficialFile:
@@ -134,48 +105,37 @@ def official_vit(name: str, published: Mapping[str, str | None]) -> OfficialFile
         name: timm name, with or without a tag.
         published: ``url``, ``license`` and ``hf_hub_id`` of timm's pretrained configuration.
     """
-    licence = published.get("license") or "see its page"
     architecture, _, tag = name.partition(".")
     plain = architecture.removesuffix("_qkvb") + (f".{tag}" if tag == "sat493m" else "")
     if plain in _DINOV3_FILES and tag in ("", "lvd1689m", "sat493m"):
-        file = _DINOV3_FILES[plain]
         return OfficialFile(
             model=name,
-            file=file,
+            file=_DINOV3_FILES[plain],
             source=_DINOV3_PAGE,
             licence="DINOv3 License",
-            sha256=_KNOWN_SHA256[file],
+            is_direct=False,
         )
+    licence = published.get("license") or "see its page"
     if url := published.get("url"):
-        file = url.rpartition("/")[2]
-        return OfficialFile(
-            model=name,
-            file=file,
-            source=url,
-            licence=licence,
-            url=url,
-            sha256=_DINOV2_SHA256.get(file),
-        )
+        return OfficialFile(model=name, file=url.rpartition("/")[2], source=url, licence=licence)
     page = f"https://huggingface.co/{published.get('hf_hub_id') or f'timm/{name}'}"
     return OfficialFile(
         model=name,
         file=f"{name}.safetensors",
         source=f"{page} (there model.safetensors; model.<branch>.weights may name another path)",
         licence=licence,
+        is_direct=False,
     )
 
 
 def official_sam(model_type: str) -> OfficialFile:
     """Return the published weights of SAM ``vit_b``, ``vit_l`` or ``vit_h``."""
     (file,) = [file for file in _SAM_SHA256 if file.startswith(f"sam_{model_type}_")]
-    url = f"https://dl.fbaipublicfiles.com/segment_anything/{file}"
     return OfficialFile(
         model=f"SAM {model_type}",
         file=file,
-        source=url,
+        source=f"https://dl.fbaipublicfiles.com/segment_anything/{file}",
         licence="Apache-2.0",
-        url=url,
-        sha256=_SAM_SHA256[file],
     )
 
 
@@ -185,17 +145,17 @@ def official_depth_anything(model_type: str) -> OfficialFile:
     Licences: for version 2 those of its README; for version 1 one licence for code and weights of
     all sizes, as stated by its authors in issue 15 of LiheYoung/Depth-Anything.
     """
-    file, sha256, num_bytes = _DEPTH_ANYTHING_FILES[model_type]
     version, size = model_type.split("_")
-    folder = _DEPTH_V1_FOLDER if version == "v1" else _DEPTH_V2_FOLDER.format(size.capitalize())
+    if version == "v1":
+        folder, file = _DEPTH_V1_FOLDER, f"depth_anything_vit{size[0]}14.pth"
+    else:
+        folder = _DEPTH_V2_FOLDER.format(size.capitalize())
+        file = f"depth_anything_v2_vit{size[0]}.pth"
     return OfficialFile(
         model=f"Depth Anything {model_type}",
         file=file,
         source=f"{folder}/{file}",
         licence="Apache-2.0" if version == "v1" or size == "small" else "CC-BY-NC-4.0",
-        url=f"{folder}/{file}",
-        sha256=sha256,
-        num_bytes=num_bytes,
     )
 
 
@@ -216,7 +176,7 @@ def find_weights(weights: str | None, official: OfficialFile) -> tuple[Path, str
         raise MissingDataError(
             f"the weights of {official.model} are not at {path}; get {official.file} from "
             f"{official.source} (licence: {official.licence}) and put it there"
-            f"{fetch if official.url else ''}"
+            f"{fetch if official.is_direct else ''}"
         )
     found = sha256_of(path)
     known = official.sha256 if path.name == official.file else None
@@ -244,7 +204,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         is_mappable = zipfile.is_zipfile(path)  # PyTorch's older format is not
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch raises many types for a damaged file
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(
             f"{path} cannot be read as PyTorch weights ({reason}); it is damaged or of another "
@@ -328,31 +288,29 @@ def fetch_weights(official: OfficialFile) -> None:
     path = official.path
     if path.is_file():
         return
-    if official.url is None:
+    if not official.is_direct:
         raise ConfigError(
             f"the weights of {official.model} have no direct URL: get {official.file} from "
             f"{official.source} (licence: {official.licence}) and put it at {path}"
         )
-    size = _describe_size(official.num_bytes or _content_length(official.url))
-    print(f"downloading {official.file} ({size}, licence: {official.licence}) from {official.url}")
+    size = _size_of(official.source)
+    print(
+        f"downloading {official.file} ({size}, licence: {official.licence}) from {official.source}"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        download_url_to_file(official.url, str(path), hash_prefix=official.sha256)
+        download_url_to_file(official.source, str(path), hash_prefix=official.sha256)
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{official.url} could not be downloaded: {error}") from error
+        raise DataError(f"{official.source} could not be downloaded: {error}") from error
 
 
-def _content_length(url: str) -> int | None:
-    """Ask the server for the size of a file in bytes; None if it does not answer."""
+def _size_of(url: str) -> str:
+    """Ask the server for the size of a file, for the console."""
     try:
         with urlopen(Request(url, method="HEAD"), timeout=_HEAD_TIMEOUT_S) as answer:
-            length = answer.headers.get("Content-Length")
-    except OSError:
-        return None  # the download itself reports what is wrong
-    return int(length) if length else None
-
-
-def _describe_size(num_bytes: int | None) -> str:
-    if num_bytes is None:
+            num_bytes = int(answer.headers.get("Content-Length") or 0)
+    except OSError:  # the download itself reports what is wrong
+        num_bytes = 0
+    if num_bytes == 0:
         return "size unknown"
     return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"

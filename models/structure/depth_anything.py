@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from models.layers import Normalize
 from models.structure.generator import StructureGenerator
-from models.weights import load_official_weights, official_depth_anything
+from models.weights import RANDOM, load_official_weights, official_depth_anything
 from utils.errors import DataError
 
 PATCH_PX = 14
-RANDOM = "random"  # instead of a weights file: fixed random weights
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _OUTPUT_WIDTH = 32

@@ -30,13 +30,11 @@ from models.structure.sam_masks import (
     suppress,
 )
 from models.structure.segments import canonical
-from models.weights import load_official_weights, official_sam
+from models.weights import RANDOM, load_official_weights, official_sam
 from utils.boxes import Box
 from utils.errors import DataError
 
 T = TypeVar("T")
-
-RANDOM = "random"  # instead of a weights file: fixed random weights
 
 
 class Sam(StructureGenerator):

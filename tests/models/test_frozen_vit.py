@@ -1,13 +1,29 @@
-"""Frozen ViTs: stay frozen, any size and layout of weights, errors."""
+"""Frozen ViTs: stay frozen, any size and layout of weights, errors; official files' tokens."""
+
+import math
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from models.frozen_vit import load_frozen_vit
+from models.frozen_vit import FrozenViT, load_frozen_vit
 from utils.errors import ConfigError, DataError, MissingDataError
 
 NAME = "test_vit"
+Weights = dict[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
+Three = tuple[float, float, float]
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SATELLITE = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)  # as facebookresearch/dinov3 says
+
+
+def make_small(monkeypatch: pytest.MonkeyPatch, **sizes) -> None:
+    """Two narrow blocks from now on, whatever timm is asked for."""
+    create, small = timm.create_model, {"depth": 2, **sizes}
+    monkeypatch.setattr(timm, "create_model", lambda name, **more: create(name, **more, **small))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +46,7 @@ def test_is_absent_from_state_dicts(vit):
     }
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 50), (1, 1), (100, 17)])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (33, 50)])
 def test_fault_12_any_height_and_width(vit, height, width):
     tokens = vit(torch.rand(2, 3, height, width))
     grid = (-(-height // vit.patch_px), -(-width // vit.patch_px))
@@ -68,6 +84,8 @@ def test_loads_a_local_file_in_timm_layout(vit, tmp_path):
 def test_errors_say_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match="timm has no model 'vit_smal_patch14_dinov2'"):
         load_frozen_vit("vit_smal_patch14_dinov2", "random")
+    with pytest.raises(ConfigError, match=r"test_vit has \d+ layers; num_layers=99 asks for more"):
+        load_frozen_vit(NAME, "random", num_layers=99)
     with pytest.raises(MissingDataError, match=r"weights of test_vit are not at .*none\.pth"):
         load_frozen_vit(NAME, str(tmp_path / "none.pth"))
     wrong = tmp_path / "wrong.pth"
@@ -88,26 +106,15 @@ def test_several_layers_are_evenly_spaced_end_with_the_last_and_are_normalised(v
         assert part.std(1, unbiased=False).mean().item() == pytest.approx(1, abs=0.05)
 
 
-def test_more_layers_than_there_are_is_an_error():
-    with pytest.raises(ConfigError, match=r"test_vit has \d+ layers; num_layers=99 asks for more"):
-        load_frozen_vit(NAME, "random", num_layers=99)
-
-
-SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2}
-
-
 @pytest.fixture(params=[NAME, "vit_small_patch14_reg4_dinov2", "vit_base_patch16_dinov3_qkvb"])
 def architecture(request, monkeypatch):
     """A plain, a DINOv2 and a DINOv3 name, all of them small now."""
     if request.param != NAME:
-        create = timm.create_model
-        monkeypatch.setattr(
-            timm, "create_model", lambda name, **more: create(name, **more, **SMALL)
-        )
+        make_small(monkeypatch, embed_dim=64, num_heads=2)
     return request.param
 
 
-def test_half_precision_storage_gives_the_same_bits_as_autocast(architecture):
+def test_half_precision_storage_gives_the_bits_of_autocast_in_half_the_memory(architecture):
     full = load_frozen_vit(architecture, "random")
     half = load_frozen_vit(architecture, "random", dtype=torch.bfloat16)
     picture = torch.rand(2, 3, 48, 40)
@@ -115,24 +122,16 @@ def test_half_precision_storage_gives_the_same_bits_as_autocast(architecture):
         expected = full(picture)
     assert torch.equal(half(picture), expected)
     assert half.identity == full.identity
+    for (name, before), after in zip(
+        full.vit.named_parameters(), half.vit.parameters(), strict=True
+    ):
+        is_matrix = before.ndim > 1 and not name.endswith(("token", "embed"))
+        if is_matrix or "norm" in name:
+            assert after.nbytes == before.nbytes // (2 if is_matrix else 1), name
 
 
-@pytest.mark.parametrize("name", [NAME, "vit_small_patch16_dinov3"])
-def test_half_precision_storage_takes_half_the_memory_and_leaves_norms_alone(name):
-    full = load_frozen_vit(name, "random")
-    half = load_frozen_vit(name, "random", dtype=torch.bfloat16)
-
-    def size(module: torch.nn.Module) -> int:
-        return sum(p.nbytes for p in module.parameters())
-
-    assert size(half) < 0.6 * size(full)
-    norms = {p.dtype for key, p in half.vit.named_parameters() if "norm" in key}
-    assert norms == {torch.float32}
-
-
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiles_without_a_graph_break(architecture, dtype):
     torch.compiler.reset()
     model = load_frozen_vit(architecture, "random", num_layers=2, dtype=dtype)
@@ -151,65 +150,187 @@ def test_on_the_meta_device_there_are_shapes_only(architecture):
     assert all(p.is_meta for p in [*model.parameters(), *half.parameters()])
 
 
-def official_dinov2(vit: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Weights of a timm ViT with registers, under the names and shapes of the official file."""
-    weights = dict(vit.state_dict())
-    weights["register_tokens"] = weights.pop("reg_token")
-    # Officially the class token has a position of its own, which timm adds to it once for all.
-    weights["pos_embed"] = torch.cat(
-        [torch.zeros_like(weights["cls_token"]), weights["pos_embed"]], 1
-    )
-    weights["mask_token"] = torch.zeros(1, vit.embed_dim)
-    return weights
+# The official networks from here on: their layouts filled at random, their forward pass literally.
 
 
-def official_dinov3(vit: torch.nn.Module) -> dict[str, torch.Tensor]:
-    names = {"reg_token": "storage_tokens", "gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
+def random_like(shapes: Shapes) -> Weights:
+    """Fixed random weights under official names; norms and layer scales about 1."""
+    generator = torch.Generator().manual_seed(0)
     weights = {}
-    for key, value in vit.state_dict().items():
-        for ours, theirs in names.items():
-            key = key.replace(ours, theirs)
-        weights[key] = value
-    for i in range(len(vit.blocks)):
-        weights[f"blocks.{i}.attn.qkv.bias"] = torch.zeros(3 * vit.embed_dim)
-        weights[f"blocks.{i}.attn.qkv.bias_mask"] = torch.ones(3 * vit.embed_dim)
-    weights["rope_embed.periods"] = vit.rope.periods.bfloat16()
-    weights["mask_token"] = torch.zeros(1, vit.embed_dim)
+    for name, shape in shapes.items():
+        weights[name] = 0.1 * torch.randn(shape, generator=generator)
+        if ("norm" in name and name.endswith("weight")) or name.endswith("gamma"):
+            weights[name] += 1
     return weights
+
+
+def official_shapes(dim: int, patch: int, mlp: Shapes) -> Shapes:
+    """Names and shapes that DINOv2 and DINOv3 share, with two blocks."""
+    shapes: Shapes = {"cls_token": (1, 1, dim), "mask_token": (1, dim), "norm.weight": (dim,)}
+    shapes |= {"norm.bias": (dim,), "patch_embed.proj.bias": (dim,)}
+    shapes["patch_embed.proj.weight"] = (dim, 3, patch, patch)
+    linear = {"attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim)}
+    linear |= {f"mlp.{name}": shape for name, shape in mlp.items()}
+    vectors = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "ls1.gamma", "ls2.gamma")
+    for i in range(2):
+        shapes |= {f"blocks.{i}.{name}.weight": shape for name, shape in linear.items()}
+        shapes |= {f"blocks.{i}.{name}.bias": shape[:1] for name, shape in linear.items()}
+        shapes |= {f"blocks.{i}.{name}": (dim,) for name in vectors}
+    return shapes
+
+
+def norm(w: Weights, name: str, x: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps)
+
+
+def linear(w: Weights, name: str, x: Tensor) -> Tensor:
+    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+
+def attention(w: Weights, name: str, x: Tensor, heads: int, turn) -> Tensor:
+    qkv = linear(w, f"{name}.qkv", x).unflatten(-1, (3, heads, -1))
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    q, k = turn(q), turn(k)
+    out = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v
+    return linear(w, f"{name}.proj", out.transpose(1, 2).flatten(2))
+
+
+def mlp_of(w: Weights, name: str, y: Tensor) -> Tensor:
+    if f"{name}.fc1.weight" in w:
+        return linear(w, f"{name}.fc2", F.gelu(linear(w, f"{name}.fc1", y)))
+    if f"{name}.w12.weight" in w:
+        gate, value = linear(w, f"{name}.w12", y).chunk(2, -1)
+    else:
+        gate, value = linear(w, f"{name}.w1", y), linear(w, f"{name}.w2", y)
+    return linear(w, f"{name}.w3", F.silu(gate) * value)
+
+
+def blocks(w: Weights, x: Tensor, heads: int, eps: float, turn=lambda q: q) -> Tensor:
+    for b in ("blocks.0", "blocks.1"):
+        y = attention(w, f"{b}.attn", norm(w, f"{b}.norm1", x, eps), heads, turn)
+        x = x + w[f"{b}.ls1.gamma"] * y
+        x = x + w[f"{b}.ls2.gamma"] * mlp_of(w, f"{b}.mlp", norm(w, f"{b}.norm2", x, eps))
+    return norm(w, "norm", x, eps)
+
+
+def embed(w: Weights, picture: Tensor, mean: Three, std: Three, patch: int) -> Tensor:
+    x = (picture - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    x = F.conv2d(x, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=patch)
+    return x.flatten(2).mT
+
+
+def relative_error(vit: FrozenViT, picture: Tensor, expected: Tensor) -> float:
+    return ((vit(picture).flatten(2).mT - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize(
-    ("name", "to_official"),
+    ("name", "grid"),
     [
-        ("vit_small_patch14_reg4_dinov2", official_dinov2),
-        ("vit_small_patch16_dinov3", official_dinov3),
+        ("vit_small_patch14_dinov2", (37, 37)),
+        ("vit_small_patch14_reg4_dinov2", (9, 14)),
+        ("vit_giant_patch14_reg4_dinov2", (37, 37)),
     ],
 )
-def test_full_size_official_file_fills_every_parameter(name, to_official, tmp_path):
+def test_official_dinov2_layout_gives_the_official_tokens(name, grid, tmp_path, monkeypatch):
+    """With the 37x37 grid of the published position embedding."""
+    dim, heads = 32, 4
+    if "giant" in name:
+        mlp = {"w12": (176, dim), "w3": (dim, 88)}
+        make_small(monkeypatch, embed_dim=dim, num_heads=heads, mlp_ratio=176 / dim)
+    else:
+        mlp = {"fc1": (128, dim), "fc2": (dim, 128)}
+        make_small(monkeypatch, embed_dim=dim, num_heads=heads)
+    shapes = official_shapes(dim, 14, mlp) | {"pos_embed": (1, 37**2 + 1, dim)}
+    if "reg4" in name:
+        shapes["register_tokens"] = (1, 4, dim)
+    w = random_like(shapes)
+    torch.save(w, tmp_path / "official.pth")
+    vit = load_frozen_vit(name, str(tmp_path / "official.pth"))
+    picture = torch.rand(1, 3, 14 * grid[0], 14 * grid[1])
+    # Class token and positions, registers after the class token, blocks.
+    first, positions = w["pos_embed"][:, :1], w["pos_embed"][:, 1:]
+    if grid != (37, 37):  # as with registers: antialiased, to the exact size
+        positions = positions.mT.unflatten(2, (37, 37))
+        positions = F.interpolate(positions, grid, mode="bicubic", antialias=True).flatten(2).mT
+    registers = w.get("register_tokens", torch.zeros(1, 0, dim))
+    patches = embed(w, picture, *IMAGENET, 14) + positions
+    x = torch.cat([w["cls_token"] + first, registers, patches], 1)
+    expected = blocks(w, x, heads, 1e-6)[:, 1 + registers.shape[1] :]
+    assert relative_error(vit, picture, expected) < 1e-5
+
+
+def dinov3_turn(periods: Tensor, grid: tuple[int, int], prefix: int):
+    """Rotary positions: patch centres in [-1, 1], 2 pi / period, on patch tokens only."""
+    axes = [2 * (torch.arange(n) + 0.5) / n - 1 for n in grid]
+    centres = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1)
+    angles = 2 * math.pi * centres[:, :, None] / periods  # (N, 2, D/4)
+    angles = angles.flatten(1).tile(2)
+    sin, cos = angles.sin(), angles.cos()
+
+    def turn(q: Tensor) -> Tensor:
+        head, rest = q[:, :, :prefix], q[:, :, prefix:]
+        first, second = rest.chunk(2, -1)
+        rest = rest * cos + torch.cat([-second, first], -1) * sin
+        return torch.cat([head, rest], 2)
+
+    return turn
+
+
+def official_dinov3(name: str, mlp: Shapes, dim: int = 64) -> tuple[Weights, Weights]:
+    """Weights of a published file, and those that count: without the biases of the keys."""
+    shapes = official_shapes(dim, 16, mlp) | {"storage_tokens": (1, 4, dim)}
+    if "sat493m" in name:  # a norm that only training uses
+        shapes |= {"local_cls_norm.weight": (dim,), "local_cls_norm.bias": (dim,)}
+    weights = random_like(shapes)
+    # Published rounded to bfloat16.
+    weights["rope_embed.periods"] = (100 ** (torch.arange(8) / 8)).bfloat16()
+    mask = torch.ones(3 * dim)
+    mask[dim : 2 * dim] = 0
+    masked = dict(weights)
+    for bias in ("blocks.0.attn.qkv.bias", "blocks.1.attn.qkv.bias"):
+        weights[f"{bias}_mask"], masked[bias] = mask, mask * weights[bias]
+    return weights, masked
+
+
+@pytest.mark.parametrize(
+    ("name", "mlp"),
+    [
+        ("vit_small_patch16_dinov3_qkvb", {"fc1": (256, 64), "fc2": (64, 256)}),
+        ("vit_large_patch16_dinov3_qkvb.sat493m", {"fc1": (256, 64), "fc2": (64, 256)}),
+        ("vit_huge_plus_patch16_dinov3_qkvb", {"w1": (256, 64), "w2": (256, 64), "w3": (64, 256)}),
+    ],
+)
+def test_official_dinov3_layout_gives_the_official_tokens(name, mlp, tmp_path, monkeypatch):
+    heads, grid = 2, (3, 5)
+    make_small(monkeypatch, embed_dim=64, num_heads=heads, mlp_ratio=4)
+    weights, masked = official_dinov3(name, mlp)
+    torch.save(weights, tmp_path / "official.pth")
+    vit = load_frozen_vit(name, str(tmp_path / "official.pth"))
+    picture = torch.rand(2, 3, 16 * grid[0], 16 * grid[1])
+    x = embed(masked, picture, *(SATELLITE if "sat493m" in name else IMAGENET), 16)
+    prefix = [weights[token].expand(2, -1, -1) for token in ("cls_token", "storage_tokens")]
+    turn = dinov3_turn(weights["rope_embed.periods"].float(), grid, 5)
+    expected = blocks(masked, torch.cat([*prefix, x], 1), heads, 1e-5, turn)[:, 5:]
+    assert relative_error(vit, picture, expected) < 1e-5
+
+
+def test_dinov3_biases_are_never_left_out_in_silence(tmp_path, monkeypatch):
+    make_small(monkeypatch, embed_dim=64, num_heads=2, mlp_ratio=4)
     path = tmp_path / "official.pth"
-    vit = load_frozen_vit(name, "random").vit
-    torch.nn.init.normal_(vit.cls_token)
-    weights = to_official(vit)
+    weights, _ = official_dinov3("", {"fc1": (256, 64), "fc2": (64, 256)})
+    for block in (0, 1):
+        weights[f"blocks.{block}.attn.qkv.bias"].zero_()
     torch.save(weights, path)
-    loaded = load_frozen_vit(name, str(path)).vit
-    ours, theirs = vit.state_dict(), loaded.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    if "rope_embed.periods" in weights:
-        assert torch.equal(loaded.rope.periods, weights["rope_embed.periods"].float())
-
-
-def test_dinov3_biases_are_never_left_out_in_silence(tmp_path):
-    path = tmp_path / "official.pth"
-    weights = official_dinov3(load_frozen_vit("vit_small_patch16_dinov3", "random").vit)
-    bias = weights["blocks.3.attn.qkv.bias"]
+    load_frozen_vit("vit_small_patch16_dinov3", str(path))  # there is nothing to leave out
+    bias = weights["blocks.1.attn.qkv.bias"]
     bias[-1] = 0.5  # of the values
     torch.save(weights, path)
     with pytest.raises(DataError, match=r"use the model vit_small_patch16_dinov3_qkvb\.lvd1689m"):
         load_frozen_vit("vit_small_patch16_dinov3.lvd1689m", str(path))
     loaded = load_frozen_vit("vit_small_patch16_dinov3_qkvb", str(path))
-    assert loaded.vit.blocks[3].attn.v_bias[-1] == 0.5
-    bias[len(bias) // 2] = 0.5  # of the keys, and not masked out
+    assert loaded.vit.blocks[1].attn.v_bias[-1] == 0.5
+    bias[64] = 0.5  # of the keys, and not masked out
+    weights["blocks.1.attn.qkv.bias_mask"] = torch.ones(192)
     torch.save(weights, path)
-    with pytest.raises(DataError, match=r"has key biases \(blocks\.3\.attn\.qkv\.bias\)"):
+    with pytest.raises(DataError, match=r"has key biases \(blocks\.1\.attn\.qkv\.bias\)"):
         load_frozen_vit("vit_small_patch16_dinov3_qkvb", str(path))
