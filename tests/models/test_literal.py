@@ -9,7 +9,7 @@ from models.fusion_enhancement import FusionEnhancementBlock
 from models.mlp_head import MlpHead
 from tests.models import literal
 
-SIZES = [(2, 8, 8), (1, 7, 13), (3, 1, 5), (2, 21, 16)]
+SIZES = [(2, 7, 13), (3, 1, 5), (1, 21, 16)]
 CHANNELS, HEADS = 12, 3
 
 
@@ -80,20 +80,3 @@ def test_head_equals_its_equations(size):
     ]
     parameters = {**dict(head.named_parameters()), **dict(head.named_buffers())}
     assert_same((head(pyramid),), (literal.mlp_head(parameters, pyramid),))
-
-
-def test_gradients_equal_those_of_the_equations():
-    block = FusionEnhancementBlock(channels=CHANNELS, num_heads=HEADS, mlp_ratio=2, drop_path=0.0)
-    with_random_weights(block)
-    parameters = dict(block.named_parameters())
-    weights = maps(2, (2, 9, 6))
-
-    def gradients(outputs: tuple[Tensor, Tensor]) -> list[Tensor]:
-        total = sum((w * x).sum() for w, x in zip(weights, outputs, strict=True))
-        return list(torch.autograd.grad(total, [*inputs, *parameters.values()]))
-
-    inputs = [x.requires_grad_() for x in maps(2, (2, 9, 6))]
-    ours = gradients(block(*inputs))
-    expected = gradients(literal.fusion_enhancement_block(parameters, *inputs, HEADS))
-    for a, b in zip(ours, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
