@@ -76,7 +76,7 @@ def parse_shard(text: str) -> Shard:
 
 def main() -> None:
     """Command line."""
-    parser = recipe_parser(__doc__.split("\n\n")[0], downloads=True)
+    parser = recipe_parser(__doc__.split("\n\n")[0])
     parser.add_argument("--shard", type=parse_shard, metavar="I/N", help=_SHARD_HELP)
     args = parser.parse_args()
     config = load_config(args.config, args.overrides)

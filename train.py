@@ -8,7 +8,6 @@ The same command starts a run and resumes one that was stopped::
 ``run.dry=true`` builds everything, tries every part, and estimates the duration of the run.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from datasets.structure_maps import MapRecipe
 from datasets.tile_set import TileSet, open_tile_set
 from models.build import build_network, fetch_frozen_weights, frozen_identities
 from models.losses import SegmentationLoss, build_loss, sum_terms
-from utils.config import config_to_dict, load_config_from_command_line
+from utils.config import batch_notes, config_to_dict, load_config, recipe_parser
 from utils.distributed import DistContext, distributed_session
 from utils.errors import run_command
 from utils.evaluation.evaluate import Predictor
@@ -34,7 +33,7 @@ from utils.precision import Precision
 from utils.training.checkpoint import Identity, begin_with, check_split
 from utils.training.dry_run import describe, measure
 from utils.training.log import RunLog
-from utils.training.optim import build_optimizer, build_schedule, set_learning_rate
+from utils.training.optim import build_optimizer, learning_rate, set_learning_rate
 from utils.training.run_folder import open_run_folder, record_environment, scratch_output
 from utils.training.run_page import draw_run_page
 from utils.training.schedule import ValidationSchedule
@@ -54,7 +53,6 @@ class Run:
     batches: TrainBatches
     encoder: StructureEncoder
     loss: SegmentationLoss
-    lr_at: Callable[[int], float]
     validation: Validation
     schedule: ValidationSchedule
     log: RunLog
@@ -80,7 +78,8 @@ def train_one_epoch(run: Run) -> None:
     state.network.train()
     run.batches.set_position(state.epoch, state.step_in_epoch)
     for batch in (loaded.to(state.dist.device) for loaded in run.log.wait_for_data(run.loader)):
-        set_learning_rate(state.optimizer, lr := run.lr_at(state.step))
+        lr = learning_rate(state.step, run.config.optim, run.batches.num_batches)
+        set_learning_rate(state.optimizer, lr)
         counts = state.dist.mean(run.loss.counts(batch.target))  # DDP averages over ranks as well
         terms: list[dict[str, Tensor]] = []
         for number, part in enumerate(batch.split(num_parts), 1):
@@ -120,7 +119,9 @@ def dry_run(run: Run) -> None:
 
 def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None) -> Run:
     """Check the data, build all parts, and resume from last.pth if the run folder has one."""
-    tile_set, maps = check_data(config)
+    tile_set = open_tile_set(Path(config.data.root))
+    splits: list[str] = [config.data.train_split, config.data.val_split]
+    maps = check_structure(tile_set, config.structure, splits)
     loader, batches = build_train_loader(config, tile_set, dist)
     labels = plan_split_labels(tile_set, config.data.val_split, config.eval.labels)
     val_loader = build_eval_loader(config, tile_set, config.data.val_split, dist, labels.read)
@@ -145,20 +146,12 @@ def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None
         batches=batches,
         encoder=encoder,
         loss=loss,
-        lr_at=build_schedule(config.optim, batches.num_batches),
         validation=validation,
         schedule=ValidationSchedule(config),
         log=log,
         notes=notes,
         stop=stop or StopRequest(dist, config.run.log_every_steps),
     )
-
-
-def check_data(config: Config) -> tuple[TileSet, dict[str, MapRecipe]]:
-    """Open the data set, and require the structure maps of training and validation tiles."""
-    tile_set = open_tile_set(Path(config.data.root))
-    splits: list[str] = [config.data.train_split, config.data.val_split]
-    return tile_set, check_structure(tile_set, config.structure, splits)
 
 
 def build_state(
@@ -213,8 +206,11 @@ def build_state(
 
 def main() -> None:
     """Run the command line."""
-    notes: list[str] = []
-    config = load_config_from_command_line(__doc__.split("\n\n")[0], fetch_frozen_weights, notes)
+    args = recipe_parser(__doc__.split("\n\n")[0]).parse_args()
+    config = load_config(args.config, args.overrides)
+    notes = batch_notes(args.config, config.optim, args.overrides)
+    if args.download:
+        fetch_frozen_weights(config)
     with (
         distributed_session(config.run.device, deterministic=config.run.deterministic) as dist,
         StopRequest(dist, config.run.log_every_steps) as stop,

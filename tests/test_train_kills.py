@@ -8,13 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
 from tests.test_train import NO_VIT, assert_same_run, run_to_the_end
 from utils.config import load_config
-from utils.errors import run_command
 from utils.training.checkpoint import load_checkpoint
 from utils.training.log import read_rows
 
@@ -22,14 +20,17 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def overrides_of(num_steps, name):
-    overrides = [f"name={name}", f"optim.num_epochs={num_steps // 3}", "eval.every_epochs=2"]
+NUM_STEPS = 12  # four epochs
+
+
+def overrides_of(name):
+    overrides = [f"name={name}", "optim.num_epochs=4", "eval.every_epochs=2"]
     return [*overrides, "run.save_every_steps=1", "model.drop_path=0.3", *NO_VIT]
 
 
-def start(recipe_path, num_steps):
+def start(recipe_path):
     command = [sys.executable, "train.py", "--config", str(recipe_path), "data.num_workers=2"]
-    command += overrides_of(num_steps, "killed")
+    command += overrides_of("killed")
     return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
 
 
@@ -43,14 +44,12 @@ def logged_steps(folder):
     return [event.step for event in events.Scalars("train/loss")]
 
 
-@pytest.mark.parametrize("num_kills", [3, pytest.param(10, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_change_nothing(recipe_path, tmp_path, num_kills):
-    num_steps = 12 if num_kills == 3 else 48
-    straight = run_to_the_end(load_config(recipe_path, overrides_of(num_steps, "straight"))).folder
+def test_kills_at_random_moments_change_nothing(recipe_path, tmp_path):
+    straight = run_to_the_end(load_config(recipe_path, overrides_of("straight"))).folder
     folder, rng = tmp_path / "runs" / "killed", random.Random(0)
     last, while_writing = folder / "last.pth", 0
-    for number in range(num_kills):
-        process = start(recipe_path, num_steps)
+    for number in range(3):
+        process = start(recipe_path)
         enough = progress(last) + rng.randint(0, 2)
         while progress(last) < enough and process.poll() is None:
             time.sleep(0.002)
@@ -63,34 +62,32 @@ def test_kills_at_random_moments_change_nothing(recipe_path, tmp_path, num_kills
         process.send_signal(signal.SIGKILL)
         process.wait()
         while_writing += bool(list(folder.glob(".last.pth*.partial")))
-    assert while_writing and 0 < progress(last) < num_steps
-    run_to_the_end(load_config(recipe_path, overrides_of(num_steps, "killed")))
+    assert while_writing and 0 < progress(last) < NUM_STEPS
+    run_to_the_end(load_config(recipe_path, overrides_of("killed")))
     assert_same_run(straight, folder)
-    assert logged_steps(folder) == logged_steps(straight) == list(range(1, num_steps + 1))
+    assert logged_steps(folder) == logged_steps(straight) == list(range(1, NUM_STEPS + 1))
     assert not list(folder.glob(".*.partial"))
     best = [load_checkpoint(f / "best.pth") for f in (folder, straight)]
     assert best[0].progress == best[1].progress
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_the_step_is_saved(
-    recipe_path, tmp_path, monkeypatch, capsys, number
+    recipe_path, tmp_path, monkeypatch, run_script
 ):
-    def set_learning_rate(optimizer, lr):
-        if (seen := seen_steps.append(lr) or len(seen_steps)) == 4:
-            os.kill(os.getpid(), number)
-        assert seen <= 4
+    steps, real = [], train.set_learning_rate
 
-    seen_steps, real = [], train.set_learning_rate
-    monkeypatch.setattr(
-        train, "set_learning_rate", lambda *given: (set_learning_rate(*given), real(*given))
-    )
+    def set_learning_rate(optimizer, lr):
+        steps.append(lr)
+        if len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert len(steps) <= 4
+        real(optimizer, lr)
+
+    monkeypatch.setattr(train, "set_learning_rate", set_learning_rate)
     overrides = ["run.save_every_steps=1000", "optim.num_epochs=300", *NO_VIT]
-    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(recipe_path), *overrides])
-    with pytest.raises(SystemExit) as end:
-        run_command(train.main)
-    assert end.value.code == 128 + number
-    assert "stopped and saved; run the same command again to resume" in capsys.readouterr().err
+    code, _, errors = run_script("train", "--config", recipe_path, *overrides)
+    assert code == 128 + signal.SIGTERM
+    assert "stopped and saved; run the same command again to resume" in errors
     folder = tmp_path / "runs" / "run"
     assert progress(folder / "last.pth") == 4
     rows = read_rows(folder / "metrics.jsonl")

@@ -9,7 +9,7 @@ import copy
 import difflib
 import re
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -92,61 +92,33 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def load_config_from_command_line(
-    description: str,
-    download: Callable[[Config], None] | None = None,
-    notes: list[str] | None = None,
-) -> Config:
-    """Load the recipe of the command line ``--config FILE [key.sub=value ...]``.
+def recipe_parser(description: str) -> argparse.ArgumentParser:
+    """Build the parser of ``--config FILE [--download] [key.sub=value ...]``.
 
     Args:
         description: of the script, for ``--help``.
-        download: called with the recipe for ``--download``; None: there is no such option.
-        notes: gets a line for each override that conflicts with another setting of the file.
-
-    Raises:
-        ConfigError: as ``load_config``.
-    """
-    args = recipe_parser(description, downloads=download is not None).parse_args()
-    config = load_config(args.config, args.overrides)
-    if download is not None and args.download:
-        download(config)
-    if notes is not None:
-        notes += _batch_notes(args.config, config.optim, args.overrides)
-    return config
-
-
-def _batch_notes(path: Path, optim: OptimConfig, overrides: list[str]) -> list[str]:
-    """Return a note if an override changes the batch size but not the learning rate."""
-    keys = {override.partition("=")[0].strip() for override in overrides}
-    if "optim.batch_size" not in keys or "optim.lr" in keys:
-        return []
-    chosen_for = _read_recipe(path).get("optim", {}).get("batch_size", OptimConfig.batch_size)
-    if chosen_for == optim.batch_size:
-        return []
-    return [
-        f"note: optim.batch_size is {optim.batch_size}, and optim.lr={optim.lr:g} of {path} was "
-        f"chosen for {chosen_for}; another batch may need another rate"
-    ]
-
-
-def recipe_parser(description: str, *, downloads: bool) -> argparse.ArgumentParser:
-    """Build the parser of ``--config FILE [key.sub=value ...]``, for ``load_config``.
-
-    Args:
-        description: of the script, for ``--help``.
-        downloads: add the option ``--download``.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--config", type=Path, required=True, help="recipe, e.g. configs/dubai.yaml"
     )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change the recipe")
-    if downloads:
-        parser.add_argument(
-            "--download", action="store_true", help="fetch missing official weights into weights/"
-        )
+    parser.add_argument(
+        "--download", action="store_true", help="fetch missing official weights into weights/"
+    )
     return parser
+
+
+def batch_notes(path: Path, optim: OptimConfig, overrides: list[str]) -> list[str]:
+    """Return a note if an override changes the batch size but not the learning rate."""
+    keys = {override.partition("=")[0].strip() for override in overrides}
+    chosen_for = _read_recipe(path).get("optim", {}).get("batch_size", OptimConfig.batch_size)
+    if "optim.batch_size" not in keys or "optim.lr" in keys or chosen_for == optim.batch_size:
+        return []
+    return [
+        f"note: optim.batch_size is {optim.batch_size}, and optim.lr={optim.lr:g} of {path} was "
+        f"chosen for {chosen_for}; another batch may need another rate"
+    ]
 
 
 def _apply_override(recipe: dict[str, Any], override: str) -> None:

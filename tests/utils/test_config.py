@@ -4,12 +4,12 @@ import pytest
 
 from configs.schema import Config, DataConfig
 from utils.config import (
+    batch_notes,
     config_from_dict,
     config_to_dict,
     config_to_yaml,
     differences,
     load_config,
-    load_config_from_command_line,
 )
 from utils.errors import ConfigError
 
@@ -205,16 +205,10 @@ def test_differences_list_dotted_keys_with_both_sides():
         ("optim: {batch_size: 8}", ["optim.num_epochs=20"], None),
     ],
 )
-def test_a_batch_that_the_rate_was_not_chosen_for_is_noted(
-    tmp_path, monkeypatch, lines, overrides, note
-):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(RECIPE + lines, encoding="utf-8")
-    monkeypatch.setattr("sys.argv", ["train.py", "--config", str(path), *overrides])
-    notes: list[str] = []
-    load_config_from_command_line("", notes=notes)
-    assert len(notes) == (note is not None)
-    if note:
-        batch, lr, before = note
-        assert notes[0].startswith(f"note: optim.batch_size is {batch}, and optim.lr={lr} of ")
-        assert f"{path} was chosen for {before}; another batch may need another rate" in notes[0]
+def test_a_batch_that_the_rate_was_not_chosen_for_is_noted(load, tmp_path, lines, overrides, note):
+    config, path = load(lines, *overrides), tmp_path / "recipe.yaml"
+    text = note and (
+        f"note: optim.batch_size is {note[0]}, and optim.lr={note[1]} of {path} was chosen for "
+        f"{note[2]}; another batch may need another rate"
+    )
+    assert batch_notes(path, config.optim, overrides) == ([text] if text else [])

@@ -49,7 +49,7 @@ def describe(
 ) -> str:
     """Return the estimate for the console; ``num_images`` are those of a rank's validation."""
     num_steps = schedule.config.optim.num_epochs * steps_per_epoch
-    num_predictions = num_images * schedule.num_validations
+    num_predictions = num_images * schedule.num_validations_after(0)
     total_s = num_steps * step_s + num_predictions * image_s
     return (
         "dry run: every part works, and no run was started\n"

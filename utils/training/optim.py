@@ -1,8 +1,6 @@
 """Optimiser with parameter groups, and the learning rate as a function of the step."""
 
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -59,39 +57,21 @@ def _factors(names: list[str], factors: dict[str, float]) -> dict[str, float]:
     }
 
 
-def learning_rate(
-    step: int, *, peak: float, num_steps: int, num_warmup_steps: int, schedule: str, power: float
-) -> float:
-    """Return the learning rate of a step: linear warm-up to ``peak``, then decay to 0.
+def learning_rate(step: int, config: OptimConfig, steps_per_epoch: int) -> float:
+    """Return the learning rate of a step (from 0): linear warm-up to ``lr``, then decay to 0.
 
-    The schedule is continuous at ``peak`` (the released code jumps there, fault 44).
-
-    Args:
-        step: 0 for the first optimiser step.
-        peak: the highest rate, reached at step ``num_warmup_steps``.
-        num_steps: steps of the whole run.
-        num_warmup_steps: steps of the warm-up.
-        schedule: ``poly``: ``(1 - progress) ** power``; ``cosine``: half a cosine wave.
-        power: exponent of ``poly``.
+    The schedule is continuous at the peak, the first step after the warm-up (the released code
+    jumps there, fault 44). With ``progress`` from 0 there to 1 at the end of the run, ``poly`` is
+    ``(1 - progress) ** poly_power``, and ``cosine`` half a cosine wave.
     """
+    num_warmup_steps = config.warmup_epochs * steps_per_epoch
     if step < num_warmup_steps:
-        return peak * (step + 1) / (num_warmup_steps + 1)
-    progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
-    if schedule == "cosine":
-        return peak * (1 + math.cos(math.pi * progress)) / 2
-    return peak * (1 - progress) ** power
-
-
-def build_schedule(config: OptimConfig, steps_per_epoch: int) -> Callable[[int], float]:
-    """Return the learning rate of a recipe as a function of the step."""
-    return partial(
-        learning_rate,
-        peak=config.lr,
-        num_steps=config.num_epochs * steps_per_epoch,
-        num_warmup_steps=config.warmup_epochs * steps_per_epoch,
-        schedule=config.schedule,
-        power=config.poly_power,
-    )
+        return config.lr * (step + 1) / (num_warmup_steps + 1)
+    num_steps = config.num_epochs * steps_per_epoch
+    progress = (step - num_warmup_steps) / (num_steps - num_warmup_steps)
+    if config.schedule == "cosine":
+        return config.lr * (1 + math.cos(math.pi * progress)) / 2
+    return config.lr * (1 - progress) ** config.poly_power
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -1,7 +1,5 @@
 """Folder of a training run: creation, resuming, and the record of its environment."""
 
-import hashlib
-import json
 import platform
 import shutil
 import subprocess
@@ -17,6 +15,7 @@ from typing import Any
 import torch
 
 from configs.schema import Config, OptimConfig
+from datasets.structure_maps import MapRecipe
 from utils.config import config_to_dict, config_to_yaml, differences
 from utils.distributed import DistContext
 from utils.errors import ConfigError
@@ -47,8 +46,12 @@ def describe_environment(state: TrainState, optim: OptimConfig) -> dict[str, Any
     """
     dist = state.dist
     is_cuda = dist.device.type == "cuda"
-    own_device = device_name(dist.device)
+    per_rank = optim.batch_size // dist.world_size
     known = {key: value for key, value in asdict(state.identity).items() if key not in _ELSEWHERE}
+    maps = {
+        store: {**recipe, "digest": MapRecipe(**recipe).digest()}
+        for store, recipe in known["maps"].items()
+    }
     return {
         "command": sys.argv,
         "python": platform.python_version(),
@@ -56,7 +59,7 @@ def describe_environment(state: TrainState, optim: OptimConfig) -> dict[str, Any
         "cuda": torch.version.cuda,
         "git_commit": _git("rev-parse", "HEAD"),
         "git_changes": _git("status", "--porcelain"),
-        "devices": dist.gather(own_device),  # of every rank
+        "devices": dist.gather(device_name(dist.device)),  # of every rank
         "num_threads": torch.get_num_threads(),
         "precision": state.precision.name,
         "tf32": {  # rounding of fp32 products, on CUDA devices only
@@ -65,29 +68,14 @@ def describe_environment(state: TrainState, optim: OptimConfig) -> dict[str, Any
         },
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "world_size": dist.world_size,
-        "batch": _batch(optim, dist.world_size),
-        "data": {
-            **known,
-            "maps": {name: _with_digest(maps) for name, maps in known["maps"].items()},
+        "batch": {
+            "samples": optim.batch_size,
+            "per_rank": per_rank,
+            "micro_batches_per_rank": optim.accumulate,
+            "per_micro_batch": per_rank // optim.accumulate,
         },
+        "data": {**known, "maps": maps},
     }
-
-
-def _batch(optim: OptimConfig, num_ranks: int) -> dict[str, int]:
-    """Return the numbers of samples of a step, a rank and a micro-batch."""
-    per_rank = optim.batch_size // num_ranks
-    return {
-        "samples": optim.batch_size,
-        "per_rank": per_rank,
-        "micro_batches_per_rank": optim.accumulate,
-        "per_micro_batch": per_rank // optim.accumulate,
-    }
-
-
-def _with_digest(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Add to a store's recipe the SHA-256 of its canonical JSON, which its maps carry as well."""
-    text = json.dumps(recipe, sort_keys=True)
-    return {**recipe, "digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def device_name(device: torch.device) -> str:

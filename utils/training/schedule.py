@@ -11,13 +11,8 @@ class ValidationSchedule:
 
     config: Config
 
-    @property
-    def num_validations(self) -> int:
-        """Return the number of validations of a run that is not stopped early."""
-        return self.num_validations_after(0)
-
     def num_validations_after(self, epoch: int) -> int:
-        """Return the number of validations after that of epoch ``epoch``."""
+        """Return the number of validations after that of an epoch, without early stopping."""
         num_epochs = self.config.optim.num_epochs
         return sum(self.is_validated(later) for later in range(epoch + 1, num_epochs + 1))
 

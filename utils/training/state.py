@@ -183,11 +183,6 @@ class TrainState:
         self.best_epoch = 0
         self.num_stale = 0  # validations since the best one
 
-    @property
-    def num_classes(self) -> int:
-        """Return the number of classes that are trained and scored."""
-        return len(self.identity.classes)
-
     def micro_batch(self, *, is_last: bool) -> AbstractContextManager[None]:
         """Return the context of a micro-batch; only the last one of a step synchronises ranks."""
         return nullcontext() if is_last else self.dist.without_sync(self._synced_network)

@@ -137,7 +137,7 @@ class Validation:
                 self._predictor,
                 self._loader,
                 self._labels,
-                state.num_classes,
+                len(state.identity.classes),
                 state.dist,
                 self._examples.add,
                 num_images=num_images,

@@ -8,17 +8,18 @@ from utils.errors import ConfigError
 from utils.training.optim import build_optimizer, learning_rate, set_learning_rate
 
 
-def rate(step, warmup=4, schedule="poly"):
-    return learning_rate(
-        step, peak=2.0, num_steps=12, num_warmup_steps=warmup, schedule=schedule, power=0.9
+def rate(step, warmup_epochs=2, schedule="poly"):
+    config = OptimConfig(
+        lr=2.0, num_epochs=6, warmup_epochs=warmup_epochs, schedule=schedule, poly_power=0.9
     )
+    return learning_rate(step, config, steps_per_epoch=2)
 
 
 def test_learning_rate_by_hand():
     """Without a jump where the warm-up ends and a full rate in the first step (fault 44)."""
     assert [rate(step) for step in range(5)] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
     assert [rate(8), rate(11)] == pytest.approx([2 * 0.5**0.9, 2 * 0.125**0.9])
-    assert rate(0, warmup=0) == 2.0
+    assert rate(0, warmup_epochs=0) == 2.0
     cosine = [rate(step, schedule="cosine") for step in (4, 6, 8, 12)]
     assert cosine == pytest.approx([2.0, 1 + 0.5**0.5, 1.0, 0.0])
 
