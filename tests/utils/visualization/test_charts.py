@@ -1,4 +1,4 @@
-"""Charts: the artists of each figure show the values given, and its files are reproducible."""
+"""Charts: the artists of each figure show the values given."""
 
 import os
 import subprocess
@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from PIL import Image
 
+from tests.utils.visualization.test_panels import assert_white_edges
 from utils.visualization.charts import (
     Bars,
     Curves,
@@ -39,16 +39,10 @@ def drawn_bars(axes):
     ]
 
 
-def assert_white_edges(chart, edge_px=15):
+def assert_margin(chart):
     picture = chart.pixels()
     assert picture.dtype == np.uint8 and picture.shape[2] == 3
-    for edge in (
-        picture[:edge_px],
-        picture[-edge_px:],
-        picture[:, :edge_px],
-        picture[:, -edge_px:],
-    ):
-        assert (edge == 255).all()
+    assert_white_edges(picture)
 
 
 def test_confusion_chart_has_a_target_class_a_row_and_a_prediction_a_column():
@@ -76,13 +70,10 @@ def test_confusion_chart_names_and_colours_both_axes_in_order():
         assert hexes(swatches.get_edgecolor()) == ["#bfbfbf", "#0000bf", "#00bf00"]
 
 
-@pytest.mark.parametrize("palette", [False, True])
-@pytest.mark.parametrize("num_classes", [1, 2, 16])
+@pytest.mark.parametrize(("num_classes", "palette"), [(1, None), (16, [(250, 10, 0)] * 16)])
 def test_confusion_chart_of_any_number_of_classes_keeps_its_margin(num_classes, palette):
     classes = [LONG, *("ab日本" for _ in range(num_classes - 1))]
-    colors = [(250, 10 * index, 0) for index in range(num_classes)] if palette else None
-    chart = confusion_chart(np.eye(num_classes, dtype=np.int64), classes, colors)
-    assert_white_edges(chart)
+    assert_margin(confusion_chart(np.eye(num_classes, dtype=np.int64), classes, palette))
 
 
 def reliability(*bins, num_bins=10):
@@ -117,14 +108,14 @@ def test_reliability_diagram_shows_accuracy_gaps_and_pixels_at_their_confidence(
     texts = [text.get_text() for text in chart.figure.texts]
     assert texts[0] == "expected calibration error 12.30 %"
     assert texts[1] == "mean confidence 60.00 %, accuracy 50.00 % of 400 pixels"
-    assert_white_edges(chart)
+    assert_margin(chart)
 
 
 def test_reliability_diagram_without_pixels_says_so():
     chart = reliability()
     assert chart.figure.texts[0].get_text() == "no labelled pixel"
     assert not any(drawn_bars(axes) for axes in chart.figure.axes)
-    assert_white_edges(chart)
+    assert_margin(chart)
 
 
 def differences(*panels, rows=("mean", "road")):
@@ -134,7 +125,9 @@ def differences(*panels, rows=("mean", "road")):
 def test_difference_chart_bars_start_at_zero_and_lines_span_the_intervals():
     chart = differences(
         DifferencePanel(title="sam", series={"b": [(-0.1, -0.2, -0.05), (0.02, -0.01, 0.04)]}),
-        DifferencePanel(title="depth", series={"a": [(0.3, 0.1, 0.9), (NAN, NAN, NAN)]}),
+        DifferencePanel(
+            title="depth", series={"a": [(0.3, 0.1, 0.9), (NAN, NAN, NAN), (-1e-9, -1e-9, 0)]}
+        ),
     )
     first, second = chart.figure.axes
     bars = [box for box, _, _ in drawn_bars(first)]
@@ -148,8 +141,7 @@ def test_difference_chart_bars_start_at_zero_and_lines_span_the_intervals():
     numbers = [(text.get_text(), text.get_color()) for text in first.texts]
     assert [number for number, _ in numbers] == ["-10.00", "+2.00"]
     assert numbers[0][1] != numbers[1][1]  # the second interval includes zero
-    assert len(drawn_bars(second)) == 1
-    assert [text.get_text() for text in second.texts] == ["+30.00", "-"]
+    assert [text.get_text() for text in second.texts] == ["+30.00", "-", "0.00"]
     assert first.get_xlim() == second.get_xlim() and first.get_xlim()[1] > 90
     colors = [to_hex(axes.patches[0].get_facecolor()) for axes in (first, second)]
     (legend,) = chart.figure.legends
@@ -158,13 +150,13 @@ def test_difference_chart_bars_start_at_zero_and_lines_span_the_intervals():
     assert "90%" in chart.figure.texts[1].get_text()
 
 
-@pytest.mark.parametrize("value", [(0, 0, 0), (NAN, NAN, NAN), (0.1, NAN, NAN), (-0.9, -1, 1)])
+@pytest.mark.parametrize("value", [(0, 0, 0), (0.1, NAN, NAN)])
 def test_difference_chart_of_awkward_values_keeps_its_margin(value):
     panels = [
         DifferencePanel(title=LONG, note=LONG, series={LONG: [value] * 2, "_b": [value] * 2}),
         DifferencePanel(title="none", series={}),
     ]
-    assert_white_edges(differences(*panels, rows=[LONG, "Straße"]))
+    assert_margin(differences(*panels, rows=[LONG, "Straße"]))
 
 
 def run(series, **options):
@@ -214,30 +206,14 @@ def test_run_chart_shows_the_worst_tiles_pixel_by_pixel():
     "series",
     [
         {},
-        {"a": []},
-        {"a": [(0, NAN)]},
-        {"a": [(3, 0.5)]},
+        {"a": [], "b": [(0, NAN)]},
         {"a": [(0, -1e12), (1, 1e12)]},
-        {"a": [(step, 1 / step) for step in range(1, 301)]},
         {f"{index} {LONG}": [(0, index), (1, 2)] for index in range(12)},
     ],
 )
 def test_run_chart_of_awkward_series_keeps_its_margin(series):
     bars = Bars(title=LONG, names=[LONG] * 2, values=[NAN, 1], colors=PALETTE[:2])
-    assert_white_edges(run(series, bars=bars, facts={"frozen ViTs": LONG}, worst_title=LONG))
-
-
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
-def test_a_chart_is_saved_by_its_suffix_with_the_same_bytes(tmp_path, suffix):
-    paths = [tmp_path / f"{name}{suffix}" for name in "ab"]
-    for path in paths:
-        confusion_chart(COUNTS, CLASSES, PALETTE).save(path)
-    content = paths[0].read_bytes()
-    assert content == paths[1].read_bytes()
-    assert content[:5] == {".png": b"\x89PNG\r", ".svg": b"<?xml", ".pdf": b"%PDF-"}[suffix]
-    if suffix == ".png":
-        pixels = confusion_chart(COUNTS, CLASSES, PALETTE).pixels()
-        assert np.array_equal(np.array(Image.open(paths[0]).convert("RGB")), pixels)
+    assert_margin(run(series, bars=bars, facts={"frozen ViTs": LONG}, worst_title=LONG))
 
 
 def test_matplotlib_is_imported_by_the_first_chart_and_prints_nothing(tmp_path):

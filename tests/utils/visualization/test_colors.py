@@ -1,3 +1,5 @@
+"""Colours of classes, segments, values and errors, by hand."""
+
 import numpy as np
 import pytest
 
@@ -14,16 +16,14 @@ from utils.visualization.colors import (
 PALETTE = ((200, 0, 0), (0, 100, 0))
 
 
-def photo(height, width, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
 def test_colorize_paints_classes_and_ignored_pixels():
     for dtype in (np.uint8, np.int64):
         picture = colorize(np.array([[0, 1, 255]], dtype=dtype), PALETTE)
         assert picture.dtype == np.uint8
         assert picture.tolist() == [[[200, 0, 0], [0, 100, 0], [0, 0, 0]]]
+    for index in (2, -1, 300):
+        with pytest.raises(ValueError, match=f"class index {index} has no colour; the palette ha"):
+            colorize(np.array([[index]]), PALETTE)
 
 
 def test_higher_values_are_brighter_in_even_steps_and_no_data_is_black():
@@ -35,32 +35,20 @@ def test_higher_values_are_brighter_in_even_steps_and_no_data_is_black():
     assert colorize_values(np.array([[0, 1]])).tolist() == [[[0, 0, 0], [8, 8, 40]]]
 
 
-@pytest.mark.parametrize("index", [2, -1, 300])
-def test_colorize_refuses_an_index_without_color(index):
-    with pytest.raises(ValueError, match=f"class index {index} has no colour; the palette has 2"):
-        colorize(np.array([[index]]), PALETTE)
-
-
 def test_overlay_blends_classes_and_leaves_ignored_pixels():
     image = np.full((1, 3, 3), 100, dtype=np.uint8)
     target = np.array([[0, 1, 255]], dtype=np.uint8)
     blended = overlay(image, target, PALETTE, alpha=0.25)
     assert blended.dtype == np.uint8
     assert blended.tolist() == [[[125, 75, 75], [75, 100, 75], [100, 100, 100]]]
-    assert np.array_equal(overlay(image, target, PALETTE, alpha=0), image)
-    assert overlay(image, target, PALETTE, alpha=1)[0, 0].tolist() == [200, 0, 0]
-
-
-def test_overlay_refuses_another_size():
     with pytest.raises(ValueError, match=r"image is \(4, 4\) and target \(4, 5\)"):
-        overlay(photo(4, 4), np.zeros((4, 5), np.uint8), PALETTE)
+        overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.uint8), PALETTE)
 
 
 def test_segment_colors_depend_on_the_id_alone():
     ids = np.array([[0, 1, 2], [2, 1, 70000]])
     picture = colorize_segments(ids)
-    assert picture.dtype == np.uint8
-    assert picture.shape == (2, 3, 3)
+    assert picture.dtype == np.uint8 and picture.shape == (2, 3, 3)
     assert picture[0, 0].tolist() == [0, 0, 0]
     assert picture[0, 1].tolist() == picture[1, 1].tolist()
     assert picture[0, 2].tolist() == picture[1, 0].tolist()
@@ -75,7 +63,7 @@ def test_segment_colors_are_bright_and_far_apart():
 
 
 def test_boundaries_are_one_pixel_wide_and_the_image_is_kept():
-    image = photo(4, 5)
+    image = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     before = image.copy()
     ids = np.array([[1, 1, 1, 2, 2], [1, 1, 1, 2, 2], [3, 3, 3, 3, 3], [3, 3, 3, 3, 3]])
     drawn = draw_boundaries(image, ids, color=(1, 2, 3))
