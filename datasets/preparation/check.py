@@ -8,7 +8,6 @@ import csv
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
-from tqdm import tqdm
 
 from configs.schema import GENERATORS, IGNORE_INDEX
+from datasets.preparation.archives import in_threads
 from datasets.preparation.pipeline import Summary
 from datasets.preparation.writer import partial_folder
 from datasets.rasters import Kind, open_raster
@@ -44,7 +43,6 @@ from datasets.tile_set import (
 )
 from utils.errors import DataError, UserError
 from utils.files import read_json, sha256_of, write_json
-from utils.threads import read_ahead
 
 _MANIFEST = "manifest.json"
 _PREPARE = "prepare the data set again"
@@ -169,10 +167,8 @@ def _open(root: Path) -> TileSet:
     except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{root}: dataset.json, tiles.csv or a list in splits is damaged ({error!r}); "
-            f"{_PREPARE}"
-        ) from error
+        text = f"{root}: dataset.json, tiles.csv or a list in splits is damaged ({error!r})"
+        raise DataError(f"{text}; {_PREPARE}") from error
 
 
 def check_tile_set(tile_set: TileSet) -> Report:
@@ -180,20 +176,19 @@ def check_tile_set(tile_set: TileSet) -> Report:
     hidden = {t for split in tile_set.unlabelled for t in tile_set.splits.get(split, ())}
     kinds = {t: () if t in hidden else tile_set.label_kinds for t in tile_set.tiles}
     stores, findings = _open_stores(tile_set)
-    findings += [*_check_lists(tile_set)]
+    findings += _check_lists(tile_set)
     examine = partial(_examine_tile, tile_set, stores, kinds)
     num_threads = os.cpu_count() or 1  # hashing and counting keep all cores busy
-    reading = read_ahead(examine, tile_set.tiles, num_threads=num_threads, ahead=4 * num_threads)
-    with closing(reading) as found, catch_warnings():
+    with catch_warnings():
         simplefilter("ignore", UserWarning)  # Pillow's, of damaged headers: they are faults here
-        bar = tqdm(found, desc="checking", total=len(tile_set.tiles), unit="tile")
-        tiles = dict(zip(tile_set.tiles, bar, strict=True))
+        found = in_threads(examine, [*tile_set.tiles], "checking", num_threads, "tile")
+    tiles = dict(zip(tile_set.tiles, found, strict=True))
     for facts in tiles.values():
         findings += facts.findings
-    findings += [*_check_histogram(tile_set, tiles, hidden)]
-    findings += [*_find_duplicates(tile_set, tiles)]
-    findings += [*_check_flat(stores, tiles)]
-    findings += [*_find_unexpected_files(tile_set, stores, kinds)]
+    findings += _check_histogram(tile_set, tiles, hidden)
+    findings += _find_duplicates(tile_set, tiles)
+    findings += _check_flat(stores, tiles)
+    findings += _find_unexpected_files(tile_set, stores, kinds)
     return Report(tile_set=tile_set, stores=stores, tiles=tiles, findings=findings)
 
 
@@ -213,7 +208,7 @@ def _examine_tile(
         target = _read(tile_set, tile_id, label_path, "8-bit", _PREPARE, findings)
         if target is not None:
             counts[kind] = count_values(target)
-            findings += [*_check_values(tile_set, label_path, counts[kind])]
+            findings += _check_values(tile_set, label_path, counts[kind])
     if image is not None:
         sha256 = sha256_of(path)
     for store in stores:
@@ -382,11 +377,8 @@ def _open_stores(tile_set: TileSet) -> tuple[tuple[StoreRecord, ...], list[Findi
     for folder in _folders(store_folder(tile_set.root, "")):
         path = folder / _MANIFEST
         try:
-            recipe, sources = read_manifest(folder)
-            record = StoreRecord(
-                name=folder.name, folder=folder, recipe=recipe, sources=dict(sources)
-            )
-            kind = read_json(path)["kind"]
+            recipe, found = read_manifest(folder)
+            kind, sources = read_json(path)["kind"], dict(found)
         except UserError as error:
             faults.append(Finding("unfinished or unreadable stores", str(error)))
             continue
@@ -395,8 +387,8 @@ def _open_stores(tile_set: TileSet) -> tuple[tuple[StoreRecord, ...], list[Findi
             text += "with generate.py or prepare.py sensor"
             faults.append(Finding("unfinished or unreadable stores", text))
             continue
-        stores.append(record)
-        faults += [*_check_manifest(tile_set, record, kind)]
+        stores.append(StoreRecord(name=folder.name, folder=folder, recipe=recipe, sources=sources))
+        faults += _check_manifest(tile_set, stores[-1], kind)
     return tuple(stores), faults
 
 
