@@ -70,55 +70,29 @@ class Windowed(StructureGenerator):
         return lay_out([Box(top, left, *size) for top in rows for left in columns])
 
     def _join(self, image: np.ndarray, layout: Layout) -> np.ndarray:
+        """Compute the maps of the windows of an image, and join them to one map."""
         crops = [image[box.slices] for box in layout.boxes]
         maps: list[np.ndarray] = []
         for first in range(0, len(crops), self.images_per_batch):
             maps += self._generator.generate_batch(crops[first : first + self.images_per_batch])
-        if self.kind == "values":
-            return join_values(layout, maps)
-        return canonical(join_ids(layout, maps))
-
-
-def join_ids(layout: Layout, maps: Sequence[np.ndarray]) -> np.ndarray:
-    """Join the segment maps of the windows of an image.
-
-    Args:
-        layout: the windows; together they cover the image.
-        maps: ``(H, W)`` integer ids of each window, 0 = no segment.
-
-    Returns:
-        ``(H, W)`` int32 of the whole image. Segments that agree where windows overlap have one id;
-        ids have gaps. A segment may have several parts.
-    """
-    matches = {}
-    for i, j in layout.pairs:
-        one, other = overlap_of(layout.boxes[i], layout.boxes[j])
-        matches[i, j] = match_segments(maps[i][one], maps[j][other])
-    tables = join_segments([int(ids.max()) for ids in maps], matches)
-    joint = np.zeros((layout.frame.height_px, layout.frame.width_px), dtype=np.int32)
-    by_index = dict(enumerate(maps))
-    for index, box in enumerate(layout.boxes):
-        joint[box.slices] = paste(layout, index, by_index, tables)
-    return joint
-
-
-def join_values(layout: Layout, maps: Sequence[np.ndarray]) -> np.ndarray:
-    """Align the values of the windows of an image to one scale, and blend them.
-
-    Args:
-        layout: the windows; together they cover the image.
-        maps: ``(H, W)`` finite values of each window, with a scale and shift of its own.
-
-    Returns:
-        ``(H, W)`` float32 of the whole image.
-    """
-    moments = {}
-    for i, j in layout.pairs:
-        one, other = overlap_of(layout.boxes[i], layout.boxes[j])
-        moments[i, j] = overlap_moments(maps[i][one], maps[j][other])
-    alignment = align(moments, len(maps))
-    aligned = {index: alignment.apply(index, values) for index, values in enumerate(maps)}
-    joint = np.zeros((layout.frame.height_px, layout.frame.width_px), dtype=np.float32)
-    for index, box in enumerate(layout.boxes):
-        joint[box.slices] = blend(layout, index, aligned)
-    return joint
+        overlaps = {}  # of two windows: views of both maps
+        for i, j in layout.pairs:
+            one, other = overlap_of(layout.boxes[i], layout.boxes[j])
+            overlaps[i, j] = maps[i][one], maps[j][other]
+        joint: np.ndarray
+        if self.kind == "values":  # align them to one scale, and blend
+            moments = {pair: overlap_moments(*both) for pair, both in overlaps.items()}
+            alignment = align(moments, len(maps))
+            aligned = {index: alignment.apply(index, values) for index, values in enumerate(maps)}
+            joint = np.zeros(image.shape[:2], dtype=np.float32)
+            for index, box in enumerate(layout.boxes):
+                joint[box.slices] = blend(layout, index, aligned)
+            return joint
+        # Segments that agree where windows overlap get one id.
+        matches = {pair: match_segments(*both) for pair, both in overlaps.items()}
+        tables = join_segments([int(ids.max()) for ids in maps], matches)
+        by_index = dict(enumerate(maps))
+        joint = np.zeros(image.shape[:2], dtype=np.int32)
+        for index, box in enumerate(layout.boxes):
+            joint[box.slices] = paste(layout, index, by_index, tables)
+        return canonical(joint)

@@ -6,15 +6,18 @@ from models.structure.segments import canonical, connected_components
 from models.structure.superpixels import Superpixels, rgb_to_lab
 
 
-def noise(height, width, seed=0):
-    """Smooth colours with noise on top."""
+def natural_image(height, width, seed=0):
     rng = np.random.default_rng(seed)
-    rough = rng.integers(0, 256, (height // 20 + 2, width // 20 + 2, 3))
-    smooth = np.kron(rough, np.ones((20, 20, 1)))[:height, :width]
-    return np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
+    y, x = np.mgrid[:height, :width]
+    image = np.zeros((height, width, 3))
+    for _ in range(30):
+        slope, offset = rng.normal(size=2), rng.random()
+        side = slope[0] * (y / height - 0.5) + slope[1] * (x / width - 0.5) > offset - 0.5
+        image[side] += rng.normal(size=3) * 25
+    return np.clip(image + 128 + rng.normal(size=image.shape) * 6, 0, 255).astype(np.uint8)
 
 
-SIZES = [(1, 1), (1, 50), (50, 1), (5, 7), (33, 50), (96, 64), (100, 101)]
+SIZES = [(1, 1), (1, 50), (50, 1), (33, 50), (100, 101)]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,7 @@ def test_cielab_of_the_corners_of_the_rgb_cube(rgb, lab):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_map_is_total_canonical_and_every_segment_is_connected(size):
-    ids = Superpixels().generate(noise(*size))
+    ids = Superpixels().generate(natural_image(*size))
     assert ids.shape == size and ids.dtype == np.uint16 and ids.min() == 1
     assert np.array_equal(canonical(ids), ids)
     assert connected_components(ids).max() == ids.max()
@@ -42,7 +45,7 @@ def test_the_map_is_total_canonical_and_every_segment_is_connected(size):
 
 @pytest.mark.parametrize("size", [(33, 50), (100, 101)])
 def test_no_segment_is_smaller_than_asked_for(size):
-    ids = Superpixels(min_area_share=0.25).generate(noise(*size))
+    ids = Superpixels(min_area_share=0.25).generate(natural_image(*size))
     assert np.bincount(ids.ravel())[1:].min() >= 64
 
 
@@ -53,7 +56,7 @@ def test_a_constant_image_gives_the_grid():
 
 
 def test_the_map_does_not_depend_on_the_number_of_threads():
-    image = noise(100, 101)
+    image = natural_image(100, 101)
     before = torch.get_num_threads()
     maps = []
     for num_threads in (1, 2):
@@ -76,50 +79,28 @@ def test_segments_follow_an_edge_that_the_grid_does_not():
     assert ((grid_share > 0.02) & (grid_share < 0.98)).any()
 
 
-def test_mean_colours_are_closer_to_the_image_than_those_of_the_grid():
-    image = noise(128, 128, seed=3)
-    rows, columns = np.indices((128, 128))
-
-    def error(ids):
-        means = [np.bincount(ids.ravel(), image[..., c].ravel()) for c in range(3)]
-        means = np.stack(means, -1) / np.maximum(np.bincount(ids.ravel()), 1)[:, None]
-        return np.sqrt(((image - means[ids]) ** 2).mean())
-
-    assert error(Superpixels().generate(image)) < 0.8 * error((rows // 16) * 8 + columns // 16)
-
-
-def natural_image(height, width, seed=0):
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    image = np.zeros((height, width, 3))
-    for _ in range(30):
-        slope, offset = rng.normal(size=2), rng.random()
-        side = slope[0] * (y / height - 0.5) + slope[1] * (x / width - 0.5) > offset - 0.5
-        image[side] += rng.normal(size=3) * 25
-    return np.clip(image + 128 + rng.normal(size=image.shape) * 6, 0, 255).astype(np.uint8)
-
-
-def test_the_first_assignment_equals_equation_3_pixel_by_pixel():
+def test_assignments_equal_equation_3_pixel_by_pixel():
     image = natural_image(20, 28, seed=3)
     found = Superpixels(
-        segment_size_px=4, compactness=7.0, num_iterations=1, min_area_share=0.0
+        segment_size_px=4, compactness=7.0, num_iterations=2, min_area_share=0.0
     ).generate(image)
     lab = rgb_to_lab(torch.tensor(image)).double().permute(1, 2, 0).numpy()
-    cells = [(r, c) for r in range(5) for c in range(7)]
-    centres = {}
-    for r, c in cells:
-        color = lab[4 * r : 4 * r + 4, 4 * c : 4 * c + 4].reshape(-1, 3).mean(axis=0)
-        centres[r, c] = (color, np.array([4 * r + 1.5, 4 * c + 1.5]))
-    expected = np.zeros((20, 28), dtype=int)
-    for y, x in np.ndindex(20, 28):
-        distance = {
-            (r, c): ((lab[y, x] - color) ** 2).sum()
-            + (7.0 / 4) ** 2 * ((np.array([y, x]) - place) ** 2).sum()
-            for (r, c), (color, place) in centres.items()
-            if abs(r - y // 4) <= 1 and abs(c - x // 4) <= 1
-        }
-        expected[y, x] = 1 + cells.index(min(distance, key=distance.__getitem__))
-    np.testing.assert_array_equal(found, canonical(connected_components(expected)))
+    places = np.moveaxis(np.indices((20, 28)), 0, -1)
+    own = places[..., 0] // 4 * 7 + places[..., 1] // 4
+    cluster = own
+    for _ in range(2):
+        members = [cluster == number for number in range(5 * 7)]
+        centres = [(lab[each].mean(0), places[each].mean(0)) for each in members]
+        cluster = np.zeros((20, 28), dtype=int)
+        for y, x in np.ndindex(20, 28):
+            distance = {
+                number: ((lab[y, x] - color) ** 2).sum()
+                + (7.0 / 4) ** 2 * (([y, x] - place) ** 2).sum()
+                for number, (color, place) in enumerate(centres)
+                if abs(number // 7 - y // 4) <= 1 and abs(number % 7 - x // 4) <= 1
+            }
+            cluster[y, x] = min(distance, key=distance.__getitem__)
+    np.testing.assert_array_equal(found, canonical(connected_components(1 + cluster)))
 
 
 @pytest.mark.gpu

@@ -4,20 +4,10 @@ import numpy as np
 import pytest
 
 from models.structure.generator import StructureGenerator
-from models.structure.segments import MAX_SEGMENTS, canonical, connected_components
-from models.structure.windows import Windowed, join_ids, join_values
+from models.structure.segments import canonical, connected_components
+from models.structure.windows import Windowed
 from utils.boxes import Box
 from utils.errors import DataError
-from utils.mosaic import (
-    align,
-    blend,
-    join_segments,
-    lay_out,
-    match_segments,
-    overlap_moments,
-    overlap_of,
-    paste,
-)
 
 
 class Fake(StructureGenerator):
@@ -70,15 +60,13 @@ def components(background_is_segment: bool):
     return make
 
 
-def relative(seed: int, *, levels: int | None = None, noise: float = 0.0):
+def relative(seed: int, noise: float = 0.0):
     """Depth as a network gives it: 0..1 in every window, then a random positive scale and shift."""
     rng = np.random.default_rng(seed)
 
     def make(image: np.ndarray) -> np.ndarray:
         values = hidden(image) + noise * rng.normal(size=image.shape[:2])
         values = (values - values.min()) / (np.ptp(values) or 1)
-        if levels:
-            values = np.round(values * (levels - 1)) / (levels - 1)
         return (values * rng.uniform(0.5, 2) + rng.normal()).astype(np.float32)
 
     return make
@@ -98,7 +86,7 @@ def error_of(joint: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return (joint * scale + shift - truth) / np.ptp(truth)
 
 
-SIZES = [(150, 200), (64, 300), (300, 50), (65, 65)]
+SIZES = [(150, 200), (64, 300), (300, 50)]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -110,15 +98,6 @@ def test_every_object_is_one_segment_as_in_a_map_of_the_whole_image(size, backgr
     assert joint.dtype == np.uint16 and joint.max() > 2
     assert np.array_equal(joint, canonical(inner.make(image)))
     assert max(max(shape) for call in inner.calls for shape in call) == 64
-
-
-def test_the_discs_lie_where_they_are_hard():
-    layout = Windowed(Fake("segments", None), window_px=64, overlap_px=16)._windows(150, 200)
-    ids = connected_components(discs(150, 200, seed=1))
-    seen = [set(np.unique(part)) - {0} for part in (ids[box.slices] for box in layout.boxes)]
-    num_windows = np.bincount(np.concatenate([sorted(each) for each in seen]))
-    assert (num_windows == 1).any() and (num_windows == 2).any()
-    assert (num_windows == 4).any() and (num_windows > 8).any()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -143,8 +122,9 @@ def test_noise_leaves_the_surface_the_right_way_up():
 
 def test_a_constant_overlap_says_nothing_of_scales_but_of_shifts():
     ramp = np.maximum(np.arange(20) - 8, 0) * np.ones((20, 1), np.float32)
-    layout = lay_out([Box(0, 0, 20, 20), Box(0, 12, 20, 20)])
-    joint = join_values(layout, [ramp[:, ::-1] * 3 + 5, ramp + np.float32(0.1)])
+    maps = iter([ramp[:, ::-1] * 3 + 5, ramp + np.float32(0.1)])
+    windowed = Windowed(Fake("values", lambda image: next(maps)), window_px=20, overlap_px=8)
+    joint = windowed.generate(np.zeros((20, 32, 3), np.uint8))
     row = np.r_[3 * ramp[0, ::-1], ramp[0, 8:]] + 2.55  # what they share was 5 and 0.1
     np.testing.assert_allclose(joint, np.tile(row, (20, 1)), rtol=1e-6)
 
@@ -167,8 +147,8 @@ def test_small_images_go_straight_through_beside_large_ones(kind):
     assert windowed.generate_batch([]) == []
 
 
-@pytest.mark.parametrize("overlap", [1, 16, 45])
-@pytest.mark.parametrize("size", [(65, 64), (64, 200), (128, 129), (127, 100), (70, 20)])
+@pytest.mark.parametrize("overlap", [1, 45])
+@pytest.mark.parametrize("size", [(65, 64), (128, 129), (127, 100), (70, 20)])
 def test_windows_are_of_one_size_cover_all_and_share_the_overlap(size, overlap):
     layout = Windowed(Fake("values", None), window_px=64, overlap_px=overlap)._windows(*size)
     assert layout.frame == Box(0, 0, *size)
@@ -190,7 +170,7 @@ def test_a_constant_image_stays_constant_in_batches_that_the_generator_likes():
     assert [len(call) for call in inner.calls] == [4, 4, 1]
 
 
-@pytest.mark.parametrize("overlap", [0, -1, 64, 100])
+@pytest.mark.parametrize("overlap", [0, 64])
 def test_an_overlap_that_joins_nothing_is_refused(overlap):
     with pytest.raises(ValueError, match=f"overlap_px is {overlap}; windows of 64 px must share"):
         Windowed(Fake("values", None), window_px=64, overlap_px=overlap)
@@ -202,29 +182,5 @@ def test_more_segments_than_16_bits_hold_are_an_error_with_the_hint():
 
     inner = Fake("segments", lambda image: single(image).astype(np.uint16))
     image = np.zeros((260, 260, 3), np.uint8)
-    assert 260 * 260 > MAX_SEGMENTS
     with pytest.raises(DataError, match=r"has 67600 segments .* make the segments larger"):
         Windowed(inner, window_px=140, overlap_px=20).generate(image)
-
-
-@pytest.mark.parametrize("kind", ["segments", "values"])
-def test_pieces_one_at_a_time_give_the_whole(kind):
-    layout = Windowed(Fake(kind, None), window_px=64, overlap_px=16)._windows(150, 200)
-    shown = {"segments": discs(150, 200, 1), "values": surface("curved", 150, 200)}[kind]
-    make = {"segments": components(False), "values": relative(4, noise=1e4)}[kind]
-    maps = [make(picture(shown[box.slices])) for box in layout.boxes]
-    found = {}
-    for i, j in reversed(layout.pairs):
-        one, other = overlap_of(layout.boxes[i], layout.boxes[j])
-        compare = match_segments if kind == "segments" else overlap_moments
-        found[i, j] = compare(maps[i][one], maps[j][other])
-    tables = [] if kind == "values" else join_segments([m.max() for m in maps], found)
-    alignment = align(found, len(maps)) if kind == "values" else None
-    whole = join_values(layout, maps) if kind == "values" else join_ids(layout, maps)
-    for index in reversed(range(len(maps))):
-        near = {i: maps[i] for i in (index, *layout.neighbours[index])}
-        if alignment is None:
-            piece = paste(layout, index, near, tables)
-        else:
-            piece = blend(layout, index, {i: alignment.apply(i, m) for i, m in near.items()})
-        assert np.array_equal(piece, whole[layout.boxes[index].slices])
