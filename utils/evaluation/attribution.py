@@ -90,13 +90,9 @@ class AblationCounts:
         self._moved = torch.zeros(num_predictions, size, dtype=torch.int64)  # by target class
 
     def add(self, tile_id: str, target: Tensor, predictions: Sequence[Tensor]) -> None:
-        """Count a tile.
+        """Count a tile; all class indices are ``(H, W)`` uint8, in the target 255 = ignored.
 
-        Args:
-            tile_id: id in the split.
-            target: ``(H, W)`` uint8 class indices, 255 = ignored.
-            predictions: class indices ``(H, W)`` uint8 with unchanged maps, then under each
-                measured ablation.
+        The first prediction is the one with unchanged maps, then follows each measured ablation.
         """
         unchanged, num_classes = predictions[0], len(self._classes)
         place, counted = self._place[tile_id], target != IGNORE_INDEX
@@ -107,11 +103,9 @@ class AblationCounts:
             self._moved[number] += torch.bincount(moved.long(), minlength=num_classes)
 
     def findings(self, dist: DistContext, left_out: Sequence[str] = ()) -> Attribution:
-        """Return the results over all ranks. Call on all ranks.
+        """Return the results over all ranks; the means exclude the classes ``left_out``.
 
-        Args:
-            dist: this process.
-            left_out: names of classes excluded from the means.
+        Call on all ranks.
         """
         confusions, moved = (
             dist.sum(counts.to(dist.device)).cpu() for counts in (self._confusions, self._moved)
@@ -160,12 +154,8 @@ def measured(ablations: Sequence[Ablation]) -> list[Ablation]:
 def ablations_of(structure: StructureConfig, source: str) -> tuple[Ablation, ...]:
     """Return the ablations of each present modality, and of all modalities together.
 
-    Args:
-        structure: the recipe's ``structure`` section.
-        source: path of the checkpoint, for the error message.
-
     Raises:
-        ConfigError: the network gets no structure.
+        ConfigError: the network gets no structure; ``source`` is the path of its checkpoint.
     """
     if structure.control == "off":
         raise ConfigError(
@@ -276,12 +266,7 @@ def build_attribution_loader(
 ) -> DataLoader[tuple[Batch, Batch]]:
     """Build a loader of single tiles, each beside the same tile with the maps of another one.
 
-    Args:
-        config: the recipe; ``structure.control`` is on or shuffled.
-        tile_set: the prepared data set.
-        split: train, val or test.
-        dist: this process.
-        more_stores: further stores to read for the tile itself.
+    ``structure.control`` is on or shuffled. ``more_stores`` are read for the tile itself.
 
     Raises:
         DataError: the split has too few tiles to take the maps of another one.
@@ -357,11 +342,7 @@ def predict_ablations(
 ) -> Iterator[tuple[Batch, list[Tensor]]]:
     """Predict each tile with unchanged maps and under each ablation; it is read once.
 
-    Args:
-        pairs: this rank's tiles, from ``build_attribution_loader``.
-        predictors: the network with its own encoder, then with one ``AblatedEncoder`` each.
-        superpixels: maps that replace segments.
-        dist: this process.
+    The first predictor has the network's own encoder, each further one an ``AblatedEncoder``.
 
     Yields:
         The tile and its class indices ``(H, W)`` uint8, one array per predictor.

@@ -273,11 +273,7 @@ class TileAssembler:
             target, prediction = self.target[place.slices], self.prediction[place.slices]
             if self._labels.is_made and self._labels.headline == "eroded":
                 batch = replace(batch, target=target.unsqueeze(0))
-            if len(self._places) == 1:
-                counts = self.confusions[self._labels.headline]
-            else:
-                counts = confusion_matrix(target, prediction, self._num_classes)
-            yield batch, prediction, counts
+            yield batch, prediction, confusion_matrix(target, prediction, self._num_classes)
 
 
 def evaluate(

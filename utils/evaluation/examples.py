@@ -47,9 +47,7 @@ class SpreadRows:
     def add(self, batch: Batch, prediction: Tensor) -> None:
         """Keep the next tile if it is one of the chosen ones; the middle window of a large tile.
 
-        Args:
-            batch: of one tile.
-            prediction: its class indices ``(H, W)`` uint8.
+        ``prediction`` holds its class indices, ``(H, W)`` uint8.
         """
         if self._num_seen in self._chosen:
             windows = tile_windows(prediction.shape)
@@ -83,10 +81,7 @@ class WorstRows:
     def add(self, batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
         """Keep a tile if it is among the worst so far; the window with most errors of a large tile.
 
-        Args:
-            batch: of one tile.
-            prediction: its class indices ``(H, W)`` uint8.
-            confusion: its confusion matrix.
+        ``prediction`` holds its class indices, ``(H, W)`` uint8.
         """
         miou = scores(confusion, self._left_out).miou
         if math.isnan(miou):
@@ -160,11 +155,7 @@ def panel_row(
 
 
 def tile_windows(size: Sequence[int]) -> list[Box]:
-    """Cover a tile with evenly spaced windows of at most ``WINDOW_PX``, row by row.
-
-    Args:
-        size: height and width of the tile.
-    """
+    """Cover a tile of ``(height, width)`` with even windows of at most ``WINDOW_PX``."""
     height_px, width_px = (min(length, WINDOW_PX) for length in size)
     tops, lefts = (window_starts(length, WINDOW_PX, 0) for length in size)
     return [Box(top, left, height_px, width_px) for top in tops for left in lefts]

@@ -101,12 +101,9 @@ class Measurements:
     def findings(
         self, dist: DistContext, left_out: Sequence[str] = (), conditions: str = ""
     ) -> Findings:
-        """Return the results over all ranks. Call on all ranks.
+        """Return the results over all ranks; the means exclude the classes ``left_out``.
 
-        Args:
-            dist: this process.
-            left_out: names of classes excluded from the means.
-            conditions: see ``utils.evaluation.protocols.conditions_of``.
+        Call on all ranks. ``conditions`` are those of ``utils.evaluation.protocols.conditions_of``.
         """
 
         def total(counts: Tensor) -> Tensor:
@@ -145,10 +142,7 @@ def protocol_scores(
 ) -> tuple[ProtocolScores, ...]:
     """Return the scores of each protocol in use for these classes whose labels are available.
 
-    Args:
-        confusions: ``(sources, C, C)`` int64 by kind of label.
-        classes: C names.
-        labels: origin of these kinds of label.
+    ``confusions`` are ``(sources, C, C)`` int64 by kind of label.
     """
     found = []
     for protocol in protocols_of(classes):

@@ -136,9 +136,7 @@ def protocols_of(classes: Sequence[str]) -> tuple[Protocol, ...]:
 def conditions_of(config: EvalConfig, data: str) -> str:
     """Describe what a score depends on besides network, classes and labels: enough to repeat it.
 
-    Args:
-        config: how the images are predicted and scored.
-        data: description of the images.
+    ``data`` describes the images.
     """
     unit = "each tile on its own"
     if config.unit == "source":

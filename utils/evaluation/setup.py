@@ -91,14 +91,7 @@ def measure(
     dist: DistContext,
     on_tile: Callable[[Batch, Tensor, Tensor], None] | None = None,
 ) -> Findings:
-    """Predict and score a split. Call on all ranks.
-
-    Args:
-        setup: network and data set.
-        split: name of the split.
-        dist: this process.
-        on_tile: called with each tile of this rank, its prediction and its confusion matrix.
-    """
+    """Predict and score a split; ``on_tile`` is that of ``evaluate``. Call on all ranks."""
     tile_set, config = setup.tile_set, setup.config
     classes, kinds = tile_set.classes, {p.labels for p in protocols_of(tile_set.classes)}
     labels = plan_split_labels(tile_set, split, config.eval.labels, kinds)

@@ -204,12 +204,7 @@ class View:
 
 
 def views(scales: Sequence[float], num_turns: int) -> list[View]:
-    """Return all views of a recipe.
-
-    Args:
-        scales: of each view, see ``View``.
-        num_turns: 1: identity; 2: also mirrored; 8: all flips and quarter turns.
-    """
+    """Return all views of a recipe; 2 turns are also mirrored, 8 all flips and quarter turns."""
     return [View(scale=scale, turn=turn) for scale in scales for turn in _TURNS[num_turns]]
 
 

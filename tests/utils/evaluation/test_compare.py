@@ -57,7 +57,7 @@ def refusal(error, *arguments):
 def test_runs_evaluations_and_files_are_found_and_named_after_the_run(tmp_path):
     places = [
         write(tmp_path / "on" / "eval_val").parent,
-        write(tmp_path / "off" / "eval_val"),
+        write(tmp_path / "off" / "eval_val", sources=sources(a=[[8, 0], [1, 3]])),
         write(tmp_path / "shuffled" / "eval_val") / "report.json",
         write(tmp_path / "lr=1,2"),
     ]

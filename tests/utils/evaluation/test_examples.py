@@ -103,6 +103,7 @@ def test_the_middle_of_a_large_tile_or_the_part_with_most_errors_is_shown():
     assert (spread.rows[0].prediction == 1).all()
     batch, prediction, _ = tile("large", 0, (WINDOW_PX + 200, 2 * WINDOW_PX))
     prediction[-50:, -30:] = 1
+    batch.target[:, :100, :100], prediction[:100, :100] = 255, 1  # ignored: no errors
     counts = confusion_matrix(batch.target[0], prediction, 2)
     (row,) = rows_of(worst((batch, prediction, counts)))
     assert row.image.shape == (SIDE_PX, SIDE_PX, 3)

@@ -109,7 +109,7 @@ def test_parts_of_the_rows_equal_the_whole_bit_for_bit(size, overlap):
     settings = {"size": size, "window_px": 64, "overlap_px": overlap, "batch_size": 2}
     whole, _ = joined(predict_strips(forward, **settings))
     parts, covered = [], []
-    for begin, end in itertools.pairwise([0, size[0] // 3, size[0] // 2, size[0]]):
+    for begin, end in itertools.pairwise([0, size[0] // 3, 122, size[0]]):
         seen.clear()
         for rows, logits in predict_strips(forward, **settings, part=slice(begin, end)):
             parts.append(logits)
@@ -184,7 +184,8 @@ def test_tiles_of_one_image_are_stitched_to_it(tiles, delay_px):
 
 def test_stitching_is_the_mean_of_all_tiles_weighted_by_hand():
     tiles = grid((6, 6), 4, 2)
-    out, rows = joined(stitched(tiles, [torch.full((1, 4, 4), float(n)) for n in range(4)]))
+    logits = [torch.full((1, 4, 4), float(n)) for n in range(4)]
+    out, rows = joined(stitched(tiles, logits, num_rows=3))
     weight = {0: torch.tensor([1, 1, 2 / 3, 1 / 3]), 2: torch.tensor([1 / 3, 2 / 3, 1, 1])}
     total = torch.zeros(6, 6)
     for number, tile in enumerate(tiles):
