@@ -145,10 +145,8 @@ def test_a_folder_that_is_something_else_is_left_alone(run_prepare, tmp_path):
     ("arguments", "sentence"),
     [
         (("--seed", -1), "argument --seed: must be 0 or more, not -1"),
-        (("--overlap", 8), "error: --overlap needs --tile-size"),
         (("--sensor", "sam=x"), "argument --sensor: must be NAME=FOLDER, where NAME is a folder"),
         (("--images", "x"), "error: give --tree, or --images and --labels, not both"),
-        (("--train-list", "x"), "error: say how to split: give either --train-list"),
         (("--classes", "x.json"), "error: x.json does not exist"),
     ],
 )

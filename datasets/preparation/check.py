@@ -16,16 +16,14 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
-from configs.schema import GENERATORS, IGNORE_INDEX
+from configs.schema import IGNORE_INDEX
 from datasets.preparation.archives import in_threads
 from datasets.preparation.pipeline import Summary
 from datasets.preparation.writer import partial_folder
 from datasets.rasters import Kind, open_raster
 from datasets.structure_maps import (
-    SENSOR,
     SHEET,
     MapRecipe,
-    holds_values,
     maker,
     map_path,
     read_facts,
@@ -42,7 +40,7 @@ from datasets.tile_set import (
     read_histogram,
 )
 from utils.errors import DataError, UserError
-from utils.files import read_json, sha256_of, write_json
+from utils.files import sha256_of, write_json
 
 _MANIFEST = "manifest.json"
 _PREPARE = "prepare the data set again"
@@ -378,7 +376,7 @@ def _open_stores(tile_set: TileSet) -> tuple[tuple[StoreRecord, ...], list[Findi
         path = folder / _MANIFEST
         try:
             recipe, found = read_manifest(folder)
-            kind, sources = read_json(path)["kind"], dict(found)
+            sources = dict(found)
         except UserError as error:
             faults.append(Finding("unfinished or unreadable stores", str(error)))
             continue
@@ -388,24 +386,10 @@ def _open_stores(tile_set: TileSet) -> tuple[tuple[StoreRecord, ...], list[Findi
             faults.append(Finding("unfinished or unreadable stores", text))
             continue
         stores.append(StoreRecord(name=folder.name, folder=folder, recipe=recipe, sources=sources))
-        faults += _check_manifest(tile_set, stores[-1], kind)
+        for tile_id in sorted(sources.keys() - tile_set.tiles.keys()):
+            text = f"{path} names '{tile_id}', which is not a tile; delete the folder and run "
+            faults.append(Finding("maps of no tile", f"{text}{maker(recipe.generator)} again"))
     return tuple(stores), faults
-
-
-def _check_manifest(tile_set: TileSet, store: StoreRecord, kind: str) -> Iterator[Finding]:
-    generator, known = store.recipe.generator, (*GENERATORS, SENSOR)
-    expected = "values" if holds_values(generator) else "segments"
-    again = f"run {maker(generator)} again"
-    if generator not in known:
-        text = f"{store.folder} was made by the unknown generator '{generator}' (known are "
-        text += f"{', '.join(known)}); delete it, or use the program that made it"
-        yield Finding("stores of another kind", text)
-    elif kind != expected:
-        text = f"{store.folder} is declared to hold {kind}, but '{generator}' makes {expected}"
-        yield Finding("stores of another kind", f"{text}; delete it and {again}")
-    for tile_id in sorted(store.sources.keys() - tile_set.tiles.keys()):
-        text = f"{store.folder}/{_MANIFEST} names '{tile_id}', which is not a tile; delete the "
-        yield Finding("maps of no tile", f"{text}folder and {again}")
 
 
 def _find_unexpected_files(

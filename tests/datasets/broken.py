@@ -51,17 +51,13 @@ def write_set(root: Path) -> TileSet:
             tile = Tile(id=name, source=name, **box)
             writer.add(split, tile, image_of(name), target_of(name))
     tile_set = open_tile_set(root)
-    for store, recipe in RECIPES.items():
-        write_store(tile_set, store, recipe)
-    return tile_set
-
-
-def write_store(tile_set: TileSet, store: str, recipe: MapRecipe) -> None:
-    folder = store_folder(tile_set.root, store)
     sources = {tile_id: sha256_of(tile_set.image_path(tile_id)) for tile_id in tile_set.tiles}
-    for tile_id, source in sources.items():
-        write_map(folder, tile_id, map_of(tile_id), source, recipe)
-    write_manifest(folder, recipe, sources)
+    for store, recipe in RECIPES.items():
+        folder = store_folder(root, store)
+        for tile_id, source in sources.items():
+            write_map(folder, tile_id, map_of(tile_id), source, recipe)
+        write_manifest(folder, recipe, sources)
+    return tile_set
 
 
 def rewrite_map(tile_set: TileSet, store: str, tile_id: str, levels: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from datasets.preparation.check import check_tile_set, median_frequency_weights
 from datasets.rasters import write_raster
-from datasets.structure_maps import MapRecipe, map_path
+from datasets.structure_maps import map_path
 from datasets.tile_set import FORMAT_VERSION, TileSet, open_tile_set
 from tests.conftest import make_config
 from tests.datasets.broken import (
@@ -24,7 +24,6 @@ from tests.datasets.broken import (
     target_of,
     truncate,
     write_eroded,
-    write_store,
 )
 from utils.files import read_rgb
 
@@ -161,7 +160,6 @@ def a_map(toy, name, tile_id):
 
 
 MAPS = "ROOT/modalities"
-MAGIC = MapRecipe(generator="magic", settings={}, weights_sha256=None)
 # One damage of a sound set each, and the beginning of the only fault that is reported of it.
 DAMAGES = [
     (lambda toy: toy.image_path("b").unlink(), f"ROOT/images/b.tif does not exist; {AGAIN}"),
@@ -233,14 +231,6 @@ DAMAGES = [
     (
         lambda toy: edit_json(manifest(toy, "dsm"), tiles={**read_tiles(toy, "dsm"), "e": "0"}),
         f"{MAPS}/dsm/manifest.json names 'e', which is not a tile; delete the folder and run prep",
-    ),
-    (
-        lambda toy: edit_json(manifest(toy, "superpixels"), kind="values"),
-        f"{MAPS}/superpixels is declared to hold values, but 'superpixels' makes segments; delete",
-    ),
-    (
-        lambda toy: write_store(toy, "magic", MAGIC),
-        f"{MAPS}/magic was made by the unknown generator 'magic' (known are ",
     ),
 ]
 

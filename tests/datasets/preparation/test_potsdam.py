@@ -204,11 +204,8 @@ def test_another_size_is_found_before_anything_is_decoded(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--split", "x"), "--split x is not a split of potsdam; it has official, geoseg, ssrs"),
         (("--range", 0, 1), "--range needs --dsm"),
-        (("--dsm", "--range", 1, 1), "--range is 1 1; the first must be the smaller"),
         (("--source", "nowhere"), "--source nowhere is neither a file nor a folder"),
-        (("--tile-size", 8), "--tile-size is 8; it must be 32 or more"),
     ],
 )
 def test_arguments_that_cannot_be_meant(prepare, arguments, sentence):

@@ -15,7 +15,6 @@ from tests.datasets.fake_archives import (
     vaihingen,
     vaihingen_size,
 )
-from tests.datasets.preparation.conftest import nothing_is_left
 
 COMPLETE = f"{VAIHINGEN}_ground_truth_COMPLETE"
 
@@ -52,11 +51,3 @@ def test_labels_for_participants_are_in_the_archive_of_the_images(
     _, code, _, err = prepare_archives("vaihingen", source, "--output", tmp_path / "other")
     assert code == 2 and "17 of 33 labels are not in" in err and "area2.tif" in err
     assert f"add {COMPLETE}.zip" in err
-
-
-def test_a_file_in_a_folder_of_another_name_is_no_image(files, prepare_archives, tmp_path):
-    moved = {name.replace("top/", "pictures/"): c for name, c in files[VAIHINGEN].items()}
-    source = pack({VAIHINGEN: moved, COMPLETE: files[COMPLETE]}, tmp_path / "in", "zips")
-    root, code, _, err = prepare_archives("vaihingen", source)
-    assert code == 2 and "33 of 33 images are not in" in err and f"add {VAIHINGEN}.zip" in err
-    assert nothing_is_left(root)
