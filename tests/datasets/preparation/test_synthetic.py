@@ -6,7 +6,7 @@ import pytest
 from datasets.preparation import synthetic
 from datasets.preparation.synthetic import CLASSES, MAX_HEIGHT_M, PALETTE, draw_scene
 from datasets.preparation.synthetic_canvas import Canvas
-from datasets.structure_maps import check_store, map_path, read_map, store_folder
+from datasets.structure_maps import check_store, from_levels, map_path, read_map, store_folder
 from datasets.tile_set import open_tile_set
 from utils.errors import ConfigError, DataError
 from utils.files import list_images, read_rgb
@@ -102,27 +102,21 @@ def test_colour_alone_does_not_give_the_class(scenes):
     assert 0.05 < np.mean(iou) < 0.25
 
 
-def test_prepared_set_opens_and_has_the_right_counts(prepared):
-    tiles = open_tile_set(prepared)
+def test_the_prepared_set_has_the_right_counts_and_heights_as_a_sensor(prepared):
+    tiles, folder = open_tile_set(prepared), store_folder(prepared, "height")
     assert (tiles.name, tiles.classes, tiles.palette) == ("synthetic", CLASSES, PALETTE)
     assert {split: len(tiles.split(split)) for split in tiles.splits} == COUNTS
     assert tiles.split("val") == ("scene_00003", "scene_00004")
     counts = {f"num_{split}": number for split, number in COUNTS.items()}
     assert tiles.prepared_with == {"command": "synthetic", "seed": 3, **counts, "size_px": 64}
+    wanted = {"generator": "sensor", "settings": {"minimum": 0.0, "maximum": 20.0}}
+    check_store(prepared, "height", wanted, {name: tiles.image_path(name) for name in tiles.tiles})
     for name, tile in tiles.tiles.items():
         assert (tile.source, tile.height_px, tile.width_px) == (name, 64, 64)
         assert tiles.read_image(name).shape == (64, 64, 3)
-        assert set(np.unique(tiles.read_target(name))) == set(range(6))
-
-
-def test_heights_are_a_sensor_of_the_prepared_set(prepared):
-    tiles, folder = open_tile_set(prepared), store_folder(prepared, "height")
-    wanted = {"generator": "sensor", "settings": {"minimum": 0.0, "maximum": 20.0}}
-    images = {name: tiles.image_path(name) for name in tiles.tiles}
-    check_store(prepared, "height", wanted, images)
-    for name in tiles.tiles:
-        height_m = (read_map(map_path(folder, name)).astype(float) - 1) / 65534 * 20
         target = tiles.read_target(name)
+        assert set(np.unique(target)) == set(range(6))
+        height_m = from_levels(read_map(map_path(folder, name)), 0, 20)
         assert height_m.min() == 0 and (height_m[np.isin(target, (PAVED, GRASS))] == 0).all()
         assert height_m[target == BUILDING].min() > 2
 
