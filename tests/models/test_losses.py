@@ -26,12 +26,6 @@ def loss_of(logits, target, counts=None, segments=None, **weights):
     return loss(logits, target, loss.counts(target) if counts is None else counts, segments)
 
 
-def two_classes(*second):
-    """Probability of the second class along one row -> ``(1, 2, 1, W)``."""
-    second = torch.tensor(second).view(1, 1, -1)
-    return torch.stack([1 - second, second], 1)
-
-
 LIKELY, UNLIKELY = -math.log(0.75), -math.log(0.25)
 
 
@@ -118,23 +112,6 @@ def test_counts_are_of_images_and_of_the_weights_of_valid_pixels():
     loss = SegmentationLoss(**weights, class_weights=(0.5, 1.0, 3.0))
     assert loss.counts(target).tolist() == [2, 7.5]
     assert loss.counts(target.long()).dtype == torch.float64
-
-
-def test_object_loss_by_hand():
-    """Two segments of two pixels and one pixel without: (2 * 2 * 0.2^2 + 0) / 4 = 0.04."""
-    probability = two_classes(0.1, 0.5, 0.7, 0.7, 0.9)
-    value = object_loss_per_image(probability, torch.tensor([[[3, 3, 9, 9, 0]]]).int())
-    assert value.item() == pytest.approx(0.04, rel=1e-5)
-
-
-def test_boundary_loss_by_hand():
-    """The border is pixels 4 and 5, so 2 to 7 are near it: only pairs 01, 12 and 78 count."""
-    segments = torch.tensor([[[1] * 5 + [2] * 4]]).int()
-    at_the_border = two_classes(0.0, 0.0, 0.0, 0.2, 0.9, 0.3, 0.6, 1.0, 1.0)
-    elsewhere = two_classes(0.0, 0.1, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.9)
-    assert boundary_loss_per_image(at_the_border, segments).item() == 0
-    value = boundary_loss_per_image(elsewhere, segments).item()
-    assert value == pytest.approx((0.1 + 0.3 + 0.5) / 3, rel=1e-5)
 
 
 def draw(height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from models.weights import (
     fetch_weights,
     find_weights,
     official_depth_anything,
+    official_sam,
     read_state_dict,
 )
 from utils.errors import ConfigError, DataError, MissingDataError
@@ -65,6 +66,15 @@ def test_any_other_vit_is_looked_for_under_its_own_name():
     assert found.file == "vit_base_patch16_clip_224.openai.safetensors"
     assert found.source.startswith("https://huggingface.co/timm/vit_base_patch16_clip_224.openai")
     assert "model.<branch>.weights may name another path" in found.source
+
+
+def test_sam_files_have_their_names_and_hashes():
+    found = [official_sam(name) for name in ("vit_b", "vit_l", "vit_h")]
+    assert [(each.file, each.sha256[:8]) for each in found] == [
+        ("sam_vit_b_01ec64.pth", "ec2df627"),
+        ("sam_vit_l_0b3195.pth", "3adcc431"),
+        ("sam_vit_h_4b8939.pth", "a7bf3b02"),
+    ]
 
 
 def test_depth_files_have_their_addresses_and_licences():

@@ -41,7 +41,7 @@ def small() -> DepthAnythingNetwork:
 @pytest.fixture
 def depth(small) -> DepthAnything:
     """On small pictures, for time."""
-    return DepthAnything(network=small, weights_sha256=None, input_size_px=70)
+    return DepthAnything(network=small, weights_sha256=None, input_size_px=70, images_per_batch=8)
 
 
 @pytest.mark.parametrize(
@@ -49,11 +49,11 @@ def depth(small) -> DepthAnything:
     [
         ("v2_small", (126, 350)),
         ("v1_small", (252, 154)),
-        ("v2_base", (42, 98)),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [
                 ("v2_small", (518, 518)),
+                ("v2_base", (42, 98)),
                 ("v1_base", (56, 56)),
                 ("v2_large", (42, 56)),
                 ("v1_large", (28, 70)),
@@ -73,7 +73,7 @@ def test_network_gives_the_depth_of_transformers(model_type, size, tmp_path, mon
     assert (ours - theirs).abs().max() < 1e-4 * min(1, spread)
 
 
-@pytest.mark.parametrize("grid", [(37, 37), (37, 49), (20, 20), (74, 61), (1, 3)])
+@pytest.mark.parametrize("grid", [(37, 37), (20, 49), (1, 3)])
 def test_positions_follow_the_official_rule(grid):
     positions = pictures(1, 1 + 37 * 37, 5)
     expected = literal_positions(positions, grid)
@@ -86,15 +86,12 @@ def test_positions_follow_the_official_rule(grid):
         assert (ours[:, 1:] - plain).abs().max() > 0.01
 
 
-def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(small):
+def test_random_weights_are_the_same_each_time_and_give_maps_of_the_image(small, depth):
     before = torch.random.get_rng_state()
     again, digest = load_depth_anything("v2_small", "random", CPU)
     assert torch.equal(torch.random.get_rng_state(), before) and digest == "random"
     theirs = again.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in small.state_dict().items())
-
-
-def test_random_weights_give_different_maps_for_different_images(depth):
     one, other = depth.generate_batch([scene(70, 70), scene(70, 70, 1)])
     assert one.std() > 1e-3 and (one > 0).mean() > 0.9 and np.abs(one - other).max() > 1e-3
 
@@ -104,11 +101,8 @@ def test_random_weights_give_different_maps_for_different_images(depth):
     [
         ((512, 512), 518, (518, 518)),  # 37 patches
         ((600, 800), 518, (518, 686)),  # 800 * 518 / 600 = 690.7, 49.3 patches
-        ((800, 600), 518, (686, 518)),
         ((1024, 1000), 518, (532, 518)),  # 1024 * 0.518 = 530.4, 37.9 patches
         ((50, 20), 518, (1288, 518)),  # 1295 is 92.5 patches, and a half goes to the even
-        ((54, 20), 518, (1400, 518)),  # 1398.6, 99.9 patches
-        ((100, 100), 512, (518, 518)),  # 36.6 patches
         ((100, 100), 510, (518, 518)),  # 36.4 patches would be 504, below 510
         ((100, 150), 14, (14, 28)),  # 21 is 1.5 patches, and a half goes to the even
     ],
@@ -146,6 +140,7 @@ def test_a_batch_gives_the_maps_of_its_images_one_by_one(depth, monkeypatch):
     singles = [depth.generate(image) for image in images]
     seen, network = [], depth._network
     monkeypatch.setattr(depth, "_network", lambda x: seen.append(tuple(x.shape)) or network(x))
+    assert depth.images_per_batch == 1  # on the CPU
     depth.images_per_batch = 2
     together = depth.generate_batch(images)
     assert seen == [(2, 3, 70, 70), (1, 3, 70, 70), (2, 3, 70, 112), (1, 3, 112, 70)]
@@ -156,15 +151,9 @@ def test_a_batch_gives_the_maps_of_its_images_one_by_one(depth, monkeypatch):
 
 
 def test_an_image_may_be_a_read_only_view(depth):
-    image = scene(60, 80)
-    flipped = image[::-1]
+    flipped = scene(60, 80)[::-1]
     flipped.flags.writeable = False
     assert np.array_equal(depth.generate(flipped), depth.generate(flipped.copy()))
-
-
-def test_on_the_cpu_images_are_computed_one_at_a_time(small):
-    depth = DepthAnything(network=small, weights_sha256="a", images_per_batch=8)
-    assert depth.images_per_batch == 1 and depth.weights_sha256 == "a" and depth.kind == "values"
 
 
 def test_a_half_network_gives_nearly_the_same_float32_map(small):
@@ -185,11 +174,11 @@ def test_a_half_network_gives_nearly_the_same_float32_map(small):
 def test_a_batch_that_does_not_fit_the_memory_is_halved(depth, monkeypatch):
     images = [scene(64, 64, seed) for seed in range(7)]
     expected = depth.generate_batch(images)
-    tried, network = [], depth._network
+    tried, network, capacity = [], depth._network, 2
 
     def small_memory(x: Tensor) -> Tensor:
         tried.append(len(x))
-        if len(x) > 2:
+        if len(x) > capacity:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return network(x)
 
@@ -199,21 +188,14 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved(depth, monkeypatch):
     assert tried == [6, 3, 1, 1, 1, 1, 1, 1, 1] and depth.images_per_batch == 1
     for one, other in zip(found, expected, strict=True):
         assert np.abs(one - other).max() < 1e-5
-
-
-def test_no_memory_for_one_image_says_what_to_lower(depth, monkeypatch):
-    def no_memory(x: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(depth, "_network", no_memory)
-    depth.images_per_batch = 4
+    depth.images_per_batch, capacity = 4, 0
     sentence = (
         r"^Depth Anything does not fit the memory of the device even with one image at a time; "
         r"lower structure\.depth_anything\.input_size_px=70, take a smaller "
         r"structure\.depth_anything\.model_type, or run\.device=cpu$"
     )
     with pytest.raises(DataError, match=sentence):
-        depth.generate_batch([scene(64, 64, seed) for seed in range(3)])
+        depth.generate_batch(images)
 
 
 @pytest.fixture
@@ -226,52 +208,23 @@ def load(tmp_path, monkeypatch):
     return load
 
 
-@pytest.mark.parametrize("size", ["small", "base", "large"])
-def test_the_network_has_exactly_the_official_parameters(size, load):
+@pytest.mark.parametrize(
+    ("size", "millions", "num_tensors"),
+    [("small", 24.8, 239), ("base", 97.5, 239), ("large", 335.3, 407)],
+)
+def test_the_network_has_exactly_the_official_parameters_and_layers(
+    size, millions, num_tensors, load
+):
     layout = official_layout(size)
+    count = sum(math.prod(shape) for shape in layout.values())
+    assert round(count / 1e6, 1) == millions and len(layout) == num_tensors
     weights = {name: torch.zeros(1).expand(shape) for name, shape in layout.items()}
     network = load(f"v2_{size}", weights)
     loaded = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     assert loaded == {k: v for k, v in layout.items() if k != "pretrained.mask_token"}
     assert not any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
-    name = "depth_head.scratch.refinenet4.resConfUnit1.conv1.bias"
-    with pytest.raises(DataError, match=rf"v2_{size}: 1 missing \(first: {name}\); get depth"):
-        load(f"v2_{size}", {k: v for k, v in weights.items() if k != name})
-
-
-@pytest.mark.parametrize(
-    ("size", "millions", "num_tensors"),
-    [("small", 24.8, 239), ("base", 97.5, 239), ("large", 335.3, 407)],
-)
-def test_layouts_have_the_published_numbers_and_fill_the_official_files(
-    size, millions, num_tensors
-):
-    """A file is four bytes a parameter and the same little for every tensor of its archive."""
-    layout = official_layout(size)
-    count = sum(math.prod(shape) for shape in layout.values())
-    assert round(count / 1e6, 1) == millions and len(layout) == num_tensors
-    for version in ("v1", "v2"):
-        num_bytes = official_depth_anything(f"{version}_{size}").num_bytes
-        if num_bytes is not None:
-            assert 320 < (num_bytes - 4 * count) / num_tensors < 345
-
-
-def test_official_files_have_their_addresses_and_licences():
-    found = {name: official_depth_anything(name) for name in LAYERS}
-    assert found["v2_base"].url == (
-        "https://huggingface.co/depth-anything/Depth-Anything-V2-Base/resolve/main/"
-        "depth_anything_v2_vitb.pth"
-    )
-    assert found["v1_large"].url == (
-        "https://huggingface.co/spaces/LiheYoung/Depth-Anything/resolve/main/checkpoints/"
-        "depth_anything_vitl14.pth"
-    )
-    not_free = [name for name, file in found.items() if file.licence == "CC-BY-NC-4.0"]
-    assert not_free == ["v2_base", "v2_large"]
-    assert {file.licence for file in found.values()} == {"Apache-2.0", "CC-BY-NC-4.0"}
-    hashes = {name: file.sha256 for name, file in found.items() if file.sha256}
-    assert set(hashes) == {"v1_large", "v2_small", "v2_base", "v2_large"}
-    assert all(len(digest) == 64 for digest in hashes.values()) and len(set(hashes.values())) == 4
+    assert list(network.layers) == LAYERS[f"v2_{size}"]
+    assert list(load(f"v1_{size}", weights).layers) == LAYERS[f"v1_{size}"]
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path, load):
@@ -282,35 +235,24 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, load):
     with pytest.raises(DataError, match=r"is damaged: its SHA-256 should begin with 715fade1"):
         load_depth_anything("v2_small", str(path), CPU)
     weights = {name: torch.zeros(1).expand(s) for name, s in official_layout("small").items()}
-    weights["pretrained.norm.bias"] = torch.zeros(3)
     weights["a"] = weights.pop("pretrained.cls_token")
     sentence = (
         r"mine\.pth does not hold weights of Depth Anything v2_small: 1 missing \(first: "
-        r"pretrained\.cls_token\), 1 unexpected \(first: a\), 1 of another shape \(first: "
-        r"pretrained\.norm\.bias \(3,\) for \(384,\)\); get depth_anything_v2_vits\.pth from https://"
+        r"pretrained\.cls_token\), 1 unexpected \(first: a\); get depth_anything_v2_vits\.pth from "
     )
     with pytest.raises(DataError, match=sentence):
         load("v2_small", weights)
-
-
-def test_weights_of_another_version_or_of_metric_depth_are_refused(load):
-    """The versions have one layout: only names and hashes tell them apart."""
-    weights = {
-        name: torch.zeros(1).expand(shape) for name, shape in official_layout("large").items()
-    }
-    with pytest.raises(
-        DataError, match=r"is the official file depth_anything_vitl14\.pth, and Depth"
-    ):
+    # The versions and metric depth have one layout: only names and hashes tell them apart.
+    with pytest.raises(DataError, match=r"official file depth_anything_vitl14\.pth, and Depth"):
         load("v2_large", weights, "depth_anything_vitl14.pth")
     with pytest.raises(DataError, match="named like weights of metric depth"):
         load("v2_large", weights, "depth_anything_v2_metric_vkitti_vitl.pth")
 
 
-@pytest.mark.parametrize("is_zip", [True, False])
-def test_a_file_gives_its_weights_as_single_precision(is_zip, tmp_path):
+def test_a_file_gives_its_weights_as_single_precision(tmp_path):
     weights = {name: tensor.half() for name, tensor in official_weights("small").items()}
     path = tmp_path / "mine.pth"
-    torch.save(weights, path, _use_new_zipfile_serialization=is_zip)
+    torch.save(weights, path)
     before = torch.random.get_rng_state()
     network, digest = load_depth_anything("v2_small", str(path), CPU)
     assert len(digest) == 64 and not network.training

@@ -73,35 +73,38 @@ def assert_equals_the_package(network, image, **settings):
     assert painted.max() > 3  # more than a few masks are to be seen
 
 
+NEARLY_ALL = {
+    **LOOSE,
+    "stability_score_thresh": 0.1,
+    "box_nms_thresh": 0.99,
+    "crop_nms_thresh": 0.95,
+}
+
+
 @pytest.mark.parametrize(
-    ("shape", "points_per_side", "crop_n_layers"), [((48, 64), 10, 0), ((100, 37), 14, 1)]
+    ("shape", "settings"),
+    [
+        ((48, 64), {**NEARLY_ALL, "points_per_side": 10}),
+        ((100, 37), {**NEARLY_ALL, "points_per_side": 14, "crop_n_layers": 1}),
+        (
+            (120, 150),
+            {
+                "points_per_side": 12,
+                "points_per_batch": 7,
+                "pred_iou_thresh": 0.05,
+                "stability_score_thresh": 0.3,
+                "stability_score_offset": 3.0,
+                "box_nms_thresh": 0.97,
+                "crop_n_layers": 2,
+                "crop_nms_thresh": 0.97,
+                "crop_overlap_ratio": 0.5,
+                "crop_n_points_downscale_factor": 2,
+            },
+        ),
+    ],
 )
-def test_masks_and_map_are_those_of_the_package(network, shape, points_per_side, crop_n_layers):
-    settings = {
-        **LOOSE,
-        "points_per_side": points_per_side,
-        "stability_score_thresh": 0.1,
-        "box_nms_thresh": 0.99,
-        "crop_nms_thresh": 0.95,
-        "crop_n_layers": crop_n_layers,
-    }
+def test_masks_and_map_are_those_of_the_package(network, shape, settings):
     assert_equals_the_package(network, picture(*shape), **settings)
-
-
-def test_all_parameters_count_as_in_the_package(network):
-    settings = {
-        "points_per_side": 12,
-        "points_per_batch": 7,
-        "pred_iou_thresh": 0.05,
-        "stability_score_thresh": 0.3,
-        "stability_score_offset": 3.0,
-        "box_nms_thresh": 0.97,
-        "crop_n_layers": 2,
-        "crop_nms_thresh": 0.97,
-        "crop_overlap_ratio": 0.5,
-        "crop_n_points_downscale_factor": 2,
-    }
-    assert_equals_the_package(network, picture(120, 150), **settings)
 
 
 @pytest.mark.slow
