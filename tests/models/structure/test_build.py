@@ -10,7 +10,6 @@ import torch
 
 from configs.schema import DepthAnythingConfig, SamConfig, StructureConfig, SuperpixelsConfig
 from models.structure import build, depth_anything, sam
-from models.structure import sam as sam_weights
 from models.structure.build import build_generator, fetch_generator_weights
 from tests.models.structure.test_superpixels import natural_image
 from utils.errors import ConfigError, MissingDataError
@@ -53,57 +52,48 @@ def test_build_passes_every_superpixel_setting_on():
         assert (changed.generate(image) != expected).any(), change
 
 
+SAM = dict(
+    points_per_side=3,
+    points_per_batch=5,
+    pred_iou_thresh=0.11,
+    stability_score_thresh=0.12,
+    stability_score_offset=0.13,
+    box_nms_thresh=0.14,
+    crop_n_layers=1,
+    crop_nms_thresh=0.15,
+    crop_overlap_ratio=0.16,
+    crop_n_points_downscale_factor=2,
+    images_per_batch=7,
+)
+DEPTH = {"input_size_px": 280, "images_per_batch": 9}
+
+
 @pytest.mark.parametrize(
-    ("device", "precision", "dtype"),
+    ("name", "settings", "device", "precision", "dtype"),
     [
-        (CPU, "auto", torch.float32),
-        (CPU, "bf16", torch.bfloat16),
-        (CUDA, "auto", torch.bfloat16),
-        (CUDA, "fp32", torch.float32),
+        ("sam", SAM, CPU, "auto", torch.float32),
+        ("sam", SAM, CPU, "bf16", torch.bfloat16),
+        ("sam", SAM, CUDA, "auto", torch.bfloat16),
+        ("depth_anything", DEPTH, CPU, "auto", torch.float32),
+        ("depth_anything", DEPTH, CUDA, "fp32", torch.float32),
     ],
 )
-def test_build_passes_every_sam_setting_on(monkeypatch, device, precision, dtype):
+def test_build_passes_every_setting_on(monkeypatch, name, settings, device, precision, dtype):
     loaded = []
-    monkeypatch.setattr(sam, "Sam", Noted)
-    monkeypatch.setattr(sam_weights, "load_sam", lambda *a: loaded.extend(a) or ("network", "hash"))
-    settings = dict(
-        points_per_side=3,
-        points_per_batch=5,
-        pred_iou_thresh=0.11,
-        stability_score_thresh=0.12,
-        stability_score_offset=0.13,
-        box_nms_thresh=0.14,
-        crop_n_layers=1,
-        crop_nms_thresh=0.15,
-        crop_overlap_ratio=0.16,
-        crop_n_points_downscale_factor=2,
-        images_per_batch=7,
+    module, config_of = {
+        "sam": (sam, SamConfig),
+        "depth_anything": (depth_anything, DepthAnythingConfig),
+    }[name]
+    monkeypatch.setattr(module, "Sam" if name == "sam" else "DepthAnything", Noted)
+    monkeypatch.setattr(
+        module, f"load_{name}", lambda *given: loaded.extend(given) or ("network", "hash")
     )
     besides = {"model_type", "checkpoint", "precision", *NOT_OF_THE_NETWORK}
-    assert settings.keys() | besides == {field.name for field in fields(SamConfig)}
-    config = SamConfig(
-        model_type="vit_b", checkpoint="mine.pth", precision=precision, **WINDOWS, **settings
-    )
-    generator = build_generator("sam", config, device)
-    assert loaded == ["vit_b", "mine.pth", device]
-    expected = {"network": "network", "weights_sha256": "hash", "dtype": dtype, **settings}
-    assert generator._generator.settings == expected
-    assert (generator._window_px, generator._overlap_px) == (200, 50)
-
-
-@pytest.mark.parametrize(("device", "dtype"), [(CPU, torch.float32), (CUDA, torch.bfloat16)])
-def test_build_passes_every_depth_setting_on(monkeypatch, device, dtype):
-    loaded = []
-    monkeypatch.setattr(depth_anything, "DepthAnything", Noted)
-    monkeypatch.setattr(
-        depth_anything, "load_depth_anything", lambda *a: loaded.extend(a) or ("network", "hash")
-    )
-    settings = {"input_size_px": 280, "images_per_batch": 9}
-    besides = {"model_type", "checkpoint", "precision", "store", "join_tiles", *WINDOWS}
-    assert settings.keys() | besides == {field.name for field in fields(DepthAnythingConfig)}
-    config = DepthAnythingConfig(model_type="v1_base", checkpoint="d.pth", **WINDOWS, **settings)
-    generator = build_generator("depth_anything", config, device)
-    assert loaded == ["v1_base", "d.pth", device, dtype]
+    assert settings.keys() | besides == {*(f.name for f in fields(config_of)), "encodings"}
+    model_type = "vit_b" if name == "sam" else "v1_base"
+    named = {"model_type": model_type, "checkpoint": "mine.pth", "precision": precision}
+    generator = build_generator(name, config_of(**named, **WINDOWS, **settings), device)
+    assert loaded == [model_type, "mine.pth", device, *([dtype] if name != "sam" else [])]
     expected = {"network": "network", "weights_sha256": "hash", "dtype": dtype, **settings}
     assert generator._generator.settings == expected
     assert (generator._window_px, generator._overlap_px) == (200, 50)
