@@ -50,10 +50,6 @@ class Source:
     repair: LabelRepair | None = None
     lacks_columns_px: int = 0  # columns missing at the right of its rasters: no data there
 
-    def files(self) -> list[ArchiveFile]:
-        """Return all its files."""
-        return [self.image, *self.labels.values(), *self.rasters.values()]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -88,10 +84,10 @@ class Plan:
 
     def digest(self) -> str:
         """Return a hash of the settings and of the identity of all files."""
-        files = [
-            [split, source.id, *(file.identity() for file in source.files())]
-            for split, source in self.jobs()
-        ]
+        files = []
+        for split, source in self.jobs():
+            used = (source.image, *source.labels.values(), *source.rasters.values())
+            files.append([split, source.id, *(file.identity() for file in used)])
         plain = json.dumps([self.prepared_with, files], sort_keys=True, default=str)
         return hashlib.sha256(plain.encode()).hexdigest()
 
