@@ -1,15 +1,14 @@
-"""Pictures cut into overlapping tiles, and generators that map them without a network.
-
-As a program it completes stores, to be killed::
-
-    python -m tests.datasets.fakes ROOT SECONDS_PER_TILE [segments] [values]
-"""
+"""Pictures cut into overlapping tiles, generators that map them without a network, and kills."""
 
 import hashlib
-import sys
+import multiprocessing
+import os
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from datasets.structure_generation import Shard, Store, complete_store
 from datasets.structure_maps import MapRecipe, map_path, read_map, store_folder
 from datasets.tile_set import Tile, TileSet, open_tile_set
 from utils.boxes import window_starts
-from utils.distributed import DistContext, distributed_session
+from utils.distributed import DistContext
 from utils.errors import DataError
 
 RECIPES = {
@@ -142,12 +141,27 @@ def whole_map(tile_set: TileSet, folder: Path, source: str) -> np.ndarray:
     return whole
 
 
-def main() -> None:
-    root, seconds, *kinds = sys.argv[1:]
-    with distributed_session("cpu") as dist:
-        for kind in kinds:
-            complete(open_tile_set(Path(root)), FakeGenerator(kind, 2, float(seconds)), dist)
+def kill_while(
+    work: Callable[..., Any], *arguments: Any, folder: Path, num_maps: int, delay_s: float
+) -> None:
+    """Run a function in a process that kills itself a moment after a folder holds some maps."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.conftest"])
+    process = context.Process(target=_end, args=(work, arguments, folder, num_maps, delay_s))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
-if __name__ == "__main__":
-    main()
+def _end(
+    work: Callable[..., Any], arguments: Sequence[Any], folder: Path, num_maps: int, delay_s: float
+) -> None:
+    # The process watches itself: another one may be given no time until all maps are made.
+    def watch() -> None:
+        while len(list(folder.rglob("[!.]*.tif"))) < num_maps:
+            time.sleep(0.002)
+        time.sleep(delay_s)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    work(*arguments)

@@ -1,13 +1,8 @@
 """A large picture, mapped tile by tile, comes back whole."""
 
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +20,7 @@ from tests.datasets.fakes import (
     contents,
     depth_of,
     fill,
+    kill_while,
     picture,
     store_of,
     whole_map,
@@ -33,7 +29,6 @@ from tests.datasets.fakes import (
 from utils.distributed import DistContext
 from utils.errors import DataError
 
-ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("segments", "values")
 
 
@@ -171,19 +166,9 @@ def test_too_many_segments_of_one_picture_are_named_with_the_remedy(tiles, monke
     )
 
 
-def start(root: Path, seconds: float) -> subprocess.Popen:
-    """Complete both stores in another process, each unit of tiles taking a while."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.datasets.fakes", str(root), str(seconds), *KINDS],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def complete_both(dist: DistContext, tiles: TileSet) -> dict[str, bytes]:
+def complete_both(dist: DistContext, tiles: TileSet, seconds: float = 0) -> dict[str, bytes]:
     for kind in KINDS:
-        complete(tiles, FakeGenerator(kind, 2), dist)
+        complete(tiles, FakeGenerator(kind, 2, seconds), dist)
     return contents(tiles.root / "modalities")
 
 
@@ -202,13 +187,9 @@ def test_kills_between_parts_and_joined_maps_change_nothing(tiles: TileSet, kill
     stores = tiles.root / "modalities"
     shutil.rmtree(stores)
     rng, kept = random.Random(0), {}
-    for kind, num_files in kills:
-        process = start(tiles.root, 0.02)
-        while len(list((stores / kind).rglob("*.tif"))) < num_files and process.poll() is None:
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.02))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+    for kind, num_maps in kills:
+        where = {"folder": stores / kind, "num_maps": num_maps, "delay_s": rng.uniform(0, 0.02)}
+        kill_while(complete_both, single_process(), tiles, 0.02, **where)
         found = {path: path.stat().st_ino for path in stores.rglob("[!.]*.tif")}
         assert all(found.get(path, inode) == inode for path, inode in kept.items())
         kept = found
