@@ -1,4 +1,4 @@
-"""docs/train.slurm with stand-ins for Slurm's commands: two processes, stopped, queued, resumed."""
+"""docs/train.slurm with stand-ins for Slurm's commands: two processes, stopped and queued again."""
 
 import os
 import subprocess
@@ -49,7 +49,6 @@ def submit(recipe_path, tmp_path):
 
     def submit(*overrides, stop=False, code=""):
         calls = tmp_path / "calls.txt"
-        calls.write_text("")
         environment = {
             **os.environ,
             "PATH": f"{commands}:{os.environ['PATH']}",
@@ -70,24 +69,19 @@ def submit(recipe_path, tmp_path):
     return submit
 
 
-def test_a_job_that_is_stopped_is_queued_again_and_resumes(submit, tmp_path):
-    overrides = ["optim.num_epochs=20", "eval.every_epochs=20"]
-    code, said, calls = submit(*overrides, stop=True)
-    assert code == 143, said
-    assert said.count("stopped and saved") == 2 and "Traceback" not in said
+def test_a_job_that_is_stopped_saves_and_is_queued_again(submit, tmp_path):
+    code, errors, calls = submit("optim.num_epochs=20", "eval.every_epochs=20", stop=True)
+    assert code == 143, errors
+    assert errors.count("stopped and saved") == 2 and "Traceback" not in errors
     assert calls == ["show hostnames node[1-2]", f"requeue {os.getpid()}"]
-    last = tmp_path / "runs" / "run" / "last.pth"
-    step = load_checkpoint(last).progress["step"]
-    assert 0 < step < 60
-    code, said, calls = submit(*overrides)
-    assert code == 0, said
-    assert calls == ["show hostnames node[1-2]"]  # a run that is finished is not queued again
-    assert load_checkpoint(last).progress["step"] == 60
-    log = (tmp_path / "runs" / "run" / "train.log").read_text()
-    assert f"resumes after step {step} of 60" in log and "fp32 on 2 x cpu" in log
+    folder = tmp_path / "runs" / "run"
+    checkpoint = load_checkpoint(folder / "last.pth")
+    assert 0 < checkpoint.progress["step"] < 60
+    assert len(checkpoint.training["random_states"]) == 2
+    assert "fp32 on 2 x cpu" in (folder / "train.log").read_text()
 
 
-def test_only_a_job_that_was_stopped_is_queued_again(submit):
-    nodes, requeue = "show hostnames node[1-2]", f"requeue {os.getpid()}"
-    assert submit(code="2") == (2, "", [nodes])
-    assert submit(code="143") == (143, "", [nodes, requeue])
+@pytest.mark.parametrize(("code", "is_queued"), [(0, False), (2, False), (143, True)])
+def test_only_a_job_that_was_stopped_is_queued_again(submit, code, is_queued):
+    calls = ["show hostnames node[1-2]"] + [f"requeue {os.getpid()}"] * is_queued
+    assert submit(code=str(code)) == (code, "", calls)

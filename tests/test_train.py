@@ -37,30 +37,15 @@ def run_to_the_end(config) -> Run:
 def assert_same_run(ours: Path, theirs: Path) -> None:
     """Weights, average, optimiser, counters and random state, and the rows of metrics.jsonl."""
     a, b = load_checkpoint(ours / "last.pth"), load_checkpoint(theirs / "last.pth")
-    assert a.progress == b.progress
-    flat_a, flat_b = flatten([a.weights, a.training]), flatten([b.weights, b.training])
-    assert flat_a.keys() == flat_b.keys() and len(flat_a) > 300
-    for key, value in flat_a.items():
-        other = flat_b[key]
-        same = torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
-        assert same, key
+    assert a.progress == b.progress and len(a.training["optimizer"]["state"]) > 100
+    torch.testing.assert_close([a.weights, a.training], [b.weights, b.training], rtol=0, atol=0)
 
     def rows(folder):
         dropped = {"images_per_s", "data_wait_share", "memory_gib"}
-        found = read_rows(folder / "metrics.jsonl")
-        return [{k: v for k, v in row.items() if k not in dropped} for row in found]
+        rows = read_rows(folder / "metrics.jsonl")
+        return [{k: v for k, v in row.items() if k not in dropped} for row in rows]
 
     assert rows(ours) == rows(theirs) and rows(ours)
-
-
-def flatten(value, prefix=""):
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, (list, tuple)):
-        items = enumerate(value)
-    else:
-        return {prefix: value}
-    return {k: v for key, item in items for k, v in flatten(item, f"{prefix}.{key}").items()}
 
 
 def test_a_run_learns_and_leaves_its_files(recipe_path, tmp_path, monkeypatch, capsys):

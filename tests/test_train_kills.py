@@ -1,4 +1,4 @@
-"""Runs that are killed or interrupted, and resumed by the same command."""
+"""Runs that are killed and resumed by the same command."""
 
 import os
 import random
@@ -10,11 +10,9 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import train
 from tests.test_train import NO_VIT, assert_same_run, run_to_the_end
 from utils.config import load_config
 from utils.training.checkpoint import load_checkpoint
-from utils.training.log import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -29,7 +27,7 @@ def overrides_of(name):
 
 
 def start(recipe_path):
-    command = [sys.executable, "train.py", "--config", str(recipe_path), "data.num_workers=2"]
+    command = [sys.executable, "train.py", "--config", str(recipe_path)]
     command += overrides_of("killed")
     return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
 
@@ -48,7 +46,7 @@ def test_kills_at_random_moments_change_nothing(recipe_path, tmp_path):
     straight = run_to_the_end(load_config(recipe_path, overrides_of("straight"))).folder
     folder, rng = tmp_path / "runs" / "killed", random.Random(0)
     last, while_writing = folder / "last.pth", 0
-    for number in range(3):
+    for number in range(2):
         process = start(recipe_path)
         enough = progress(last) + rng.randint(0, 2)
         while progress(last) < enough and process.poll() is None:
@@ -69,26 +67,3 @@ def test_kills_at_random_moments_change_nothing(recipe_path, tmp_path):
     assert not list(folder.glob(".*.partial"))
     best = [load_checkpoint(f / "best.pth") for f in (folder, straight)]
     assert best[0].progress == best[1].progress
-
-
-def test_a_signal_ends_the_run_after_the_step_is_saved(
-    recipe_path, tmp_path, monkeypatch, run_script
-):
-    steps, real = [], train.set_learning_rate
-
-    def set_learning_rate(optimizer, lr):
-        steps.append(lr)
-        if len(steps) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert len(steps) <= 4
-        real(optimizer, lr)
-
-    monkeypatch.setattr(train, "set_learning_rate", set_learning_rate)
-    overrides = ["run.save_every_steps=1000", "optim.num_epochs=300", *NO_VIT]
-    code, _, errors = run_script("train", "--config", recipe_path, *overrides)
-    assert code == 128 + signal.SIGTERM
-    assert "stopped and saved; run the same command again to resume" in errors
-    folder = tmp_path / "runs" / "run"
-    assert progress(folder / "last.pth") == 4
-    rows = read_rows(folder / "metrics.jsonl")
-    assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4]

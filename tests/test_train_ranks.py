@@ -3,10 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,19 +16,18 @@ from utils.files import read_rgb
 from utils.training.checkpoint import load_checkpoint
 from utils.training.signals import StopRequest
 
-ROOT = Path(__file__).resolve().parent.parent
 NO_DROPOUT = ["model.drop_path=0", "model.head_dropout=0"]
 
 # Batch norm sees a part of the batch on each rank and in each micro-batch, so it is fixed by eval
 # mode. The optimiser is SGD: Adam divides by tiny second moments, and turns rounding into steps.
-# Double precision, because 20 steps in single precision add up to 2e-6 of rounding.
+# Double precision, because steps in single precision add up to 2e-6 of rounding.
 STEPS = ["optim.optimizer=sgd", "optim.lr=0.02", "optim.warmup_epochs=0", "optim.ema_decay=0"]
-STEPS += ["optim.batch_size=6", "optim.steps_per_epoch=20", *NO_DROPOUT, *NO_VIT]
+STEPS += ["optim.batch_size=6", "optim.steps_per_epoch=8", *NO_DROPOUT, *NO_VIT]
 STEPS += ["optim.class_weights=[1, 9, 1, 3, 1, 5]"]  # the ranks' parts weigh differently
 
 
 def train_steps(dist, config):
-    """Train 20 steps of six samples; weights before and after."""
+    """Train eight steps of six samples; weights before and after."""
     inputs, build = train.prepare_inputs, train.build_network
 
     def in_double(*given):
@@ -88,6 +83,12 @@ def train_until_signal(dist, config, step):
             run.log.close()
 
 
+def restored_random_state(dist, config):
+    run = build_run(config, dist)
+    run.log.close()
+    return torch.get_rng_state()
+
+
 def test_a_signal_to_one_rank_saves_and_one_rank_resumes(data_root, tmp_path, ranks):
     """The ranks exchange requests every second step; the third one is not the last."""
     overrides = ["optim.num_epochs=20", "eval.every_epochs=20", "run.log_every_steps=2"]
@@ -95,7 +96,10 @@ def test_a_signal_to_one_rank_saves_and_one_rank_resumes(data_root, tmp_path, ra
     assert ranks(train_until_signal, config, 3) == [4, 4]
     last = tmp_path / "run" / "last.pth"
     assert load_checkpoint(last).progress["step"] == 4
-    assert len(load_checkpoint(last).training["random_states"]) == 2
+    states = [saved["cpu"] for saved in load_checkpoint(last).training["random_states"]]
+    for own, saved in zip(ranks(restored_random_state, config), states, strict=True):
+        assert torch.equal(own, saved)
+    assert not torch.equal(*states)
     run = build_run(config, single_process())
     assert (run.state.step, run.state.step_in_epoch) == (4, 1)
     train_one_epoch(run)
@@ -136,34 +140,3 @@ def test_the_worst_tiles_of_two_ranks_are_those_of_one(data_root, tmp_path, rank
     environment = json.loads((folders[1] / "environment.json").read_text())
     assert len(environment["devices"]) == environment["world_size"] == 2
     assert environment["batch"]["per_rank"] == 3
-
-
-@pytest.mark.slow
-def test_a_rank_that_fails_ends_all_and_shows_its_own_traceback(recipe_path, tmp_path):
-    program = tmp_path / "failing.py"
-    program.write_text(
-        "import sys, train\n"
-        "from utils.errors import run_command\n"
-        "real = train.set_learning_rate\n"
-        "def fail(*arguments):\n"
-        "    import os\n"
-        "    if os.environ['RANK'] == '1':\n"
-        "        raise ArithmeticError('the second rank cannot count')\n"
-        "    real(*arguments)\n"
-        "train.set_learning_rate = fail\n"
-        "run_command(train.main)\n"
-    )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*torchrun, str(program), "--config", str(recipe_path), *NO_VIT]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    start = time.monotonic()
-    done = subprocess.run(
-        [*command, "data.num_workers=2"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        timeout=120,
-    )
-    assert done.returncode != 0
-    assert b"ArithmeticError: the second rank cannot count" in done.stderr
-    assert time.monotonic() - start < 60

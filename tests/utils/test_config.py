@@ -42,8 +42,6 @@ def test_a_recipe_lists_only_what_differs_from_the_released_defaults(load):
         ("optin: {}", r"\n  optin: unknown key; did you mean 'optim'\?"),
         ("model: {zzz: 1}", r"model\.zzz: unknown key; known here: size, rgb_vit, structure_vit"),
         ("1: 2", r"\n  1: unknown key"),
-        ("optim: {lr: true}", r"optim\.lr: must be a number, not True"),
-        ("optim: {batch_size: 2.5}", r"optim\.batch_size: must be a whole number, not 2\.5"),
         ("optim: {batch_size: true}", r"optim\.batch_size: must be a whole number, not True"),
         ("data: {root: a, dihedral: yes}", r"data\.dihedral: must be true or false, not 'yes'"),
         ("run: {output: 7}", r"run\.output: must be text, not 7"),
@@ -55,10 +53,8 @@ def test_a_recipe_lists_only_what_differs_from_the_released_defaults(load):
         ("structure: {modalities: [sam, 5]}", r"structure\.modalities\[1\]: must be text"),
         ("data: {root: a, scale_range: [1, 2, 3]}", r"scale_range: must have 2 entries, not 3"),
         ("optim: {lr_factors: [1]}", r"optim\.lr_factors: must be a mapping like \{name: value"),
-        ("structure: {sam: {points_per_side: 0}}", r"structure\.sam\.points_per_side: must be 1"),
         ("eval: {scales: [1, 1e999]}", r"eval\.scales: must all be above 0"),
         ("eval: {scales: [0.04]}", r"must make windows of 32 px or more of window_px \(640\)"),
-        ("eval: {mean_without: [a, a]}", r"eval\.mean_without: names a class twice"),
         ("optim: {num_epochs: 5}", r"optim\.warmup_epochs: must be below num_epochs \(5\)"),
         ("optim: {dice_weight: 0, cross_entropy_weight: 0}", "both 0: there is no loss"),
         ("run: {device: cpu, precision: fp16}", r"run\.precision: fp16 needs a CUDA device"),
@@ -97,9 +93,7 @@ def test_all_problems_come_in_one_error(load):
     [
         (f"{RECIPE}optim: {{lr: 1,\n  lr: 2}}", r"yaml, line 4: the key 'lr' appears twice"),
         ("optim: [1", r"recipe\.yaml is not valid YAML: \S"),
-        ("a\tb: \x07", r"recipe\.yaml is not valid YAML: \S"),
         ("? [a]\n: b", r"recipe\.yaml is not valid YAML: \S"),
-        ("", "must hold 'key: value' lines at its top level"),
         ("- a\n- b", "must hold 'key: value' lines at its top level"),
     ],
 )
@@ -126,29 +120,23 @@ def test_every_way_to_write_a_number_is_one(load, text: str, value: float):
     assert lr == value and type(lr) is float
 
 
-@pytest.mark.parametrize("control", ["on", "off", "shuffled"])
-def test_on_and_off_stay_text(load, control: str):
-    assert load(f"structure: {{control: {control}}}").structure.control == control
-    assert load("", f"structure.control={control}").structure.control == control
-
-
 def test_overrides_of_every_kind(load):
     config = load(
-        "optim: {lr: 1.0}",
+        "optim: {lr: 1.0}\nstructure: {control: off}",  # off stays text
         "optim.lr=1e-4",
         "optim.lr=2e-4",  # the last one wins
         "data.scale_range=[1, 2]",
         "data.dihedral=false",
         "model.rgb_vit={name: none, weights: a.pth}",
         "structure.sam.checkpoint=null",
-        "run.output=my runs",
+        "run.output=off",
     )
-    assert config.optim.lr == 2e-4
+    assert (config.optim.lr, config.structure.control) == (2e-4, "off")
     assert config.data.scale_range == (1.0, 2.0)
     assert config.data.dihedral is False
     assert (config.model.rgb_vit.name, config.model.rgb_vit.weights) == ("none", "a.pth")
     assert config.structure.sam.checkpoint is None
-    assert config.run.output == "my runs"
+    assert config.run.output == "off"
     recipe = {"name": "a", "data": {"root": "b"}}
     assert config_from_dict(recipe, "here", ["data.root=c"]).data.root == "c"
     assert recipe == {"name": "a", "data": {"root": "b"}}
@@ -161,9 +149,7 @@ def test_overrides_of_every_kind(load):
         ("=3", "override '=3' is not of the form"),
         ("name.x=3", "override 'name.x=3': 'name' is a value, not a section"),
         ("optim.lr=[1", r"override 'optim\.lr=\[1' is not valid YAML"),
-        ("optim.rl=1", r"optim\.rl: unknown key; did you mean 'lr'\?"),
         *((f"optim.lr={text}", r"lr: must be a number, not '") for text in ("6e", "1.2.3", "nan")),
-        ("optim.lr=", r"optim\.lr: must be a number, not None"),
     ],
 )
 def test_a_bad_override_is_named(load, override: str, problem: str):
@@ -202,7 +188,6 @@ def test_differences_list_dotted_keys_with_both_sides():
         ("", ["optim.batch_size=64"], (64, "8e-05", 16)),  # 16: the default
         ("optim: {batch_size: 8}", ["optim.batch_size=4", "optim.batch_size=8"], None),
         ("optim: {batch_size: 8}", ["optim.batch_size=4", "optim.lr=0.001"], None),
-        ("optim: {batch_size: 8}", ["optim.num_epochs=20"], None),
     ],
 )
 def test_a_batch_that_the_rate_was_not_chosen_for_is_noted(load, tmp_path, lines, overrides, note):

@@ -1,12 +1,8 @@
 import json
-from io import BytesIO
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import make_config
 from utils.errors import DataError
@@ -134,17 +130,6 @@ def test_the_time_left_follows_the_speed_slowly(tmp_path, dist, monkeypatch):
     assert [(row["step"], row["loss"], row["dice"], row["kind"]) for row in rows] == [
         (step, step, 0.5, "train") for step in (2, 4, 6)
     ]
-
-
-def test_pictures_go_to_tensorboard(tmp_path, dist):
-    log = open_log(tmp_path, dist)
-    picture = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
-    log.picture("val/predictions", picture, 12)
-    log.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    (event,) = events.Images("val/predictions")
-    assert event.step == 12
-    assert (np.array(Image.open(BytesIO(event.encoded_image_string))) == picture).all()
 
 
 @pytest.mark.parametrize(
