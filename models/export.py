@@ -77,14 +77,21 @@ def export_network(
     text = json.dumps({**metadata, **_interface(structure_channels, size_px)}, ensure_ascii=False)
     batch = torch.export.Dim("batch", min=1)
     with atomic_path(path) as partial, _quiet_exporters():
-        with _one_sentence(path), torch.no_grad():
-            program = torch.export.export(
-                network,
-                _random_inputs(_TRACED_BATCH, structure_channels, size_px),
-                dynamic_shapes=({0: batch}, {0: batch}),
-                strict=False,
-            )
-            run = writers[path.suffix](program, partial, text)
+        try:
+            with torch.no_grad():
+                program = torch.export.export(
+                    network,
+                    _random_inputs(_TRACED_BATCH, structure_channels, size_px),
+                    dynamic_shapes=({0: batch}, {0: batch}),
+                    strict=False,
+                )
+                run = writers[path.suffix](program, partial, text)
+        except Exception as error:  # exporters raise many types
+            reason = str(error).strip().partition("\n")[0][:300]
+            raise DataError(
+                f"{path} was not written: torch {torch.__version__} cannot export this network "
+                f"({type(error).__name__}: {reason}); a newer torch may, 2.14 is tested"
+            ) from error
         return _largest_difference(run, network, structure_channels, size_px, path)
 
 
@@ -180,19 +187,6 @@ def _largest_difference(
             )
         largest = max(largest, difference)
     return largest
-
-
-@contextmanager
-def _one_sentence(path: Path) -> Iterator[None]:
-    """Turn errors of an exporter, which have many types, into one sentence."""
-    try:
-        yield
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0][:300]
-        raise DataError(
-            f"{path} was not written: torch {torch.__version__} cannot export this network "
-            f"({type(error).__name__}: {reason}); a newer torch may, 2.14 is tested"
-        ) from error
 
 
 @contextmanager

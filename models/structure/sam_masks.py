@@ -7,7 +7,7 @@ size of the image a few at a time, once to be measured and, if they remain, once
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -123,15 +123,12 @@ def measure(
         boxes.append(_boxes(logits, mask_threshold))
     # Boxes were measured in the crop: both of their corners move by the corner of the crop.
     corner = [crop.box.left_px, crop.box.top_px]
-    measured = Masks(
-        coarse=masks.coarse,
-        crop=masks.crop,
-        boxes=torch.cat([masks.boxes[:0], *boxes])
-        + torch.tensor([*corner, *corner], device=masks.boxes.device),
+    shift = torch.tensor([*corner, *corner], device=masks.boxes.device)
+    measured = replace(
+        masks,
+        boxes=torch.cat([masks.boxes[:0], *boxes]) + shift,
         areas=torch.cat([masks.areas[:0], *areas]),
-        iou=masks.iou,
         stability=torch.cat([masks.stability[:0], *stability]),
-        points=masks.points,
     )
     if stability_thresh <= 0:
         return measured

@@ -1,6 +1,7 @@
 """Masks of a SAM made by hand: measured, thinned out and painted; test_sam.py has the real ones."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_box_area_and_stability_are_counted_pixel_by_pixel():
     logits[0, 2, 2] = 3.0
     logits[1, 0, 0] = -0.5  # empty at 0, one pixel at -1
     masks = as_masks([np.zeros((4, 6), bool)] * 3)
-    masks = Masks(**{**vars(masks), "coarse": logits})
+    masks = replace(masks, coarse=logits)
     found = measure(masks, crop(10, 20, 4, 6), 0.0, 1.0, 0.0)
     assert found.areas.tolist() == [3, 0, 0]
     assert found.boxes.tolist() == [[22, 11, 23, 12], [20, 10, 20, 10], [20, 10, 20, 10]]
@@ -101,7 +102,7 @@ def test_box_area_and_stability_are_counted_pixel_by_pixel():
 def test_area_of_rows_beyond_the_range_of_int16():
     masks = as_masks([np.ones((1, 40_000), bool)])
     wide = Crop(Box(0, 0, 1, 40_000), torch.eye(1), torch.ones(40_000, 1))
-    masks = Masks(**{**vars(masks), "coarse": torch.full((1, 1, 1), 9.0)})
+    masks = replace(masks, coarse=torch.full((1, 1, 1), 9.0))
     found = measure(masks, wide, 0.0, 1.0, 0.5)
     assert found.areas.tolist() == [40_000] and found.stability.tolist() == [1]
 
@@ -109,7 +110,7 @@ def test_area_of_rows_beyond_the_range_of_int16():
 def test_masks_that_a_crop_cuts_off_go_but_not_at_the_border_of_the_image():
     masks = as_masks([np.zeros((100, 100), bool)] * 3)
     boxes = torch.tensor([[60, 60, 99, 99], [30, 40, 70, 70], [0, 0, 60, 50]])
-    masks = Masks(**{**vars(masks), "boxes": boxes})
+    masks = replace(masks, boxes=boxes)
     inside = drop_cut_off(masks, crop(0, 0, 100, 100), (300, 300))
     assert inside.boxes.tolist() == boxes[1:].tolist()
     assert len(drop_cut_off(masks, crop(0, 0, 100, 100), (100, 100))) == 3
@@ -118,6 +119,6 @@ def test_masks_that_a_crop_cuts_off_go_but_not_at_the_border_of_the_image():
 def test_of_masks_with_one_box_the_best_rated_stays():
     masks = as_masks([np.zeros((9, 9), bool)] * 3)
     boxes = torch.tensor([[0, 0, 8, 8], [0, 0, 8, 7], [4, 4, 8, 8]])
-    masks = Masks(**{**vars(masks), "boxes": boxes})
+    masks = replace(masks, boxes=boxes)
     assert suppress(masks, masks.iou, 0.7).boxes.tolist() == [[0, 0, 8, 8], [4, 4, 8, 8]]
     assert suppress(masks, masks.iou.flip(0), 0.7).boxes.tolist() == [[4, 4, 8, 8], [0, 0, 8, 7]]
