@@ -219,12 +219,12 @@ def main() -> None:
         if dist.device.type == "cpu":
             keep_freed_memory()
         run = build_run(config, dist, stop)
-        run.log.begin(run.state, run.folder, [*notes, *run.notes])
+        run.log.begin([*notes, *run.notes])
         if config.run.dry:
             return dry_run(run)
         train(run)
         draw_run_page(run.folder, run.state)
-        run.log.end(run.state, run.folder)
+        run.log.end()
 
 
 if __name__ == "__main__":

@@ -48,13 +48,13 @@ def test_kills_at_random_moments_change_nothing(recipe_path, tmp_path):
     last, while_writing = folder / "last.pth", 0
     for number in range(2):
         process = start(recipe_path)
-        enough = progress(last) + rng.randint(0, 2)
+        enough = progress(last) + rng.randint(1, 2)
         while progress(last) < enough and process.poll() is None:
-            time.sleep(0.002)
+            time.sleep(0.05)
         deadline = time.monotonic() + 20
         if number % 2:
             while not list(folder.glob(".last.pth*.partial")) and time.monotonic() < deadline:
-                pass
+                time.sleep(0.0005)
         else:
             time.sleep(rng.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)

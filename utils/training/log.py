@@ -42,16 +42,13 @@ class RunLog:
     def __init__(
         self, folder: Path, state: TrainState, config: Config, steps_per_epoch: int
     ) -> None:
-        self._dist, first_step = state.dist, state.step
-        self._guard = state.guard
+        self._state, self._dist, self._folder = state, state.dist, folder
         self._every_steps = config.run.log_every_steps
         self._schedule = ValidationSchedule(config)
         self._steps_per_epoch = steps_per_epoch
-        self._metrics = folder / "metrics.jsonl"
-        self._text = folder / "train.log"
         self._bar = tqdm(
             total=config.optim.num_epochs * steps_per_epoch,
-            initial=first_step,
+            initial=state.step,
             bar_format=_BAR,
             disable=not self._dist.is_main,
             dynamic_ncols=True,
@@ -60,31 +57,32 @@ class RunLog:
         self._writer: SummaryWriter | None = None
         self._started = time.perf_counter()
         self._since = self._started  # the last row or validation
-        self._step, self._num_images = first_step, 0  # step at that time, and images since
+        self._step, self._num_images = state.step, 0  # step at that time, and images since
         self.waited_s = 0.0  # for the next batch, since the beginning
         self._waited_before_s = 0.0  # ... until the last row
         self._epoch_ended = self._started
         self._step_s = 0.0  # smoothed over the last steps; 0: not known yet
         self._validation_s = 0.0  # of the last validation; 0: not known yet
         if self._dist.is_main:
-            _keep_rows(self._metrics, state)
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+            _keep_rows(folder / "metrics.jsonl", state)
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=state.step + 1)
 
-    def begin(self, state: TrainState, folder: Path, notes: list[str]) -> None:
+    def begin(self, notes: list[str]) -> None:
         """Report the size of the run, and the notes."""
+        state = self._state
         num_trained = sum(p.numel() for p in state.network.parameters() if p.requires_grad)
         self.say(
-            f"{folder.name}: {num_trained:,} trained parameters, {state.precision.name} on "
+            f"{self._folder.name}: {num_trained:,} trained parameters, {state.precision.name} on "
             f"{self._dist.world_size} x {self._dist.device.type}, "
             f"{'resumes after' if state.step else 'from'} step {state.step} of {self._bar.total}"
         )
         for note in notes:
             self.say(note)
 
-    def end(self, state: TrainState, folder: Path) -> None:
+    def end(self) -> None:
         """Report the best score, and close the files."""
         minutes = (time.perf_counter() - self._started) / 60
-        identity = state.identity
+        state, folder, identity = self._state, self._folder, self._state.identity
         best = f"best {SCORE_NAMES[identity.selected_by]} {100 * state.best_score:.2f} on "
         best += f"{identity.selected_on} in epoch {state.best_epoch}; {folder}/best.pth"
         never = f"no validation on {identity.selected_on} had a score; {folder}/last.pth"
@@ -115,9 +113,8 @@ class RunLog:
         self._num_images += len(tile_ids) * self._dist.world_size
         if step % self._every_steps:
             return
-        self._guard.check_losses()
-        stacked = self._dist.sum(torch.stack([loss.detach() for loss in losses.values()]))
-        values = (stacked / self._dist.world_size).tolist()
+        self._state.guard.check_losses()
+        values = self._dist.mean(torch.stack(list(losses.values()))).tolist()
         seconds = time.perf_counter() - self._since
         row = {
             **dict(zip(losses, values, strict=True)),
@@ -146,8 +143,9 @@ class RunLog:
         validations_s = self._schedule.num_validations_after(completed) * self._validation_s
         return (self._bar.total - step) * self._step_s + validations_s
 
-    def evaluation(self, state: TrainState, result: Scores, is_best: bool) -> None:
+    def evaluation(self, result: Scores, is_best: bool) -> None:
         """Report the scores of a validation: all to the files, one line to the console."""
+        state = self._state
         row = {"miou": result.miou, "mf1": result.mf1, "oa": result.oa}
         per_class = zip(state.identity.classes, result.iou, strict=True)
         self._write("val", state.step, {**row, **{f"iou/{name}": iou for name, iou in per_class}})
@@ -173,7 +171,7 @@ class RunLog:
     def _record(self, message: str) -> None:
         """Write a line to train.log."""
         if self._dist.is_main:
-            with self._text.open("a", encoding="utf-8") as file:
+            with (self._folder / "train.log").open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")
 
     def close(self) -> None:
@@ -187,7 +185,7 @@ class RunLog:
             return
         for name, value in row.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
-        with self._metrics.open("a", encoding="utf-8") as file:
+        with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **to_json(row)}) + "\n")
 
 

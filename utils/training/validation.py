@@ -121,7 +121,7 @@ class Validation:
         """Validate; return True if the score of the recipe is the best so far."""
         result = scores(self._confusion(None), self._left_out)
         is_best = self._state.is_best(getattr(result, self._state.identity.selected_by))
-        self._log.evaluation(self._state, result, is_best)
+        self._log.evaluation(result, is_best)
         self._examples.publish(self._log, self._folder, is_best=is_best)
         return is_best
 

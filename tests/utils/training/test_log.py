@@ -100,7 +100,7 @@ def test_the_time_left_counts_steps_and_validations(tmp_path, dist, monkeypatch)
     train(1, 5)
     clock.now += 30
     state.step, state.identity = 5, SimpleNamespace(classes=["x"], selected_on="val")
-    log.evaluation(state, SimpleNamespace(miou=0.5, mf1=0.6, oa=0.7, iou=(0.5,)), True)
+    log.evaluation(SimpleNamespace(miou=0.5, mf1=0.6, oa=0.7, iou=(0.5,)), True)
     train(6, 10)
     log.close()
     lines = (tmp_path / "train.log").read_text().splitlines()
@@ -143,5 +143,5 @@ def test_the_last_line_says_what_came_out(tmp_path, dist, score, epoch, said):
     state = make_state(dist)
     state.best_score, state.best_epoch = score, epoch
     state.identity = SimpleNamespace(selected_by="miou", selected_on="val")
-    open_log(tmp_path, dist, state=state).end(state, tmp_path)
+    open_log(tmp_path, dist, state=state).end()
     assert (tmp_path / "train.log").read_text().endswith(f"minutes: {said.format(tmp_path)}\n")
