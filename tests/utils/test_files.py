@@ -24,20 +24,16 @@ from utils.files import (
 )
 
 
-def test_a_written_file_appears_with_its_folder(tmp_path: Path):
+def test_a_file_appears_with_its_folder_and_readers_see_the_old_one_until_the_block_ends(
+    tmp_path: Path,
+):
     path = tmp_path / "a" / "b.txt"
     write_text(path, "Straße\n")
     assert path.read_bytes() == "Straße\n".encode()
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_reader_sees_the_old_file_until_the_block_ends(tmp_path: Path):
-    path = tmp_path / "a.txt"
-    write_text(path, "old")
     with atomic_path(path) as partial:
         partial.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
+        assert path.read_bytes() == "Straße\n".encode()
+    assert path.read_text() == "new" and list(path.parent.iterdir()) == [path]
 
 
 def test_only_temporary_files_of_the_named_files_are_removed(tmp_path: Path):

@@ -226,6 +226,8 @@ def test_groups_are_aligned_each_on_its_own_and_lone_pieces_stay_as_they_are():
     assert alignment.scale[4] == 1 and alignment.shift[4] == 0
     single = maps[4].astype(np.float32)
     assert np.array_equal(blend(layout, 4, {4: alignment.apply(4, single)}), single)
+    none = align({}, 2)
+    assert (*none.scale, *none.shift, none.residual) == (1, 1, 0, 0, 0)
 
 
 def test_the_blend_of_two_pieces_by_hand():
