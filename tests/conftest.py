@@ -1,10 +1,12 @@
 """Shared fixtures: a small synthetic data set with its maps, recipes for it, prepare.py."""
 
 import importlib
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
+import eval as eval_script
 import infer
 import prepare
 from configs.schema import Config
@@ -128,6 +131,21 @@ def train_briefly(config: Config) -> Path:
     train(run)
     run.log.close()
     return run.folder / "best.pth"
+
+
+def evaluate(
+    checkpoint: Path,
+    output: Path,
+    *overrides: str,
+    split: str = "val",
+    command: Callable[..., None] = eval_script.evaluate_split,
+) -> dict[str, Any]:
+    """Run ``evaluate_split`` or ``attribute`` of eval.py; its report."""
+    loaded = load_checkpoint(checkpoint)
+    config = config_from_dict(loaded.identity.recipe, "recipe", list(overrides))
+    command(loaded, config, split, output, single_process())
+    (report,) = output.glob("*.json")
+    return dict(json.loads(report.read_text()))
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,9 @@
 """eval.py attribution: a tiny network on segments and values, whole and with its branch cut."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
-import torch
 
 import eval as eval_script
 from datasets.structure_maps import (
@@ -19,12 +17,9 @@ from datasets.structure_maps import (
     write_map,
 )
 from datasets.tile_set import open_tile_set
-from models.vsgnet import VSGNet
-from tests.conftest import make_config, single_process, train_briefly
+from tests.conftest import evaluate, make_config, train_briefly
 from tests.test_train import NO_VIT
-from utils.config import config_from_dict
 from utils.files import sha256_of
-from utils.training.checkpoint import load_checkpoint
 
 MEASURED = [  # ablations of the recipe below
     ("sam", "zeroed"),
@@ -71,20 +66,8 @@ def checkpoint(root, tmp_path_factory):
     return train_briefly(make_config(root, tmp_path_factory.mktemp("runs"), *overrides))
 
 
-def attribute(checkpoint, output, *overrides, split="val"):
-    loaded = load_checkpoint(checkpoint)
-    config = config_from_dict(loaded.identity.recipe, "recipe", list(overrides))
-    eval_script.attribute(loaded, config, split, output, single_process())
-    return json.loads((output / "attribution.json").read_text())
-
-
-def confusion_of(checkpoint, output, *overrides):
-    """The confusion matrix of an evaluation, and its report."""
-    loaded = load_checkpoint(checkpoint)
-    config = config_from_dict(loaded.identity.recipe, "recipe", list(overrides))
-    eval_script.evaluate_split(loaded, config, "val", output, single_process())
-    report = json.loads((output / "report.json").read_text())
-    return report["confusion"], report
+def attribute(*arguments):
+    return evaluate(*arguments, command=eval_script.attribute)
 
 
 def measured(result):
@@ -105,9 +88,8 @@ def whole(checkpoint, tmp_path_factory):
 
 
 def test_unchanged_maps_score_as_in_the_evaluation(checkpoint, whole, tmp_path):
-    confusion, report = confusion_of(checkpoint, tmp_path)
-    unchanged = whole[1]["unchanged"]
-    assert unchanged["confusion"] == confusion
+    report, unchanged = evaluate(checkpoint, tmp_path), whole[1]["unchanged"]
+    assert unchanged["confusion"] == report["confusion"]
     assert unchanged["miou"] == report["miou"]
     assert unchanged["miou_interval"] == report["interval"]["miou"]
     assert [c["iou"] for c in unchanged["classes"]] == [c["iou"] for c in report["classes"]]
@@ -120,9 +102,7 @@ def test_a_network_that_reads_the_target_off_its_map_needs_it(whole):
     shuffled = found["sam", "shuffled"]
     assert shuffled["miou"]["high"] < 0 and shuffled["changed_pixels"] > 0.1
     assert "shuffled loses" in result["verdicts"][0]
-    assert result["verdicts"][0].endswith(
-        "the network uses what the encoded map says about the image."
-    )
+    assert result["verdicts"][0].endswith("uses what the encoded map says about the image.")
     for entry in found.values():
         assert np.sum(entry["confusion"]) == np.sum(result["unchanged"]["confusion"])
     reasons = [entry["unmeasured"] for entry in result["ablations"] if "unmeasured" in entry]
@@ -137,8 +117,8 @@ def test_every_ablation_is_what_an_evaluation_with_those_maps_counts(
     """Maps changed on disk, or by the recipe, instead of where they are encoded."""
     found = {name: entry["confusion"] for name, entry in measured(whole[1]).items()}
     for name in ("sam", "height"):
-        absent = confusion_of(checkpoint, tmp_path / name, f"structure.absent=[{name}]")[0]
-        assert found[name, "zeroed"] == absent
+        absent = evaluate(checkpoint, tmp_path / name, f"structure.absent=[{name}]")
+        assert found[name, "zeroed"] == absent["confusion"]
     changed = tmp_path / "changed"
     recipe, _ = read_manifest(store_folder(root, "sam"))
     for name, draw in (
@@ -148,54 +128,25 @@ def test_every_ablation_is_what_an_evaluation_with_those_maps_counts(
         shutil.rmtree(changed, ignore_errors=True)
         shutil.copytree(root, changed)
         write_store(changed, "sam", recipe, draw)
-        counts = confusion_of(checkpoint, tmp_path / name, f"data.root={changed}")[0]
-        assert found["sam", name] == counts
-
-
-VIEWS = ["eval.scales=[0.75, 1]", "eval.turns=2"]
+        report = evaluate(checkpoint, tmp_path / name, f"data.root={changed}")
+        assert found["sam", name] == report["confusion"]
 
 
 def test_a_single_modality_shuffled_is_the_control_experiment(root, tmp_path_factory, tmp_path):
-    """Also in zoomed and turned windows; its evaluation reads the other maps in another way."""
+    """In zoomed and turned windows; its evaluation reads the other maps in another way."""
     short = ["optim.num_epochs=1", "optim.warmup_epochs=0"]
     overrides = [*short, "structure.modalities=[sam]", *NO_VIT]
     path = train_briefly(make_config(root, tmp_path_factory.mktemp("runs"), *overrides))
-    counts = []
-    for name, settings in (("plain", []), ("views", VIEWS)):
-        control = [*settings, "structure.control=shuffled"]
-        confusion, _ = confusion_of(path, tmp_path / name, *control)
-        found = measured(attribute(path, tmp_path / "on", *settings))
-        assert found["sam", "shuffled"]["confusion"] == confusion
-        # Used with shuffled maps, the network's unchanged maps are the shuffled ones above.
-        result = attribute(path, tmp_path / "shuffled", *control)
-        assert result["unchanged"]["confusion"] == confusion
-        assert result["header"]["unchanged"].startswith("each image with the maps of the next one")
-        counts += [confusion, measured(result)["sam", "shuffled"]["confusion"]]
-    assert len({str(confusion) for confusion in counts}) == 4
-
-
-def test_a_network_whose_branch_is_cut_does_not_change(checkpoint, tmp_path, monkeypatch, capsys):
-    forward = VSGNet.forward
-    monkeypatch.setattr(
-        VSGNet,
-        "forward",
-        lambda self, image, structure: forward(self, image, torch.full_like(structure, 0.5)),
-    )
-    result = attribute(checkpoint, tmp_path)
-    found = measured(result)
-    assert list(found) == MEASURED
-    nothing = {"difference": 0.0, "low": 0.0, "high": 0.0}
-    occurs = [entry["iou"] is not None for entry in result["unchanged"]["classes"]]
-    assert any(occurs)
-    for entry in found.values():
-        assert entry["miou"] == nothing and entry["changed_pixels"] == 0
-        for class_entry, known in zip(entry["classes"], occurs, strict=True):
-            expected = 0 if known else None
-            assert [class_entry[key] for key in nothing] == [expected] * 3
-        assert entry["confusion"] == result["unchanged"]["confusion"]
-    end = "no prediction changes, so the network does not use it."
-    assert [line.endswith(end) for line in result["verdicts"]] == [True, True, True, False]
-    assert "0.00 to 0.00" in capsys.readouterr().out
+    views = ["eval.scales=[0.75, 1]", "eval.turns=2"]
+    control = [*views, "structure.control=shuffled"]
+    confusion = evaluate(path, tmp_path / "evaluation", *control)["confusion"]
+    found = measured(attribute(path, tmp_path / "on", *views))
+    assert found["sam", "shuffled"]["confusion"] == confusion
+    # Used with shuffled maps, the network's unchanged maps are the shuffled ones above.
+    result = attribute(path, tmp_path / "shuffled", *control)
+    assert result["unchanged"]["confusion"] == confusion
+    assert result["header"]["unchanged"].startswith("each image with the maps of the next one")
+    assert measured(result)["sam", "shuffled"]["confusion"] != confusion
 
 
 def test_superpixels_are_computed_where_there_is_no_store(checkpoint, whole, tmp_path, capsys):
@@ -215,11 +166,3 @@ def test_two_ranks_count_what_one_counts(ranks, checkpoint, whole, tmp_path):
     assert other[1] == ""
     found, expected = ((folder / "attribution.json").read_text() for folder in (tmp_path, whole[0]))
     assert found == expected
-
-
-def test_a_network_without_structure_is_refused(checkpoint, run_script, tmp_path):
-    command = ["attribution", "--checkpoint", checkpoint, "structure.control=off"]
-    code, _, errors = run_script("eval", *command, "--output", tmp_path)
-    assert code == 2 and len(errors.splitlines()) == 1
-    assert errors.startswith("error: ") and "best.pth: structure.control is off" in errors
-    assert not list(tmp_path.iterdir())

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,29 +12,19 @@ import eval as eval_script
 from datasets.preparation.writer import TileSetWriter
 from datasets.tile_set import open_tile_set
 from generate import generate_store
-from tests.conftest import make_config, single_process, train_briefly
+from tests.conftest import evaluate, make_config, single_process, train_briefly
 from tests.test_train import NO_VIT
 from tests.test_whole_images import cut, write_tree
-from utils.config import config_from_dict
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.evaluation.setup import load_setup, measure
 from utils.reports.report import header_of
 from utils.training.checkpoint import load_checkpoint
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def trained(data_root, tmp_path_factory):
     overrides = ["optim.num_epochs=6", "optim.lr=5e-3"]
     return train_briefly(make_config(data_root, tmp_path_factory.mktemp("runs"), *overrides))
-
-
-def evaluate(checkpoint, output, *overrides, split="val"):
-    loaded = load_checkpoint(checkpoint)
-    config = config_from_dict(loaded.identity.recipe, "recipe", list(overrides))
-    eval_script.evaluate_split(loaded, config, split, output, single_process())
-    return json.loads((output / "report.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +34,9 @@ def plain(trained, tmp_path_factory):
     return folder, evaluate(trained, folder)
 
 
-def test_validation_score_of_training_is_repeated(trained, plain):
+def test_the_score_of_training_is_repeated_beside_tiles_and_the_cost_of_a_window(trained, plain):
     folder, report = plain
     assert report["miou"] == load_checkpoint(trained).progress["best_score"]
-    assert {path.name for path in folder.iterdir()} == {
-        *("report.html", "report.json", "per_class.csv"),
-        *("confusion.png", "confidence.png", "predictions.png"),
-    }
-
-
-def test_page_shows_tiles_and_the_cost_of_a_window(trained, plain):
-    folder, report = plain
     cost, page = report["cost"], (folder / "report.html").read_text()
     assert cost["window_px"] == [64, 64]  # scenes of 96 px, windows of 64
     assert cost["num_trainable"] > 1e5 and cost["num_frozen"] > 1e5 and cost["flops"] > 1e7
@@ -67,15 +47,15 @@ def test_page_shows_tiles_and_the_cost_of_a_window(trained, plain):
         assert page.count(f"prediction of {tile}") == 2  # among the worst, and among all
 
 
-def test_two_ranks_and_two_runs_write_what_one_counts(ranks, trained, tmp_path):
-    """Seven images, which two ranks share unevenly; the same command twice gives the same bytes."""
-    report = evaluate(trained, tmp_path / "one", split="train")
-    evaluate(trained, tmp_path / "again", split="train")
-    files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    for name in files:
-        contents = [(tmp_path / run / name).read_bytes() for run in ("one", "again")]
-        assert contents[0] == contents[1], name
-    output = tmp_path / "two"
+def test_the_same_evaluation_gives_the_same_bytes(trained, plain, tmp_path):
+    evaluate(trained, tmp_path)
+    first, again = ({p.name: p.read_bytes() for p in f.iterdir()} for f in (plain[0], tmp_path))
+    assert first == again and len(first) == 6
+
+
+def test_two_ranks_count_what_one_counts(ranks, trained, tmp_path):
+    """Seven images, which two ranks share unevenly."""
+    report, output = evaluate(trained, tmp_path / "one", split="train"), tmp_path / "two"
     command = ("--checkpoint", trained, "--split", "train", "--output", output)
     (code, text, errors), other = ranks.script("eval", *command)
     assert code == other[0] == 0, errors
@@ -165,11 +145,10 @@ def test_wrong_requests_are_refused_in_one_sentence(trained, data_root, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_exit_code_without_a_traceback(tmp_path):
-    command = [sys.executable, "eval.py", "--checkpoint", str(tmp_path / "none.pth")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: the checkpoint") and "Traceback" not in done.stderr
+def test_a_missing_checkpoint_is_one_sentence(run_script, tmp_path):
+    code, output, errors = run_script("eval", "--checkpoint", tmp_path / "none.pth")
+    assert code == 2 and output == "" and errors.startswith("error: the checkpoint")
+    assert len(errors.splitlines()) == 1
 
 
 @pytest.fixture(scope="module")
@@ -201,31 +180,25 @@ def test_source_images_in_tiles_are_scored_as_a_whole(tiled, tmp_path):
     assert Image.open(tmp_path / "predictions.png").height > 6 * 100
 
 
-def test_unit_and_control_change_what_is_scored(tiled, tmp_path):
-    reports = {
-        (unit, control): evaluate(
-            tiled[0],
-            tmp_path / unit / control,
-            f"eval.unit={unit}",
-            f"structure.control={control}",
-            split="train",
-        )
+def test_tiles_can_be_scored_on_their_own(tiled, tmp_path):
+    source, tile = (
+        evaluate(tiled[0], tmp_path / unit, f"eval.unit={unit}", split="train")
         for unit in ("source", "tile")
-        for control in ("on", "shuffled")
-    }
-    tile = reports["tile", "on"]
-    assert tile["header"]["unit"] == "tile"
-    assert tile["num_pixels"] > reports["source", "on"]["num_pixels"]
+    )
+    assert tile["header"]["unit"] == "tile" and tile["num_pixels"] > source["num_pixels"]
     assert "each tile on its own" in tile["protocols"][0]["sentence"]
-    for unit in ("source", "tile"):
-        own, other = reports[unit, "on"], reports[unit, "shuffled"]
-        assert own["num_pixels"] == other["num_pixels"] and own["confusion"] != other["confusion"]
+
+
+def test_attribution_draws_source_images_not_tiles(tiled, tmp_path):
+    result = evaluate(tiled[0], tmp_path, "eval.labels=full", command=eval_script.attribute)
+    assert result["interval"]["num_sources"] == 2 and result["header"]["tiles"] == 8
 
 
 def test_every_tile_is_predicted_with_its_own_maps(tiled, tmp_path):
     """Where one tile alone sees, the whole image has its logits, also shuffled and turned."""
     checkpoint, tiles = load_checkpoint(tiled[0]), tiled[1]
-    for more in ((), ("structure.control=shuffled",), ("eval.turns=8", "eval.scales=[0.75,1]")):
+    views = ("eval.turns=8", "eval.scales=[0.75,1]")
+    for more in ((), ("structure.control=shuffled", *views)):
         seen = {"source": {}, "tile": {}}
         for unit, found in seen.items():
             config = make_config(tiles.root, tmp_path, *NO_VIT, f"eval.unit={unit}", *more)

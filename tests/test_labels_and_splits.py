@@ -9,8 +9,7 @@ import pytest
 from datasets.loaders import build_eval_loader, build_train_loader
 from datasets.rasters import write_raster
 from datasets.tile_set import open_tile_set
-from eval import evaluate_split
-from tests.conftest import make_config, single_process, train_briefly
+from tests.conftest import evaluate, make_config, single_process, train_briefly
 from tests.test_train import NO_VIT
 from train import build_run
 from utils.errors import ConfigError, DataError, MissingDataError
@@ -47,9 +46,8 @@ def trained(data_root, tmp_path_factory):
 
 
 def report_of(trained, root, output, kind):
-    config = make_config(root, output, f"eval.labels={kind}", *NO_VIT)
-    evaluate_split(trained, config, "test", output / kind, single_process())
-    return json.loads((output / kind / "report.json").read_text())
+    overrides = (f"data.root={root}", f"eval.labels={kind}")
+    return evaluate(trained.path, output / kind, *overrides, split="test")
 
 
 def ignored_fractions(loader):
@@ -106,6 +104,8 @@ def test_missing_eroded_labels_are_computed_and_missing_full_ones_are_not(
 
 
 def test_labels_that_are_not_there_are_one_sentence_before_anything_is_written(data_root, tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.rare_class_share: needs labels=full"):
+        make_config(data_root, tmp_path, "data.labels=eroded", "data.rare_class_share=0.5")
     config = make_config(data_root, tmp_path / "runs", "data.labels=eroded", *NO_VIT)
     with pytest.raises(MissingDataError, match="has no eroded labels, only full; prepare it"):
         build_run(config, single_process())
@@ -118,21 +118,6 @@ def test_labels_that_are_not_there_are_one_sentence_before_anything_is_written(d
     assert not (tmp_path / "runs").exists()
 
 
-def test_crops_of_rare_classes_need_the_labels_that_were_counted(data_root, tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.rare_class_share: needs labels=full"):
-        make_config(data_root, tmp_path, "data.labels=eroded", "data.rare_class_share=0.5")
-
-
-def test_hidden_labels_are_not_scored(data_root, tmp_path):
-    root = tmp_path / "scenes"
-    shutil.copytree(data_root, root)
-    split = json.loads((root / "dataset.json").read_text())["split"]
-    change(root, split={**split, "unlabelled": ["test"]})
-    config = make_config(root, tmp_path)
-    with pytest.raises(MissingDataError, match=r"labels of the split test of .* are hidden: infer"):
-        build_eval_loader(config, open_tile_set(root), "test", single_process(), ["full"])
-
-
 def test_another_split_of_the_same_set_is_refused_with_both_sides(trained, data_root, tmp_path):
     root = tmp_path / "scenes"
     shutil.copytree(data_root, root)
@@ -143,9 +128,8 @@ def test_another_split_of_the_same_set_is_refused_with_both_sides(trained, data_
     change(root, split={"name": "mine", "source": "here", "unlabelled": []})
     then, now = (open_tile_set(each).split_sha256[:8] for each in (data_root, root))
     both = rf"'synthetic' \({then}\) of synthetic, {root} has 'mine' \({now}\), so images may"
-    config = make_config(root, tmp_path / "other", *NO_VIT)
     with pytest.raises(DataError, match=both):
-        evaluate_split(trained, config, "val", tmp_path / "out", single_process())
+        evaluate(trained.path, tmp_path / "out", f"data.root={root}")
     shutil.move(data_root, tmp_path / "away")
     try:
         shutil.copytree(root, data_root)

@@ -44,7 +44,7 @@ class Comparison:
 
     @property
     def rows(self) -> list[str]:
-        """Names of the mIoU and of the classes."""
+        """Return the names of the mIoU and of the classes."""
         return [mean_name(self.left_out, "mIoU"), *self.classes]
 
 
