@@ -1,69 +1,78 @@
-"""Runs that are killed and resumed by the same command."""
+"""Runs that are killed in a bad moment and resumed by the same command."""
 
+import multiprocessing
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
+import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.conftest import make_config, single_process
 from tests.test_train import NO_VIT, assert_same_run, run_to_the_end
-from utils.config import load_config
+from train import build_run, train
 from utils.training.checkpoint import load_checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+OVERRIDES = ["optim.num_epochs=4", "eval.every_epochs=2", "run.save_every_steps=1"]
+OVERRIDES += ["model.drop_path=0.3", *NO_VIT]
 
 
-NUM_STEPS = 12  # four epochs
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def overrides_of(name):
-    overrides = [f"name={name}", "optim.num_epochs=4", "eval.every_epochs=2"]
-    return [*overrides, "run.save_every_steps=1", "model.drop_path=0.3", *NO_VIT]
+def die_while_writing(run, step):
+    """Be killed when half of a checkpoint is written."""
+    save = torch.save
+
+    def save_half(content, path):
+        save(content, path)
+        if run.state.step == step:
+            os.truncate(path, path.stat().st_size // 2)
+            die()
+
+    torch.save = save_half
+    train(run)
 
 
-def start(recipe_path):
-    command = [sys.executable, "train.py", "--config", str(recipe_path)]
-    command += overrides_of("killed")
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+def die_after_report(run, step):
+    """Be killed when a step is in the log and not yet in a checkpoint."""
+    report = run.log.step
+
+    def report_last(number, *rest):
+        report(number, *rest)
+        if number == step:
+            run.log._writer.flush()
+            die()
+
+    run.log.step = report_last
+    train(run)
 
 
-def progress(last):
-    """Steps in a checkpoint, which must be whole whenever it is read."""
-    return load_checkpoint(last).progress["step"] if last.is_file() else 0
+def train_in_a_process(config, act, step):
+    """Call ``act`` in a fork of this process, and expect it to be killed."""
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: act(build_run(config, single_process()), step)
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
 
 
-def logged_steps(folder):
-    events = EventAccumulator(str(folder / "tensorboard")).Reload()
-    return [event.step for event in events.Scalars("train/loss")]
-
-
-def test_kills_at_random_moments_change_nothing(recipe_path, tmp_path):
-    straight = run_to_the_end(load_config(recipe_path, overrides_of("straight"))).folder
-    folder, rng = tmp_path / "runs" / "killed", random.Random(0)
-    last, while_writing = folder / "last.pth", 0
-    for number in range(2):
-        process = start(recipe_path)
-        enough = progress(last) + rng.randint(1, 2)
-        while progress(last) < enough and process.poll() is None:
-            time.sleep(0.05)
-        deadline = time.monotonic() + 20
-        if number % 2:
-            while not list(folder.glob(".last.pth*.partial")) and time.monotonic() < deadline:
-                time.sleep(0.0005)
-        else:
-            time.sleep(rng.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        while_writing += bool(list(folder.glob(".last.pth*.partial")))
-    assert while_writing and 0 < progress(last) < NUM_STEPS
-    run_to_the_end(load_config(recipe_path, overrides_of("killed")))
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_kills_in_bad_moments_change_nothing(data_root, tmp_path):
+    straight = run_to_the_end(make_config(data_root, tmp_path, "name=straight", *OVERRIDES)).folder
+    config, folder = make_config(data_root, tmp_path, *OVERRIDES), tmp_path / "run"
+    train_in_a_process(config, die_while_writing, 3)
+    assert len(list(folder.glob(".last.pth*.partial"))) == 1
+    assert load_checkpoint(folder / "last.pth").progress["step"] == 2
+    train_in_a_process(config, die_after_report, 8)
+    assert load_checkpoint(folder / "last.pth").progress["step"] == 7
+    assert run_to_the_end(config).folder == folder
     assert_same_run(straight, folder)
-    assert logged_steps(folder) == logged_steps(straight) == list(range(1, NUM_STEPS + 1))
+    for each in (straight, folder):
+        events = EventAccumulator(str(each / "tensorboard")).Reload()
+        assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 13))
     assert not list(folder.glob(".*.partial"))
-    best = [load_checkpoint(f / "best.pth") for f in (folder, straight)]
+    best = [load_checkpoint(each / "best.pth") for each in (straight, folder)]
     assert best[0].progress == best[1].progress
