@@ -1,7 +1,8 @@
 """Samples, batches of samples, and the data set that reads them from a prepared tile set."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -52,20 +53,8 @@ class Batch:
         """Return consecutive parts of equal size, as views."""
         size = len(self.tile_ids) // num_parts
         spans = [slice(first, first + size) for first in range(0, size * num_parts, size)]
-        other = self.structure_image
         return [
-            Batch(
-                tile_ids=self.tile_ids[span],
-                image=self.image[span],
-                target=self.target[span],
-                maps={store: x[span] for store, x in self.maps.items()},
-                structure_image=None if other is None else other[span],
-                color_factors=self.color_factors[span],
-                present=self.present[span],
-                id_keys=None if self.id_keys is None else self.id_keys[span],
-                more_targets=tuple(target[span] for target in self.more_targets),
-            )
-            for span in spans
+            replace(self._each(itemgetter(span)), tile_ids=self.tile_ids[span]) for span in spans
         ]
 
     def pin_memory(self) -> "Batch":
@@ -73,8 +62,8 @@ class Batch:
         return self._each(lambda x: x.pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        return Batch(
-            tile_ids=self.tile_ids,
+        return replace(
+            self,
             image=change(self.image),
             target=change(self.target),
             maps={store: change(x) for store, x in self.maps.items()},

@@ -196,9 +196,7 @@ def check_recipe(folder: Path, recipe: MapRecipe) -> None:
         DataError: naming both sides.
     """
     if (folder / "manifest.json").is_file():
-        found, _ = _read_manifest(folder)
-        if problem := recipe_problem(folder, found, asdict(recipe)):
-            raise DataError(problem)
+        _compare(folder, _read_manifest(folder)[0], asdict(recipe))
 
 
 def begin_store(folder: Path, recipe: MapRecipe) -> None:
@@ -244,18 +242,12 @@ def _read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str] | None]:
     return recipe, manifest["tiles"]
 
 
-def recipe_problem(folder: Path, found: MapRecipe, wanted: dict[str, Any]) -> str | None:
-    """Return an error with both sides if a store has another recipe than wanted, else None.
-
-    Args:
-        folder: the store, for the error.
-        found: recipe in its manifest.
-        wanted: entries of ``MapRecipe`` that must be equal; missing ones may be anything.
-    """
+def _compare(folder: Path, found: MapRecipe, wanted: dict[str, Any]) -> None:
+    """Refuse a store whose recipe has other entries than wanted."""
     actual = {key: value for key, value in asdict(found).items() if key in wanted}
     lines = differences(wanted, actual)
     if not lines:
-        return None
+        return
     generator = wanted.get("generator", found.generator)
     remedy = (
         f"Change the recipe, or name another store (structure.{generator}.store) and run "
@@ -264,7 +256,9 @@ def recipe_problem(folder: Path, found: MapRecipe, wanted: dict[str, Any]) -> st
         else "Delete the folder and import the sensor again with prepare.py sensor (--range sets "
         "minimum and maximum), or under another --name"
     )
-    return f"{folder} was made with other settings (wanted | found): {'; '.join(lines)}. {remedy}"
+    raise DataError(
+        f"{folder} was made with other settings (wanted | found): {'; '.join(lines)}. {remedy}"
+    )
 
 
 def check_store(
@@ -275,7 +269,7 @@ def check_store(
     Args:
         data_root: the prepared data set.
         store: name of the store.
-        wanted: see ``recipe_problem``.
+        wanted: entries of ``MapRecipe`` that must be equal; missing ones may be anything.
         images: image files of the tiles that must be in the store.
 
     Returns:
@@ -287,8 +281,7 @@ def check_store(
     """
     folder = store_folder(data_root, store)
     recipe, sources = read_manifest(folder)
-    if problem := recipe_problem(folder, recipe, wanted):
-        raise DataError(problem)
+    _compare(folder, recipe, wanted)
     missing = [t for t in images if t not in sources or not map_path(folder, t).is_file()]
     if missing:
         raise MissingDataError(

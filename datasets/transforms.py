@@ -55,21 +55,20 @@ class Geometry:
             shown: row and column of a pixel that the result must contain; None: any position.
         """
         side = max(1, round(self.crop_size_px / rng.uniform(*self.scale_range)))
-        if shown is None:
-            top, left = (_draw_start(length, side, rng) for length in size)
-        else:
-            top, left = (
-                self._draw_start_that_shows(pixel, length, side, rng)
-                for pixel, length in zip(shown, size, strict=True)
-            )
+        top, left = (
+            self._draw_start(length, side, pixel, rng)
+            for length, pixel in zip(size, shown or (None, None), strict=True)
+        )
         turn = int(rng.integers(8)) if self.dihedral else 0
         return Crop(box=Box(top, left, side, side), turn=turn)
 
-    def _draw_start_that_shows(
-        self, pixel: int, length: int, side: int, rng: np.random.Generator
+    def _draw_start(
+        self, length: int, side: int, pixel: int | None, rng: np.random.Generator
     ) -> int:
-        """Draw the first row or column of a window whose resized result contains a pixel."""
-        low, high = _range_of_starts(length, side)
+        """Draw the first row or column of a window; its result contains ``pixel``, if given."""
+        low, high = min(0, length - side), max(0, length - side)  # a smaller tile lies inside it
+        if pixel is None:
+            return int(rng.integers(low, high + 1))
         # A zoomed-out crop keeps only the pixels nearest to its own centres.
         starts = pixel - nearest_pixels(side, self.crop_size_px)
         starts = np.unique(starts[(starts >= low) & (starts <= high)])
@@ -100,16 +99,6 @@ class Geometry:
             else:
                 part = resize_array_nearest(part, size)
         return dihedral_view(part, crop.turn)
-
-
-def _range_of_starts(length: int, side: int) -> tuple[int, int]:
-    """Return the first and last start of a window; a smaller tile lies anywhere inside it."""
-    return min(0, length - side), max(0, length - side)
-
-
-def _draw_start(length: int, side: int, rng: np.random.Generator) -> int:
-    low, high = _range_of_starts(length, side)
-    return int(rng.integers(low, high + 1))
 
 
 def _resize_photo(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -15,7 +15,7 @@ from datasets.structure_maps import map_path, read_manifest, read_map, store_fol
 from datasets.tile_set import open_tile_set
 from tests.conftest import make_config, single_process
 from tests.datasets.fakes import contents, kill_while, picture, write_cut_set
-from utils.errors import DataError
+from utils.errors import DataError, MissingDataError
 
 
 @pytest.fixture
@@ -63,7 +63,10 @@ def test_shards_say_what_is_next_and_the_last_run_finishes(tiles, capsys):
             "same command without --shard to finish the store\n"
         )
         assert not (folder / "contact_sheet.png").exists()
+        with pytest.raises(MissingDataError, match="are missing or not finished"):
+            read_manifest(folder)
     run(tiles)
+    run(tiles, shard=Shard(index=1, count=2))  # does not open the store again
     assert contents(folder) == straight
 
 

@@ -1,7 +1,6 @@
 """Sensors, depth and segments as modalities: trained on, missing at test time, generated anew."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,12 @@ from datasets.tile_set import open_tile_set
 from eval import evaluate_split
 from generate import generate_store
 from models.structure import build
-from models.structure.build import check_generated
 from tests.conftest import make_config, single_process, train_briefly
 from tests.datasets.fakes import FakeGenerator
 from train import build_run, train
 from utils.boxes import Box
 from utils.config import config_from_dict
-from utils.errors import ConfigError, DataError
+from utils.errors import ConfigError
 from utils.evaluation.evaluate import Predictor
 from utils.inference.segment import Segmenter
 from utils.training.checkpoint import load_checkpoint
@@ -68,17 +66,6 @@ def test_two_modalities_train_and_one_may_be_missing_at_test_time(data_root, tmp
         Segmenter(checkpoint, config, device)
 
 
-def test_infer_needs_a_sensor_to_be_absent(data_root, tmp_path):
-    structure = make_config(data_root, tmp_path, SENSOR).structure
-    with pytest.raises(ConfigError) as error:
-        check_generated(structure, "best.pth")
-    assert str(error.value) == (
-        "best.pth was trained with a sensor (height), which cannot be computed from RGB; leave it "
-        "out: structure.absent=[height]"
-    )
-    check_generated(replace(structure, absent=("height",)), "best.pth")
-
-
 @pytest.fixture
 def with_depth(data_root: Path, tmp_path: Path, monkeypatch) -> Path:
     """A data set with depth maps by a fake generator."""
@@ -97,9 +84,6 @@ def test_a_store_of_depth_holds_values_is_checked_and_resized_like_values(with_d
     folder = store_folder(with_depth, "depth_anything")
     assert json.loads((folder / "manifest.json").read_text())["kind"] == "values"
     assert (folder / "contact_sheet.png").is_file()
-    other = make_config(with_depth, tmp_path, DEPTH, "structure.depth_anything.input_size_px=700")
-    with pytest.raises(DataError, match=r"input_size_px: 700 \| 518\. Change the recipe, or name"):
-        check_structure(tile_set, other.structure, ["val"])
     zoomed = make_config(with_depth, tmp_path, DEPTH, "data.scale_range=[1.5, 1.5]")
     loader, _ = build_train_loader(zoomed, tile_set, single_process())
     sample = loader.dataset[SampleKey(index=0, seed=(0, 0, 0))]

@@ -26,16 +26,6 @@ def key(index, place=None):
     return SampleKey(index=index, seed=(0, 0, index if place is None else place))
 
 
-def test_a_whole_tile_comes_with_its_members(tile_set):
-    ids = tile_set.split("val")
-    sample = TileDataset(tile_set=tile_set, tile_ids=ids, stores=["superpixels"])[key(1)]
-    assert sample.tile_ids == (ids[1],)
-    assert np.array_equal(sample.image[0].movedim(0, -1), tile_set.read_image(ids[1]))
-    assert np.array_equal(sample.target[0], tile_set.read_target(ids[1]))
-    assert sample.maps["superpixels"].shape == (1, 96, 96)
-    assert sample.structure_image is None
-
-
 def test_shuffled_gives_another_tiles_map_and_image(tile_set):
     ids = tile_set.split("val")
     settings = {"tile_set": tile_set, "tile_ids": ids, "stores": ["superpixels"]}
@@ -112,7 +102,7 @@ def test_sizes_that_differ_are_one_clear_sentence(tile_set, tmp_path, monkeypatc
         dataset[key(0)]
 
 
-@pytest.mark.parametrize("shape", [(70, 70), (70, 70, 3), (1, 1, 3)])
+@pytest.mark.parametrize("shape", [(70, 70), (70, 70, 3)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_turned_members_are_copied_as_they_are(shape, dtype, tile_set):
     array = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)

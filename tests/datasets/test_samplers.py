@@ -1,28 +1,15 @@
 from datasets.samplers import EvalOrder, TrainBatches
 
 
-def batches(epoch=0, start=0, rank=0, world_size=1, num_samples=11, batch_size=4, seed=3):
-    sampler = TrainBatches(
-        num_samples=num_samples, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
-    )
-    sampler.set_position(epoch, start)
+def batches(epoch=0, num_samples=11, batch_size=4, seed=3):
+    sampler = TrainBatches(num_samples=num_samples, batch_size=batch_size, seed=seed)
+    sampler.set_position(epoch, 0)
     return list(sampler)
 
 
 def test_an_epoch_shows_no_sample_twice_and_leaves_out_the_incomplete_batch():
     keys = [key.index for batch in batches() for key in batch]
     assert len(keys) == 8 == len(set(keys))
-
-
-def test_ranks_share_every_batch():
-    whole, parts = batches(), [batches(rank=rank, world_size=2) for rank in range(2)]
-    for step, batch in enumerate(whole):
-        shared = parts[0][step] + parts[1][step]
-        assert sorted(shared, key=lambda key: key.seed) == batch
-
-
-def test_a_later_start_gives_the_same_batches():
-    assert batches(start=1) == batches()[1:]
 
 
 def test_epochs_and_seeds_differ_and_are_repeatable():

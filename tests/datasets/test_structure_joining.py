@@ -94,18 +94,6 @@ def ids_of(tiles: TileSet) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_finished_store_holds_no_parts_and_is_left_alone(tiles: TileSet, kind: str):
-    generator = FakeGenerator(kind, images_per_batch=4)
-    folder = complete(tiles, generator, single_process())
-    before = {path: path.stat().st_ino for path in folder.glob("*.tif")}
-    assert generator.batches == [4] * 8 + [3] and not (folder / ".parts").exists()
-    complete(tiles, generator, single_process())
-    assert len(generator.batches) == 9
-    assert before == {path: path.stat().st_ino for path in folder.glob("*.tif")}
-    assert read_manifest(folder)[1].keys() == tiles.tiles.keys()
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_shards_and_a_finishing_run_give_what_one_run_gives(tiles: TileSet, kind: str):
     plain = contents(complete(tiles, FakeGenerator(kind, 4), single_process()))
     shutil.rmtree(tiles.root / "modalities")
@@ -123,8 +111,13 @@ def test_shards_and_a_finishing_run_give_what_one_run_gives(tiles: TileSet, kind
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_tile_changes_all_that_were_joined_with_it_and_no_other(tiles, kind):
-    folder = complete(tiles, FakeGenerator(kind), single_process())
+    generator = FakeGenerator(kind, images_per_batch=4)
+    folder = complete(tiles, generator, single_process())
     before = {path.stem: path.stat().st_ino for path in folder.glob("*.tif")}
+    assert generator.batches == [4] * 8 + [3] and not (folder / ".parts").exists()
+    assert read_manifest(complete(tiles, generator, single_process()))[1].keys() == before.keys()
+    assert len(generator.batches) == 9
+    assert before == {path.stem: path.stat().st_ino for path in folder.glob("*.tif")}
     shutil.copy(tiles.image_path("b_y00000_x00000"), tiles.image_path("b_y00054_x00064"))
     generator = FakeGenerator(kind)
     complete(tiles, generator, single_process())
@@ -172,22 +165,13 @@ def complete_both(dist: DistContext, tiles: TileSet, seconds: float = 0) -> dict
     return contents(tiles.root / "modalities")
 
 
-@pytest.mark.parametrize(
-    "kills",
-    [  # parts, and maps, in a store when it is killed: there are 35 when joining begins
-        [("segments", 50)],
-        pytest.param(
-            [*(("segments", n) for n in (3, 31, 36, 50)), *(("values", n) for n in (5, 36, 50))],
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-def test_kills_between_parts_and_joined_maps_change_nothing(tiles: TileSet, kills):
+def test_kills_between_parts_and_joined_maps_change_nothing(tiles: TileSet):
     plain = complete_both(single_process(), tiles)
     stores = tiles.root / "modalities"
     shutil.rmtree(stores)
     rng, kept = random.Random(0), {}
-    for kind, num_maps in kills:
+    # Parts, and maps, in a store when it is killed: there are 35 parts when joining begins.
+    for kind, num_maps in (("segments", 3), ("segments", 50), ("values", 36)):
         where = {"folder": stores / kind, "num_maps": num_maps, "delay_s": rng.uniform(0, 0.02)}
         kill_while(complete_both, single_process(), tiles, 0.02, **where)
         found = {path: path.stat().st_ino for path in stores.rglob("[!.]*.tif")}

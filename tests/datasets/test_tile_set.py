@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from datasets.preparation import potsdam, vaihingen
 from datasets.preparation.writer import TileSetWriter
@@ -24,6 +23,7 @@ from datasets.tile_set import (
     split_sha256,
     write_histogram,
 )
+from tests.datasets.broken import edit_json
 from utils.boxes import Box
 from utils.errors import ConfigError, DataError, MissingDataError
 
@@ -55,11 +55,6 @@ def root(tmp_path: Path) -> Path:
         tiles.add("train", tile("big photo a", "big photo"), IMAGE, TARGET)
         tiles.add("val", tile("other", "other"), IMAGE + 1, TARGET)
     return root
-
-
-def change(root: Path, **entries: object) -> None:
-    path = root / "dataset.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
 def test_what_is_written_is_read_back(root: Path):
@@ -103,9 +98,9 @@ def test_the_split_and_its_hash_are_recorded_and_compared(root: Path):
         f"recorded is {tiles.split_sha256}); restore the lists, or give the split a name of its "
         "own (split.name in dataset.json) and delete split.sha256"
     )
-    change(root, split={**split, "sha256": None})
+    edit_json(root / "dataset.json", split={**split, "sha256": None})
     assert open_tile_set(root).split_sha256 == changed
-    change(root, split={key: split[key] for key in split if key != "sha256"})
+    edit_json(root / "dataset.json", split={key: split[key] for key in split if key != "sha256"})
     assert open_tile_set(root).split_sha256 == changed
     (root / "splits" / "train.txt").write_text("big photo a\n")  # the tiling does not matter
     assert open_tile_set(root).split_sha256 == changed
@@ -146,23 +141,15 @@ def test_sets_of_another_format_or_with_wrong_lists_are_refused(root: Path):
     (root / "splits" / "test.txt").write_text("ghost\n")
     with pytest.raises(DataError, match=r"test\.txt names 'ghost', tiles\.csv does not"):
         open_tile_set(root)
-    change(root, format_version=99)
+    edit_json(root / "dataset.json", format_version=99)
     with pytest.raises(DataError, match="has data set format 99, this program reads 2; prepare it"):
         open_tile_set(root)
 
 
-@pytest.mark.parametrize(
-    ("target", "problem"),
-    [
-        (np.full((4, 6), 2, np.uint8), r"class index 2, the data set has 2 classes \(0\.\.1, 255"),
-        (np.zeros((4, 6, 3), np.uint8), r"labels.other\.tif is RGB, not 8-bit; prepare"),
-        (np.zeros((4, 6), np.uint16), r"labels.other\.tif is 16-bit, not 8-bit; prepare"),
-    ],
-)
-def test_a_label_file_of_another_kind_is_refused(root: Path, target: np.ndarray, problem: str):
+def test_a_label_of_an_unknown_class_is_refused(root: Path):
     tile_set = open_tile_set(root)
-    Image.fromarray(target).save(tile_set.target_path("other"))
-    with pytest.raises(DataError, match=problem):
+    write_raster(tile_set.target_path("other"), np.full((4, 6), 2, np.uint8))
+    with pytest.raises(DataError, match=r"class index 2, the data set has 2 classes \(0\.\.1, 255"):
         tile_set.read_target("other")
 
 
@@ -261,7 +248,6 @@ def test_the_histogram_is_counted_written_and_read(tmp_path: Path):
     [
         (None, "histogram.csv does not exist; prepare the data set again"),
         ("", "has the columns , not id, 0, 1, ignored; prepare the data set again"),
-        ("id,0,ignored\n", "has the columns id, 0, ignored, not id, 0, 1, ignored; prepare"),
         ("id,0,1,ignored\na,1,2\n", "has no complete row of numbers for the tile 'a'; prepare"),
         ("id,0,1,ignored\na,1,-2,x\n", "has no complete row of numbers for the tile 'a'; prepare"),
         ("id,0,1,ignored\nb,1,2,3\n", "has no row for the tile 'a', and data.rare_class_share"),
