@@ -111,12 +111,7 @@ def owners(layout: Layout, index: int) -> np.ndarray:
 def match_segments(ids_a: np.ndarray, ids_b: np.ndarray) -> np.ndarray:
     """Match the segments of two maps of the same pixels: intersection over union above 1/2.
 
-    Args:
-        ids_a: ``(H, W)`` integers, 0 = no segment.
-        ids_b: likewise.
-
-    Returns:
-        ``(N, 2)`` int64 pairs of ids above 0, ascending.
+    Both are ``(H, W)`` integers, 0 = no segment. Returns ``(N, 2)`` int64 pairs of ids, ascending.
     """
     # Count the pixels of every pair of ids that occurs, by one code a pair.
     num_b = int(ids_b.max()) + 1
@@ -155,11 +150,8 @@ def paste(
     Args:
         layout: the tiles of the image.
         index: the tile.
-        ids: ``(H, W)`` integers of the tile and its neighbours, by index.
+        ids: ``(H, W)`` integers of the tile and its neighbours, by index; the result is int32.
         tables: result of ``join_segments``.
-
-    Returns:
-        ``(H, W)`` int32.
     """
     owner = owners(layout, index)
     joint = np.empty_like(owner)
@@ -178,10 +170,8 @@ def blend(layout: Layout, index: int, values: Mapping[int, np.ndarray]) -> np.nd
     Args:
         layout: the tiles of the image.
         index: the tile.
-        values: aligned ``(H, W)`` values of the tile and its neighbours, by index.
-
-    Returns:
-        ``(H, W)`` float32.
+        values: aligned ``(H, W)`` values of the tile and its neighbours, by index; the result is
+            float32.
     """
     total, weights = np.zeros((2, *values[index].shape))
     for tile, here, there in _tiles_over(layout, index):
@@ -209,12 +199,10 @@ def _distance_to_border(layout: Layout, tile: int) -> np.ndarray:
         (box.height_px, box.top_px > frame.top_px, box.bottom_px < frame.bottom_px),
         (box.width_px, box.left_px > frame.left_px, box.right_px < frame.right_px),
     ):
-        line, no_border = np.arange(1.0, length + 1), np.full(length, np.inf)
-        to_start, to_stop = (
-            line if has_before else no_border,
-            line[::-1] if has_after else no_border,
-        )
-        lines.append(np.minimum(to_start, to_stop))
+        line = np.arange(1.0, length + 1)
+        to_start = line if has_before else np.inf
+        to_stop = line[::-1] if has_after else np.inf
+        lines.append(np.full(length, np.minimum(to_start, to_stop)))
     return np.minimum.outer(*lines)
 
 
@@ -235,14 +223,9 @@ def _ramps(layout: Layout, tile: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def overlap_moments(values_a: np.ndarray, values_b: np.ndarray) -> np.ndarray:
-    """Return the statistics of two tiles' values of the same pixels that ``align`` needs.
+    """Return the statistics of two tiles' finite values of the same pixels that ``align`` needs.
 
-    Args:
-        values_a: ``(H, W)``, finite.
-        values_b: likewise.
-
-    Returns:
-        ``(6,)`` float64: number of pixels, means of a and b, (co)variances aa, ab and bb.
+    These are ``(6,)`` float64: number of pixels, means of a and b, (co)variances aa, ab and bb.
     """
     # Subtract the first value before the mean, so that a constant has a variance of exactly 0.
     first = np.array([values_a[0, 0], values_b[0, 0]], dtype=np.float64)

@@ -63,22 +63,6 @@ class Ema:
             else:
                 self.average[key].copy_(value)
 
-    @contextmanager
-    def applied_to(self, network: nn.Module) -> Iterator[None]:
-        """Give ``network`` the averaged weights inside the block, and its own ones after it."""
-        own = {key: value.detach().clone() for key, value in network.state_dict().items()}
-        _copy(self.average, network)
-        try:
-            yield
-        finally:
-            _copy(own, network)
-
-
-@torch.no_grad()
-def _copy(state: dict[str, Tensor], network: nn.Module) -> None:
-    for key, value in network.state_dict().items():
-        value.copy_(state[key])
-
 
 class NonFiniteGuard:
     """Detection of NaN and infinity in losses and weights before a checkpoint is written.
@@ -210,15 +194,16 @@ class TrainState:
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:
         """Put the network in eval mode with the averaged weights, if any, inside the block."""
+        average = {} if self.ema is None else self.ema.average
+        weights = self.network.state_dict()
+        own = {key: weights[key].clone() for key in average}
+        self.network.load_state_dict(average, strict=False)  # copies; frozen weights are not there
         self.network.eval()
-        average: AbstractContextManager[None] = (
-            nullcontext() if self.ema is None else self.ema.applied_to(self.network)
-        )
         try:
-            with average:
-                yield
+            yield
         finally:
             self.network.train()
+            self.network.load_state_dict(own, strict=False)
 
     def is_best(self, score: float) -> bool:
         """Record a validation score; return True if it is the highest so far (nan never is)."""
