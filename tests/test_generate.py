@@ -108,7 +108,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
     shutil.rmtree(many.root / "modalities")
     folder, kept, rng = store_folder(many.root, "superpixels"), {}, random.Random(0)
     for _ in range(3):
-        num_maps, delay_s = len(kept) + rng.randint(1, 2), rng.uniform(0, 0.1)
+        num_maps, delay_s = len(kept) + rng.randint(1, 2), rng.uniform(0, 0.05)
         kill_while(run, many, slow, folder=folder, num_maps=num_maps, delay_s=delay_s)
         found = {path: path.stat().st_ino for path in folder.glob("[!.]*.tif")}
         assert found.items() >= kept.items()

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from datasets.preparation.writer import TileSetWriter
+from datasets.preparation.writer import TileSetWriter, Tiling
 from datasets.structure_generation import Shard, Store, complete_store
 from datasets.structure_maps import MapRecipe, map_path, read_map, store_folder
-from datasets.tile_set import Tile, TileSet, open_tile_set
-from utils.boxes import window_starts
+from datasets.tile_set import TileSet, open_tile_set
 from utils.distributed import DistContext
 from utils.errors import DataError
 
@@ -53,21 +52,13 @@ def write_cut_set(
     writer = TileSetWriter(
         root, name="cut", classes=("a",), palette=((0, 0, 0),), origin="", prepared_with={}
     )
+    tiling = Tiling(tile_size_px=size_px, overlap_px=overlap_px)
     with writer:
         for source, image in pictures.items():
             height, width = image.shape[:2]
-            for top in window_starts(height, size_px, overlap_px):
-                for left in window_starts(width, size_px, overlap_px):
-                    part = image[top : top + size_px, left : left + size_px]
-                    tile = Tile(
-                        id=f"{source}_y{top:05d}_x{left:05d}",
-                        source=source,
-                        top_px=top,
-                        left_px=left,
-                        height_px=part.shape[0],
-                        width_px=part.shape[1],
-                    )
-                    writer.add("train", tile, part, np.zeros(part.shape[:2], np.uint8))
+            for tile in tiling.tiles(source, "train", (height, width)):
+                part = image[tile.slices]
+                writer.add("train", tile, part, np.zeros(part.shape[:2], np.uint8))
     return open_tile_set(root)
 
 

@@ -73,7 +73,7 @@ def test_the_depth_of_a_picture_has_one_scale_and_no_seam(tiles: TileSet):
         assert np.abs(levels - fit).max() < 1e-3 * 65535
         assert levels.min() < 10 and levels.max() > 65525
         assert entry["residual"] < 1e-4 and entry["range"][0] < entry["range"][1]
-    alone = read_map(map_path(folder, "c_y00000_x00000"))
+    alone = read_map(map_path(folder, "c"))
     assert alone.min() == 1 and alone.max() == 65535
 
 
