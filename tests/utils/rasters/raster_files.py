@@ -1,6 +1,8 @@
 """Raster files of tests, written by rasterio (GDAL), Pillow, or by the letter of the format."""
 
 import struct
+import time
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,10 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 
+from utils.errors import DataError
 from utils.rasters.reading import open_scene
 
 EVERYTHING = slice(None)
@@ -96,3 +100,22 @@ def crafted_tiff(path: Path, changes: Mapping[int, Sequence[int] | None]) -> Pat
         body += struct.pack("<HHII", tag, 4, len(values), values[0])
     path.write_bytes(b"II*\0" + struct.pack("<I", 72) + bytes(range(64)) + body + bytes(4))
     return path
+
+
+def warnings_of(recwarn: pytest.WarningsRecorder) -> list[str]:
+    """All but those of a missing georeference, which the reader silences where nobody records."""
+    passed = (NotGeoreferencedWarning, ResourceWarning)
+    return [str(each.message) for each in recwarn if not issubclass(each.category, passed)]
+
+
+def refusal(path: Path, stretch: tuple[float, float] | None = None) -> str:
+    """Read a file that must be refused: in one sentence that names it, soon, in little memory."""
+    start = time.perf_counter()
+    tracemalloc.start()
+    with pytest.raises(DataError) as caught:
+        read_rgb(path, stretch)
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+    assert time.perf_counter() - start < 5
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    return str(caught.value)
