@@ -18,9 +18,9 @@ RANDOM, NONE = VitConfig(name="test_vit", weights="random"), VitConfig(name="non
 def network(size="tiny", vit=NONE, channels=4, pictures=((0, 1, 2),), **settings):
     torch.manual_seed(0)
     frozen_dtype = settings.pop("frozen_dtype", torch.float32)
-    settings = {"drop_path": 0.0, "head_dropout": 0.0, **settings}
+    settings = {"structure_vit": vit, "drop_path": 0.0, "head_dropout": 0.0, **settings}
     return build_network(
-        ModelConfig(size=size, rgb_vit=vit, structure_vit=vit, **settings),
+        ModelConfig(size=size, rgb_vit=vit, **settings),
         num_classes=5,
         structure_channels=channels,
         pictures=pictures,
@@ -132,14 +132,21 @@ def test_drop_path_rises_linearly_over_all_blocks_and_inputs_are_normalised():
     assert structure[0, 0, 0].tolist() == [-2, 0, 2]
 
 
-@pytest.mark.parametrize(("layers", "join"), [(2, "projection"), (1, "depth_to_space")])
-def test_layers_and_join_of_the_recipe_reach_both_branches(layers, join):
-    net = network(vit=VitConfig(name="test_vit", weights="random", num_layers=layers, join=join))
-    for embedding in (net.encoder.rgb, net.encoder.structure):
-        assert embedding.vit.channels == 64 * layers
+def test_layers_and_join_of_the_recipe_reach_their_own_branch():
+    vit = {"name": "test_vit", "weights": "random"}
+    net = network(
+        vit=VitConfig(**vit, num_layers=2),
+        structure_vit=VitConfig(**vit, join="depth_to_space"),
+    )
+    for embedding, width, join in (
+        (net.encoder.rgb, 2 * 64, "projection"),
+        (net.encoder.structure, 64, "depth_to_space"),
+    ):
+        assert embedding.vit.channels == width
         assert type(embedding.joins[0]) is JOINS[join]
     net(*inputs(40, 64)).square().mean().backward()
-    assert all(p.grad.abs().sum() > 0 for p in net.encoder.rgb.joins.parameters())
+    for embedding in (net.encoder.rgb, net.encoder.structure):
+        assert all(p.grad.abs().sum() > 0 for p in embedding.joins.parameters())
 
 
 def test_frozen_vits_in_half_precision_give_the_same_logits_under_autocast():
