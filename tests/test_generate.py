@@ -101,13 +101,15 @@ def test_download_is_asked_for_before_anything_else(tmp_path, recipe_path, monke
     assert [type(item).__name__ for item in asked] == ["StructureConfig", "PosixPath"]
 
 
-def test_kills_at_random_moments_change_nothing(tmp_path):
-    many = write_cut_set(tmp_path / "many", {"p": picture(4 * 64, 5 * 64)}, 64, 0)
+@pytest.mark.parametrize("num_kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_change_nothing(tmp_path, num_kills):
+    num_tiles = 7 * num_kills
+    many = write_cut_set(tmp_path / "many", {"p": picture(64 * num_kills, 64 * 7)}, 64, 0)
     slow = "structure.superpixels.num_iterations=60"
     straight = contents(run(many, slow))
     shutil.rmtree(many.root / "modalities")
     folder, kept, rng = store_folder(many.root, "superpixels"), {}, random.Random(0)
-    for _ in range(3):
+    for _ in range(num_kills):
         num_maps, delay_s = len(kept) + rng.randint(1, 2), rng.uniform(0, 0.05)
         kill_while(run, many, slow, folder=folder, num_maps=num_maps, delay_s=delay_s)
         found = {path: path.stat().st_ino for path in folder.glob("[!.]*.tif")}
@@ -115,4 +117,6 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
         kept = found
     run(many, slow)
     assert contents(folder) == straight
-    assert len(kept) < 20 and all(path.stat().st_ino == inode for path, inode in kept.items())
+    assert len(kept) < num_tiles and all(
+        path.stat().st_ino == inode for path, inode in kept.items()
+    )

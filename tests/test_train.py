@@ -197,7 +197,6 @@ def test_a_gradient_that_is_nan_is_in_no_checkpoint(data_root, tmp_path, clip_no
     assert saved_steps(run.folder) == {"last.pth": 4, "best.pth": 3}
 
 
-@pytest.mark.slow
 def test_import_of_train_does_not_load_rasterio_or_matplotlib():
     code = "import sys, train; print([m for m in ('rasterio', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

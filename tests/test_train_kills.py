@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import random
 import signal
+import threading
 
 import pytest
 import torch
@@ -49,10 +51,16 @@ def die_after_report(run, step):
     train(run)
 
 
-def train_in_a_process(config, act, step):
+def die_later(run, delay_s):
+    """Be killed at any moment."""
+    threading.Timer(delay_s, die).start()
+    train(run)
+
+
+def train_in_a_process(config, act, moment):
     """Call ``act`` in a fork of this process, and expect it to be killed."""
     process = multiprocessing.get_context("fork").Process(
-        target=lambda: act(build_run(config, single_process()), step)
+        target=lambda: act(build_run(config, single_process()), moment)
     )
     process.start()
     process.join(60)
@@ -76,3 +84,16 @@ def test_kills_in_bad_moments_change_nothing(data_root, tmp_path):
     assert not list(folder.glob(".*.partial"))
     best = [load_checkpoint(each / "best.pth") for each in (straight, folder)]
     assert best[0].progress == best[1].progress
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_kills_at_ten_random_moments_change_nothing(data_root, tmp_path):
+    overrides = [*OVERRIDES, "optim.num_epochs=20"]
+    straight = run_to_the_end(make_config(data_root, tmp_path, "name=straight", *overrides)).folder
+    config, rng = make_config(data_root, tmp_path, *overrides), random.Random(0)
+    for _ in range(10):
+        train_in_a_process(config, die_later, rng.uniform(0.1, 0.6))
+    assert load_checkpoint(tmp_path / "run" / "last.pth").progress["step"] < 60
+    assert_same_run(straight, run_to_the_end(config).folder)
+    assert not list((tmp_path / "run").glob(".*.partial"))

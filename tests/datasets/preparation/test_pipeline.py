@@ -79,7 +79,12 @@ def test_the_histogram_and_the_maps_are_those_of_the_tiles(undisturbed):
 
 
 @pytest.mark.parametrize(
-    ("stage", "number"), [("tiles", 9), pytest.param("dsm", 12, marks=pytest.mark.slow)]
+    ("stage", "number"),
+    [
+        ("tiles", 9),
+        *(pytest.param("tiles", number, marks=pytest.mark.slow) for number in range(2, 20, 2)),
+        pytest.param("dsm", 12, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_resumes_where_it_stopped(
     run_prepare, archives, undisturbed, tmp_path, monkeypatch, stage, number
