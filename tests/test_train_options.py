@@ -23,6 +23,8 @@ def test_a_run_without_progress_ends_early(data_root, tmp_path):
     config = make_config(data_root, tmp_path, *overrides, *NO_VIT)
     run = run_to_the_end(config)
     assert run.state.epoch == len(rows_of(run, "val")) < 9 and run.state.num_stale == 2
+    best = load_checkpoint(run.folder / "best.pth").progress
+    assert best["epoch"] == run.state.best_epoch == run.state.epoch - 2
     assert run_to_the_end(config).state.step == run.state.step
 
 
