@@ -76,8 +76,8 @@ def potsdam(size: tuple[int, int] = (10, 12)) -> Files:
         height = height_of(index, *size)
         full, eroded = paint(target), paint(target, eroded=True)
         if tile == "6_7":
-            for label in (full, eroded):
-                label[(label == [255, 255, 0]).all(-1)] = [252, 255, 0]
+            for colors in (full, eroded):
+                colors[(colors == [255, 255, 0]).all(-1)] = [252, 255, 0]
         if tile == "4_12":
             full = np.where(full > 127, full - 3, full + 3).astype(np.uint8)
         if tile == "3_13":
