@@ -108,12 +108,12 @@ def test_area_of_rows_beyond_the_range_of_int16():
 
 
 def test_masks_that_a_crop_cuts_off_go_but_not_at_the_border_of_the_image():
-    masks = as_masks([np.zeros((100, 100), bool)] * 3)
-    boxes = torch.tensor([[60, 60, 99, 99], [30, 40, 70, 70], [0, 0, 60, 50]])
+    masks = as_masks([np.zeros((100, 80), bool)] * 3)
+    boxes = torch.tensor([[40, 30, 79, 40], [30, 40, 55, 70], [0, 0, 55, 50]])
     masks = replace(masks, boxes=boxes)
-    inside = drop_cut_off(masks, crop(0, 0, 100, 100), (300, 300))
+    inside = drop_cut_off(masks, crop(0, 0, 100, 80), (300, 300))
     assert inside.boxes.tolist() == boxes[1:].tolist()
-    assert len(drop_cut_off(masks, crop(0, 0, 100, 100), (100, 100))) == 3
+    assert len(drop_cut_off(masks, crop(0, 0, 100, 80), (100, 80))) == 3
 
 
 def test_of_masks_with_one_box_the_best_rated_stays():
