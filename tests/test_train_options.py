@@ -31,13 +31,16 @@ def test_a_run_without_progress_ends_early(data_root, tmp_path):
 def test_the_best_is_chosen_by_the_score_and_classes_asked_for_and_copies_are_kept(
     data_root, tmp_path
 ):
-    overrides = ["eval.metric=mf1", "optim.num_epochs=3", "run.keep_every_epochs=2"]
+    overrides = ["eval.metric=mf1", "optim.num_epochs=3", "run.keep_every_epochs=3"]
     overrides += ["eval.mean_without=[clutter,tree]", *NO_VIT]
     run = run_to_the_end(make_config(data_root, tmp_path, *overrides))
     copies = sorted(path.name for path in run.folder.glob("*.pth"))
-    assert copies == ["best.pth", "epoch_0002.pth", "last.pth"]
-    copy = load_checkpoint(run.folder / "epoch_0002.pth")
-    assert copy.progress["epoch"] == 2 and copy.training is None
+    assert copies == ["best.pth", "epoch_0003.pth", "last.pth"]
+    copy, last = (load_checkpoint(run.folder / name) for name in ("epoch_0003.pth", "last.pth"))
+    assert copy.progress["epoch"] == 3 and copy.training is None
+    bias = copy.weights["head.classify.bias"]  # averaged
+    assert torch.equal(bias, last.weights["head.classify.bias"])
+    assert not torch.equal(bias, last.training["weights"]["head.classify.bias"])
     best, rows = load_checkpoint(run.folder / "best.pth"), rows_of(run, "val")
     assert best.identity.selected_by == "mf1"
     assert best.progress["best_score"] == max(row["mf1"] for row in rows)
