@@ -33,6 +33,7 @@ _GDAL_DRIVERS = [
 _PILLOW_FORMATS = ["PNG", "JPEG", "BMP", "WEBP", "GIF"]  # GDAL's drivers have the same names
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION = 274  # the tag of EXIF and TIFF
+_NO_IMAGE = "cannot be read as an image"
 _CONVERT = "convert it to a tiled TIFF (gdal_translate -co TILED=YES -co COMPRESS=DEFLATE)"
 
 
@@ -76,25 +77,14 @@ class GdalSource:
 
     def valid(self, window: Slices) -> np.ndarray:
         """Return ``(h, w)`` bool, False where a no-data value, a mask or alpha says no data."""
-        with self._damage(window):
+        with _errors_of(self._path, _damage(window)):
             return self._dataset.dataset_mask(window=Window.from_slices(*window)) != 0
 
     def _decode(self, window: Slices | None, bands: list[int] | None) -> np.ndarray:
         within = None if window is None else Window.from_slices(*window)
-        with self._damage(window):
+        height, width = self.size
+        with _errors_of(self._path, _damage(window or (slice(0, height), slice(0, width)))):
             return self._dataset.read(bands, window=within, out_dtype=self.dtype)
-
-    @contextmanager
-    def _damage(self, window: Slices | None) -> Iterator[None]:
-        rows, columns = window or (slice(0, self.size[0]), slice(0, self.size[1]))
-        try:
-            yield
-        except Exception as error:  # also private ones of rasterio, and MemoryError
-            raise DataError(
-                f"{self._path} is damaged: rows {rows.start} to {rows.stop - 1}, columns "
-                f"{columns.start} to {columns.stop - 1} cannot be decoded "
-                f"({_reason(error, self._path)}); replace the file"
-            ) from error
 
 
 class PillowSource:
@@ -118,11 +108,8 @@ class PillowSource:
     no_data: float | None = None
 
     def __init__(self, image: ImageFile.ImageFile, path: Path, placement: Placement | None) -> None:
-        try:
-            with _quiet():
-                image.load()
-        except Exception as error:  # a broken file makes Pillow raise nearly anything
-            raise _unreadable(path, error) from error
+        with _errors_of(path, _NO_IMAGE), _quiet():
+            image.load()
         self._image = image
         self.size = image.height, image.width
         self._is_cmyk = image.mode == "CMYK"
@@ -161,7 +148,7 @@ def open_source(path: Path) -> Iterator[GdalSource | PillowSource]:
     with _open_file(path) as file, gdal_settings():
         if (image := _open_with_pillow(file, path)) is not None:
             try:
-                with _open_with_gdal(path, _PILLOW_FORMATS) as dataset:
+                with DatasetReader(path, driver=_PILLOW_FORMATS) as dataset:
                     placement = read_placement(path, dataset)
             except RasterioError:
                 placement = read_placement(path, None)
@@ -231,14 +218,8 @@ def _is_deep_png(file: BinaryIO) -> bool:
 
 def _open_rest(file: BinaryIO, path: Path) -> DatasetReader:
     """Open a file that Pillow does not read."""
-    try:
-        return _open_with_gdal(path, ["PNG"] if _is_deep_png(file) else _GDAL_DRIVERS)
-    except Exception as error:  # also private ones of rasterio
-        raise _unreadable(path, error) from error
-
-
-def _open_with_gdal(path: Path, drivers: list[str]) -> DatasetReader:
-    return DatasetReader(path, driver=drivers)  # rasterio.open takes a single driver
+    with _errors_of(path, _NO_IMAGE):  # not by rasterio.open, which takes a single driver
+        return DatasetReader(path, driver=["PNG"] if _is_deep_png(file) else _GDAL_DRIVERS)
 
 
 @contextmanager
@@ -249,15 +230,24 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
-    remedy = _CONVERT if "codec" in str(error) else "replace the file"
-    return DataError(f"{path} cannot be read as an image ({_reason(error, path)}); {remedy}")
+@contextmanager
+def _errors_of(path: Path, problem: str) -> Iterator[None]:
+    """Turn any error of a library into a sentence: the file, its problem, the library's words."""
+    try:
+        yield
+    except Exception as error:  # Pillow raises nearly anything, rasterio private classes as well
+        text = str(error.__cause__ or error).split(" <_io.")[0]  # Pillow names the open file
+        reason = " ".join(text.replace(str(path), path.name).split()).rstrip(".")
+        remedy = _CONVERT if "codec" in str(error) else "replace the file"
+        raise DataError(f"{path} {problem} ({reason or type(error).__name__}); {remedy}") from error
 
 
-def _reason(error: Exception, path: Path) -> str:
-    """Return the words of a library in one line, the file without its folders."""
-    text = str(error.__cause__ or error).split(" <_io.")[0]  # Pillow names the open file
-    return " ".join(text.replace(str(path), path.name).split()).rstrip(".") or type(error).__name__
+def _damage(window: Slices) -> str:
+    rows, columns = window
+    return (
+        f"is damaged: rows {rows.start} to {rows.stop - 1}, columns {columns.start} to "
+        f"{columns.stop - 1} cannot be decoded"
+    )
 
 
 def _exif_orientation(image: Image.Image) -> int:

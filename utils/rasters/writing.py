@@ -46,10 +46,8 @@ class RasterWriter:
             rows: ``(n, width, 3)`` or, of one band, ``(n, width)`` uint8; any n.
         """
         height, width = self._size
-        expected = (width, 3) if self._bands == 3 else (width,)
-        if rows.dtype != np.uint8 or rows.shape[1:] != expected:
-            wanted = ", ".join(map(str, expected))
-            raise ValueError(f"rows are (n, {wanted}) uint8, not {rows.shape} {rows.dtype}")
+        expected = (width,) if self._bands == 1 else (width, self._bands)
+        assert rows.dtype == np.uint8 and rows.shape[1:] == expected
         if self._num_rows + len(rows) > height:
             raise ValueError(f"{self._num_rows + len(rows)} rows for an image of {height}")
         if len(rows):
@@ -159,10 +157,6 @@ def open_writer(
     suffix = path.suffix.lower()
     if suffix not in (".tif", ".png"):
         raise ConfigError(f"{path} cannot be written; results are .tif or .png files")
-    if bands not in _LEVELS or (palette is not None and bands != 1):
-        raise ValueError(f"an image has 3 bands, or 1 with or without a palette: {bands}")
-    if min(size) < 1:
-        raise ValueError(f"an image of {size[0]} x {size[1]} pixels holds nothing")
     with atomic_path(path) as partial:
         if suffix == ".png":
             with partial.open("wb") as file:

@@ -1,7 +1,6 @@
 """Damaged, crafted, huge and strange raster files: read rightly or refused in one sentence."""
 
 import re
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -26,46 +25,20 @@ from utils.rasters.sources import count_pixels
 PHOTO = picture(60, 70)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 20000), (20000, 1)])
-def test_any_size_is_read(tmp_path: Path, shape: tuple[int, int]):
-    values = np.resize(PHOTO, (*shape, 3))
-    for name in ("a.tif", "a.png"):
-        Image.fromarray(values).save(tmp_path / name)
-        np.testing.assert_array_equal(read_rgb(tmp_path / name), values)
-
-
-@pytest.mark.parametrize("name", ["Straße 東京 🛰:!?.tif", "x" * 251 + ".tif", "x" * 251 + ".png"])
-def test_names_may_be_strange_and_long(tmp_path: Path, name: str):
-    Image.fromarray(PHOTO).save(tmp_path / name)
-    np.testing.assert_array_equal(read_rgb(tmp_path / name), PHOTO)
-    assert count_pixels(tmp_path / name) == 60 * 70
-
-
 @pytest.mark.parametrize("read", [read_rgb, count_pixels])
-def test_what_is_no_file_is_named(tmp_path: Path, monkeypatch, read):
+def test_what_is_no_file_is_named(tmp_path: Path, read):
     (tmp_path / "a.png").mkdir()
     with pytest.raises(DataError, match=r"a\.png is a folder, not an image file; name a file$"):
         read(tmp_path / "a.png")
-    for name in ("no.tif", "a.png/no.tif", "a.png/no.tif/no.tif"):
+    for name in ("no.tif", "a.png/no.tif/no.tif"):
         with pytest.raises(MissingDataError, match=r"no\.tif does not exist$"):
             read(tmp_path / name)
     with pytest.raises(DataError, match=r"cannot be opened \(File name too long\); make it"):
         read(tmp_path / ("x" * 300))
 
-    def refuse(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)  # root may read everything
-    sentence = r"b\.tif cannot be opened \(Permission denied\); make it readable or leave it out$"
-    with pytest.raises(DataError, match=sentence):
-        read(tmp_path / "b.tif")
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.vrt"])
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"hello\n" * 50, b"\xff\xd8", b"BM", b"RIFFxxxxWEBP", b"II*\0", b"II*\0\x08\0\0\0\0\0"],
-)
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.vrt"])
+@pytest.mark.parametrize("content", [b"", b"hello\n" * 50, b"\xff\xd8", b"BM", b"II*\0"])
 def test_what_is_no_image_is_named(tmp_path: Path, name: str, content: bytes):
     (tmp_path / name).write_bytes(content)
     sentence = rf"{re.escape(name)} cannot be read as an image \([^<]+\); replace the file$"
@@ -76,39 +49,30 @@ def test_what_is_no_image_is_named(tmp_path: Path, name: str, content: bytes):
 
 HUGE = (1 << 31) - 16
 LIES = {
-    "no width": {256: None},
+    "none": {},
     "no height": {257: [0]},
-    "too wide": {256: [1 << 31]},
-    "no rows": {278: [0], 257: [0]},
     "a million samples": {277: [1 << 20]},
-    "no offsets": {273: None},
     "offset beyond the end": {273: [5000]},
     "not deflated": {259: [8]},
-    "no JPEG": {259: [7]},
-    "no WebP": {259: [50001]},
     "unknown codec": {259: [777]},
-    "many blocks": {257: [HUGE], 278: [1]},
     "huge tiles": {322: [HUGE], 323: [HUGE], 324: [8], 325: [64], 259: [8]},
     "huge image": {256: [1 << 20], 257: [1 << 20], 278: [1 << 20], 259: [8]},
 }
 
 
-def test_a_crafted_file_without_a_lie_is_read(tmp_path: Path):
-    pixels = read_rgb(crafted_tiff(tmp_path / "a.tif", {}))
-    assert pixels[:, :, 0].ravel().tolist() == list(range(64))
-
-
 @pytest.mark.parametrize("changes", LIES.values(), ids=LIES)
 def test_a_lie_in_a_tiff_file_is_refused(tmp_path: Path, changes: dict):
     path = crafted_tiff(tmp_path / "a.tif", changes)
-    window = slice(0, 50), slice(0, 50)
+    if not changes:
+        assert read_rgb(path)[:, :, 0].ravel().tolist() == list(range(64))
+        return
     with pytest.raises(DataError) as caught, open_scene(path) as raster:
-        raster.read_rgb(*window)
+        raster.read_rgb(slice(0, 50), slice(0, 50))
     assert re.search(r"a\.tif (cannot be read as an image|is damaged)", str(caught.value))
 
 
-@pytest.mark.parametrize("codec", ["NONE", "LZW", "DEFLATE", "PACKBITS", "ZSTD", "JPEG", "WEBP"])
-@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.3, 0.6, 0.95])
+@pytest.mark.parametrize("codec", ["NONE", "LZW", "DEFLATE", "JPEG"])
+@pytest.mark.parametrize("fraction", [0.05, 0.6, 0.95])
 def test_a_truncated_tiff_file_is_refused(tmp_path: Path, codec: str, fraction: float):
     options = {"tiled": "YES", "blockxsize": 16, "blockysize": 16}
     path = write_tiff(tmp_path / "a.tif", PHOTO, compress=codec, **options)
@@ -166,12 +130,6 @@ def test_below_the_limit_there_is_no_warning(tmp_path: Path, recwarn, monkeypatc
     assert warnings_of(recwarn) == []
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 70 // 2 - 1)
     assert "has more than 4198 pixels" in refusal(tmp_path / "a.png")
-
-
-def test_a_directory_that_leads_back_to_itself_is_read_once(tmp_path: Path):
-    path = crafted_tiff(tmp_path / "a.tif", {})
-    path.write_bytes(path.read_bytes()[:-4] + struct.pack("<I", 72))
-    assert read_rgb(path).max() == 63
 
 
 def test_pixels_are_counted_without_decoding_one(tmp_path: Path, monkeypatch):

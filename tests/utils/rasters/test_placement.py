@@ -52,35 +52,25 @@ def seen_by_gdal(path: Path) -> tuple:
         return crs, file.transform, file.shape, points, numbers, area_or_point
 
 
-REAL = [
-    *[
-        f"geotiff-samples/{name}.tif"
-        for name in ("images/tile_1", "images/tile_2", "labels/tile_1")
-    ],
-    *[f"geodata-samples/{name}.tif" for name in ("RGB.byte", "RGB2.byte", "alpha", "RGBA.uint16")],
-    *[f"geodata-samples/{name}" for name in ("all-nodata.tif", "rotated.tif")],
-    *[f"geodata-samples/RGB.byte.{name}.vrt" for name in ("gcp", "rpc")],
-]
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not at hand")
+def test_real_images_come_back_where_they_were(tmp_path: Path):
+    paths = [*SHARED.glob("geotiff-samples/images/*.tif"), *SHARED.glob("geodata-samples/*.tif")]
+    paths += SHARED.glob("geodata-samples/*.vrt")
+    assert len(paths) >= 10
+    for path in paths:
+        assert seen_by_gdal(copied(path, tmp_path)) == seen_by_gdal(path), path
 
 
-@pytest.mark.parametrize("name", REAL)
-def test_real_images_come_back_where_they_were(tmp_path: Path, name: str):
-    if not (SHARED / name).is_file():
-        pytest.skip("../shared/data is not at hand")
-    assert seen_by_gdal(copied(SHARED / name, tmp_path)) == seen_by_gdal(SHARED / name)
-
-
-@pytest.mark.parametrize("point", ["Area", "Point"])
 @pytest.mark.parametrize(
-    "place",
+    ("crs", "place", "point"),
     [
-        NORTH_UP,
-        Affine(0.3, 0.1, 252930.6, 0.05, -0.25, 5173152),
-        Affine(0.3, 0, 5, 0, 0.3, 7),  # south up
-        Affine(-0.3, 0, 5, 0, -0.3, 7),
+        ("EPSG:32632", NORTH_UP, "Area"),
+        ("EPSG:32632", NORTH_UP, "Point"),
+        ("EPSG:4326", Affine(0.3, 0, 5, 0, 0.3, 7), "Area"),  # south up
+        ("EPSG:2263", Affine(0.3, 0.1, 252930.6, 0.05, -0.25, 5173152), "Point"),
+        ("+proj=laea +lat_0=52", Affine(-0.3, 0, 5, 0, -0.3, 7), "Area"),
     ],
 )
-@pytest.mark.parametrize("crs", ["EPSG:32632", "EPSG:4326", "EPSG:2263", "+proj=laea +lat_0=52"])
 def test_any_transform_and_system_survives(tmp_path: Path, crs: str, place: Affine, point: str):
     path = write_tiff(tmp_path / "a.tif", PHOTO, crs=crs, transform=place)
     if point == "Point":
@@ -115,15 +105,11 @@ def test_the_no_data_value_of_an_image_is_not_copied(tmp_path: Path):
 @pytest.mark.parametrize(
     ("crs", "metres"),
     [
-        ("EPSG:32632", 1),
-        ("EPSG:25832", 1),
         ("EPSG:27700", 1),
         ("EPSG:31467", 1),
         ("EPSG:2263", 1200 / 3937),  # New York, US survey feet
-        ("EPSG:2222", 0.3048),  # Arizona, international feet
         ("+proj=utm +zone=33 +units=km", 1000),
         ("EPSG:3857", None),  # Web Mercator
-        ("EPSG:3395", None),
         ("EPSG:4326", None),
         ('LOCAL_CS["building site",UNIT["metre",1]]', None),
         (None, None),
@@ -141,14 +127,10 @@ def test_area_is_stated_where_it_can_be_known(crs: str | None, metres: float | N
 @pytest.mark.parametrize(
     ("name", "world"),
     [
-        ("a.tif", ".tfw"),
         ("a.tif", ".tifw"),
         ("a.tiff", ".tfw"),
-        ("a.jpg", ".jgw"),
         ("a.JPEG", ".jgw"),
         ("a.png", ".PGW"),
-        ("a.png", ".pngw"),
-        ("a.bmp", ".bpw"),
         ("a.webp", ".wld"),
     ],
 )
@@ -184,21 +166,17 @@ def test_a_turned_world_file_is_as_gdal_reads_it(tmp_path: Path):
         np.testing.assert_allclose(seen_by_gdal(result)[1][:6], expected, rtol=1e-12)
 
 
-def test_tags_count_before_a_world_file(tmp_path: Path):
-    path = write_tiff(tmp_path / "a.tif", PHOTO, crs="EPSG:32632", transform=NORTH_UP)
-    (tmp_path / "a.tfw").write_text(WORLD)
-    assert placement_of(path).transform == NORTH_UP
-
-
-def test_an_unknown_prj_file_is_no_system(tmp_path: Path):
+def test_tags_count_before_a_world_file_and_an_unknown_prj_file_is_no_system(tmp_path: Path):
+    write_tiff(tmp_path / "a.tif", PHOTO, crs="EPSG:32632", transform=NORTH_UP)
     Image.fromarray(PHOTO).save(tmp_path / "a.png")
-    (tmp_path / "a.pgw").write_text(WORLD)
-    (tmp_path / "a.prj").write_text("PROJCS[]")
+    for name, content in (("a.tfw", WORLD), ("a.pgw", WORLD), ("a.prj", "PROJCS[]")):
+        (tmp_path / name).write_text(content)
+    assert placement_of(tmp_path / "a.tif").transform == NORTH_UP
     assert placement_of(tmp_path / "a.png").crs is None
 
 
 @pytest.mark.parametrize("image", ["a.png", "a.tif"])
-@pytest.mark.parametrize("numbers", ["", "1,2,3", "a,b,c,d,e,f", "0,0,0,0,1,1", "1,0,0,nan,1,1"])
+@pytest.mark.parametrize("numbers", ["1,2,3", "a,b,c,d,e,f", "0,0,0,0,1,1", "1,0,0,nan,1,1"])
 def test_a_broken_world_file_is_named(tmp_path: Path, numbers: str, image: str):
     Image.fromarray(PHOTO).save(tmp_path / image)
     (tmp_path / "a.wld").write_text(numbers.replace(",", "\n"))

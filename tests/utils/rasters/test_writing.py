@@ -1,9 +1,7 @@
-"""Result rasters as Pillow and rasterio read them; errors, full disks and kills leave no file."""
+"""Result rasters as Pillow and rasterio read them; errors and full disks leave no file."""
 
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +10,11 @@ from PIL import Image
 
 from tests.utils.rasters.raster_files import by_gdal
 from utils.errors import ConfigError
-from utils.files import atomic_path
-from utils.rasters import writing
 from utils.rasters.writing import open_writer
 
-ROOT = Path(__file__).parents[3]
 PALETTE = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 8, 7)]
 RNG = np.random.default_rng(6)
-SIZES = [(1, 1), (1, 1300), (1300, 1), (512, 512), (513, 511), (700, 1100)]
+SIZES = [(1, 1), (1, 1300), (513, 511), (700, 1100)]
 
 
 def picture(size: tuple[int, int], bands: int) -> np.ndarray:
@@ -88,7 +83,7 @@ def test_a_file_that_might_exceed_4_gib_is_a_bigtiff_file(tmp_path: Path):
     assert (tmp_path / "b.tif").read_bytes()[:4] == b"II*\0"
 
 
-@pytest.mark.parametrize("heights", [[700], [1] * 700, [0, 100, 411, 1, 188], [512, 188]])
+@pytest.mark.parametrize("heights", [[700], [1] * 700, [0, 100, 411, 1, 188]])
 def test_strips_are_written_by_whole_rows_of_blocks(tmp_path: Path, monkeypatch, heights):
     """GDAL compresses a block as often as it gets rows of it: slow, and files with holes."""
     written = []
@@ -107,30 +102,19 @@ def test_strips_are_written_by_whole_rows_of_blocks(tmp_path: Path, monkeypatch,
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".png"])
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, suffix: str, error):
+def test_errors_and_missing_or_surplus_rows_leave_the_old_file(tmp_path: Path, suffix: str):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"old")
-    with pytest.raises(error), open_writer(path, (20, 30), 3) as writer:
-        writer.write(np.zeros((20, 30, 3), np.uint8))
-        raise error
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("suffix", [".tif", ".png"])
-def test_missing_and_surplus_rows_leave_no_file(tmp_path: Path, suffix: str):
-    path = tmp_path / f"a{suffix}"
-    with (
-        pytest.raises(ValueError, match=r"19 of 20 rows of \S+ were written"),
-        open_writer(path, (20, 30), 1) as writer,
+    for num_rows, error, sentence in (
+        (20, KeyboardInterrupt, "^$"),
+        (19, ValueError, r"19 of 20 rows of \S+ were written"),
+        (21, ValueError, "21 rows for an image of 20"),
     ):
-        writer.write(np.zeros((19, 30), np.uint8))
-    with (
-        pytest.raises(ValueError, match="21 rows for an image of 20"),
-        open_writer(path, (20, 30), 1) as writer,
-    ):
-        writer.write(np.zeros((21, 30), np.uint8))
-    assert not list(tmp_path.iterdir())
+        with pytest.raises(error, match=sentence), open_writer(path, (20, 30), 1) as writer:
+            writer.write(np.zeros((num_rows, 30), np.uint8))
+            if error is KeyboardInterrupt:
+                raise error
+        assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".png"])
@@ -160,56 +144,8 @@ def test_a_full_disk_leaves_no_file_wherever_it_strikes(tmp_path: Path, suffix: 
     assert path.read_bytes() == whole
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import numpy as np
-from utils.rasters.writing import open_writer
-
-with open_writer(Path(sys.argv[1]), (2048, 2048), 3) as writer:
-    writer.write(np.zeros((1500, 2048, 3), np.uint8))
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.parametrize("suffix", [".tif", ".png"])
-def test_a_kill_leaves_nothing_that_looks_finished(tmp_path: Path, suffix: str):
-    command = [sys.executable, "-c", KILLED, str(tmp_path / f"a{suffix}")]
-    assert subprocess.run(command, cwd=ROOT).returncode == -signal.SIGKILL
-    (left,) = tmp_path.iterdir()
-    assert left.name.startswith(f".a{suffix}.") and left.suffix == ".partial"
-
-
-@pytest.mark.parametrize("name", ["x" * 251 + ".tif", "東" * 83 + ".png", "🛰" * 60 + ".tif"])
-def test_a_name_may_be_as_long_as_the_system_allows(tmp_path: Path, name: str):
-    with open_writer(tmp_path / name, (2, 3), 1) as writer:
-        writer.write(np.zeros((2, 3), np.uint8))
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-    with atomic_path(tmp_path / name) as partial:
-        assert len(partial.name.encode()) <= 255
-        partial.touch()
-
-
-def test_what_cannot_be_written_is_refused(tmp_path: Path):
+def test_other_formats_are_refused(tmp_path: Path):
     sentence = r"a\.jpg cannot be written; results are \.tif or \.png files$"
     with pytest.raises(ConfigError, match=sentence), open_writer(tmp_path / "a.jpg", (1, 1), 1):
         pass
-    for bands, palette in ((2, None), (4, None), (3, PALETTE)):
-        with (
-            pytest.raises(ValueError, match="an image has 3 bands, or 1"),
-            open_writer(tmp_path / "a.tif", (1, 1), bands, palette=palette),
-        ):
-            pass
-    with (
-        pytest.raises(ValueError, match="an image of 0 x 5 pixels holds nothing"),
-        open_writer(tmp_path / "a.png", (0, 5), 1),
-    ):
-        pass
-    for rows in (np.zeros((1, 4, 3), np.uint8), np.zeros((1, 5), np.uint8), np.zeros((1, 5, 3))):
-        with (
-            pytest.raises(ValueError, match=r"rows are \(n, 5, 3\) uint8, not"),
-            open_writer(tmp_path / "a.png", (2, 5), 3) as writer,
-        ):
-            writer.write(rows)
     assert not list(tmp_path.iterdir())
-    assert writing.BLOCK_PX % 16 == 0  # as TIFF wants it
