@@ -3,17 +3,14 @@
 import struct
 import time
 import tracemalloc
-import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
-from rasterio.io import DatasetReader
 
 from utils.errors import DataError
 from utils.rasters.reading import open_scene
@@ -34,15 +31,13 @@ def write_tiff(
     """Write ``(H, W, bands)`` with the creation options of GDAL's GTiff driver."""
     height, width, bands = values.shape
     colormap = options.pop("colormap", None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        size = {"height": height, "width": width, "count": bands, "dtype": values.dtype}
-        with rasterio.open(path, "w", driver="GTiff", **size, **options) as file:
-            file.write(np.moveaxis(values, -1, 0))
-            if colormap is not None:
-                file.write_colormap(1, colormap)
-            if orientation is not None:
-                file.update_tags(TIFFTAG_RESOLUTIONUNIT="2")
+    size = {"height": height, "width": width, "count": bands, "dtype": values.dtype}
+    with rasterio.open(path, "w", driver="GTiff", **size, **options) as file:
+        file.write(np.moveaxis(values, -1, 0))
+        if colormap is not None:
+            file.write_colormap(1, colormap)
+        if orientation is not None:
+            file.update_tags(TIFFTAG_RESOLUTIONUNIT="2")
     if orientation is not None:  # GDAL does not write the tag: another one is turned into it
         big_endian = options.get("endianness") == "BIG"
         big = options.get("bigtiff") == "YES"
@@ -52,15 +47,6 @@ def write_tiff(
         assert content.count(was) == 1
         path.write_bytes(content.replace(was, becomes))
     return path
-
-
-@contextmanager
-def by_gdal(path: Path) -> Iterator[DatasetReader]:
-    """Open a file by rasterio itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path) as dataset:
-            yield dataset
 
 
 def read_rgb(path: Path, stretch: tuple[float, float] | None = None) -> np.ndarray:

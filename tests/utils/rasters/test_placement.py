@@ -13,7 +13,7 @@ from rasterio import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
-from tests.utils.rasters.raster_files import EVERYTHING, by_gdal, picture, write_tiff
+from tests.utils.rasters.raster_files import EVERYTHING, picture, write_tiff
 from utils.errors import DataError
 from utils.rasters.placement import Placement
 from utils.rasters.reading import open_scene
@@ -43,7 +43,7 @@ def copied(path: Path, folder: Path, suffix: str = ".tif") -> Path:
 
 
 def seen_by_gdal(path: Path) -> tuple:
-    with by_gdal(path) as file:
+    with rasterio.open(path) as file:
         points = [(point.row, point.col, point.x, point.y, point.z) for point in file.gcps[0]]
         crs = file.gcps[1] if points else file.crs  # a TIFF file holds one of both
         rpcs = {} if file.rpcs is None else file.rpcs.to_dict()
@@ -98,7 +98,7 @@ def test_ground_control_points_survive_and_make_no_transform(tmp_path: Path):
 
 def test_the_no_data_value_of_an_image_is_not_copied(tmp_path: Path):
     path = write_tiff(tmp_path / "a.tif", PHOTO, transform=NORTH_UP, nodata=0)
-    with by_gdal(copied(path, tmp_path)) as file:
+    with rasterio.open(copied(path, tmp_path)) as file:
         assert file.nodata is None and file.transform == NORTH_UP
 
 

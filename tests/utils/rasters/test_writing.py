@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
-from tests.utils.rasters.raster_files import by_gdal
 from utils.errors import ConfigError
 from utils.rasters.writing import open_writer
 
@@ -35,7 +35,7 @@ def test_every_reader_sees_what_was_written(tmp_path: Path, suffix: str, bands: 
     with open_writer(path, size, bands) as writer:
         for rows in strips(array, [1, 0, 7, 504, 130, 2]):
             writer.write(rows)
-    with by_gdal(path) as file:
+    with rasterio.open(path) as file:
         np.testing.assert_array_equal(np.moveaxis(file.read(), 0, -1).reshape(array.shape), array)
     image = Image.open(path)
     assert image.mode == {1: "L", 3: "RGB"}[bands]
@@ -55,7 +55,7 @@ def test_a_palette_gives_classes_their_colours(tmp_path: Path, suffix: str):
     assert image.mode == "P"
     np.testing.assert_array_equal(np.asarray(image), labels)
     np.testing.assert_array_equal(np.asarray(image.convert("RGB")), colors[labels])
-    with by_gdal(path) as file:
+    with rasterio.open(path) as file:
         np.testing.assert_array_equal(file.read(1), labels)
         assert [file.colormap(1)[index][:3] for index in range(4)] == PALETTE
 
@@ -65,7 +65,7 @@ def test_a_tiff_file_is_tiled_and_compressed(tmp_path: Path, bands: int, predict
     path = tmp_path / "a.tif"
     with open_writer(path, (700, 1100), bands) as writer:
         writer.write(np.zeros((700, 1100, 3)[: 2 if bands == 1 else 3], np.uint8))
-    with by_gdal(path) as file:
+    with rasterio.open(path) as file:
         assert file.block_shapes == [(512, 512)] * bands
         assert file.compression.value == "DEFLATE"
         assert file.tags(ns="IMAGE_STRUCTURE").get("PREDICTOR") == predictor
