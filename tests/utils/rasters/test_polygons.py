@@ -22,27 +22,37 @@ NAMES = ("road", "Gebäude", 'a "b"', "tree", "car")
 PALETTE = ((255, 255, 255), (0, 0, 255), (1, 2, 3), (0, 160, 16), (255, 0, 0))
 UTM_33 = CRS.from_epsg(32633)
 NORTH_UP = Affine(0.5, 0, 500000, 0, -0.25, 5173152)
+SITE = CRS.from_wkt('LOCAL_CS["building site",UNIT["metre",1]]')
+MARS = CRS.from_wkt(
+    'PROJCS["Mars",GEOGCS["Mars",DATUM["Mars",SPHEROID["Mars",3396190,169.89]],PRIMEM["R",0],'
+    'UNIT["degree",0.0174532925199433]],PROJECTION["Equirectangular"],UNIT["metre",1]]'
+)
+SQUARE = np.zeros((2, 2), np.uint8)
 
 
-def write(path: Path, label_map: np.ndarray, placement: Placement | None = None) -> Path:
+def features_of(path: Path, label_map: np.ndarray, placement: Placement | None = None) -> list:
     source = path.with_name("<map> & index.partial")
-    source.write_bytes(label_map.astype(np.uint8).tobytes())
+    source.write_bytes(label_map.tobytes())
     try:
         names = {"names": NAMES, "palette": PALETTE}
         write_geojson(source, label_map.shape, path, placement=placement, **names)
     finally:
         source.unlink()
-    return path
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert [*content] == ["type", "features"]  # RFC 7946 has done with "crs"
+    return content["features"]
 
 
-def features_of(path: Path, label_map: np.ndarray, placement: Placement | None = None) -> list:
-    written = write(path, label_map, placement).read_text(encoding="utf-8")
-    return json.loads(written)["features"]
-
-
-def drawn(rows: list[str]) -> np.ndarray:
+def drawn(*rows: str) -> np.ndarray:
     """A map drawn with digits; a dot is an ignored pixel."""
     return np.array([[IGNORED if c == "." else int(c) for c in row] for row in rows], np.uint8)
+
+
+def noise(shape: tuple[int, int], fractions: list[float], seed: int) -> np.ndarray:
+    """Classes with these fractions of the pixels; the rest is ignored."""
+    values = np.array([*range(len(fractions)), IGNORED], dtype=np.uint8)
+    chances = [*fractions, 1 - sum(fractions)]
+    return np.random.default_rng(seed).choice(values, shape, p=chances)
 
 
 def from_first(ring: list) -> list:
@@ -51,105 +61,86 @@ def from_first(ring: list) -> list:
     return [*ring[start:-1], *ring[: start + 1]]
 
 
-def polygons_of(path: Path, rows: list[str]) -> list[tuple[int, list]]:
-    """Class and rings of a drawn map."""
-    features = features_of(path, drawn(rows))
-    check(features, drawn(rows))
-    return [
-        (f["properties"]["class"], [from_first(ring) for ring in f["geometry"]["coordinates"]])
-        for f in features
-    ]
-
-
-def noise(height: int, width: int, fractions: list[float], seed: int) -> np.ndarray:
-    """Classes with these fractions of the pixels; the rest is ignored."""
-    values = np.array([*range(len(fractions)), IGNORED], dtype=np.uint8)
-    chances = [*fractions, 1 - sum(fractions)]
-    return np.random.default_rng(seed).choice(values, (height, width), p=chances)
-
-
-def area_of(ring: np.ndarray) -> float:
-    """Shoelace formula; positive, if the ring is counter-clockwise where y points upwards."""
-    (x, y), (x_next, y_next) = ring[:-1].T, ring[1:].T
-    return float((x * y_next - x_next * y).sum() / 2)
-
-
-def check(features: list[dict], label_map: np.ndarray) -> None:
-    """All that holds of the polygons of a map in pixel coordinates."""
+def check(features: list[dict], label_map: np.ndarray, place: Affine, crs: CRS | None) -> None:
+    """A feature a region, rings in the directions of RFC 7946, and the same map again."""
     classes = [c for c in np.unique(label_map) if c != IGNORED]
     assert len(features) == sum(ndimage.label(label_map == c)[1] for c in classes)
+    shapes = []
     for feature in features:
-        rings = [np.array(ring) for ring in feature["geometry"]["coordinates"]]
-        areas = [area_of(ring) for ring in rings]
-        assert areas[0] > 0 and all(area < 0 for area in areas[1:])
-        assert sum(areas) == feature["properties"]["area_px"]
-        assert all((ring[0] == ring[-1]).all() for ring in rings)
-    if features:
-        shapes = [(f["geometry"], f["properties"]["class"]) for f in features]
-        back = rasterize(shapes, out_shape=label_map.shape, fill=IGNORED, dtype="uint8")
-        assert np.array_equal(back, label_map)
+        geometry, areas = feature["geometry"], []
+        for ring in geometry["coordinates"]:
+            assert ring[0] == ring[-1]
+            (x, y), (x_next, y_next) = (np.array(ring) - ring[0]).T[:, :-1], np.diff(ring, axis=0).T
+            areas.append(float((x * y_next - x_next * y).sum() / 2))
+        assert areas[0] > 0 and all(area < 0 for area in areas[1:])  # holes are clockwise
+        if crs is None:
+            expected = feature["properties"]["area_px"] * abs(place.determinant)
+            assert sum(areas) == pytest.approx(expected)
+        else:
+            geometry = transform_geom("EPSG:4326", crs, geometry)
+        shapes.append((geometry, feature["properties"]["class"]))
+    shape = {"out_shape": label_map.shape, "transform": place}
+    back = rasterize(shapes, fill=IGNORED, dtype="uint8", **shape)
+    assert np.array_equal(back, label_map)
 
 
-@pytest.mark.parametrize("batch_points", [1, 40, 1 << 16])
+@pytest.mark.parametrize("batch_points", [1, 40, 1 << 18])
 @pytest.mark.parametrize(
-    ("shape", "fractions"),
-    [((41, 37), [1 / 2, 1 / 2]), ((41, 37), [0.1, 0.2, 0.65]), ((1, 50), [0.4, 0.4])],
+    ("shape", "fractions"), [((41, 37), [0.1, 0.2, 0.65]), ((1, 50), [0.4, 0.4])]
 )
 def test_polygons_of_noise_are_the_map_again(tmp_path, monkeypatch, shape, fractions, batch_points):
     monkeypatch.setattr(polygons, "_BATCH_POINTS", batch_points)
     for seed in range(3):
-        label_map = noise(*shape, fractions, seed)
-        check(features_of(tmp_path / "a.geojson", label_map), label_map)
+        label_map = noise(shape, fractions, seed)
+        check(features_of(tmp_path / "a", label_map), label_map, Affine.identity(), None)
 
 
-def test_hand_drawn_maps(tmp_path):
-    path = tmp_path / "a.geojson"
-    one_pixel = [[1, 1], [2, 1], [2, 2], [1, 2], [1, 1]]
-    assert polygons_of(path, ["..", ".3"]) == [(3, [one_pixel])]
-    whole = [[0, 0], [4, 0], [4, 3], [0, 3], [0, 0]]
-    assert polygons_of(path, ["1111"] * 3) == [(1, [whole])]
-    assert polygons_of(path, ["...."] * 3) == []
-    # Regions that touch at a corner are two.
-    assert sorted(value for value, _ in polygons_of(path, ["01", "10"])) == [0, 0, 1, 1]
-    # A hole goes round all that lies in it.
-    found = polygons_of(path, ["00000", "01200", "01.20", "00000"])
-    assert sorted(value for value, _ in found) == [0, 1, 2, 2]
-    assert dict(found)[0] == [
-        [[0, 0], [5, 0], [5, 4], [0, 4], [0, 0]],
-        [[1, 1], [1, 3], [4, 3], [4, 2], [3, 2], [3, 1], [1, 1]],
-    ]
-    # Holes that touch at a corner are two.
-    found = polygons_of(path, ["0000", "0100", "0010", "0000"])
-    assert sorted(dict(found)[0][1:]) == [
+@pytest.mark.parametrize(
+    "place",
+    [
+        Affine(0.3, 0.1, 500000, 0.05, -0.25, 5173152),  # turned
+        Affine(0.3, 0, 500000, 0, 0.3, 5173152),  # north is down
+        Affine(0, -0.3, 500000, 0.3, 0, 5173152),  # rows and columns exchanged
+    ],
+)
+@pytest.mark.parametrize("crs", [UTM_33, None])
+def test_any_transform_keeps_the_direction_of_rings(tmp_path, crs, place):
+    label_map = noise((30, 30), [0.6, 0.3], 4)
+    placement = Placement(crs=crs, transform=place)
+    check(features_of(tmp_path / "a", label_map, placement), label_map, place, crs)
+
+
+def test_a_map_drawn_by_hand(tmp_path):
+    """Regions and holes that touch at a corner are two; ignored pixels are in no polygon."""
+    features = features_of(tmp_path / "a", drawn("0000.", "0100.", "0010.", "00003"))
+    found = {(f["properties"]["class"], f["properties"]["area_px"]): f for f in features}
+    assert len(features) == 4 and {*found} == {(0, 14), (1, 1), (3, 1)}
+    outer, *holes = found[0, 14]["geometry"]["coordinates"]
+    assert from_first(outer) == [[0, 0], [4, 0], [4, 4], [0, 4], [0, 0]]
+    assert sorted(map(from_first, holes)) == [
         [[1, 1], [1, 2], [2, 2], [2, 1], [1, 1]],
         [[2, 2], [2, 3], [3, 3], [3, 2], [2, 2]],
     ]
-
-
-def test_properties(tmp_path):
-    features = features_of(tmp_path / "a.geojson", drawn(["112", "333"]))
-    found = [feature["properties"] for feature in features]
-    assert sorted(found, key=lambda each: each["class"]) == [
-        {"class": 1, "name": "Gebäude", "color": "#0000ff", "area_px": 2},
-        {"class": 2, "name": 'a "b"', "color": "#010203", "area_px": 1},
-        {"class": 3, "name": "tree", "color": "#00a010", "area_px": 3},
-    ]
+    assert found[1, 1]["properties"] == {
+        "class": 1,
+        "name": "Gebäude",
+        "color": "#0000ff",
+        "area_px": 1,
+    }
+    assert features_of(tmp_path / "a", drawn("..")) == []
 
 
 def test_coordinates_are_longitude_and_latitude(tmp_path):
     """The central meridian of the zone, 15 degrees east, is its easting 500,000."""
-    rows = drawn([".444", ".4.4", "4444"])
     placement = Placement(crs=UTM_33, transform=NORTH_UP)
-    content = json.loads(write(tmp_path / "a.geojson", rows, placement).read_text())
-    assert "crs" not in content  # RFC 7946 has done with it
-    [feature] = content["features"]
+    [feature] = features_of(tmp_path / "a", drawn(".444", ".4.4", "4444"), placement)
     assert feature["properties"]["area_px"] == 9 and feature["properties"]["area_m2"] == 9 / 8
     for longitude, latitude in feature["geometry"]["coordinates"][0]:
         assert 15 <= longitude < 15.0001 and 46.7 < latitude < 46.8
     back = transform_geom("EPSG:4326", UTM_33, feature["geometry"])["coordinates"]
     outer, hole = [from_first(np.round(ring, 3).tolist()) for ring in back]
-    north = [5173152 - 0.25 * row for row in range(4)]
     east = [500000 + 0.5 * column for column in range(5)]
+    north = [5173152 - 0.25 * row for row in range(4)]
     corners = [(0, 3), (4, 3), (4, 0), (1, 0), (1, 2), (0, 2), (0, 3)]
     assert outer == [[east[x], north[y]] for x, y in corners]
     corners = [(2, 2), (2, 1), (3, 1), (3, 2), (2, 2)]
@@ -165,38 +156,6 @@ def test_numbers_are_formatted_as_python_does(decimals):
 
 
 @pytest.mark.parametrize(
-    "place",
-    [
-        Affine(0.3, 0.1, 500000, 0.05, -0.25, 5173152),  # turned
-        Affine(0.3, 0, 500000, 0, 0.3, 5173152),  # north is down
-        Affine(0, -0.3, 500000, 0.3, 0, 5173152),  # rows and columns exchanged
-    ],
-)
-@pytest.mark.parametrize("crs", [UTM_33, None])
-def test_any_transform_keeps_the_direction_of_rings(tmp_path, crs, place):
-    label_map = noise(30, 30, [0.6, 0.3], 4)
-    features = features_of(tmp_path / "b.geojson", label_map, Placement(crs=crs, transform=place))
-    in_place = []
-    for feature in features:
-        rings = [np.array(ring) for ring in feature["geometry"]["coordinates"]]
-        areas = [area_of(ring - ring[0]) for ring in rings]
-        assert areas[0] > 0 and all(area < 0 for area in areas[1:])
-        geometry = feature["geometry"]
-        if crs is not None:
-            geometry = transform_geom("EPSG:4326", crs, geometry)
-        in_place.append((geometry, feature["properties"]["class"]))
-    back = rasterize(in_place, out_shape=(30, 30), transform=place, fill=IGNORED, dtype="uint8")
-    assert np.array_equal(back, label_map)
-
-
-SITE = CRS.from_wkt('LOCAL_CS["building site",UNIT["metre",1]]')
-MARS = CRS.from_wkt(
-    'PROJCS["Mars",GEOGCS["Mars",DATUM["Mars",SPHEROID["Mars",3396190,169.89]],PRIMEM["R",0],'
-    'UNIT["degree",0.0174532925199433]],PROJECTION["Equirectangular"],UNIT["metre",1]]'
-)
-
-
-@pytest.mark.parametrize(
     ("placement", "largest"),
     [
         (None, [2, 2]),
@@ -207,46 +166,41 @@ MARS = CRS.from_wkt(
     ],
 )
 def test_coordinates_without_a_way_to_longitude(tmp_path, placement, largest):
-    [feature] = features_of(tmp_path / "a.geojson", np.zeros((2, 2), np.uint8), placement)
+    [feature] = features_of(tmp_path / "a", SQUARE, placement)
     assert max(feature["geometry"]["coordinates"][0]) == largest
     assert ("area_m2" in feature["properties"]) == (placement is not None and placement.crs is MARS)
 
 
 def test_no_polygon_goes_round_the_earth(tmp_path):
     """An image on the antimeridian, and one of the whole earth."""
-    rows = np.zeros((2, 2), np.uint8)
     over_the_edge = Affine(400_000, 0, 800_000, 0, -1000, 10_000)
     placement = Placement(crs=CRS.from_epsg(32660), transform=over_the_edge)
-    [feature] = features_of(tmp_path / "a.geojson", rows, placement)
+    [feature] = features_of(tmp_path / "a", SQUARE, placement)
     longitudes = [x for x, _ in feature["geometry"]["coordinates"][0]]
     assert max(longitudes) - min(longitudes) < 8 and min(longitudes) < -180 < max(longitudes)
     earth = Placement(crs=CRS.from_epsg(4326), transform=Affine(180, 0, -180, 0, -90, 90))
-    [feature] = features_of(tmp_path / "a.geojson", rows, earth)
+    [feature] = features_of(tmp_path / "a", SQUARE, earth)
     [ring] = feature["geometry"]["coordinates"]
     assert from_first(ring) == [[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]
 
 
 def test_a_class_without_a_name_leaves_the_old_file(tmp_path):
-    path = write(tmp_path / "a.geojson", np.zeros((2, 2), np.uint8))
+    path = tmp_path / "a"
+    features_of(path, SQUARE)
     before = path.read_bytes()
-    sentence = (
-        "a.geojson cannot be written: the map holds class 5, but only 5 classes have names; "
-        "give those that the map was made with"
-    )
-    with pytest.raises(DataError) as error:
-        write(path, np.full((2, 2), 5, np.uint8))
-    assert str(error.value) == f"{path.parent}/{sentence}"
+    sentence = "a cannot be written: the map holds class 5, but only 5 classes have names; give"
+    with pytest.raises(DataError, match=sentence):
+        features_of(path, np.full((2, 2), 5, np.uint8))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_map_is_not_held_in_memory(tmp_path):
-    blocks = np.random.default_rng(0).integers(3, size=(40, 40))
-    label_map = np.kron(blocks, np.ones((100, 100))).astype(np.uint8)
-    source = tmp_path / "index"
+    blocks = np.random.default_rng(0).integers(3, size=(40, 40), dtype=np.uint8)
+    label_map = np.kron(blocks, np.ones((100, 100), np.uint8))
+    source, names = tmp_path / "index", {"names": NAMES, "palette": PALETTE}
     source.write_bytes(label_map.tobytes())
-    names = {"names": NAMES, "palette": PALETTE}
-    write_geojson(source, (10, 10), tmp_path / "a.geojson", placement=None, **names)
+    write_geojson(source, (10, 10), tmp_path / "a", placement=None, **names)
     tracemalloc.start()
-    write_geojson(source, label_map.shape, tmp_path / "a.geojson", placement=None, **names)
+    write_geojson(source, label_map.shape, tmp_path / "a", placement=None, **names)
     assert tracemalloc.get_traced_memory()[1] < label_map.nbytes / 4
     tracemalloc.stop()
