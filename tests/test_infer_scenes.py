@@ -1,5 +1,6 @@
 """infer.py on large georeferenced images: in place, without a seam, shared, killed, hostile."""
 
+import csv
 import json
 import os
 import random
@@ -113,6 +114,11 @@ def test_a_geotiff_comes_back_in_its_place_and_equals_the_image_in_memory(
     with rasterio.open(output / "index/scene.tif") as file:
         shown = [file.colormap(1)[index][:3] for index in range(len(palette))]
     assert np.array_equal(shown, palette)
+    with (output / "areas.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    counts = np.bincount(labels.ravel(), minlength=len(palette)).tolist()
+    assert [int(row["pixels"]) for row in rows] == counts
+    assert [float(row["area_m2"]) for row in rows] == pytest.approx([0.09 * n for n in counts])
 
 
 def test_polygons_lie_where_the_image_lies(run_infer, scene, tmp_path):
