@@ -25,7 +25,7 @@ import infer
 from tests.conftest import make_config, train_briefly
 from utils.errors import DataError, run_command
 from utils.evaluation.evaluate import classes_of
-from utils.inference import chunks
+from utils.inference import chunks, results
 from utils.inference import run as run_module
 from utils.inference.inputs import find_inputs
 from utils.inference.results import OutputSettings
@@ -98,6 +98,7 @@ def test_a_geotiff_comes_back_in_its_place_and_equals_the_image_in_memory(
     run_infer, checkpoint, scene, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(chunks, "CHUNK_PX", 150)
+    monkeypatch.setattr(results, "_STRIP_PX", 20_000)
     kinds = ("index", "color", "overlay", "confidence")
     output = run_infer(scene, tmp_path / "out", "--write", ",".join(kinds))
     image = pixels(scene).transpose(1, 2, 0)
