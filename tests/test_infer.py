@@ -94,6 +94,8 @@ def test_what_is_done_is_skipped_until_something_changes(run_infer, photos, tmp_
     unchanged = ("eval.batch_size=1", "eval.metric=mf1", "eval.every_epochs=3")
     assert again("--write", "index,confidence", *unchanged)[1] == set()
     assert again("--write", "index,confidence", "eval.turns=2")[1] == NAMES  # other results
+    for kinds in ("index", "index,confidence"):  # the old confidence is that of two turns
+        assert again("--write", kinds)[1] == NAMES
 
 
 def test_maps_are_kept_and_used_again(run_infer, photos, tmp_path, monkeypatch):
@@ -139,6 +141,15 @@ def test_confidence_is_that_of_the_best_class(run_infer, photos, tmp_path, segme
     strips = segmenter.strips(None, (96, 96), lambda rows, columns: image[rows, columns])
     best = np.concatenate([x.softmax(0).max(0).values.numpy() for _, x in strips])
     assert np.abs(confidence - 255 * best).max() <= 0.51
+
+
+def test_a_stretch_is_applied(run_infer, photos, tmp_path, segmenter):
+    output = run_infer(photos / "a.png", tmp_path / "out", "--stretch", "90,110")
+    image = np.array(Image.open(photos / "a.png")).astype(float)
+    stretched = np.rint(np.clip((image - 90) / 20, 0, 1) * 255).astype(np.uint8)
+    labels = np.array(Image.open(output / "index/a.png"))
+    assert np.array_equal(labels, segmenter(stretched))
+    assert not np.array_equal(labels, segmenter(image.astype(np.uint8)))
 
 
 def test_broken_images_are_named_and_the_others_done(run_infer, photos, tmp_path):
