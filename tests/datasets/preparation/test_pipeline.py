@@ -75,7 +75,7 @@ def test_the_number_of_workers_changes_nothing(run_prepare, archives, undisturbe
 
 
 def test_the_histogram_and_the_maps_are_those_of_the_tiles(undisturbed):
-    assert check_tile_set(open_tile_set(undisturbed)).texts(faults=True) == {}
+    assert check_tile_set(open_tile_set(undisturbed))[0]["faults"] == {}
 
 
 @pytest.mark.parametrize(
