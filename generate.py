@@ -60,7 +60,7 @@ def generate_store(
             "when all shards are, run the same command without --shard to finish the store"
         )
     elif dist.is_main:
-        draw_store_sheet(tile_set, folder, values=generator.kind == "values")
+        draw_store_sheet(tile_set, folder)
         print(
             f"{len(tile_set.tiles)} maps in {folder}, contact sheet in {folder}/contact_sheet.png"
         )

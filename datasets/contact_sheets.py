@@ -1,8 +1,10 @@
-"""Contact sheets: a few images of a data set beside renderings of their structure maps."""
+"""Contact sheets: a few images of a data set beside renderings of their targets and maps."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from datasets.structure_maps import (
     read_map,
     store_folder,
 )
-from datasets.tile_set import TileSet
+from datasets.tile_set import Color, TileSet
 from utils.errors import UserError
 from utils.files import write_png
 from utils.visualization.colors import colorize, colorize_segments, colorize_values, draw_boundaries
@@ -25,22 +27,22 @@ from utils.visualization.panels import Cell, contact_sheet
 
 NUM_ROWS = 4
 
-Draw = Callable[[np.ndarray, np.ndarray], Cell]  # image (H, W, 3) uint8, ids or levels (H, W)
+
+class Column(NamedTuple):
+    """Pictures of one kind, one for each tile."""
+
+    title: str
+    read: Callable[[str], np.ndarray]  # (H, W) class indices, ids or levels of a tile
+    draw: Callable[[np.ndarray, np.ndarray], Cell]  # image (H, W, 3) uint8 and what was read
 
 
-def draw_store_sheet(tile_set: TileSet, folder: Path, *, values: bool) -> None:
-    """Draw ``contact_sheet.png`` of a store.
-
-    Args:
-        tile_set: the images.
-        folder: the store.
-        values: True if its maps hold levels, not segment ids.
-    """
-    draws: dict[str, Draw] = {"values": _values}
-    if not values:
+def draw_store_sheet(tile_set: TileSet, folder: Path) -> None:
+    """Draw ``contact_sheet.png`` of a finished store."""
+    columns = [_column("values", folder)]
+    if columns[0].draw is _segments:
         draws = {"segments": _segments, "borders": _borders, "mean colour": _mean_color}
-    columns = [(title, folder, draw) for title, draw in draws.items()]
-    _draw_sheet(folder / SHEET, tile_set, columns)
+        columns = [Column(title, columns[0].read, draw) for title, draw in draws.items()]
+    _draw_sheet(folder / SHEET, tile_set, list(tile_set.tiles), columns)
 
 
 def draw_common_sheet(tile_set: TileSet, structure: StructureConfig) -> Path | None:
@@ -51,32 +53,17 @@ def draw_common_sheet(tile_set: TileSet, structure: StructureConfig) -> Path | N
     Returns:
         Path of the file; None if there are fewer than two modalities.
     """
-    columns: list[tuple[str, Path, Draw]] = []
+    columns = []
     for name in structure.present():
         settings = structure.selected().get(name)
-        store = settings.store if settings is not None else name
-        folder = store_folder(tile_set.root, store)
+        folder = store_folder(tile_set.root, settings.store if settings is not None else name)
         if (folder / "manifest.json").is_file():
-            draw = _segments if store in structure.segment_stores() else _values
-            columns.append((name, folder, draw))
+            columns.append(_column(name, folder))
     if len(columns) < 2:
         return None
     path = store_folder(tile_set.root, SHEET)
-    _draw_sheet(path, tile_set, columns)
+    _draw_sheet(path, tile_set, list(tile_set.tiles), columns)
     return path
-
-
-def _draw_sheet(path: Path, tile_set: TileSet, columns: list[tuple[str, Path, Draw]]) -> None:
-    """Draw a few images in rows, with one rendering of their maps in each column."""
-    tile_ids = list(tile_set.tiles)
-    chosen = tile_ids[:: -(-len(tile_ids) // NUM_ROWS)]
-    rows = []
-    for tile_id in chosen:
-        image = tile_set.read_image(tile_id)
-        cells = [draw(image, read_map(map_path(folder, tile_id))) for _, folder, draw in columns]
-        rows.append([Cell(picture=image), *cells])
-    titles = ["image", *(title for title, _, _ in columns)]
-    write_png(path, contact_sheet(rows, titles, chosen))
 
 
 def draw_data_sheet(
@@ -88,35 +75,47 @@ def draw_data_sheet(
         path: PNG file; not written without a tile.
         tile_set: the data set.
         tile_ids: tiles with a readable image.
-        stores: names of the stores to show.
+        stores: names of the finished stores to show.
     """
-    chosen = tile_ids[:: -(-len(tile_ids) // NUM_ROWS)] if tile_ids else []
+
+    def target(image: np.ndarray, indices: np.ndarray) -> Cell:
+        return Cell(picture=colorize(indices, tile_set.palette), smooth=False)
+
+    columns = [
+        Column(f"{kind} labels", partial(tile_set.read_target, kind=kind), target)
+        for kind in tile_set.label_kinds
+    ]
+    columns += [_column(store, store_folder(tile_set.root, store)) for store in stores]
+    key = [*zip(tile_set.classes, tile_set.palette, strict=True), ("ignored", (0, 0, 0))]
+    _draw_sheet(path, tile_set, tile_ids, columns, key)
+
+
+def _column(title: str, folder: Path) -> Column:
+    """Return the maps of a store: values, or segments in colours of their own."""
+    draw = _values if holds_values(read_manifest(folder)[0].generator) else _segments
+    return Column(title, lambda tile_id: read_map(map_path(folder, tile_id)), draw)
+
+
+def _draw_sheet(
+    path: Path,
+    tile_set: TileSet,
+    tile_ids: Sequence[str],
+    columns: Sequence[Column],
+    key: Sequence[tuple[str, Color]] = (),
+) -> None:
+    chosen = tile_ids[:: max(1, -(-len(tile_ids) // NUM_ROWS))]
     rows = []
     for tile_id in chosen:
         image = tile_set.read_image(tile_id)
         cells: list[Cell | None] = [Cell(picture=image)]
-        cells += [_target(tile_set, tile_id, kind) for kind in tile_set.label_kinds]
-        cells += [_map(tile_set, tile_id, image, store) for store in stores]
+        for column in columns:
+            cells.append(None)
+            with suppress(UserError):
+                cells[-1] = column.draw(image, column.read(tile_id))
         rows.append(cells)
     if rows:
-        titles = ["image", *(f"{kind} labels" for kind in tile_set.label_kinds), *stores]
-        key = [*zip(tile_set.classes, tile_set.palette, strict=True), ("ignored", (0, 0, 0))]
+        titles = ["image", *(column.title for column in columns)]
         write_png(path, contact_sheet(rows, titles, chosen, key=key))
-
-
-def _target(tile_set: TileSet, tile_id: str, kind: str) -> Cell | None:
-    with suppress(UserError):
-        target = tile_set.read_target(tile_id, kind)
-        return Cell(picture=colorize(target, tile_set.palette), smooth=False)
-    return None
-
-
-def _map(tile_set: TileSet, tile_id: str, image: np.ndarray, store: str) -> Cell | None:
-    folder = store_folder(tile_set.root, store)
-    with suppress(UserError):
-        draw = _values if holds_values(read_manifest(folder)[0].generator) else _segments
-        return draw(image, read_map(map_path(folder, tile_id)))
-    return None
 
 
 def _segments(image: np.ndarray, ids: np.ndarray) -> Cell:
