@@ -22,7 +22,7 @@ from datasets.samplers import TrainBatches
 from datasets.structure_maps import MapRecipe
 from datasets.tile_set import TileSet, open_tile_set
 from models.build import build_network, fetch_frozen_weights, frozen_identities
-from models.losses import SegmentationLoss, build_loss, sum_terms
+from models.losses import SegmentationLoss, sum_terms
 from utils.config import batch_notes, config_to_dict, load_config, recipe_parser
 from utils.distributed import DistContext, distributed_session
 from utils.errors import run_command
@@ -125,7 +125,7 @@ def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None
     loader, batches = build_train_loader(config, tile_set, dist)
     labels = plan_split_labels(tile_set, config.data.val_split, config.eval.labels)
     val_loader = build_eval_loader(config, tile_set, config.data.val_split, dist, labels.read)
-    loss = build_loss(config.optim, len(tile_set.classes)).to(dist.device)
+    loss = SegmentationLoss(config.optim, len(tile_set.classes)).to(dist.device)
     encoder = StructureEncoder(config.structure)
     state, folder, notes = build_state(config, tile_set, maps, encoder, dist)
     log = RunLog(folder, state, config, batches.num_batches)

@@ -44,7 +44,7 @@ from datasets.structure_maps import MapRecipe, map_path, store_folder, to_levels
 from datasets.tile_set import Tile, TileSet, open_tile_set
 from datasets.transforms import Geometry
 from models.build import build_network
-from models.losses import build_loss
+from models.losses import SegmentationLoss
 from utils.config import config_from_dict
 from utils.distributed import DistContext
 from utils.files import write_png
@@ -213,7 +213,7 @@ def _train(
         structure_channels=encoder.num_channels,
         pictures=encoder.pictures,
     ).train()
-    loss = build_loss(config.optim, len(CLASSES))
+    loss = SegmentationLoss(config.optim, len(CLASSES))
     waits, steps = [], []
     iterator = iter(loader)
     for _ in range(len(batches)):

@@ -146,9 +146,7 @@ def published_weights(name: str) -> OfficialFile:
         ConfigError: timm does not know the name.
     """
     _check_name(name)
-    known = timm.models.get_pretrained_cfg(name)
-    fields = ("url", "license", "hf_hub_id")
-    return official_vit(name, {field: getattr(known, field, None) for field in fields})
+    return official_vit(name, timm.models.get_pretrained_cfg(name))
 
 
 def _check_name(name: str) -> None:

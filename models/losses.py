@@ -27,39 +27,34 @@ class SegmentationLoss(nn.Module):
     off by default.
 
     Args:
-        dice_weight, cross_entropy_weight: factors of the two terms.
-        label_smoothing: fraction of the target mass spread evenly over all classes.
-        class_weights: one factor of 0 or more per class, not all 0; only their ratios matter.
-            A pixel is weighted by the factor of its target, with or without label smoothing.
-        object_weight, boundary_weight: factors of ``object_loss_per_image`` and
-            ``boundary_loss_per_image``; a term with factor 0 is not computed.
+        config: factors of the terms, label smoothing and class weights. Of the class weights, only
+            the ratios matter; a pixel is weighted by the factor of its target, with or without
+            label smoothing. A consistency term with factor 0 is not computed.
+        num_classes: number of classes of the data set.
+
+    Raises:
+        ConfigError: the number of class weights is not that of the classes.
     """
 
     class_weights: Tensor | None  # (C,), moves with the module; in no checkpoint
 
-    def __init__(
-        self,
-        *,
-        dice_weight: float,
-        cross_entropy_weight: float,
-        label_smoothing: float,
-        class_weights: tuple[float, ...] | None = None,
-        object_weight: float = 0.0,
-        boundary_weight: float = 0.0,
-    ) -> None:
+    def __init__(self, config: OptimConfig, num_classes: int) -> None:
         super().__init__()
-        self.dice_weight = dice_weight
-        self.cross_entropy_weight = cross_entropy_weight
-        self.label_smoothing = label_smoothing
-        self.object_weight = object_weight
-        self.boundary_weight = boundary_weight
-        factors = None if class_weights is None else torch.tensor(class_weights)
+        weights = config.class_weights
+        if weights is not None and len(weights) != num_classes:
+            raise ConfigError(
+                f"optim.class_weights: has {len(weights)} entries, but the data set has "
+                f"{num_classes} classes; give one per class in the data set's order, or null for "
+                "no weights"
+            )
+        self.config = config
+        factors = None if weights is None else torch.tensor(weights)
         self.register_buffer("class_weights", factors, persistent=False)
 
     @property
     def needs_segments(self) -> bool:
         """Return True if a consistency term is on, so that ``forward`` needs segment ids."""
-        return self.object_weight > 0 or self.boundary_weight > 0
+        return self.config.object_weight > 0 or self.config.boundary_weight > 0
 
     def counts(self, target: Tensor) -> Tensor:
         """Return the divisors of the loss for a target ``(B, H, W)``.
@@ -94,13 +89,14 @@ class SegmentationLoss(nn.Module):
         dice = dice_loss_per_image(logits, target, self.class_weights).sum() / num_images
         entropy = self._cross_entropy(logits, target) / pixel_weight.clamp(min=1e-6)
         values = {"dice": dice, "cross_entropy": entropy}
-        loss = self.dice_weight * dice + self.cross_entropy_weight * entropy
+        config = self.config
+        loss = config.dice_weight * dice + config.cross_entropy_weight * entropy
         if self.needs_segments:
             assert segments is not None, "the recipe was checked to have a segment modality"
             probability = logits.softmax(1)
             for name, factor, term in (
-                ("object", self.object_weight, object_loss_per_image),
-                ("boundary", self.boundary_weight, boundary_loss_per_image),
+                ("object", config.object_weight, object_loss_per_image),
+                ("boundary", config.boundary_weight, boundary_loss_per_image),
             ):
                 if factor > 0:
                     values[name] = term(probability, segments).sum() / num_images
@@ -115,7 +111,7 @@ class SegmentationLoss(nn.Module):
             logits,
             target,
             ignore_index=IGNORE_INDEX,
-            label_smoothing=self.label_smoothing,
+            label_smoothing=self.config.label_smoothing,
             reduction="none" if weighted else "sum",
         )
         return (entropy * self._pixel_weights(target)).sum() if weighted else entropy
@@ -126,28 +122,6 @@ class SegmentationLoss(nn.Module):
         if self.class_weights is None:
             return valid
         return self.class_weights[torch.where(valid, target, 0).long()] * valid
-
-
-def build_loss(config: OptimConfig, num_classes: int) -> SegmentationLoss:
-    """Build the loss of a recipe for a data set of ``num_classes``.
-
-    Raises:
-        ConfigError: the number of class weights is not that of the classes.
-    """
-    weights = config.class_weights
-    if weights is not None and len(weights) != num_classes:
-        raise ConfigError(
-            f"optim.class_weights: has {len(weights)} entries, but the data set has {num_classes} "
-            "classes; give one per class in the data set's order, or null for no weights"
-        )
-    return SegmentationLoss(
-        dice_weight=config.dice_weight,
-        cross_entropy_weight=config.cross_entropy_weight,
-        label_smoothing=config.label_smoothing,
-        class_weights=weights,
-        object_weight=config.object_weight,
-        boundary_weight=config.boundary_weight,
-    )
 
 
 def sum_terms(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -202,10 +176,9 @@ def object_loss_per_image(probability: Tensor, segments: Tensor) -> Tensor:
     values = probability.movedim(1, -1).flatten(0, -2)
     # Deviations from a mean sum to zero, so no gradient reaches p through m: detaching it changes
     # nothing and saves the backward pass a scatter over all pixels.
-    fixed = values.detach()
-    total = fixed.new_zeros(len(segments) * _NUM_IDS, fixed.shape[1]).index_add_(0, row, fixed)
-    area = fixed.new_zeros(len(total)).index_add_(0, row, torch.ones_like(fixed[:, 0]))
-    mean = (total / area.clamp(min=1).unsqueeze(1))[row]
+    fixed = F.pad(values.detach(), (0, 1), value=1)  # the last column counts pixels
+    sums = fixed.new_zeros(len(segments) * _NUM_IDS, fixed.shape[1]).index_add_(0, row, fixed)[row]
+    mean = sums[:, :-1] / sums[:, -1:]
     inside = segments > 0
     deviation = (values - mean).square().sum(1).view(segments.shape) * inside
     return deviation.sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)

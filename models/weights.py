@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.request import Request, urlopen
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,24 +19,31 @@ from utils.files import sha256_of
 
 FOLDER = Path("weights")
 RANDOM = "random"  # in place of a file: fixed random weights, for tests and timing
-_HEAD_TIMEOUT_S = 30.0  # for the request that asks for the size of a file
 
-# SHA-256 of STEM_pretrain.pth. The authors of DINOv2 publish no hashes; each of these is pinned by
-# at least two independent public projects. None of the files has been loaded by this project.
-_DINOV2_SHA256 = {
-    "dinov2_vits14": "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
-    "dinov2_vitb14": "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
-    "dinov2_vitl14": "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
-    "dinov2_vitg14": "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3",
-    "dinov2_vits14_reg4": "f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb",
-    "dinov2_vitb14_reg4": "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71",
-    "dinov2_vitl14_reg4": "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51",
-    "dinov2_vitg14_reg4": "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
-}
+# As printed by sha256sum. The authors of DINOv2 and Depth Anything publish no hashes; each of these
+# is pinned by at least two independent public projects. No file of DINOv2 or DINOv3 has been loaded
+# by this project.
+_SHA256_SUMS = """
+b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9  dinov2_vits14_pretrain.pth
+0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73  dinov2_vitb14_pretrain.pth
+d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428  dinov2_vitl14_pretrain.pth
+baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3  dinov2_vitg14_pretrain.pth
+f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb  dinov2_vits14_reg4_pretrain.pth
+73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71  dinov2_vitb14_reg4_pretrain.pth
+36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51  dinov2_vitl14_reg4_pretrain.pth
+746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283  dinov2_vitg14_reg4_pretrain.pth
+ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912  sam_vit_b_01ec64.pth
+3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622  sam_vit_l_0b3195.pth
+a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e  sam_vit_h_4b8939.pth
+715fade13be8f229f8a70cc02066f656f2423a59effd0579197bbf57860e1378  depth_anything_v2_vits.pth
+0d2b7002e62d39d655571c371333340bd88f67ab95050c03591555aa05645328  depth_anything_v2_vitb.pth
+a7ea19fa0ed99244e67b624c72b8580b7e9553043245905be58796a608eb9345  depth_anything_v2_vitl.pth
+6c6a383e33e51c5fdfbf31e7ebcda943973a9e6a1cbef1564afe58d7f2e8fe63  depth_anything_vitl14.pth
+"""
+_WITHOUT_HASH = ("depth_anything_vits14.pth", "depth_anything_vitb14.pth")  # one such project only
 
-# Names of official DINOv3 files end in the first eight digits of their SHA-256. Their licence has
-# to be accepted on a page, so there is no direct URL. Names are those of facebookresearch/dinov3
-# (hub/backbones.py); none of the files has been loaded by this project.
+# By timm name. The files of DINOv3 are named as in facebookresearch/dinov3 (hub/backbones.py), and
+# end in the first eight digits of their SHA-256. Their licence has to be accepted on a page.
 _DINOV3_PAGE = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"
 _DINOV3_FILES = {
     "vit_small_patch16_dinov3": "dinov3_vits16_pretrain_lvd1689m-08c60483.pth",
@@ -49,31 +56,11 @@ _DINOV3_FILES = {
     "vit_7b_patch16_dinov3.sat493m": "dinov3_vit7b16_pretrain_sat493m-a6675841.pth",
 }
 
-_SAM_SHA256 = {
-    "sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-    "sam_vit_l_0b3195.pth": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-    "sam_vit_h_4b8939.pth": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-}
-
-# SHA-256 of STEM.pth. Each is pinned by at least two independent public projects; for the two
-# files without one, only one such project was found.
-_DEPTH_ANYTHING_SHA256 = {
-    "depth_anything_v2_vits": "715fade13be8f229f8a70cc02066f656f2423a59effd0579197bbf57860e1378",
-    "depth_anything_v2_vitb": "0d2b7002e62d39d655571c371333340bd88f67ab95050c03591555aa05645328",
-    "depth_anything_v2_vitl": "a7ea19fa0ed99244e67b624c72b8580b7e9553043245905be58796a608eb9345",
-    "depth_anything_vits14": None,
-    "depth_anything_vitb14": None,
-    "depth_anything_vitl14": "6c6a383e33e51c5fdfbf31e7ebcda943973a9e6a1cbef1564afe58d7f2e8fe63",
-}
-_DEPTH_V1_FOLDER = "https://huggingface.co/spaces/LiheYoung/Depth-Anything/resolve/main/checkpoints"
-_DEPTH_V2_FOLDER = "https://huggingface.co/depth-anything/Depth-Anything-V2-{}/resolve/main"
-
 # SHA-256 of every registered file: all of it, its first digits, or None where it is not known.
 _KNOWN_SHA256: dict[str, str | None] = {
-    **{f"{stem}_pretrain.pth": sha256 for stem, sha256 in _DINOV2_SHA256.items()},
+    **{file: sha256 for sha256, file in map(str.split, _SHA256_SUMS.strip().splitlines())},
     **{file: Path(file).stem.rpartition("-")[2] for file in _DINOV3_FILES.values()},
-    **_SAM_SHA256,
-    **{f"{stem}.pth": sha256 for stem, sha256 in _DEPTH_ANYTHING_SHA256.items()},
+    **dict.fromkeys(_WITHOUT_HASH),
 }
 
 
@@ -85,7 +72,6 @@ class OfficialFile:
     file: str
     source: str  # URL of the file, or the page that leads to it
     licence: str
-    is_direct: bool = True  # False if ``source`` is a page, e.g. to accept a licence on
 
     @property
     def path(self) -> Path:
@@ -93,17 +79,22 @@ class OfficialFile:
         return FOLDER / self.file
 
     @property
+    def is_direct(self) -> bool:
+        """Return False if ``source`` is a page, e.g. to accept a licence on."""
+        return self.source.endswith(f"/{self.file}")
+
+    @property
     def sha256(self) -> str | None:
         """Return the SHA-256 or its first digits; None if it is not known."""
         return _KNOWN_SHA256.get(self.file)
 
 
-def official_vit(name: str, published: Mapping[str, str | None]) -> OfficialFile:
+def official_vit(name: str, published: Any) -> OfficialFile:
     """Return the published weights of a ViT.
 
     Args:
         name: timm name, with or without a tag.
-        published: ``url``, ``license`` and ``hf_hub_id`` of timm's pretrained configuration.
+        published: timm's pretrained configuration, or None.
     """
     architecture, _, tag = name.partition(".")
     plain = architecture.removesuffix("_qkvb") + (f".{tag}" if tag == "sat493m" else "")
@@ -113,24 +104,22 @@ def official_vit(name: str, published: Mapping[str, str | None]) -> OfficialFile
             file=_DINOV3_FILES[plain],
             source=_DINOV3_PAGE,
             licence="DINOv3 License",
-            is_direct=False,
         )
-    licence = published.get("license") or "see its page"
-    if url := published.get("url"):
+    licence = getattr(published, "license", None) or "see its page"
+    if url := getattr(published, "url", None):
         return OfficialFile(model=name, file=url.rpartition("/")[2], source=url, licence=licence)
-    page = f"https://huggingface.co/{published.get('hf_hub_id') or f'timm/{name}'}"
+    page = f"https://huggingface.co/{getattr(published, 'hf_hub_id', None) or f'timm/{name}'}"
     return OfficialFile(
         model=name,
         file=f"{name}.safetensors",
         source=f"{page} (there model.safetensors; model.<branch>.weights may name another path)",
         licence=licence,
-        is_direct=False,
     )
 
 
 def official_sam(model_type: str) -> OfficialFile:
     """Return the published weights of SAM ``vit_b``, ``vit_l`` or ``vit_h``."""
-    (file,) = [file for file in _SAM_SHA256 if file.startswith(f"sam_{model_type}_")]
+    (file,) = [file for file in _KNOWN_SHA256 if file.startswith(f"sam_{model_type}_")]
     return OfficialFile(
         model=f"SAM {model_type}",
         file=file,
@@ -147,14 +136,15 @@ def official_depth_anything(model_type: str) -> OfficialFile:
     """
     version, size = model_type.split("_")
     if version == "v1":
-        folder, file = _DEPTH_V1_FOLDER, f"depth_anything_vit{size[0]}14.pth"
+        folder = "spaces/LiheYoung/Depth-Anything/resolve/main/checkpoints"
+        file = f"depth_anything_vit{size[0]}14.pth"
     else:
-        folder = _DEPTH_V2_FOLDER.format(size.capitalize())
+        folder = f"depth-anything/Depth-Anything-V2-{size.capitalize()}/resolve/main"
         file = f"depth_anything_v2_vit{size[0]}.pth"
     return OfficialFile(
         model=f"Depth Anything {model_type}",
         file=file,
-        source=f"{folder}/{file}",
+        source=f"https://huggingface.co/{folder}/{file}",
         licence="Apache-2.0" if version == "v1" or size == "small" else "CC-BY-NC-4.0",
     )
 
@@ -293,24 +283,9 @@ def fetch_weights(official: OfficialFile) -> None:
             f"the weights of {official.model} have no direct URL: get {official.file} from "
             f"{official.source} (licence: {official.licence}) and put it at {path}"
         )
-    size = _size_of(official.source)
-    print(
-        f"downloading {official.file} ({size}, licence: {official.licence}) from {official.source}"
-    )
+    print(f"downloading {official.file} (licence: {official.licence}) from {official.source}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         download_url_to_file(official.source, str(path), hash_prefix=official.sha256)
     except (OSError, RuntimeError) as error:
         raise DataError(f"{official.source} could not be downloaded: {error}") from error
-
-
-def _size_of(url: str) -> str:
-    """Ask the server for the size of a file, for the console."""
-    try:
-        with urlopen(Request(url, method="HEAD"), timeout=_HEAD_TIMEOUT_S) as answer:
-            num_bytes = int(answer.headers.get("Content-Length") or 0)
-    except OSError:  # the download itself reports what is wrong
-        num_bytes = 0
-    if num_bytes == 0:
-        return "size unknown"
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"

@@ -10,7 +10,6 @@ from configs.schema import OptimConfig
 from models.losses import (
     SegmentationLoss,
     boundary_loss_per_image,
-    build_loss,
     dice_loss_per_image,
     object_loss_per_image,
 )
@@ -21,8 +20,7 @@ CONSISTENT = {"object_weight": 0.7, "boundary_weight": 0.3}
 
 
 def loss_of(logits, target, counts=None, segments=None, **weights):
-    settings = {"dice_weight": 0.5, "cross_entropy_weight": 0.5, "label_smoothing": 0.1, **weights}
-    loss = SegmentationLoss(**settings)
+    loss = SegmentationLoss(OptimConfig(**weights), logits.shape[1])
     return loss(logits, target, loss.counts(target) if counts is None else counts, segments)
 
 
@@ -107,9 +105,8 @@ def test_parts_of_a_batch_add_up_to_the_whole(class_weights, consistency):
 
 def test_counts_are_of_images_and_of_the_weights_of_valid_pixels():
     target = torch.tensor([[[0, 1, 255]], [[2, 2, 255]]], dtype=torch.uint8)
-    weights = {"dice_weight": 1, "cross_entropy_weight": 1, "label_smoothing": 0}
-    assert SegmentationLoss(**weights).counts(target).tolist() == [2, 4]
-    loss = SegmentationLoss(**weights, class_weights=(0.5, 1.0, 3.0))
+    assert SegmentationLoss(OptimConfig(), 3).counts(target).tolist() == [2, 4]
+    loss = SegmentationLoss(OptimConfig(class_weights=(0.5, 1.0, 3.0)), 3)
     assert loss.counts(target).tolist() == [2, 7.5]
     assert loss.counts(target.long()).dtype == torch.float64
 
@@ -211,8 +208,8 @@ def test_wrong_weights_are_refused(override, words):
 
 def test_weights_that_fit_no_data_or_no_segments_are_refused():
     with pytest.raises(ConfigError, match=r"optim\.class_weights: has 2 entries, but .* has 5 cl"):
-        build_loss(OptimConfig(class_weights=(1.0, 2.0)), 5)
+        SegmentationLoss(OptimConfig(class_weights=(1.0, 2.0)), 5)
     consistent = ["optim.object_weight=0.1"]
-    assert build_loss(config_from_dict(RECIPE, "test", consistent).optim, 5).object_weight == 0.1
+    assert config_from_dict(RECIPE, "test", consistent).optim.object_weight == 0.1
     with pytest.raises(ConfigError, match=r"optim\.object_weight: needs structure\.control=on"):
         config_from_dict(RECIPE, "test", [*consistent, "structure.control=off"])

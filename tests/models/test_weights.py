@@ -30,7 +30,7 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def official(**changes) -> OfficialFile:
-    fields = {"model": "N", "file": "a.pth", "source": "S", "licence": "L"}
+    fields = {"model": "N", "file": "a.pth", "source": "https://b/a.pth", "licence": "L"}
     return OfficialFile(**{**fields, **changes})
 
 
@@ -175,21 +175,21 @@ def server(tmp_path):
         running.shutdown()
 
 
-def test_download_on_request_shows_size_licence_and_address_and_is_done_once(server, capsys):
+def test_download_on_request_shows_licence_and_address_and_is_done_once(server, capsys):
     Path("served/a.pth").write_bytes(b"weights" * 30_000)
     fetch_weights(official(source=server))
     assert Path("weights/a.pth").read_bytes() == b"weights" * 30_000
-    assert capsys.readouterr().out == f"downloading a.pth (0.2 MB, licence: L) from {server}\n"
+    assert capsys.readouterr().out == f"downloading a.pth (licence: L) from {server}\n"
     fetch_weights(official(source=server))
     assert capsys.readouterr().out == ""
 
 
 def test_failed_download_leaves_nothing(server, know):
     with pytest.raises(DataError, match="could not be downloaded"):
-        fetch_weights(official(source=server.replace("a.pth", "b.pth")))
+        fetch_weights(official(file="b.pth", source=server.replace("a.pth", "b.pth")))
     know("a.pth", "00000000")
     with pytest.raises(DataError, match="could not be downloaded"):
         fetch_weights(official(source=server))
     assert list(Path("weights").iterdir()) == []
     with pytest.raises(ConfigError, match="have no direct URL"):
-        fetch_weights(official(is_direct=False))
+        fetch_weights(official(source="https://b/licence"))
