@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from PIL import Image
 
 import eval as eval_script
 import infer
-import prepare
 from configs.schema import Config
 from datasets.preparation.synthetic import prepare_synthetic
 from datasets.tile_set import TileSet, open_tile_set
@@ -94,22 +94,6 @@ def recipe_path(data_root: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run_prepare(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Run prepare.py in this process; its exit code, output and errors."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["prepare.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            run_command(prepare.main)
-        output = capsys.readouterr()
-        return int(end.value.code or 0), output.out, output.err
-
-    return run
-
-
-@pytest.fixture
 def run_script(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
@@ -123,6 +107,12 @@ def run_script(
         return int(end.value.code or 0), output.out, output.err
 
     return run
+
+
+@pytest.fixture
+def run_prepare(run_script: Callable[..., tuple[int, str, str]]) -> Callable[..., Any]:
+    """Run prepare.py in this process; its exit code, output and errors."""
+    return partial(run_script, "prepare")
 
 
 def train_briefly(config: Config) -> Path:
