@@ -1,5 +1,7 @@
 """Georeferencing of rasters: what GDAL reads of a file, and world and .prj files beside it."""
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +15,6 @@ from rasterio.transform import Affine
 from utils.errors import DataError
 
 _MAX_COORDINATE = 1e15  # no coordinate of anything on earth; NaN is not below it either
-_MAX_TEXT_BYTES = 1 << 16  # of a world file or .prj file
 # Their metres are true to scale at the equator only: at 50 degrees, a square metre counts as 2.4.
 _MERCATOR = ("merc", "webmerc")
 
@@ -103,7 +104,7 @@ def _read_world_file(path: Path) -> Affine | None:
     if world is None:
         return None
     try:
-        a, d, b, e, x, y = map(float, _read_text(world).split())
+        a, d, b, e, x, y = map(float, _text_of(world).split())
         transform = _sound(Affine(a, b, x - (a + b) / 2, d, e, y - (d + e) / 2))
     except ValueError:
         transform = None
@@ -117,27 +118,19 @@ def _read_world_file(path: Path) -> Affine | None:
 
 def _read_projection(path: Path) -> CRS | None:
     """Read the coordinate reference system of the .prj file of an image, if GDAL knows it."""
-    projection = _beside(path, [".prj"])
-    try:
-        if projection is not None:
-            return CRS.from_wkt(_read_text(projection), morph_from_esri_dialect=True) or None
-    except CRSError:
-        pass
+    if (projection := _beside(path, [".prj"])) is None:
+        return None
+    with suppress(CRSError):
+        return CRS.from_wkt(_text_of(projection), morph_from_esri_dialect=True) or None
     return None
 
 
 def _beside(path: Path, suffixes: list[str]) -> Path | None:
     """Return the first file that differs from ``path`` in its suffix, lower or upper case."""
-    for suffix in suffixes:
-        for candidate in (path.with_suffix(suffix), path.with_suffix(suffix.upper())):
-            try:
-                if candidate.is_file():
-                    return candidate
-            except OSError:  # the name is longer than the system allows
-                continue
-    return None
+    names = (path.with_suffix(each) for suffix in suffixes for each in (suffix, suffix.upper()))
+    # Unlike Path.is_file, it takes names that are longer than the system allows.
+    return next((name for name in names if os.path.isfile(name)), None)  # noqa: PTH113
 
 
-def _read_text(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(_MAX_TEXT_BYTES).decode("utf-8", errors="replace")
+def _text_of(path: Path) -> str:
+    return path.read_text("utf-8", errors="replace")

@@ -2,10 +2,11 @@
 
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import rasterio
@@ -16,7 +17,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from utils.errors import DataError, MissingDataError
-from utils.rasters.placement import Placement, read_placement
+from utils.rasters.placement import read_placement
 
 # For good: a context would also change what other threads, which open files too, may warn of.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
@@ -40,13 +41,7 @@ _CONVERT = "convert it to a tiled TIFF (gdal_translate -co TILED=YES -co COMPRES
 class GdalSource:
     """Stored pixels of a dataset that GDAL has opened, by window; attributes of PillowSource."""
 
-    def __init__(
-        self,
-        dataset: DatasetReader,
-        path: Path,
-        orientation: int,
-        placement: Placement | None,
-    ) -> None:
+    def __init__(self, dataset: DatasetReader, path: Path, file: BinaryIO) -> None:
         if not dataset.count:
             raise DataError(f"{path} holds several images; extract one of them (gdal_translate)")
         self._dataset, self._path = dataset, path
@@ -63,9 +58,11 @@ class GdalSource:
             self.palette = np.zeros((max(256, 1 + max(entries)), 3), np.uint8)
             self.palette[list(entries)] = [color[:3] for color in entries.values()]
         self.no_data = dataset.nodata
-        self.orientation, self.placement = orientation, placement
+        self.orientation = _orientation(partial(_tiff_tags, file))  # which GDAL does not report
+        self.placement = read_placement(path, dataset)
         # GDAL decodes a PNG file from its first row again for each window that lies further up.
-        self._whole = self._decode(None, None) if dataset.driver == "PNG" else None
+        everything = slice(0, dataset.height), slice(0, dataset.width)
+        self._whole = self._decode(everything, None) if dataset.driver == "PNG" else None
 
     def values(self, window: Slices, bands: Sequence[int]) -> np.ndarray:
         """Return ``(h, w, bands)`` of a window, in ``dtype``; bands count from 1."""
@@ -80,10 +77,9 @@ class GdalSource:
         with _errors_of(self._path, _damage(window)):
             return self._dataset.dataset_mask(window=Window.from_slices(*window)) != 0
 
-    def _decode(self, window: Slices | None, bands: list[int] | None) -> np.ndarray:
-        within = None if window is None else Window.from_slices(*window)
-        height, width = self.size
-        with _errors_of(self._path, _damage(window or (slice(0, height), slice(0, width)))):
+    def _decode(self, window: Slices, bands: list[int] | None) -> np.ndarray:
+        within = Window.from_slices(*window)
+        with _errors_of(self._path, _damage(window)):
             return self._dataset.read(bands, window=within, out_dtype=self.dtype)
 
 
@@ -107,7 +103,7 @@ class PillowSource:
     white_is_zero = False
     no_data: float | None = None
 
-    def __init__(self, image: ImageFile.ImageFile, path: Path, placement: Placement | None) -> None:
+    def __init__(self, image: ImageFile.ImageFile, path: Path) -> None:
         with _errors_of(path, _NO_IMAGE), _quiet():
             image.load()
         self._image = image
@@ -121,7 +117,12 @@ class PillowSource:
             colors = np.array(image.getpalette() or [], np.uint8).reshape(-1, 3)
             self.palette = np.zeros((256, 3), np.uint8)
             self.palette[: len(colors)] = colors
-        self.orientation, self.placement = _exif_orientation(image), placement
+        self.orientation = _orientation(image.getexif)
+        try:
+            with DatasetReader(path, driver=_PILLOW_FORMATS) as dataset:
+                self.placement = read_placement(path, dataset)
+        except RasterioError:
+            self.placement = read_placement(path, None)
 
     def values(self, window: Slices, bands: Sequence[int]) -> np.ndarray:
         """Return ``(h, w, bands)`` of a window, in ``dtype``; bands count from 1."""
@@ -145,32 +146,37 @@ class PillowSource:
 @contextmanager
 def open_source(path: Path) -> Iterator[GdalSource | PillowSource]:
     """Open the stored pixels of an image file; errors as of ``open_scene``."""
-    with _open_file(path) as file, gdal_settings():
-        if (image := _open_with_pillow(file, path)) is not None:
-            try:
-                with DatasetReader(path, driver=_PILLOW_FORMATS) as dataset:
-                    placement = read_placement(path, dataset)
-            except RasterioError:
-                placement = read_placement(path, None)
-            yield PillowSource(image, path, placement)
-            return
-        with _open_rest(file, path) as dataset:
-            placement = read_placement(path, dataset)
-            yield GdalSource(dataset, path, _tiff_orientation(file), placement)
+    with _open(path) as (stored, file):
+        is_gdal = isinstance(stored, DatasetReader)
+        yield GdalSource(stored, path, file) if is_gdal else PillowSource(stored, path)
 
 
 def count_pixels(path: Path) -> int:
     """Return height times width of an image file by its header; errors as of ``open_scene``."""
-    with _open_file(path) as file, gdal_settings():
-        if (image := _open_with_pillow(file, path)) is not None:
-            return image.height * image.width
-        with _open_rest(file, path) as dataset:
-            return dataset.height * dataset.width
+    with _open(path) as (stored, _):
+        return stored.height * stored.width
 
 
 def gdal_settings(**options: str) -> rasterio.Env:
     """Return a context in which GDAL caches no more than ``_CACHE_BYTES``."""
     return rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES, **options)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[ImageFile.ImageFile | DatasetReader, BinaryIO]]:
+    """Open an image with Pillow, or with GDAL if Pillow does not read it; yield its file as well.
+
+    Nothing is decoded yet.
+    """
+    with _open_file(path) as file, gdal_settings():
+        if (image := _open_with_pillow(file, path)) is not None:
+            yield image, file
+            return
+        with _errors_of(path, _NO_IMAGE):  # not by rasterio.open, which takes a single driver
+            drivers = ["PNG"] if _is_deep_png(file) else _GDAL_DRIVERS
+            dataset = DatasetReader(path, driver=drivers)
+        with dataset:
+            yield dataset, file
 
 
 def _open_file(path: Path) -> BinaryIO:
@@ -216,12 +222,6 @@ def _is_deep_png(file: BinaryIO) -> bool:
     return head.startswith(b"\x89PNG") and head[24:] == b"\x10"
 
 
-def _open_rest(file: BinaryIO, path: Path) -> DatasetReader:
-    """Open a file that Pillow does not read."""
-    with _errors_of(path, _NO_IMAGE):  # not by rasterio.open, which takes a single driver
-        return DatasetReader(path, driver=["PNG"] if _is_deep_png(file) else _GDAL_DRIVERS)
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence Pillow's warnings of large images, broken EXIF data and transparent palettes."""
@@ -250,33 +250,30 @@ def _damage(window: Slices) -> str:
     )
 
 
-def _exif_orientation(image: Image.Image) -> int:
+def _orientation(read_tags: Callable[[], Mapping[int, Any]]) -> int:
+    """Return the orientation by EXIF or TIFF tags; 1 where they are broken or there is none."""
     try:
         with _quiet():
-            orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # the pixels are good, only the metadata beside them are not
+            orientation = read_tags().get(_ORIENTATION, 1)
+    except Exception:  # the pixels may be good; if they are not, their reader says so
         return 1
     return orientation if orientation in range(1, 9) else 1
 
 
-def _tiff_orientation(file: BinaryIO) -> int:
-    """Return the orientation of a TIFF file, which GDAL does not report; 1 of any other file."""
+def _tiff_tags(file: BinaryIO) -> dict[int, int]:
+    """Read the tags of a TIFF file, right for numbers of 16 bits; of any other file, none.
+
+    Pillow's reader takes no big-endian BigTIFF.
+    """
     file.seek(0)
     head = file.read(16)
     if head[:4] not in _TIFF_MAGICS:
-        return 1
+        return {}
     order, is_big = "<" if head[:2] == b"II" else ">", b"+" in head[2:4]
-    offset_format, count_format, entry_bytes = ("Q", "Q", 20) if is_big else ("I", "H", 12)
-    try:
-        (start,) = struct.unpack_from(order + offset_format, head, 8 if is_big else 4)
-        file.seek(start)
-        (count,) = struct.unpack(order + count_format, file.read(struct.calcsize(count_format)))
-        directory = file.read(min(count, 0xFFFF) * entry_bytes)
-        for at in range(0, len(directory), entry_bytes):
-            (number,) = struct.unpack_from(f"{order}H", directory, at)
-            if number == _ORIENTATION:  # a value of two bytes, after type and count
-                (value,) = struct.unpack_from(f"{order}H", directory, at + (12 if is_big else 8))
-                return value if value in range(1, 9) else 1
-    except (struct.error, OSError, ValueError, OverflowError):
-        pass  # GDAL says what is broken
-    return 1
+    offset_at, offset_format, count_format = (8, "Q", "Q") if is_big else (4, "I", "H")
+    (start,) = struct.unpack_from(order + offset_format, head, offset_at)
+    file.seek(start)
+    (count,) = struct.unpack(order + count_format, file.read(struct.calcsize(count_format)))
+    entry = struct.Struct(order + ("HHQH6x" if is_big else "HHIH2x"))  # tag, type, count, value
+    directory = file.read(min(count, 0xFFFF) * entry.size)
+    return {tag: value for tag, _, _, value in entry.iter_unpack(directory)}

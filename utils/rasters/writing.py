@@ -53,8 +53,8 @@ class RasterWriter:
         if len(rows):
             self._add(rows.reshape(len(rows), width, self._bands))
 
-    def check_complete(self, path: Path) -> None:
-        """Raise ``ValueError`` unless all rows were written."""
+    def finish(self, path: Path) -> None:
+        """Write what is left of a file; ``ValueError`` unless all rows were written."""
         if self._num_rows < self._size[0]:
             raise ValueError(f"{self._num_rows} of {self._size[0]} rows of {path} were written")
 
@@ -118,8 +118,9 @@ class _PngWriter(RasterWriter):
                 self._chunk(b"IDAT", content)
         self._num_rows += len(rows)
 
-    def finish(self) -> None:
+    def finish(self, path: Path) -> None:
         """Write the end of the file."""
+        super().finish(path)
         self._chunk(b"IDAT", self._compressor.flush())
         self._chunk(b"IEND", b"")
 
@@ -157,24 +158,23 @@ def open_writer(
     suffix = path.suffix.lower()
     if suffix not in (".tif", ".png"):
         raise ConfigError(f"{path} cannot be written; results are .tif or .png files")
+    placement = placement or Placement()
     with atomic_path(path) as partial:
         if suffix == ".png":
             with partial.open("wb") as file:
                 writer = _PngWriter(file, size, bands, palette)
                 yield writer
-                writer.check_complete(path)
-                writer.finish()
-            if placement is not None:
-                _write_world_file(path, placement)
+                writer.finish(path)
+            _write_world_file(path, placement)
             return
         with _tiff_errors(path), gdal_settings(GDAL_PAM_ENABLED="NO"):
             with _create_tiff(partial, size, bands) as dataset:
-                _place(dataset, placement or Placement())
+                _place(dataset, placement)
                 if palette is not None:
                     dataset.write_colormap(1, dict(enumerate(_full(palette))))
                 tiff_writer = _TiffWriter(dataset)
                 yield tiff_writer
-                tiff_writer.check_complete(path)
+                tiff_writer.finish(path)
             _check_whole(partial)
 
 
