@@ -24,8 +24,7 @@ from datasets.tile_set import TileSet
 from models.structure.generator import StructureGenerator
 from utils.distributed import DistContext
 from utils.errors import ConfigError, DataError, UserError
-from utils.evaluation.bootstrap import Intervals, bootstrap
-from utils.evaluation.compare import Difference, differences, sample
+from utils.evaluation.bootstrap import Difference, Intervals, bootstrap, differences, sample
 from utils.evaluation.evaluate import Predictor
 from utils.evaluation.metrics import Scores, confusion_matrix, scores
 

@@ -1,28 +1,14 @@
-"""Comparison of evaluations: paired differences of scores with bootstrap intervals.
+"""Reports of evaluations that are to be compared: found, named, and checked to belong together."""
 
-All settings are scored on the same draws of source images, so that the difficulty of an image,
-common to all of them, cancels: paired intervals are far narrower than a comparison of each
-setting's own intervals suggests. Where a setting was trained with several seeds, its score is the
-mean over them, and each draw resamples the seeds as well: a hierarchical bootstrap (Davison and
-Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8).
-"""
-
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.evaluation.bootstrap import (
-    NUM_DRAWS,
-    SEED,
-    draw_times,
-    interval_of,
-    nan_mean,
-    scores_of_draws,
-)
 from utils.files import read_json
 
 _NEEDED = ("header", "classes", "mean_without", "miou", "mf1", "oa", "kappa", "sources")
@@ -67,6 +53,8 @@ class Setting:
 def read_settings(arguments: Sequence[str]) -> list[Setting]:
     """Read the reports named on the command line.
 
+    A setting without a name gets that of its run folder, or the path where several have that one.
+
     Args:
         arguments: each a run folder, the folder of an evaluation or a ``report.json``; with a name
             ``NAME=A``, for several seeds of one setting ``NAME=A,B,C``.
@@ -79,17 +67,29 @@ def read_settings(arguments: Sequence[str]) -> list[Setting]:
     """
     if len(arguments) < 2:
         raise ConfigError("compare needs two or more runs; the first one is the reference")
-    parsed = [_parsed(argument) for argument in arguments]
-    settings = []
-    for name, places in parsed:
-        reports = tuple(read_report(Path(place)) for place in places)
+    given, groups = [], []
+    for argument in arguments:
+        name, places = _parsed(argument)
+        reports = tuple(_read_report(Path(place)) for place in places)
         if len({report.path.resolve() for report in reports}) < len(reports):
             raise ConfigError(f"{name} lists the same report twice; name each seed once")
-        settings.append(Setting(name=name or _name(reports[0].path), reports=reports))
-    settings = _with_unique_names(settings, [name for name, _ in parsed])
-    first, *others = (report for setting in settings for report in setting.reports)
+        given.append(name)
+        groups.append(reports)
+    names = [name or _run_name(group[0].path) for name, group in zip(given, groups, strict=True)]
+    number_of = Counter(names)
+    settings = [
+        Setting(
+            name=name if explicit or number_of[name] == 1 else str(reports[0].path.parent),
+            reports=reports,
+        )
+        for name, explicit, reports in zip(names, given, groups, strict=True)
+    ]
+    name, number = Counter(setting.name for setting in settings).most_common(1)[0]
+    if number > 1:
+        raise ConfigError(f"two runs are named {name}; name them with NAME=RUN")
+    first, *others = (report for reports in groups for report in reports)
     for report in others:
-        check_comparable(first, report)
+        _check_comparable(first, report)
     return settings
 
 
@@ -106,13 +106,8 @@ def _parsed(argument: str) -> tuple[str, list[str]]:
     return name, places
 
 
-def read_report(place: Path) -> Report:
-    """Read the report of a run folder or of the folder of an evaluation, or the file itself.
-
-    Raises:
-        MissingDataError: there is no report, or a run folder has several.
-        DataError: the report is damaged or lacks a field.
-    """
+def _read_report(place: Path) -> Report:
+    """Read the report of a run folder or of the folder of an evaluation, or the file itself."""
     path = _find_report(place)
     content = read_json(path)
     missing = [key for key in _NEEDED if not isinstance(content, dict) or key not in content]
@@ -135,36 +130,15 @@ def _find_report(place: Path) -> Path:
     return found[0]
 
 
-def _name(path: Path) -> str:
+def _run_name(path: Path) -> str:
     """Return the name of the run folder that a report belongs to."""
     folder = path.resolve().parent
     return folder.parent.name if folder.name.startswith("eval_") else folder.name
 
 
-def _with_unique_names(settings: Sequence[Setting], given: Sequence[str]) -> list[Setting]:
-    """Name settings without a given name after the folder of their report where names coincide."""
-    names = [setting.name for setting in settings]
-    named = [
-        setting
-        if explicit or names.count(setting.name) == 1
-        else replace(setting, name=str(setting.reports[0].path.parent))
-        for setting, explicit in zip(settings, given, strict=True)
-    ]
-    names = [setting.name for setting in named]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"two runs are named {name}; name them with NAME=RUN")
-    return named
-
-
-def check_comparable(one: Report, other: Report) -> None:
-    """Refuse reports that differ in more than their predictions.
-
-    Raises:
-        DataError: classes, split, lists, labels, means, source images or counted pixels differ.
-    """
-    facts = [*zip(_facts(one), _facts(other), strict=True), _extra_sources(one, other)]
-    for ours, theirs in facts:
+def _check_comparable(one: Report, other: Report) -> None:
+    """Refuse reports that differ in more than their predictions."""
+    for ours, theirs in zip(_facts(one, other), _facts(other, one), strict=True):
         if ours != theirs:
             raise DataError(
                 f"{one.path} has {ours}, {other.path} has {theirs}; such reports cannot be compared"
@@ -179,105 +153,16 @@ def check_comparable(one: Report, other: Report) -> None:
         )
 
 
-def _facts(report: Report) -> list[str]:
-    """Describe what must agree."""
+def _facts(report: Report, other: Report) -> list[str]:
+    """Describe what must agree, and the first source image that the other report lacks."""
     header, left_out = report.content["header"], report.content["mean_without"]
+    extra = [name for name in report.sources if name not in set(other.sources)]
+    images = f"{len(report.sources)} source image{'s' * (len(report.sources) != 1)}"
     return [
         f"the classes {', '.join(report.classes)}",
         f"the split {header.get('split')}",
         f"the lists {header.get('lists')}",
         f"{header.get('labels')} labels",
         f"means without {', '.join(left_out)}" if left_out else "means over all classes",
+        images + (f", {extra[0]} among them" if extra else ""),
     ]
-
-
-def _extra_sources(one: Report, other: Report) -> tuple[str, str]:
-    """Describe the source images of each side, and the first one that the other side lacks."""
-
-    def words(own: Sequence[str], others: Sequence[str]) -> str:
-        extra = [name for name in own if name not in set(others)]
-        number = f"{len(own)} source image{'s' * (len(own) != 1)}"
-        return number + (f", {extra[0]} among them" if extra else "")
-
-    return words(one.sources, other.sources), words(other.sources, one.sources)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """Difference of two scores, a fraction in -1..1, with the ends of its 95 % interval.
-
-    The value is nan for a class that does not occur on one side; the ends are nan where no draw has
-    a value, and for fewer than two source images.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Return True if the interval lies on one side of zero (False for nan)."""
-        return self.low > 0 or self.high < 0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Sample:
-    """Scores of a setting, fractions or nan: mIoU in column 0, then the IoU of the C classes."""
-
-    of_seeds: np.ndarray  # (seeds, 1 + C), on all source images
-    drawn: np.ndarray  # (draws, 1 + C), mean over seeds; 0 draws for fewer than two source images
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Return the mean over the seeds, ``(1 + C,)``."""
-        return nan_mean(self.of_seeds, axis=0)
-
-    @property
-    def intervals(self) -> list[tuple[float, float]]:
-        """Return the interval of each column; nan without draws."""
-        return [interval_of(column) for column in self.drawn.T]
-
-
-def sample(confusions: np.ndarray, left_out: Sequence[int] = (), number: int = 0) -> Sample:
-    """Score a setting on all source images and on draws of them.
-
-    Draws are paired with those of any other setting with the same sources in the same order.
-
-    Args:
-        confusions: ``(seeds, sources, C, C)`` pixel counts; sources without a counted pixel are not
-            drawn.
-        left_out: indices of classes excluded from the mean.
-        number: index of the setting, so that the seeds of each are drawn independently.
-    """
-    counted = confusions[:, confusions.any(axis=(0, 2, 3))]
-    num_seeds, num_sources = counted.shape[:2]
-    whole, times = np.ones((1, num_sources)), draw_times(max(1, num_sources))
-
-    def scored(taken: np.ndarray) -> np.ndarray:
-        """Return the scores of some draws, ``(seeds, draws, 1 + C)``."""
-        by_seed = [scores_of_draws(each, taken, left_out) for each in counted]
-        return np.stack([np.column_stack(columns) for columns in by_seed])
-
-    of_seeds = scored(whole)[:, 0]
-    if num_sources < 2:
-        return Sample(of_seeds=of_seeds, drawn=np.empty((0, of_seeds.shape[1])))
-    rng = np.random.default_rng([SEED, number])
-    seeds = rng.integers(num_seeds, size=(num_seeds, NUM_DRAWS, 1))
-    drawn = np.take_along_axis(scored(times), seeds, axis=0)
-    return Sample(of_seeds=of_seeds, drawn=nan_mean(drawn, axis=0))
-
-
-def differences(reference: Sample, other: Sample) -> list[Difference]:
-    """Return the gains of ``other`` in mIoU and in the IoU of each class, paired by draw."""
-    ends = [interval_of(column) for column in (other.drawn - reference.drawn).T]
-    values = other.mean - reference.mean
-    return [
-        Difference(value=float(value), low=low, high=high)
-        for value, (low, high) in zip(values, ends, strict=True)
-    ]
-
-
-def spread_over_seeds(found: Sample) -> float:
-    """Return the standard deviation of the mIoU over the seeds; nan for one seed."""
-    mious = found.of_seeds[:, 0]
-    return float(mious.std(ddof=1)) if len(mious) > 1 else np.nan

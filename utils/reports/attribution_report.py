@@ -11,8 +11,7 @@ import numpy as np
 
 from utils.console import GAP, WIDTH, Table, percent, points
 from utils.evaluation.attribution import SHUFFLED, Ablation, Attribution, Effect
-from utils.evaluation.bootstrap import LEVEL, NUM_DRAWS, SEED
-from utils.evaluation.compare import Difference
+from utils.evaluation.bootstrap import LEVEL, NUM_DRAWS, SEED, Difference
 from utils.files import to_json, write_json, write_png, write_text
 from utils.reports.tables import INTERVAL, csv_text, mean_name, span
 from utils.visualization.charts import DifferencePanel, difference_chart

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from utils.console import GAP, WIDTH, Table, listed, percent, points
-from utils.evaluation.bootstrap import LEVEL, NUM_DRAWS, SEED
-from utils.evaluation.compare import (
+from utils.evaluation.bootstrap import (
+    LEVEL,
+    NUM_DRAWS,
+    SEED,
     Difference,
     Sample,
-    Setting,
     differences,
     sample,
-    spread_over_seeds,
 )
+from utils.evaluation.compare import Setting
 from utils.files import to_json, write_json, write_png, write_text
 from utils.reports.pages import picture, render
 from utils.reports.tables import INTERVAL, mean_name, span
@@ -60,7 +61,7 @@ def compare(settings: Sequence[Setting]) -> Comparison:
         differences=tuple(differences(samples[0], other) for other in samples[1:]),
         classes=classes,
         left_out=left_out,
-        num_sources=int(first.confusions.any(axis=(1, 2)).sum()),
+        num_sources=samples[0].num_sources,
     )
 
 
@@ -100,14 +101,13 @@ def scores_table(comparison: Comparison) -> Table:
     """Return a table with a row per setting: means over its seeds."""
     rows = []
     for setting, found in zip(comparison.settings, comparison.samples, strict=True):
-        spread = spread_over_seeds(found)
         rows.append(
             [
                 setting.name,
                 str(len(setting.reports)),
                 percent(found.mean[0]),
                 span(found.intervals[0]),
-                "-" if math.isnan(spread) else percent(spread),
+                "-" if math.isnan(found.spread) else percent(found.spread),
                 *(percent(_mean_over_seeds(setting, key)) for key in ("mf1", "oa", "kappa")),
             ]
         )
@@ -212,7 +212,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
                 "name": setting.name,
                 "reports": [str(report.path) for report in setting.reports],
                 "miou_of_seeds": found.of_seeds[:, 0].tolist(),
-                "spread_over_seeds": spread_over_seeds(found),
+                "spread_over_seeds": found.spread,
                 **{key: _mean_over_seeds(setting, key) for key in ("mf1", "oa", "kappa")},
                 **_named(comparison, scores),
             }

@@ -27,7 +27,7 @@ from utils.evaluation.attribution import (
     ablations_of,
     build_attribution_loader,
 )
-from utils.evaluation.compare import differences, sample
+from utils.evaluation.bootstrap import differences, sample
 from utils.evaluation.metrics import scores
 
 CLASSES = ("land", "water", "road")
@@ -222,7 +222,7 @@ def test_superpixels_are_read_or_computed_and_are_the_same(control, data_root, t
 
     def maps_of(*overrides):
         structure = make_config(data_root, tmp_path, *overrides).structure
-        build = lambda: Superpixels(segment_size_px=8)  # noqa: E731
+        build = lambda: Superpixels(SuperpixelsConfig(segment_size_px=8), dist.device)  # noqa: E731
         return SuperpixelMaps(tile_set, structure, "val", (SAM_REPLACED,), build)
 
     read, computed = maps_of(), maps_of("structure.superpixels.store=none")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.utils.evaluation.test_compare import content, predictions
+from tests.utils.evaluation.test_bootstrap import predictions
+from tests.utils.evaluation.test_compare import content
 from tests.utils.reports.readers import Reader, read_json
 from utils.console import percent, points
 from utils.evaluation.compare import read_settings
