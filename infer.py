@@ -25,7 +25,7 @@ from utils.inference.maps import choose_maps
 from utils.inference.progress import settings_digest
 from utils.inference.results import KINDS, OutputSettings, kinds_of_results
 from utils.inference.run import infer_images
-from utils.inference.segment import Segmenter
+from utils.inference.segment import Segmenter, load_segmenter
 from utils.malloc import keep_freed_memory
 from utils.training.checkpoint import Checkpoint, load_checkpoint
 
@@ -46,7 +46,7 @@ def load_predictor(checkpoint: str | Path, *overrides: str, device: str = "auto"
     loaded = load_checkpoint(Path(checkpoint))
     recipe = f"the recipe in {checkpoint}"
     config = config_from_dict(loaded.identity.recipe, recipe, [f"run.device={device}", *overrides])
-    return Segmenter(loaded, config, choose_device(config.run.device))
+    return load_segmenter(loaded, config, choose_device(config.run.device))
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def segment(args: argparse.Namespace, checkpoint: Checkpoint, config: Config) ->
             keep=args.output / "maps" if args.keep_maps else None,
         )
         sizes = infer_images(
-            Segmenter(checkpoint, config, dist.device, maps),
+            load_segmenter(checkpoint, config, dist.device, maps),
             inputs,
             output,
             dist,

@@ -22,7 +22,7 @@ from utils.boxes import Box
 from utils.config import config_from_dict
 from utils.errors import ConfigError
 from utils.evaluation.evaluate import Predictor
-from utils.inference.segment import Segmenter
+from utils.inference.segment import load_segmenter
 from utils.training.checkpoint import load_checkpoint
 
 SENSOR = "structure.modalities=[superpixels,height]"
@@ -61,9 +61,9 @@ def test_two_modalities_train_and_one_may_be_missing_at_test_time(data_root, tmp
     )
     assert torch.equal(full, again) and rest.shape == full.shape and not torch.equal(full, rest)
     image = tile_set.read_image(batch.tile_ids[0])
-    assert Segmenter(checkpoint, without, device)(image).shape == (96, 96)
+    assert load_segmenter(checkpoint, without, device)(image).shape == (96, 96)
     with pytest.raises(ConfigError, match=r"leave it out: structure\.absent=\[height\]"):
-        Segmenter(checkpoint, config, device)
+        load_segmenter(checkpoint, config, device)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_depth_is_trained_on_evaluated_and_inferred_with(with_depth, tmp_path):
     assert checkpoint.identity.maps["depth_anything"]["weights_sha256"] == "fake"
     evaluate_split(checkpoint, config, "val", tmp_path / "eval", single_process())
     assert (tmp_path / "eval" / "predictions.png").is_file()
-    segmenter = Segmenter(checkpoint, config, single_process().device)
+    segmenter = load_segmenter(checkpoint, config, single_process().device)
     tile_set = open_tile_set(with_depth)
     tile_id = tile_set.split("val")[0]
     image = tile_set.read_image(tile_id)

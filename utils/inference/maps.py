@@ -15,9 +15,9 @@ from datasets.structure_maps import (
     MapRecipe,
     depth_levels,
     holds_values,
-    is_done,
     map_path,
     map_settings,
+    read_facts,
     read_map,
     store_folder,
     write_map,
@@ -30,6 +30,7 @@ from utils.distributed import DistContext
 from utils.errors import DataError, UserError
 from utils.files import sha256_of
 from utils.inference.inputs import Input
+from utils.inference.progress import file_state
 from utils.training.checkpoint import Checkpoint
 
 
@@ -49,7 +50,7 @@ class GeneratedMaps:
         generators: Mapping[str, tuple[StructureGenerator, MapRecipe]],
         folder: Path | None = None,
     ) -> None:
-        self._generators, self._folder = dict(generators), folder
+        self._generators, self._folder = generators, folder
 
     def of_chunk(
         self, image: Input | None, chunk: Box, pixels: np.ndarray
@@ -64,22 +65,19 @@ class GeneratedMaps:
         Returns:
             Ids or levels ``(h, w)`` uint16 by store.
         """
-        return {store: self._map(store, image, chunk, pixels) for store in self._generators}
-
-    def _map(self, store: str, image: Input | None, chunk: Box, pixels: np.ndarray) -> np.ndarray:
-        generator, recipe = self._generators[store]
         if self._folder is None or image is None:
-            return _generate(generator, recipe, pixels)
-        folder = self._folder / store
+            return {store: _generate(*pair, pixels) for store, pair in self._generators.items()}
         name = f"{image.result.with_suffix('')}_y{chunk.top_px:05d}_x{chunk.left_px:05d}"
         name += f"_{chunk.height_px}x{chunk.width_px}"
-        status = image.path.stat()
-        source = _sha256(image.path, status.st_size, status.st_mtime_ns)
-        if is_done(folder, name, source, recipe):
-            return np.array(read_map(map_path(folder, name)))
-        made = _generate(generator, recipe, pixels)
-        write_map(folder, name, made, source, recipe)
-        return made
+        maps = {}
+        for store, (generator, recipe) in self._generators.items():
+            folder, source = self._folder / store, _sha256(image.path, file_state(image.path))
+            if read_facts(folder, name, source, recipe) is not None:
+                maps[store] = np.array(read_map(map_path(folder, name)))
+            else:
+                maps[store] = _generate(generator, recipe, pixels)
+                write_map(folder, name, maps[store], source, recipe)
+        return maps
 
 
 class StoredMaps:
@@ -115,7 +113,7 @@ def choose_maps(
     data_split: tuple[Path, str] | None = None,
     keep: Path | None = None,
 ) -> MapSource:
-    """Build the source of structure maps for a run of inference.
+    """Build the source of structure maps for a run of inference; else as ``generated_maps``.
 
     Args:
         checkpoint: the network's.
@@ -125,15 +123,12 @@ def choose_maps(
             stores are used if they are complete and made as in training; if they are not, a note
             on the console says why, and maps are generated.
         keep: folder to store generated maps in.
-
-    Raises:
-        ConfigError, DataError: as ``generated_maps``.
     """
     stores = StructureEncoder(config.structure).stores
     if data_split is not None and stores and config.structure.control != "shuffled":
         root, split = data_split
+        trained_with = checkpoint.identity.maps
         try:
-            trained_with = checkpoint.identity.maps
             check_structure(open_tile_set(root), config.structure, [split], trained_with)
             return StoredMaps(root, stores)
         except UserError as error:
@@ -185,6 +180,6 @@ def _generate(generator: StructureGenerator, recipe: MapRecipe, pixels: np.ndarr
 
 
 @lru_cache(maxsize=4)  # the chunks of one image follow each other
-def _sha256(path: Path, num_bytes: int, time_ns: int) -> str:
+def _sha256(path: Path, state: tuple[int, int]) -> str:
     """Return the hash of a file, once for each of its states."""
     return sha256_of(path)

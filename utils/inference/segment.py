@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import Config
+from configs.schema import Config, EvalConfig
 from datasets.encodings import StructureEncoder
 from utils.boxes import Box
 from utils.evaluation.evaluate import Predictor, WindowInputs, classes_of
@@ -21,46 +21,31 @@ from utils.training.checkpoint import Checkpoint, load_network
 
 # Rows and columns of an image -> their pixels (h, w, 3) uint8 RGB.
 Read = Callable[[slice, slice], np.ndarray]
-# A chunk and its pixels -> ids or levels (h, w) uint16 by store.
-MakeMaps = Callable[[Box, np.ndarray], dict[str, np.ndarray]]
 
 
 class Segmenter:
-    """A trained network with everything that segmenting an image takes.
+    """Segmentation of images by a trained network; ``load_segmenter`` makes one.
 
     Args:
-        checkpoint: from ``train.py``.
-        config: its recipe, possibly overridden.
-        device: where to compute.
-        maps: source of structure maps; None: they are generated from the images.
+        predictor: the network.
+        maps: source of structure maps.
+        config: size and overlap of the predictor's windows.
+        segment_px: side of a superpixel if the maps hold superpixels.
 
     Attributes:
         watch: seconds spent in ``read``, ``structure`` and ``wait`` (for both).
-
-    Raises:
-        ConfigError, DataError: as ``utils.inference.maps.generated_maps``.
     """
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
-        config: Config,
-        device: torch.device,
-        maps: MapSource | None = None,
+        predictor: Predictor,
+        maps: MapSource,
+        config: EvalConfig,
+        segment_px: int | None = None,
     ) -> None:
         self.watch = Stopwatch()
-        self._config = config
-        self._maps = maps or generated_maps(checkpoint, config, device)
-        encoder = StructureEncoder(config.structure)
-        precision = Precision(config.run.precision, device)
-        network = load_network(
-            checkpoint,
-            config.model,
-            structure_channels=encoder.num_channels,
-            pictures=encoder.pictures,
-            frozen_dtype=precision.dtype,
-        ).to(device)
-        self._predictor = Predictor(network, encoder, precision, config.eval, device)
+        self._predictor, self._maps = predictor, maps
+        self._config, self._segment_px = config, segment_px
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Segment an image in memory: ``(H, W, 3)`` uint8 RGB -> ``(H, W)`` uint8 class indices."""
@@ -71,6 +56,9 @@ class Segmenter:
         """Split the rows of an image among ranks, as ``ChunkGrid.split_rows``."""
         return self._grid(size).split_rows(num_parts)
 
+    def _grid(self, size: tuple[int, int]) -> ChunkGrid:
+        return ChunkGrid(size, self._config.window_px, self._config.overlap_px, self._segment_px)
+
     def strips(
         self,
         image: Input | None,
@@ -78,84 +66,80 @@ class Segmenter:
         read: Read,
         rows: slice | None = None,
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the logits of an image from the top down, as ``segment_strips``.
+        """Yield the logits of an image of any size from the top down.
+
+        A thread reads the next chunks and makes their maps while the network predicts. Memory grows
+        with the width of the image only: two rows of chunks, and the logits of one row of windows.
 
         Args:
             image: its file; None: an image in memory.
             size: height and width.
-            read: returns pixels.
+            read: returns pixels; called in the thread, once a chunk, in order.
             rows: range to predict; None: all.
+
+        Yields:
+            Rows and their logits ``(C, rows, W)``, float32, on the predictor's device.
         """
-        make_maps = partial(self._maps.of_chunk, image)
-        grid = self._grid(size)
-        return segment_strips(self._predictor, grid, size, read, make_maps, self.watch, rows)
+        grid, rows = self._grid(size), rows or slice(0, size[0])
+        held: dict[Box, WindowInputs] = {}
 
-    def _grid(self, size: tuple[int, int]) -> ChunkGrid:
-        config = self._config.eval
-        superpixels = self._config.structure.selected().get("superpixels")
-        segment_px = getattr(superpixels, "segment_size_px", None)
-        return ChunkGrid(size, config.window_px, config.overlap_px, segment_px)
+        def crop(window: Box) -> WindowInputs:
+            chunk = grid.of_window(window)
+            while chunk not in held:
+                with self.watch.time("wait"):
+                    loaded, inputs = next(loading)
+                # Windows come row by row: none of a further window lies in a chunk above this one.
+                for above in [other for other in held if other.top_px < loaded.top_px]:
+                    del held[above]
+                held[loaded] = inputs
+            pixels, maps, _ = held[chunk]
+            top, left = window.top_px - chunk.top_px, window.left_px - chunk.left_px
+            inside = (..., *Box(top, left, window.height_px, window.width_px).slices)
+            return pixels[inside], {store: levels[inside] for store, levels in maps.items()}, None
+
+        load = partial(self._load, image, read)
+        ahead = grid.num_across + 1  # the next row of chunks is loaded while this one is predicted
+        with closing(read_ahead(load, grid.covering(rows), num_threads=1, ahead=ahead)) as loading:
+            yield from self._predictor.strips_of(size, crop, rows)
+
+    def _load(self, image: Input | None, read: Read, chunk: Box) -> tuple[Box, WindowInputs]:
+        """Read a chunk and make its maps."""
+        with self.watch.time("read"):
+            pixels = read(*chunk.slices)
+        with self.watch.time("structure"):
+            maps = self._maps.of_chunk(image, chunk, pixels)
+        array = np.require(pixels, requirements=["C", "W"])  # as PyTorch wants it
+        tensor = torch.from_numpy(array).movedim(-1, 0).unsqueeze(0)
+        return chunk, (tensor, {s: torch.from_numpy(m).unsqueeze(0) for s, m in maps.items()}, None)
 
 
-def segment_strips(
-    predictor: Predictor,
-    grid: ChunkGrid,
-    size: tuple[int, int],
-    read: Read,
-    make_maps: MakeMaps,
-    watch: Stopwatch,
-    rows: slice | None = None,
-) -> Iterator[tuple[slice, Tensor]]:
-    """Yield the logits of an image of any size from the top down.
-
-    A thread reads the next chunks and makes their maps while the network predicts. Memory grows
-    with the width of the image only: two rows of chunks, and the logits of one row of windows.
+def load_segmenter(
+    checkpoint: Checkpoint, config: Config, device: torch.device, maps: MapSource | None = None
+) -> Segmenter:
+    """Load everything that segmenting an image takes.
 
     Args:
-        predictor: the network.
-        grid: the chunks of the image, for the windows of the predictor.
-        size: height and width of the image.
-        read: called in the thread, once a chunk, in order.
-        make_maps: called in the thread as well.
-        watch: adds up the seconds of ``read``, ``structure`` and ``wait`` (for both).
-        rows: range to predict; None: all.
+        checkpoint: from ``train.py``.
+        config: its recipe, possibly overridden.
+        device: where to compute.
+        maps: source of structure maps; None: they are generated from the images.
 
-    Yields:
-        Rows and their logits ``(C, rows, W)``, float32, on the predictor's device.
+    Raises:
+        ConfigError, DataError: as ``utils.inference.maps.generated_maps``.
     """
-    rows = slice(0, size[0]) if rows is None else rows
-
-    def load(chunk: Box) -> tuple[Box, WindowInputs]:
-        with watch.time("read"):
-            pixels = read(*chunk.slices)
-        with watch.time("structure"):
-            maps = make_maps(chunk, pixels)
-        array = np.require(pixels, requirements=["C", "W"])  # as PyTorch wants it
-        image = torch.from_numpy(array).movedim(-1, 0).unsqueeze(0)
-        return chunk, (image, {s: torch.from_numpy(m).unsqueeze(0) for s, m in maps.items()}, None)
-
-    held: dict[Box, WindowInputs] = {}
-
-    def crop(window: Box) -> WindowInputs:
-        chunk = grid.of_window(window)
-        while chunk not in held:
-            with watch.time("wait"):
-                loaded, inputs = next(loading)
-            # Windows come row by row: none of a further window lies in a chunk above this one.
-            for above in [other for other in held if other.top_px < loaded.top_px]:
-                del held[above]
-            held[loaded] = inputs
-        image, maps, _ = held[chunk]
-        inside = (
-            ...,
-            slice(window.top_px - chunk.top_px, window.bottom_px - chunk.top_px),
-            slice(window.left_px - chunk.left_px, window.right_px - chunk.left_px),
-        )
-        return image[inside], {store: levels[inside] for store, levels in maps.items()}, None
-
-    ahead = grid.num_across + 1  # the next row of chunks is loaded while this one is predicted
-    with closing(read_ahead(load, grid.covering(rows), num_threads=1, ahead=ahead)) as loading:
-        yield from predictor.strips_of(size, crop, rows)
+    maps = maps or generated_maps(checkpoint, config, device)
+    encoder = StructureEncoder(config.structure)
+    precision = Precision(config.run.precision, device)
+    network = load_network(
+        checkpoint,
+        config.model,
+        structure_channels=encoder.num_channels,
+        pictures=encoder.pictures,
+        frozen_dtype=precision.dtype,
+    ).to(device)
+    predictor = Predictor(network, encoder, precision, config.eval, device)
+    superpixels = config.structure.selected().get("superpixels")
+    return Segmenter(predictor, maps, config.eval, getattr(superpixels, "segment_size_px", None))
 
 
 def confidence_of(logits: Tensor) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Images in chunks: the same as at once, read once, each chunk with its own maps."""
 
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +10,8 @@ import torch
 from configs.schema import EvalConfig
 from utils.evaluation.evaluate import Predictor, classes_of
 from utils.inference import chunks
-from utils.inference.segment import confidence_of, segment_strips
+from utils.inference.segment import Segmenter, confidence_of
 from utils.precision import Precision
-from utils.threads import Stopwatch
 
 CPU = torch.device("cpu")
 CONFIG = EvalConfig(window_px=64, overlap_px=16, batch_size=3)
@@ -33,21 +33,19 @@ class Levels:
         return maps["height"].unsqueeze(1).float() / 65535
 
 
-def no_map(chunk, pixels):
+def no_map(image, chunk, pixels):
     return {"height": np.zeros(pixels.shape[:2], np.uint16)}
 
 
 def strips_of(image, make_maps, rows=None, read=None, network=None):
-    size, watch = image.shape[:2], Stopwatch()
     read = read or (lambda rows, columns: image[rows, columns])
     predictor = Predictor(network or Sum(), Levels(), Precision("fp32", CPU), CONFIG, CPU)
-    grid = chunks.ChunkGrid(size, CONFIG.window_px, CONFIG.overlap_px)
-    return segment_strips(predictor, grid, size, read, make_maps, watch, rows), watch
+    segmenter = Segmenter(predictor, SimpleNamespace(of_chunk=make_maps), CONFIG)
+    return segmenter.strips(None, image.shape[:2], read, rows)
 
 
 def segment(*arguments):
-    strips, watch = strips_of(*arguments)
-    return torch.cat([logits for _, logits in strips], 1), watch
+    return torch.cat([logits for _, logits in strips_of(*arguments)], 1)
 
 
 @pytest.fixture(autouse=True)
@@ -63,23 +61,22 @@ def image():
 def test_a_scene_in_chunks_equals_the_scene_at_once(image):
     """With maps that do not depend on the chunk: values of the whole image, cropped."""
     levels = np.random.default_rng(1).integers(0, 65536, image.shape[:2], dtype=np.uint16)
-    logits, watch = segment(image, lambda chunk, pixels: {"height": levels[chunk.slices]})
+    logits = segment(image, lambda image, chunk, pixels: {"height": levels[chunk.slices]})
     predictor = Predictor(Sum(), Levels(), Precision("fp32", CPU), CONFIG, CPU)
     whole = predictor.strips(
         torch.from_numpy(image).movedim(-1, 0).unsqueeze(0),
         {"height": torch.from_numpy(levels).unsqueeze(0)},
     )
     assert torch.equal(logits, torch.cat([strip for _, strip in whole], 1))
-    assert {"read", "structure", "wait"} == set(watch.seconds)
 
 
 @pytest.mark.parametrize("part", [slice(0, 100), slice(100, 431), slice(200, 201)])
 def test_rows_alone_equal_those_of_the_whole(image, part):
-    def make(chunk, pixels):  # other values in each chunk
+    def make(_, chunk, pixels):  # other values in each chunk
         return {"height": np.full(pixels.shape[:2], (chunk.top_px + chunk.left_px) * 50, np.uint16)}
 
-    whole, _ = segment(image, make)
-    rows, _ = segment(image, make, part)
+    whole = segment(image, make)
+    rows = segment(image, make, part)
     assert torch.equal(rows, whole[:, part])
 
 
@@ -96,8 +93,7 @@ def test_no_strip_is_held_while_the_next_is_made(image):
             assert all(strip() is None for strip in given)
             return self.scale * super().forward(image, structure)
 
-    strips, _ = strips_of(image, no_map, network=Watching())
-    for _, logits in strips:
+    for _, logits in strips_of(image, no_map, network=Watching()):
         assert not logits.requires_grad
         given.append(weakref.ref(logits))
         del logits
@@ -119,9 +115,9 @@ def test_every_pixel_is_read_about_once_and_in_order(image):
 
 
 def test_maps_are_made_from_the_pixels_of_the_chunk(image):
-    def make(chunk, pixels):
+    def make(_, chunk, pixels):
         assert np.array_equal(pixels, image[chunk.slices])
-        return no_map(chunk, pixels)
+        return no_map(_, chunk, pixels)
 
     segment(image, make)
 
