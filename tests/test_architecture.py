@@ -56,7 +56,6 @@ HOMES = {
 LATE = "matplotlib"  # imported inside functions: half a second, which only charts need
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_MODULES = 500, 60, 14
 CLAUSE = re.compile(r"(What|Whether|How|Which|Where|When)\b")  # a docstring begins otherwise
-REMINDER = re.compile(r"\b(?:TO[D]O|FIX[M]E|X[X]X)\b")  # brackets: this line is none itself
 SIDE_EFFECTS = {"print", "mkdir", "makedirs", "write_text", "basicConfig", "manual_seed"}
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -158,7 +157,6 @@ def problems(path: str, text: str) -> list[str]:
     tree = ast.parse(text)
     num_lines = len(text.splitlines())
     found = [f"{num_lines} lines, {MAX_FILE_LINES} allowed"] if num_lines > MAX_FILE_LINES else []
-    found += [f"reminder {word}" for word in REMINDER.findall(text)]
     found += [*import_problems(path, tree), *statement_problems(path, tree)]
     return found if path.startswith("tests/") else [*found, *definition_problems(tree)]
 
@@ -226,29 +224,21 @@ LONG_FUNCTION = "def f():\n" + "    x = 1\n" * 60
     [
         ("models/a.py", "import datasets.tile_set", "imports datasets.tile_set"),
         ("datasets/a.py", "from models.build import load", "imports models"),
-        ("models/a.py", "from utils.training.state import S", "imports utils.training"),
         ("datasets/preparation/a.py", "from utils.reports import tables", "imports utils.reports"),
-        ("utils/rasters/a.py", "from datasets.rasters import R", "imports datasets"),
         ("utils/evaluation/a.py", "from train import train", "imports train"),
         ("train.py", "import benchmarks.a", "imports benchmarks"),
         ("benchmarks/a.py", "from tests.conftest import RECIPE", "imports tests"),
-        ("configs/schema.py", "from utils.errors import ConfigError", "imports utils"),
         ("configs/schema.py", "import torch", "third-party torch"),
         ("models/a.py", "from . import b", "relative import"),
-        ("tests/a.py", "import pandas", "third-party pandas"),
         ("utils/a.py", "import scipy.ndimage", "third-party scipy"),
         ("datasets/preparation/a.py", "import rasterio", "rasterio outside"),
-        ("utils/reports/a.py", "def f():\n    import matplotlib.figure", "matplotlib outside"),
         ("utils/visualization/charts.py", "import matplotlib", "matplotlib imported outside"),
-        ("utils/reports/tables.py", "from jinja2 import Environment", "jinja2 outside"),
-        ("train.py", "from torch.utils import tensorboard", "torch.utils.tensorboard outside"),
         ("utils/a.py", "import torch as t\nt.distributed.barrier()", "torch.distributed outside"),
         ("train.py", "import os\nos.environ['A']", "os.environ outside"),
         ("utils/a.py", "x = 1\n" * 501, "501 lines"),
         ("utils/a.py", LONG_FUNCTION, "f has 61 lines"),
         ("utils/a.py", '"""Which tiles are shown."""', "docstring begins with a clause"),
         ("utils/a.py", 'def f():\n    """Whether it is."""', "docstring begins with a clause"),
-        ("utils/a.py", "# TO" + "DO: later", "reminder"),
         ("utils/a.py", "from pathlib import Path\nPath('a').mkdir()", "calls mkdir at import"),
     ],
 )
@@ -260,17 +250,13 @@ def test_a_planted_violation_is_found(path: str, text: str, problem: str):
     ("path", "text"),
     [
         ("train.py", "from models.build import a\nfrom utils.reports.tables import b"),
-        ("models/a.py", "from configs.schema import C\nfrom utils.files import d\nimport models.b"),
         ("utils/training/a.py", "from models.build import b\nfrom datasets.dataset import Batch"),
         ("utils/distributed.py", "import os\nimport torch.distributed as d\nos.environ['A']"),
-        ("utils/a.py", "import torch\nfrom torch.utils import data\ntorch.utils.data"),
         ("utils/a.py", "context.distributed.world_size"),
-        ("utils/rasters/a.py", "import rasterio"),
         ("utils/visualization/charts.py", "def f():\n    import matplotlib.figure"),
         ("tests/a.py", "import os\nimport pytest\nimport timm\nimport train\nos.environ['A']"),
         ("benchmarks/a.py", "import skimage\nfrom tests.models import literal"),
         ("train.py", "def f():\n    print(1)\n\n\nif __name__ == '__main__':\n    print(f())"),
-        ("utils/a.py", "x = 1\n" * 500),
     ],
 )
 def test_what_is_allowed_passes(path: str, text: str):
