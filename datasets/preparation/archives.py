@@ -17,7 +17,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any, BinaryIO, TypeVar
+from typing import IO, TypeVar
 
 from PIL import Image
 from tqdm import tqdm
@@ -81,25 +81,24 @@ class ArchiveFile:
         Raises:
             MissingDataError, DataError: as ``open_image``.
         """
-        if self.archive is None:
-            with suppress(*_UNREADABLE):
-                return _size_in_header(self.path, _WHOLE_FORMATS)
-        else:
-            with self.open() as file, suppress(*_UNREADABLE):
-                return _size_in_header(file, (*_WHOLE_FORMATS, "TIFF"))
+        formats = _WHOLE_FORMATS if self.archive is None else (*_WHOLE_FORMATS, "TIFF")
+        with suppress(*_UNREADABLE), self.open() as file, Image.open(file, formats=formats) as seen:
+            # After the EXIF orientation; that of a TIFF is unused where it is placed on the earth.
+            turned = seen.format != "TIFF" and seen.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+            return (seen.width, seen.height) if turned else (seen.height, seen.width)
         with self.open_image() as raster:  # any other format
             return raster.size
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """Open the archive's member; its CRC is verified when its end is reached.
+        """Open the file; the CRC of an archive's member is verified when its end is reached.
 
         Raises:
             DataError: the member is damaged, encrypted, or compressed by an unknown method.
         """
-        assert self.archive is not None and self.entry is not None
         try:
-            with self.archive.open(self.entry) as file:
+            member = self.archive.open(self.entry) if self.archive and self.entry else None
+            with member or self.path.open("rb") as file:
                 yield file
         except RuntimeError as error:  # encrypted, or an unknown compression method
             raise DataError(
@@ -196,14 +195,15 @@ class Archives:
             raise MissingDataError(f"--source {source} is neither a file nor a folder")
 
     def _list_zip(
-        self, path: Path, name: str, start: int = 0, size: int | None = None
+        self, path: Path, name: str, start: int = 0, end: int | None = None
     ) -> Iterator[ArchiveFile]:
-        """Yield the files of an archive, which is ``path`` or ``size`` bytes of it."""
+        """Yield the files of an archive, which is ``path`` or a range of its bytes."""
         # A handle of its own for each archive: ``zipfile`` locks it, and never closes it.
-        handle = self._handles.enter_context(path.open("rb"))
-        part: Any = handle if size is None else _Slice(handle, start, size)
+        handle = self._handles.enter_context(_Beginning(path, end))
         try:
-            archive = zipfile.ZipFile(part)
+            archive = zipfile.ZipFile(handle)
+            if archive.start_dir < start:
+                raise zipfile.BadZipFile("its directory is missing")  # found is another archive's
         except (zipfile.BadZipFile, EOFError, ValueError) as error:
             raise DataError(
                 f"{name} is truncated or not a zip archive ({error}); get it again"
@@ -216,16 +216,15 @@ class Archives:
                 entry=entry,
                 scratch=self._scratch,
             )
-            if entry.is_dir():
-                continue
             inner = _file_name(entry.filename)
+            if entry.is_dir() or inner in self._skip:
+                continue
             if not inner.endswith(".zip"):
                 yield file
-            elif inner in self._skip:
-                continue
             elif entry.compress_type == zipfile.ZIP_STORED:
-                first = start + _data_offset(part, entry)
-                yield from self._list_zip(path, file.name, first, entry.file_size)
+                handle.seek(entry.header_offset + 26)  # lengths of the name and the extra field
+                first = entry.header_offset + 30 + sum(struct.unpack("<2H", handle.read(4)))
+                yield from self._list_zip(path, file.name, first, first + entry.file_size)
             elif inner not in self._in_place:
                 yield from self._list_zip(self._extract(file), file.name)
 
@@ -266,41 +265,26 @@ def open_archives(
         yield Archives(sources, scratch, skip, in_place, handles)
 
 
-class _Slice:
-    """A range of bytes of an open file, with the methods that ``zipfile`` needs.
+class _Beginning(io.BufferedReader):
+    """A file up to a byte, as if it ended there.
 
-    Seeking in a stored member that ``zipfile`` has opened would read all bytes before the target.
+    ``zipfile`` finds an archive from its end and permits anything before it, so this opens one that
+    is stored in another. Seeking in a member that ``zipfile`` has opened would read all bytes
+    before the target.
     """
 
-    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
-        self._file, self._start, self._size, self._position = file, start, size, 0
+    def __init__(self, path: Path, end: int | None) -> None:
+        super().__init__(io.FileIO(path))
+        self._end = path.stat().st_size if end is None else end
 
-    def seekable(self) -> bool:
-        return True
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        if whence == io.SEEK_END:
+            offset, whence = self._end + offset, io.SEEK_SET
+        return super().seek(offset, whence)
 
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        position = offset + (0, self._position, self._size)[whence]
-        if position < 0:
-            raise OSError("seek before the start")
-        self._position = position
-        return position
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(self._size - self._position, 0)
-        self._file.seek(self._start + self._position)
-        data = self._file.read(left if size < 0 else min(size, left))
-        self._position += len(data)
-        return data
-
-
-def _data_offset(archive: BinaryIO, entry: zipfile.ZipInfo) -> int:
-    """Return the first byte of a member, behind its local header, name and extra field."""
-    archive.seek(entry.header_offset + 26)
-    lengths = archive.read(4)
-    return entry.header_offset + 30 + sum(struct.unpack("<2H", lengths))
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(self._end - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def strips(height_px: int) -> Iterator[slice]:
@@ -320,13 +304,6 @@ def in_threads(
     results = read_ahead(function, items, num_threads=num_threads, ahead=2 * num_threads)
     with closing(results):
         return list(tqdm(results, desc=text, total=len(items), unit=unit))
-
-
-def _size_in_header(file: Path | IO[bytes], formats: tuple[str, ...]) -> tuple[int, int]:
-    """Return height and width after the EXIF orientation, as ``open_scene`` shows an image."""
-    with Image.open(file, formats=formats) as image:
-        turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
-        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _file_name(name: str) -> str:

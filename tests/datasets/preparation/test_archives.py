@@ -102,6 +102,7 @@ def test_a_truncated_inner_archive_is_one_sentence_and_nothing_is_left(tmp_path,
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("a.tif", encode(IMAGE))
     with zipfile.ZipFile(tmp_path / "All.zip", "w", method) as archive:
+        archive.writestr("Two.zip", content.getvalue())
         archive.writestr("One.zip", content.getvalue()[:-30])
     with pytest.raises(DataError, match=r"^All\.zip/One\.zip is truncated or not a zip archive \("):
         open_archives([tmp_path / "All.zip"], scratch).__enter__()
