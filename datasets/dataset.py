@@ -15,12 +15,7 @@ from datasets.rasters import Kind, open_raster
 from datasets.samplers import SampleKey
 from datasets.structure_maps import map_path, store_folder
 from datasets.tile_set import HISTOGRAM, RareClasses, TileSet, check_target
-from datasets.transforms import (
-    Geometry,
-    draw_color_factors,
-    draw_id_key,
-    jitter_colors,
-)
+from datasets.transforms import Geometry, draw_color_factors, draw_id_key, jitter_colors
 from utils.errors import DataError
 from utils.geometry import resize_array_nearest
 
@@ -109,9 +104,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 def _stack(arrays: Sequence[np.ndarray]) -> Tensor:
     """Copy arrays of one shape into a tensor, ``(B, *shape)``."""
-    first = arrays[0]
-    shape, dtype = (len(arrays), *first.shape), torch.from_numpy(np.empty(0, first.dtype)).dtype
-    tensor = torch.empty(shape, dtype=dtype)
+    dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
+    tensor = torch.empty((len(arrays), *arrays[0].shape), dtype=dtype)
     if get_worker_info() is not None:  # shared with the main process, which then copies nothing
         tensor.share_memory_()
     for place, array in zip(tensor.numpy(), arrays, strict=True):
@@ -153,57 +147,31 @@ def prepare_inputs(batch: Batch, encoder: StructureEncoder) -> tuple[Tensor, Ten
     return image, structure, batch.target.long()
 
 
+@dataclass(kw_only=True, eq=False)
 class TileDataset(Dataset[Batch]):
-    """Tiles with their targets and structure maps.
+    """Tiles with their targets and structure maps."""
 
-    Args:
-        tile_set: the prepared data set.
-        tile_ids: the tiles, in order.
-        labels: kinds of the targets, ``full`` or ``eroded``; the first is the batch's ``target``.
-        stores: modality stores to read; empty for ``control: off``.
-        shuffled: give every tile the maps of another one (control experiment).
-        partner_step: without ``geometry``, offset of the other tile in ``tile_ids``.
-        geometry: random zoom, crop and flips for training; None returns whole tiles.
-        color_jitter: maximum relative change of brightness, contrast and saturation.
-        available: for each modality of the recipe, False if it is absent everywhere.
-        dropout: probability that an available modality of a sample is dropped; one always stays.
-        shuffle_ids: draw a permutation of the segment ids for every sample.
-        rare_class_share: probability that a crop is drawn around a pixel of a class that is drawn
-            uniformly.
-    """
+    tile_set: TileSet
+    tile_ids: Sequence[str]
+    stores: Sequence[str]  # modality stores to read; empty for ``control: off``
+    labels: Sequence[str] = ("full",)  # kinds of the targets; the first is the batch's ``target``
+    shuffled: bool = False  # give every tile the maps of another one (control experiment)
+    partner_step: int = 1  # without ``geometry``, offset of the other tile in ``tile_ids``
+    geometry: Geometry | None = None  # zoom, crop and flips for training; None: whole tiles
+    color_jitter: float = 0.0  # largest relative change of brightness, contrast and saturation
+    available: Sequence[bool] = (True,)  # by modality of the recipe; False: absent everywhere
+    dropout: float = 0.0  # probability that an available modality is dropped; one always stays
+    shuffle_ids: bool = False  # draw a permutation of the segment ids for every sample
+    rare_class_share: float = 0.0  # probability of a crop around a pixel of a drawn class
 
-    def __init__(
-        self,
-        *,
-        tile_set: TileSet,
-        tile_ids: Sequence[str],
-        stores: Sequence[str],
-        labels: Sequence[str] = ("full",),
-        shuffled: bool = False,
-        partner_step: int = 1,
-        geometry: Geometry | None = None,
-        color_jitter: float = 0.0,
-        available: Sequence[bool] = (True,),
-        dropout: float = 0.0,
-        shuffle_ids: bool = False,
-        rare_class_share: float = 0.0,
-    ) -> None:
-        if shuffled and len(tile_ids) < 2:
+    def __post_init__(self) -> None:
+        if self.shuffled and len(self.tile_ids) < 2:
             raise DataError("structure.control=shuffled needs at least two tiles in every split")
-        self.tile_set = tile_set
-        self.tile_ids = list(tile_ids)
-        self.stores = list(stores)
-        self._targets = {"target": labels[0], **{k + _MORE_LABELS: k for k in labels[1:]}}
-        self.shuffled = shuffled
-        self.partner_step = partner_step
-        self.geometry = geometry
-        self.color_jitter = color_jitter
-        self.available = np.array(available)
-        self.dropout = dropout
-        self.shuffle_ids = shuffle_ids
-        self.rare_class_share = rare_class_share
-        if rare_class_share > 0:
-            self._rare = RareClasses(tile_set.root, self.tile_ids, len(tile_set.classes))
+        self._targets = {"target": self.labels[0]}
+        self._targets |= {kind + _MORE_LABELS: kind for kind in self.labels[1:]}
+        if self.rare_class_share > 0:
+            num_classes = len(self.tile_set.classes)
+            self._rare = RareClasses(self.tile_set.root, self.tile_ids, num_classes)
 
     def __len__(self) -> int:
         return len(self.tile_ids)
@@ -224,10 +192,9 @@ class TileDataset(Dataset[Batch]):
         tile_id = self.tile_ids[index]
         members = self._open(tile_id, self._partner(index, rng) if self.shuffled else tile_id)
         if self.geometry is not None:
-            target = members["target"]
-            shown = (
-                None if class_index is None else self._draw_pixel(tile_id, target, class_index, rng)
-            )
+            target, shown = members["target"], None
+            if class_index is not None:
+                shown = self._draw_pixel(tile_id, target, class_index, rng)
             crop = self.geometry.draw((target.shape[0], target.shape[1]), rng, shown)
             members = {n: self.geometry.cut(n, member, crop) for n, member in members.items()}
         for name, kind in self._targets.items():
@@ -279,9 +246,10 @@ class TileDataset(Dataset[Batch]):
 
     def _draw_present(self, rng: np.random.Generator) -> np.ndarray:
         """Draw the modalities that the sample keeps, independently; at least one, ``(M,)`` bool."""
-        present = self.available & (rng.random(len(self.available)) >= self.dropout)
+        available = np.array(self.available)
+        present = available & (rng.random(len(available)) >= self.dropout)
         if not present.any():
-            present[rng.choice(np.flatnonzero(self.available))] = True
+            present[rng.choice(np.flatnonzero(available))] = True
         return present
 
     def _partner(self, index: int, rng: np.random.Generator) -> str:

@@ -70,27 +70,16 @@ def log_area(image: Tensor, ids: Tensor) -> Tensor:
 
 
 def value(image: Tensor, levels: Tensor) -> Tensor:
-    """Return a sensor's value or a depth, scaled to [0, 1]; 0.5 where there is no data.
-
-    Args:
-        image: unused.
-        levels: ``(B, H, W)`` int, 0 = no data, 1..65535.
-
-    Returns:
-        ``(B, 1, H, W)`` in [0, 1].
-    """
+    """Return levels (0 = no data, 1..65535) scaled to [0, 1], ``(B, 1, H, W)``; 0.5 = no data."""
     scaled = (levels.to(image.dtype) - 1) / (_NUM_IDS - 2)
     return torch.where(levels == 0, ABSENT, scaled).unsqueeze(1)
 
 
 def color_by_id(image: Tensor, ids: Tensor) -> Tensor:
-    """Return the paper's coloured region map: one arbitrary colour per id, black where id is 0.
+    """Return the paper's coloured region map, ``(B, 3, H, W)`` in [0, 1]: black where the id is 0.
 
     The colour is a hash of the id, so it depends on the order of the ids. On disk they are in
     canonical order, so colours are the same from run to run.
-
-    Returns:
-        ``(B, 3, H, W)`` in [0, 1].
     """
     code = ids.long() * 2654435761 % (1 << 32)  # Knuth's multiplicative hash
     code = (code ^ (code >> 15)) * 2246822519 % (1 << 32)
@@ -104,11 +93,8 @@ def shuffle_ids(ids: Tensor, keys: Tensor) -> Tensor:
     Of all encodings it changes ``color_by_id`` alone, to other random colours.
 
     Args:
-        ids: ``(B, H, W)`` int, 0..65535.
+        ids: ``(B, H, W)`` int, 0..65535; the result is int32.
         keys: ``(B, 3)`` int32 odd numbers below 2^15, which select the bijection.
-
-    Returns:
-        ``(B, H, W)`` int32.
     """
     ids = ids.int()
     for key in keys.view(len(ids), -1, 1, 1).unbind(1):
@@ -154,33 +140,31 @@ class StructureEncoder:
 
     def __init__(self, config: StructureConfig) -> None:
         self.control = config.control
-        self.stores: tuple[str, ...] = ()
-        self.value_stores: tuple[str, ...] = ()
         self.available = (True,) * len(config.modalities)
-        self.num_channels = 3
         self.channels: dict[str, slice] = {}
-        self.pictures: tuple[tuple[int, int, int], ...] = ((0, 1, 2),)
         # For each modality its store, or None if it is absent, and its encodings.
         self._modalities: list[tuple[str | None, tuple[str, ...]]] = []
+        self.stores: tuple[str, ...] = ()
+        self.value_stores: tuple[str, ...] = ()
+        self.pictures: tuple[tuple[int, int, int], ...] = ((0, 1, 2),)
+        self.num_channels = 3
         if config.control == "off":
             return
         self.available = tuple(name not in config.absent for name in config.modalities)
-        for name in config.modalities:
-            settings = getattr(config, name) if name in GENERATORS else None
-            store = settings.store if settings is not None else name
-            encodings = settings.encodings if settings is not None else ("value",)
-            self._modalities.append((None if name in config.absent else store, encodings))
+        self.num_channels, self.pictures = 0, ()
+        for modality, available in zip(config.modalities, self.available, strict=True):
+            store, encodings = modality, ("value",)
+            if modality in GENERATORS:
+                settings = getattr(config, modality)
+                store, encodings = settings.store, settings.encodings
+            self._modalities.append((store if available else None, encodings))
+            first, is_color = self.num_channels, _ALL[encodings[0]][0] == 3
+            self.pictures += ((first, first + 1, first + 2) if is_color else (first,) * 3,)
+            self.num_channels += sum(_ALL[name][0] for name in encodings)
+            self.channels[modality] = slice(first, self.num_channels)
         self.stores = tuple(store for store, _ in self._modalities if store is not None)
         segments = config.segment_stores()
         self.value_stores = tuple(store for store in self.stores if store not in segments)
-        self.num_channels, pictures = 0, []
-        for modality, (_, names) in zip(config.modalities, self._modalities, strict=True):
-            width = _ALL[names[0]][0]
-            first = self.num_channels
-            pictures.append((first, first + 1, first + 2) if width == 3 else (first,) * 3)
-            self.num_channels += sum(_ALL[name][0] for name in names)
-            self.channels[modality] = slice(first, self.num_channels)
-        self.pictures = tuple(pictures)
 
     def segments(self, maps: dict[str, Tensor]) -> Tensor | None:
         """Return ids ``(B, H, W)`` int32 of the image's first segment map, or None without one."""
@@ -210,13 +194,13 @@ class StructureEncoder:
         source = image if structure_image is None else structure_image
         # torch has no arithmetic for uint16.
         maps = {store: maps[store].int() for store in self.stores}
+        absent = torch.full_like(source[:, :1], ABSENT)
         layers = []
         for index, (store, names) in enumerate(self._modalities):
             for name in names:
                 width, encode = _ALL[name]
-                if store is None:
-                    layer = torch.full_like(source[:, :1], ABSENT).expand(-1, width, -1, -1)
-                else:
+                layer = absent.expand(-1, width, -1, -1)
+                if store is not None:
                     layer = encode(source, maps[store])
                 if present is not None:
                     layer = torch.where(present[:, index].view(-1, 1, 1, 1), layer, ABSENT)

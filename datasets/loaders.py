@@ -8,17 +8,17 @@ paths than an uninterrupted one.
 import atexit
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from configs.schema import GENERATORS, Config, StructureConfig
 from datasets.dataset import Batch, TileDataset
 from datasets.encodings import StructureEncoder
-from datasets.samplers import EvalOrder, SampleKey, TrainBatches
+from datasets.samplers import SampleKey, TrainBatches
 from datasets.structure_maps import SENSOR, MapRecipe, check_store, map_settings, store_folder
 from datasets.tile_set import SourceImage, TileSet, source_images
 from datasets.transforms import Geometry
@@ -46,13 +46,10 @@ def check_structure(
     """
     if structure.control == "off":
         return {}
-    images = {t: tile_set.image_path(t) for split in splits for t in tile_set.split(split)}
-    recipes = {}
-    for generator, config in structure.selected().items():
-        wanted: dict[str, Any] = {"generator": generator, "settings": map_settings(config)}
-        if trained_with is not None and config.store in trained_with:
-            wanted["weights_sha256"] = trained_with[config.store]["weights_sha256"]
-        recipes[config.store] = check_store(tile_set.root, config.store, wanted, images)
+    wanted: dict[str, dict[str, Any]] = {
+        config.store: {"generator": generator, "settings": map_settings(config)}
+        for generator, config in structure.selected().items()
+    }
     for sensor in structure.sensors():
         if not (store_folder(tile_set.root, sensor) / "manifest.json").is_file():
             raise MissingDataError(
@@ -60,19 +57,19 @@ def check_structure(
                 f"{', '.join(GENERATORS)}) nor a sensor in {tile_set.root}; import it with "
                 f"prepare.py sensor --data {tile_set.root} --name {sensor} --rasters FOLDER"
             )
-        wanted = {"generator": SENSOR}
-        if trained_with is not None and sensor in trained_with:
-            wanted["settings"] = trained_with[sensor]["settings"]
-        recipes[sensor] = check_store(tile_set.root, sensor, wanted, images)
-    return recipes
+        wanted[sensor] = {"generator": SENSOR}
+    trained = trained_with or {}
+    for store in wanted.keys() & trained.keys():
+        key = "settings" if wanted[store]["generator"] == SENSOR else "weights_sha256"
+        wanted[store][key] = trained[store][key]
+    images = {t: tile_set.image_path(t) for split in splits for t in tile_set.split(split)}
+    return {s: check_store(tile_set.root, s, entries, images) for s, entries in wanted.items()}
 
 
 def absence_note(structure: StructureConfig, trained_with: dict[str, Any]) -> str | None:
-    """Return a note for the console if modalities are absent that were never absent in training.
+    """Return a note if modalities are absent that were never absent in training, or None.
 
-    Args:
-        structure: section of the current recipe.
-        trained_with: section of the checkpoint's recipe.
+    ``trained_with`` is the ``structure`` section of the checkpoint's recipe.
     """
     never_absent = [m for m in structure.absent if m not in trained_with.get("absent", ())]
     if structure.control == "off" or not never_absent or trained_with.get("dropout", 0.0) > 0:
@@ -117,7 +114,7 @@ def build_train_loader(
         num_samples=len(dataset),
         batch_size=config.optim.batch_size,
         seed=config.run.seed,
-        num_batches=config.optim.steps_per_epoch,
+        num_batches=config.optim.steps_per_epoch or 0,
         rank=dist.rank,
         world_size=dist.world_size,
     )
@@ -144,24 +141,18 @@ def build_eval_loader(
 ) -> EvalLoader:
     """Build the loader of this rank's part of a split; every source image is read by one rank.
 
-    Args:
-        config: the recipe.
-        tile_set: the prepared data set.
-        split: train, val or test.
-        dist: this process.
-        labels: kinds of label to read, ``full`` or ``eroded``; the first is the batches' target.
+    The first of the kinds of ``labels`` is the batches' target.
 
     Raises:
         MissingDataError: the labels of the split are hidden, or of another kind only.
     """
-    tile_ids = tile_set.split(split)
     for kind in labels:
         tile_set.require_labels(split, kind)
     step = 1 if config.structure.control == "shuffled" else 0
     dataset = whole_tiles(config, tile_set, split, step, labels)
-    images = source_images((tile_set.tiles[tile_id] for tile_id in tile_ids), config.eval.unit)
-    images = images[dist.rank :: dist.world_size]
-    place = {tile_id: number for number, tile_id in enumerate(tile_ids)}
+    tiles = [tile_set.tiles[tile_id] for tile_id in dataset.tile_ids]
+    images = source_images(tiles, config.eval.unit)[dist.rank :: dist.world_size]
+    place = {tile.id: index for index, tile in enumerate(tiles)}
     order = [place[tile.id] for image in images for tile in image.tiles]
     batches = build_ordered_loader(dataset, order, config, dist)
     return EvalLoader(batches=batches, source_images=images, label_kinds=tuple(labels))
@@ -194,12 +185,13 @@ def build_ordered_loader(
     """Build a loader of these samples, one at a time and in this order."""
     # A tile may be a whole survey image: few are in memory at a time.
     num_workers = min(config.data.num_workers, 2)
-    return _build_loader(dataset, EvalOrder(indices), num_workers, dist, prefetch=1)
+    order = [[SampleKey(index=index, seed=(0, 0, index))] for index in indices]
+    return _build_loader(dataset, order, num_workers, dist, prefetch=1)
 
 
 def _build_loader(
     dataset: Dataset[Any],
-    batches: Sampler[list[SampleKey]],
+    batches: Iterable[list[SampleKey]],
     num_workers: int,
     dist: DistContext,
     prefetch: int = 2,  # batches that a worker reads ahead
@@ -219,7 +211,6 @@ def _build_loader(
 
 
 def _unchanged(batch: Any) -> Any:
-    """Return the batch, or pair of batches, of the data set unchanged."""
     return batch
 
 

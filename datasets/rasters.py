@@ -5,7 +5,6 @@ mapped one only the pages of the window are read, and any viewer opens the files
 """
 
 import json
-import mmap
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,17 +20,17 @@ SUFFIX = ".tif"
 _NUM_HEADERS = 1 << 14  # cached, about 1 KiB each: parsing one takes longer than a crop
 _DESCRIPTION = 270  # TIFF tag ImageDescription
 Kind = Literal["RGB", "8-bit", "16-bit"]  # a pixel is (3,) uint8, uint8, or uint16
-_KINDS: dict[str, Kind] = {"RGB": "RGB", "L": "8-bit", "I;16": "16-bit"}  # by Pillow's mode
-_PIXELS: dict[Kind, tuple[type[np.generic], tuple[int, ...]]] = {
-    "RGB": (np.uint8, (3,)),
-    "8-bit": (np.uint8, ()),
-    "16-bit": (np.uint16, ()),
+_KINDS: dict[str, tuple[Kind, type[np.generic], tuple[int, ...]]] = {  # by Pillow's mode
+    "RGB": ("RGB", np.uint8, (3,)),
+    "L": ("8-bit", np.uint8, ()),
+    "I;16": ("16-bit", np.uint16, ()),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Header:
     kind: Kind
+    dtype: type[np.generic]
     shape: tuple[int, ...]
     offset: int  # of the first pixel, in bytes
     text: str
@@ -45,7 +44,8 @@ def write_raster(path: Path, array: np.ndarray, text: dict[str, Any] | None = No
         array: ``(H, W, 3)`` uint8 RGB, ``(H, W)`` uint8 or ``(H, W)`` uint16.
         text: plain values stored in the file (as JSON in its ImageDescription).
     """
-    if array.ndim < 2 or (array.dtype, array.shape[2:]) not in _PIXELS.values():
+    pixels = [pixel for _, *pixel in _KINDS.values()]
+    if array.ndim < 2 or [array.dtype, array.shape[2:]] not in pixels:
         raise ValueError(f"a raster is RGB or 8 or 16 bit, not {array.shape} {array.dtype}")
     tags = {} if text is None else {_DESCRIPTION: json.dumps(text)}
     with atomic_path(path) as partial:
@@ -53,14 +53,7 @@ def write_raster(path: Path, array: np.ndarray, text: dict[str, Any] | None = No
 
 
 def open_raster(path: Path, kind: Kind) -> np.ndarray:
-    """Memory-map the pixels of a raster; only pages that are accessed are read.
-
-    Args:
-        path: the file.
-        kind: expected kind.
-
-    Returns:
-        ``(H, W, 3)`` uint8 RGB, ``(H, W)`` uint8 or ``(H, W)`` uint16, not writable.
+    """Memory-map the pixels of a raster, not writable; only pages that are accessed are read.
 
     Raises:
         MissingDataError: there is no such file.
@@ -69,10 +62,7 @@ def open_raster(path: Path, kind: Kind) -> np.ndarray:
     header = _read_header(path)
     if header.kind != kind:
         raise DataError(f"{path} is {header.kind}, not {kind}; prepare or generate it again")
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    count = int(np.prod(header.shape))
-    return np.frombuffer(mapped, _PIXELS[kind][0], count, header.offset).reshape(header.shape)
+    return np.asarray(np.memmap(path, header.dtype, "r", header.offset, header.shape))
 
 
 def read_raster(path: Path, kind: Kind) -> np.ndarray:
@@ -89,12 +79,9 @@ def read_text(path: Path) -> dict[str, Any]:
     """
     text = _read_header(path).text
     try:
-        value = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise _wrong_format(path, f"its description is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise _wrong_format(path, f"its description is a {type(value).__name__}")
-    return value
+        return dict(json.loads(text or "{}"))
+    except (ValueError, TypeError) as error:
+        raise _wrong_format(path, "its description is no JSON object") from error
 
 
 def _read_header(path: Path) -> _Header:
@@ -109,10 +96,7 @@ def _read_header(path: Path) -> _Header:
 def _parse_header(path: Path, num_bytes: int, version: tuple[int, int]) -> _Header:
     """Parse the header of a file and check the length of the file against it.
 
-    Args:
-        path: the file.
-        num_bytes: its length.
-        version: distinguishes the file from earlier ones of this name in the cache.
+    ``version`` distinguishes the file from earlier ones of this name in the cache.
     """
     try:
         with Image.open(path, formats=["TIFF"]) as image:
@@ -125,8 +109,7 @@ def _parse_header(path: Path, num_bytes: int, version: tuple[int, int]) -> _Head
         found = f"{mode}, {len(parts)} strips or tiles, {', '.join(sorted(codecs)) or '-'}"
         raise _wrong_format(path, found)
     first_byte = parts[0].offset
-    kind = _KINDS[mode]
-    dtype, channels = _PIXELS[kind]
+    kind, dtype, channels = _KINDS[mode]
     shape = (size[1], size[0], *channels)
     expected = first_byte + int(np.prod(shape)) * np.dtype(dtype).itemsize
     if num_bytes != expected:
@@ -134,7 +117,7 @@ def _parse_header(path: Path, num_bytes: int, version: tuple[int, int]) -> _Head
             f"{path} is not whole: {num_bytes} bytes, its header says {expected}; prepare or "
             "generate it again"
         )
-    return _Header(kind=kind, shape=shape, offset=first_byte, text=text)
+    return _Header(kind=kind, dtype=dtype, shape=shape, offset=first_byte, text=text)
 
 
 def _wrong_format(path: Path, reason: str) -> DataError:

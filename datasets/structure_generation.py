@@ -10,6 +10,7 @@ Tiles that are to be joined with their neighbours are written to ``STORE/.parts`
 """
 
 import shutil
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -37,14 +38,14 @@ from datasets.tile_set import TileSet
 from utils.distributed import DistContext
 from utils.errors import DataError, UserError
 from utils.files import remove_partial, sha256_of
-from utils.threads import WriteBehind, read_ahead
+from utils.threads import read_ahead, write_behind
 
 _NUM_READERS, _NUM_WRITERS = 2, 2  # threads beside the computation
 _NUM_CHECKERS = 8
 
 # Images (H, W, 3) uint8 -> their maps: (H, W) uint16 segment ids, or (H, W) float32 values.
 GenerateBatch = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-Made = tuple[np.ndarray, dict[str, Any]]  # (H, W) uint16 ids or levels, and facts
+Made = tuple[np.ndarray, dict[str, Any]]  # (H, W) uint16 ids or levels, and facts of the file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,20 +73,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class _TileState:
-    """State of a tile on disk."""
+    """State of a tile on disk; None stands for no map or part of this image and recipe."""
 
     source: str  # SHA-256 of its image
-    facts: dict[str, Any] | None  # of its map; None: no map of this image and recipe
-    has_part: bool
-
-
-@dataclass(frozen=True)
-class _Image:
-    """Image of a tile."""
-
-    tile_id: str
-    pixels: np.ndarray  # (H, W, 3) uint8 RGB
-    source: str  # SHA-256 of its file
+    map: dict[str, Any] | None  # facts of its map
+    part: dict[str, Any] | None  # facts of its part
 
 
 @dataclass(frozen=True)
@@ -166,9 +158,17 @@ def _make_plan(
             needed |= members
     states = _read_states(store, sorted(needed), dist)
     sources = {tile_id: state.source for tile_id, state in states.items()}
-    groups = [group for group in all_groups if not _is_joined(group, states, sources)]
+
+    def is_joined(group: Group) -> bool:
+        digest = group.digest(sources)
+        return digest is not None and all(
+            (states[tile.id].map or {}).get("group") == digest for tile in group.tiles
+        )
+
+    groups = [group for group in all_groups if not is_joined(group)]
     to_join = {tile.id for group in groups for tile in group.tiles}
-    pending = {t for t in chain(*units) if _is_missing(states.get(t), t in to_join)}
+    facts = {t: state.part if t in to_join else state.map for t, state in states.items()}
+    pending = {t for t in chain(*units) if facts.get(t) is None}
     pending_units = [unit for unit in units if not pending.isdisjoint(unit)]
     return _Plan(pending_units, pending, groups, to_join, sources)
 
@@ -182,30 +182,15 @@ def _read_states(store: Store, tile_ids: Sequence[str], dist: DistContext) -> di
         if not image.is_file() or not any(file.is_file() for file in files):
             return None
         source = sha256_of(image)
-        facts = read_facts(store.folder, tile_id, source, store.recipe)
-        part = read_facts(store.parts, tile_id, source, store.recipe)
-        return _TileState(source, facts, part is not None)
+        folders = (store.folder, store.parts)
+        facts = [read_facts(folder, tile_id, source, store.recipe) for folder in folders]
+        return _TileState(source, *facts)
 
     ours, name = tile_ids[dist.rank :: dist.world_size], f"{store.folder.name}: checking"
     with ThreadPoolExecutor(_NUM_CHECKERS) as pool:
         states = tqdm(pool.map(read, ours), name, len(ours), leave=False, disable=not dist.is_main)
         found = {t: state for t, state in zip(ours, states, strict=True) if state is not None}
-    return {tile_id: state for part in dist.gather(found) for tile_id, state in part.items()}
-
-
-def _is_joined(group: Group, states: Mapping[str, _TileState], sources: Mapping[str, str]) -> bool:
-    """Return True if all tiles of a group have their joined maps."""
-    digest = group.digest(sources)
-    if digest is None:
-        return False
-    return all((states[tile.id].facts or {}).get("group") == digest for tile in group.tiles)
-
-
-def _is_missing(state: _TileState | None, is_to_join: bool) -> bool:
-    """Return True if a tile's map, or its part, has to be made."""
-    if state is None:
-        return True
-    return not state.has_part if is_to_join else state.facts is None
+    return dict(ChainMap(*dist.gather(found)))
 
 
 def _make_maps(
@@ -221,40 +206,38 @@ def _make_maps(
     failures: dict[str, str] = {}
     values = holds_values(store.recipe.generator)
 
-    def read(tile_id: str) -> _Image | str:
+    def read(tile_id: str) -> tuple[np.ndarray, str] | str:  # pixels and SHA-256, or its failure
         try:
             pixels = store.tile_set.read_image(tile_id)
         except UserError as error:
             return str(error)
-        return _Image(tile_id, pixels, sha256_of(store.tile_set.image_path(tile_id)))
+        return pixels, sha256_of(store.tile_set.image_path(tile_id))
 
     reading = read_ahead(read, chain(*units), num_threads=_NUM_READERS, ahead=ahead)
     num_pending = len(plan.pending.intersection(chain(*units)))
     with (
         closing(reading),
-        WriteBehind(num_threads=_NUM_WRITERS, behind=ahead) as writer,
+        write_behind(num_threads=_NUM_WRITERS, behind=ahead) as write_later,
         rank_progress(num_pending, store.folder.name, dist) as bar,
     ):
         for unit in units:
             found = dict(zip(unit, islice(reading, len(unit)), strict=True))
-            images = [image for image in found.values() if isinstance(image, _Image)]
-            failures |= {t: text for t, text in found.items() if isinstance(text, str)}
-            results = _generate(generate_batch, [image.pixels for image in images], values)
-            for image, made in zip(images, results, strict=True):
-                if image.tile_id not in plan.pending:
+            failures |= {t: reason for t, reason in found.items() if isinstance(reason, str)}
+            images = {t: image for t, image in found.items() if not isinstance(image, str)}
+            results = _generate(generate_batch, [pixels for pixels, _ in images.values()], values)
+            for (tile_id, (_, source)), made in zip(images.items(), results, strict=True):
+                if tile_id not in plan.pending:
                     continue
                 if isinstance(made, str):
-                    failures[image.tile_id] = made
+                    failures[tile_id] = made
                     continue
-                sources[image.tile_id] = image.source
-                folder = store.parts if image.tile_id in plan.to_join else store.folder
+                sources[tile_id] = source
+                folder = store.parts if tile_id in plan.to_join else store.folder
                 levels, facts = made
-                job = (folder, image.tile_id, levels, image.source, store.recipe, facts)
-                writer.call(write_map, *job)
+                write_later(write_map, folder, tile_id, levels, source, store.recipe, facts)
             bar.update(len(plan.pending.intersection(unit)))
-    gathered = dist.gather((sources, failures))
-    sources = {tile_id: digest for part, _ in gathered for tile_id, digest in part.items()}
-    return sources, {tile_id: text for _, part in gathered for tile_id, text in part.items()}
+    each_sources, each_failures = zip(*dist.gather((sources, failures)), strict=True)
+    return dict(ChainMap(*each_sources)), dict(ChainMap(*each_failures))
 
 
 def _generate(

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,6 @@ from datasets.structure_maps import (
     MapRecipe,
     from_levels,
     holds_values,
-    is_done,
     map_path,
     read_facts,
     read_map,
@@ -31,7 +31,7 @@ from datasets.structure_maps import (
 )
 from datasets.tile_set import Tile
 from utils.distributed import DistContext
-from utils.errors import DataError, MissingDataError
+from utils.errors import MissingDataError
 from utils.mosaic import (
     Alignment,
     Layout,
@@ -46,7 +46,7 @@ from utils.mosaic import (
     paste,
 )
 from utils.regions import connected_groups
-from utils.threads import WriteBehind
+from utils.threads import write_behind
 
 PARTS = ".parts"  # folder in a store for the maps of tiles that are still to be joined
 _NUM_IN_MEMORY = 16  # parts; a tile of a grid and its neighbours are nine
@@ -155,22 +155,24 @@ def join_groups(
     gathered = dist.gather(ours)
     found = [{key: f for each in gathered for key, f in each[g].items()} for g in range(len(ours))]
     # One rank solves for all: another machine might round differently.
-    solved = _solve_all(groups, found, parts) if dist.is_main else ({}, {})
-    solutions, failures = dist.gather(solved)[0]
+    solved = list(map(_solve, groups, found, repeat(parts))) if dist.is_main else []
+    solved = dist.gather(solved)[0]
+    solutions = {g: each for g, each in enumerate(solved) if isinstance(each, _Solution)}
     places = _share([(g, i) for g in solutions for i in range(len(groups[g].tiles))], dist)
     with (
-        WriteBehind(num_threads=_NUM_WRITERS, behind=_NUM_BEHIND) as writer,
+        write_behind(num_threads=_NUM_WRITERS, behind=_NUM_BEHIND) as write_later,
         rank_progress(len(places), f"{folder.name}: joining", dist) as bar,
     ):
         for g, i in places:
             tile, facts = groups[g].tiles[i], solutions[g].facts
             facts = {"group": groups[g].digest(sources), **facts}
-            if not is_done(folder, tile.id, sources[tile.id], recipe, facts["group"]):
+            found_facts = read_facts(folder, tile.id, sources[tile.id], recipe) or {}
+            if found_facts.get("group") != facts["group"]:
                 levels = _render(groups[g], i, solutions[g], parts)
-                writer.call(write_map, folder, tile.id, levels, sources[tile.id], recipe, facts)
+                write_later(write_map, folder, tile.id, levels, sources[tile.id], recipe, facts)
             bar.update()
     dist.barrier()
-    return failures
+    return {g: reason for g, reason in enumerate(solved) if isinstance(reason, str)}
 
 
 def rank_progress(num_ours: int, text: str, dist: DistContext) -> tqdm:
@@ -186,29 +188,16 @@ def _share(jobs: list[T], dist: DistContext) -> list[T]:
     return jobs[first:last]
 
 
-def _solve_all(
-    groups: Sequence[Group], found: Sequence[Mapping[tuple[int, int], np.ndarray]], parts: _Parts
-) -> tuple[dict[int, _Solution], dict[int, str]]:
-    """Return by index of a group its solution, or the reason why there is none."""
-    solutions, failures = {}, {}
-    for g, (group, compared) in enumerate(zip(groups, found, strict=True)):
-        try:
-            solutions[g] = _solve(group, compared, [parts.facts(tile) for tile in group.tiles])
-        except DataError as error:
-            failures[g] = str(error)
-    return solutions, failures
-
-
 def _solve(
-    group: Group,
-    compared: Mapping[tuple[int, int], np.ndarray],
-    facts: Sequence[Mapping[str, Any]],
-) -> _Solution:
+    group: Group, compared: Mapping[tuple[int, int], np.ndarray], parts: _Parts
+) -> _Solution | str:
+    """Return the solution of a group, or the reason why there is none."""
+    facts = [parts.facts(tile) for tile in group.tiles]
     if "range" not in facts[0]:
         tables = join_segments([each["num_segments"] for each in facts], compared)
         num_segments = max(int(table.max()) for table in tables)
         if num_segments > LARGEST:
-            raise DataError(
+            return (
                 f"the {len(facts)} tiles of source image '{group.source}' have {num_segments} "
                 f"segments together, a 16-bit map holds {LARGEST}; set "
                 "structure.sam.join_tiles=false, or settings that give larger segments"

@@ -70,10 +70,7 @@ def from_levels(levels: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def depth_levels(depth: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """Quantise a depth map over its own range.
-
-    Args:
-        depth: ``(H, W)`` float32.
+    """Quantise ``(H, W)`` float depth over its own range.
 
     Returns:
         ``(H, W)`` uint16 levels, and the smallest and the largest depth.
@@ -102,7 +99,7 @@ def write_map(
     Args:
         folder: the store.
         tile_id: the tile.
-        ids: ``(H, W)`` uint16 segment ids, or levels; 0 = no segment, no data.
+        ids: ``(H, W)`` uint16 segment ids, or levels.
         source: SHA-256 of the tile's image file.
         recipe: recipe of the map.
         facts: further plain values to store in the file.
@@ -114,39 +111,19 @@ def write_map(
 
 
 def read_map(path: Path) -> np.ndarray:
-    """Memory-map a tile's ids or levels, ``(H, W)`` uint16, not writable.
-
-    Raises:
-        MissingDataError: there is no such map.
-        DataError: the file is truncated, or not a 16-bit raster.
-    """
+    """Memory-map a tile's ids or levels, ``(H, W)`` uint16; errors as in ``open_raster``."""
     return open_raster(path, "16-bit")
 
 
-def is_done(
-    folder: Path, tile_id: str, source: str, recipe: MapRecipe, group: str | None = None
-) -> bool:
-    """Return True if a tile's map exists and was made from this image by this recipe.
-
-    Args:
-        folder: the store.
-        tile_id: the tile.
-        source: SHA-256 of the tile's image file.
-        recipe: recipe of the map.
-        group: digest of the group of tiles it is joined with; None: not joined.
-    """
-    facts = read_facts(folder, tile_id, source, recipe)
-    return facts is not None and facts.get("group") == group
-
-
 def read_facts(folder: Path, tile_id: str, source: str, recipe: MapRecipe) -> dict[str, Any] | None:
-    """Read the ``facts`` of a map; None if it is missing or of another image or recipe.
+    """Read the ``facts`` of a map, and no pixel; None if it is missing, broken or outdated.
 
-    No pixel is read.
+    It is outdated if it was made from another image than that of hash ``source``, or by another
+    recipe.
     """
     try:
         text = read_text(map_path(folder, tile_id))
-    except (DataError, MissingDataError):  # also a truncated copy
+    except (DataError, MissingDataError):
         return None
     if text.get(_SOURCE) != source or text.get(_RECIPE) != recipe.digest():
         return None
@@ -185,8 +162,8 @@ def write_manifest(
     """
     kind = "values" if holds_values(recipe.generator) else "segments"
     manifest = {"format_version": FORMAT_VERSION, "kind": kind, **asdict(recipe)}
-    manifest["joined"] = joined or []
-    write_json(folder / "manifest.json", {**manifest, "tiles": sources})
+    manifest |= {"joined": joined or [], "tiles": sources}
+    write_json(folder / "manifest.json", manifest)
 
 
 def check_recipe(folder: Path, recipe: MapRecipe) -> None:
@@ -216,14 +193,16 @@ def read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str]]:
         MissingDataError: the store is missing or not finished.
         DataError: its manifest has another format version.
     """
-    path = folder / "manifest.json"
-    recipe, sources = _read_manifest(folder) if path.is_file() else (None, None)
-    if recipe is None or sources is None:
-        command = maker(recipe.generator if recipe is not None else None)
-        raise MissingDataError(
-            f"the structure maps {folder} are missing or not finished; make them with {command}"
-        )
-    return recipe, sources
+    generator = None
+    if (folder / "manifest.json").is_file():
+        recipe, sources = _read_manifest(folder)
+        if sources is not None:
+            return recipe, sources
+        generator = recipe.generator
+    raise MissingDataError(
+        f"the structure maps {folder} are missing or not finished; make them with "
+        f"{maker(generator)}"
+    )
 
 
 def _read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str] | None]:
@@ -234,25 +213,18 @@ def _read_manifest(folder: Path) -> tuple[MapRecipe, dict[str, str] | None]:
             f"{path} has format {manifest.get('format_version')}, this program reads "
             f"{FORMAT_VERSION}; delete the folder and run {maker(manifest.get('generator'))}"
         )
-    recipe = MapRecipe(
-        generator=manifest["generator"],
-        settings=manifest["settings"],
-        weights_sha256=manifest["weights_sha256"],
-    )
-    return recipe, manifest["tiles"]
+    return MapRecipe(**{f.name: manifest[f.name] for f in fields(MapRecipe)}), manifest["tiles"]
 
 
 def _compare(folder: Path, found: MapRecipe, wanted: dict[str, Any]) -> None:
     """Refuse a store whose recipe has other entries than wanted."""
-    actual = {key: value for key, value in asdict(found).items() if key in wanted}
-    lines = differences(wanted, actual)
+    lines = differences(wanted, {key: getattr(found, key) for key in wanted})
     if not lines:
         return
-    generator = wanted.get("generator", found.generator)
     remedy = (
-        f"Change the recipe, or name another store (structure.{generator}.store) and run "
+        f"Change the recipe, or name another store (structure.{wanted['generator']}.store) and run "
         "generate.py"
-        if generator != SENSOR
+        if wanted["generator"] != SENSOR
         else "Delete the folder and import the sensor again with prepare.py sensor (--range sets "
         "minimum and maximum), or under another --name"
     )
@@ -269,7 +241,7 @@ def check_store(
     Args:
         data_root: the prepared data set.
         store: name of the store.
-        wanted: entries of ``MapRecipe`` that must be equal; missing ones may be anything.
+        wanted: entries of ``MapRecipe`` that must be equal, its generator and some of the others.
         images: image files of the tiles that must be in the store.
 
     Returns:

@@ -18,8 +18,9 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,8 @@ def split_sha256(lists: Mapping[str, Iterable[str]]) -> str:
 
     It identifies the protocol, independently of the tiling.
     """
-    plain = {split: sorted(set(ids)) for split, ids in lists.items()}
-    text = json.dumps({k: v for k, v in plain.items() if v}, sort_keys=True, separators=(",", ":"))
+    plain = {split: sorted(chosen) for split, ids in lists.items() if (chosen := set(ids))}
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -76,17 +77,11 @@ def check_disjoint(where: str, lists: Mapping[str, Iterable[str]]) -> None:
                 )
 
 
-def find_split(name: str, known: Collection[NamedSplit], data_set: str) -> NamedSplit:
-    """Return the split of this name.
-
-    Raises:
-        ConfigError: there is none; names the known ones.
-    """
-    for split in known:
-        if split.name == name:
-            return split
-    names = ", ".join(split.name for split in known)
-    raise ConfigError(f"--split {name} is not a split of {data_set}; it has {names}")
+def find_split(name: str, known: Mapping[str, NamedSplit], data_set: str) -> NamedSplit:
+    """Return the split of this name, or raise a ``ConfigError`` with the known names."""
+    if name not in known:
+        raise ConfigError(f"--split {name} is not a split of {data_set}; it has {', '.join(known)}")
+    return known[name]
 
 
 FORMAT_VERSION = 2
@@ -139,18 +134,14 @@ class SourceImage:
 def source_images(tiles: Iterable[Tile], unit: str) -> tuple[SourceImage, ...]:
     """Group the tiles of a split into what is scored as one image, by order of first appearance.
 
-    Args:
-        tiles: of the split.
-        unit: ``source``, or ``tile`` to score every tile by itself (``eval.unit``).
+    ``unit`` is ``source``, or ``tile`` to score every tile by itself (``eval.unit``).
     """
     groups: dict[str, list[Tile]] = {}
     for tile in tiles:
         groups.setdefault(tile.source if unit == "source" else tile.id, []).append(tile)
+    by_place = attrgetter("top_px", "left_px")
     return tuple(
-        SourceImage(
-            source=group[0].source,
-            tiles=tuple(sorted(group, key=lambda tile: (tile.top_px, tile.left_px))),
-        )
+        SourceImage(source=group[0].source, tiles=tuple(sorted(group, key=by_place)))
         for group in groups.values()
     )
 
@@ -214,10 +205,8 @@ class TileSet:
         """
         path = self.target_path(tile_id, kind)
         if not path.is_file():
-            for split in self.unlabelled:
-                if tile_id in self.splits.get(split, ()):
-                    self.require_labels(split, kind)
-            self.require_labels("", kind)
+            own = [split for split, ids in self.splits.items() if tile_id in ids]
+            self.require_labels("".join(own), kind)
         target = read_raster(path, "8-bit")
         check_target(path, target, len(self.classes))
         return target
@@ -260,13 +249,7 @@ def target_path(root: Path, tile_id: str, kind: str) -> Path:
 
 
 def check_target(path: Path, target: np.ndarray, num_classes: int) -> None:
-    """Refuse class indices that the data set does not have.
-
-    Args:
-        path: file of the target, for the error.
-        target: uint8 class indices, or any part of them.
-        num_classes: number of classes of the data set.
-    """
+    """Refuse a uint8 target, or part of one, with class indices that the data set does not have."""
     # In uint8 the successor of ignore (255) is 0, so the maximum is that of a class.
     largest = int((target + np.uint8(1)).max(initial=0)) - 1
     if largest >= num_classes:
@@ -333,7 +316,7 @@ def open_tile_set(root: Path) -> TileSet:
         root=root,
         name=meta["name"],
         classes=tuple(meta["classes"]),
-        palette=tuple(_color(rgb) for rgb in meta["palette"]),
+        palette=tuple((red, green, blue) for red, green, blue in meta["palette"]),
         origin=meta["origin"],
         prepared_with=meta["prepared_with"],
         split_name=split["name"],
@@ -344,11 +327,6 @@ def open_tile_set(root: Path) -> TileSet:
         tiles=tiles,
         splits=splits,
     )
-
-
-def _color(rgb: list[int]) -> Color:
-    red, green, blue = rgb
-    return red, green, blue
 
 
 def _read_ids(path: Path) -> tuple[str, ...]:
@@ -402,13 +380,7 @@ def count_classes(target: np.ndarray, num_classes: int) -> list[int]:
 
 
 def write_histogram(root: Path, num_classes: int, counts: Mapping[str, Sequence[int]]) -> None:
-    """Write the class histogram of a data set, atomically.
-
-    Args:
-        root: folder of the data set.
-        num_classes: number of its classes.
-        counts: result of ``count_classes`` by tile.
-    """
+    """Write the class histogram of a data set, results of ``count_classes`` by tile, atomically."""
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["id", *range(num_classes), "ignored"])
@@ -434,25 +406,17 @@ def read_histogram(root: Path, num_classes: int) -> dict[str, np.ndarray]:
             f"{path} has the columns {', '.join(head)}, not {', '.join(expected)}; prepare the "
             "data set again"
         )
-    counts = {}
     for tile_id, *numbers in rows:
-        if len(numbers) != num_classes + 1 or not all(number.isdecimal() for number in numbers):
+        if len(numbers) != num_classes + 1 or not all(map(str.isdecimal, numbers)):
             raise DataError(
                 f"{path} has no complete row of numbers for the tile '{tile_id}'; prepare the data "
                 "set again"
             )
-        counts[tile_id] = np.array(numbers, np.int64)
-    return counts
+    return {tile_id: np.array(numbers, np.int64) for tile_id, *numbers in rows}
 
 
 class RareClasses:
-    """Class-balanced sampling: draws a class, then a tile that contains it.
-
-    Args:
-        root: folder of the data set, for its histogram and for errors.
-        tile_ids: tiles to draw from, in the order of the data set.
-        num_classes: number of classes of the data set.
-    """
+    """Class-balanced sampling of the tiles of a data set: draws a class, then a tile with it."""
 
     def __init__(self, root: Path, tile_ids: Sequence[str], num_classes: int) -> None:
         counts = read_histogram(root, num_classes)

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -91,10 +90,10 @@ def test_another_kind_another_text_and_no_file_are_named(tmp_path: Path):
     write_raster(tmp_path / "a.tif", drawn("RGB"))
     with pytest.raises(DataError, match=r"a\.tif is RGB, not 8-bit; prepare or generate it again"):
         open_raster(tmp_path / "a.tif", "8-bit")
-    for text, problem in (("a photo", "no JSON"), (json.dumps([1]), "a list")):
+    for text in ("a photo", "[1]"):
         Image.new("L", (8, 8)).save(tmp_path / "a.tif", tiffinfo={270: text})
         assert open_raster(tmp_path / "a.tif", "8-bit").max() == 0
-        with pytest.raises(DataError, match=rf"a\.tif is not .*\(its description is {problem}"):
+        with pytest.raises(DataError, match=r"a\.tif is not .*\(its description is no JSON object"):
             read_text(tmp_path / "a.tif")
 
 

@@ -1,4 +1,4 @@
-from datasets.samplers import EvalOrder, TrainBatches
+from datasets.samplers import TrainBatches
 
 
 def batches(epoch=0, num_samples=11, batch_size=4, seed=3):
@@ -22,10 +22,3 @@ def test_a_data_set_smaller_than_a_batch_is_repeated():
     (batch,) = batches(num_samples=3, batch_size=7)
     counts = [sum(key.index == index for key in batch) for index in range(3)]
     assert sum(counts) == 7 and max(counts) - min(counts) <= 1
-
-
-def test_evaluation_reads_the_samples_it_is_told_in_their_order():
-    order = EvalOrder([4, 0, 2])
-    assert [key.index for (key,) in order] == [4, 0, 2] and len(order) == 3
-    assert [key.seed for (key,) in order] == [(0, 0, 4), (0, 0, 0), (0, 0, 2)]
-    assert [*EvalOrder([])] == []

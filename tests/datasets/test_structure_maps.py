@@ -14,9 +14,9 @@ from datasets.structure_maps import (
     check_store,
     depth_levels,
     from_levels,
-    is_done,
     map_path,
     map_settings,
+    read_facts,
     read_manifest,
     read_map,
     store_folder,
@@ -55,22 +55,19 @@ def test_a_map_is_read_back_with_every_id_and_only_16_bit_maps_are_written(tmp_p
             write_map(tmp_path, "a", wrong, "hash", RECIPE)
 
 
-def test_a_map_is_done_for_its_image_recipe_and_group_only(tmp_path: Path):
-    assert not is_done(tmp_path, "a", "hash", RECIPE)
+def test_facts_are_read_for_the_image_and_recipe_of_a_map_only(tmp_path: Path):
+    assert read_facts(tmp_path, "a", "hash", RECIPE) is None
     write_map(tmp_path, "a", IDS, "hash", RECIPE)
-    assert is_done(tmp_path, "a", "hash", RECIPE)
-    assert not is_done(tmp_path, "b", "hash", RECIPE)
-    assert not is_done(tmp_path, "a", "hash of a changed image", RECIPE)
-    assert not is_done(tmp_path, "a", "hash", OTHER)
-    assert not is_done(tmp_path, "a", "hash", RECIPE, "group")
-    write_map(tmp_path, "a", IDS, "hash", RECIPE, {"group": "group"})
-    assert is_done(tmp_path, "a", "hash", RECIPE, "group")
-    assert not is_done(tmp_path, "a", "hash", RECIPE)
+    assert read_facts(tmp_path, "a", "hash", RECIPE) == {}
+    write_map(tmp_path, "a", IDS, "hash", RECIPE, {"group": "g"})
+    assert read_facts(tmp_path, "a", "hash", RECIPE) == {"group": "g"}
+    assert read_facts(tmp_path, "a", "hash of a changed image", RECIPE) is None
+    assert read_facts(tmp_path, "a", "hash", OTHER) is None
     path = map_path(tmp_path, "a")
     path.write_bytes(path.read_bytes()[:-4])
-    assert not is_done(tmp_path, "a", "hash", RECIPE, "group")
+    assert read_facts(tmp_path, "a", "hash", RECIPE) is None
     write_raster(path, IDS)  # without its record
-    assert not is_done(tmp_path, "a", "hash", RECIPE)
+    assert read_facts(tmp_path, "a", "hash", RECIPE) is None
 
 
 def test_levels_are_those_of_a_range():

@@ -225,10 +225,9 @@ def test_named_splits_are_disjoint_and_found_by_name():
         "split 'mine': source image 'b' is in the splits train and test; a source image may be in "
         "one split only"
     )
-    known = potsdam.SPLITS.values()
-    assert find_split("ssrs", known, "potsdam") is potsdam.SPLITS["ssrs"]
+    assert find_split("ssrs", potsdam.SPLITS, "potsdam") is potsdam.SPLITS["ssrs"]
     with pytest.raises(ConfigError, match=r"^--split x is not a split of potsdam; it has official"):
-        find_split("x", known, "potsdam")
+        find_split("x", potsdam.SPLITS, "potsdam")
 
 
 def test_the_histogram_is_counted_written_and_read(tmp_path: Path):
