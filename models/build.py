@@ -6,7 +6,7 @@ import torch
 
 from configs.schema import Config, ModelConfig, VitConfig
 from models.encoder import IMAGENET_MEAN, IMAGENET_STD, DualBranchEncoder, Embedding
-from models.frozen_vit import FrozenViT, load_frozen_vit, published_weights
+from models.frozen_vit import load_frozen_vit, published_weights
 from models.mlp_head import MlpHead
 from models.vsgnet import VSGNet
 from models.weights import fetch_weights
@@ -90,11 +90,14 @@ def build_network(
         MissingDataError, DataError: its weights file is missing or does not fit.
     """
     size = SIZES[config.size]
-    rgb_vit = _build_vit(config.rgb_vit, size.rgb_vit, frozen_dtype)
-    structure_vit = _build_vit(config.structure_vit, size.structure_vit, frozen_dtype)
+    rgb_vit, structure_vit = (
+        load_frozen_vit(name, vit.weights, num_layers=vit.num_layers, dtype=frozen_dtype)
+        if name != "none"
+        else None
+        for name, vit in _vits(config)
+    )
     encoder = DualBranchEncoder(
         rgb=Embedding(
-            in_channels=3,
             channels=size.channels[0],
             vit=rgb_vit,
             join=config.rgb_vit.join,
@@ -103,7 +106,6 @@ def build_network(
             std=IMAGENET_STD,
         ),
         structure=Embedding(
-            in_channels=structure_channels,
             channels=size.channels[0],
             vit=structure_vit,
             join=config.structure_vit.join,
@@ -129,17 +131,11 @@ def build_network(
     return VSGNet(encoder=encoder, head=head).to(memory_format=torch.channels_last)
 
 
-def _build_vit(config: VitConfig, default: str, dtype: torch.dtype) -> FrozenViT | None:
-    """Build the frozen ViT of a branch; None if the recipe has none there."""
-    if (name := _vit_name(config, default)) is None:
-        return None
-    return load_frozen_vit(name, config.weights, num_layers=config.num_layers, dtype=dtype)
-
-
-def _vit_name(config: VitConfig, default: str) -> str | None:
-    """Return the timm name of a branch's ViT; ``default`` is that of the size."""
-    name = default if config.name == "default" else config.name
-    return None if name == "none" else name
+def _vits(config: ModelConfig) -> list[tuple[str, VitConfig]]:
+    """Return timm name (``none``: no ViT) and settings of the ViTs of RGB and structure."""
+    size = SIZES[config.size]
+    vits = ((size.rgb_vit, config.rgb_vit), (size.structure_vit, config.structure_vit))
+    return [(default if vit.name == "default" else vit.name, vit) for default, vit in vits]
 
 
 def fetch_frozen_weights(config: Config) -> None:
@@ -149,13 +145,8 @@ def fetch_frozen_weights(config: Config) -> None:
         ConfigError: an unknown ViT, or one whose weights have no direct URL.
         DataError: a download failed.
     """
-    model, size = config.model, SIZES[config.model.size]
-    for vit, default in (
-        (model.rgb_vit, size.rgb_vit),
-        (model.structure_vit, size.structure_vit),
-    ):
-        name = _vit_name(vit, default)
-        if name is not None and vit.weights is None:
+    for name, vit in _vits(config.model):
+        if name != "none" and vit.weights is None:
             fetch_weights(published_weights(name))
 
 

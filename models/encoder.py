@@ -52,7 +52,7 @@ class ProjectionJoin(nn.Module):
         self.norm = ChannelNorm(vit_channels)
         self.project = nn.Conv2d(vit_channels, channels, 1)
 
-    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, tokens: Tensor, size: tuple[int, ...]) -> Tensor:
         """Map ``(B, D, h, w)`` to ``(B, C1, *size)``."""
         return resize(self.project(self.norm(tokens)), size)
 
@@ -73,18 +73,13 @@ class DepthToSpaceJoin(nn.Module):
             )
         self.stem = ConvStem(in_channels=vit_channels // CELL**2, channels=channels)
 
-    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, tokens: Tensor, size: tuple[int, ...]) -> Tensor:
         """Map ``(B, D, h, w)`` to ``(B, C1, *size)``."""
         unfolded = F.pixel_shuffle(tokens, CELL)
         return self.stem(resize(unfolded, (4 * size[0], 4 * size[1])))
 
 
-JOINS: dict[str, type[ProjectionJoin] | type[DepthToSpaceJoin]] = {
-    "projection": ProjectionJoin,
-    "depth_to_space": DepthToSpaceJoin,
-}
-
-
+JOINS = {"projection": ProjectionJoin, "depth_to_space": DepthToSpaceJoin}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -92,18 +87,16 @@ class Embedding(nn.Module):
     """Embedding of one branch: CNN stem plus projected tokens of a frozen ViT.
 
     Args:
-        in_channels: channels of the input.
         channels: C1.
         vit: the branch's frozen ViT, or None for the CNN stem alone.
-        join: ``projection`` or ``depth_to_space``, see ``models.encoder``.
+        join: ``projection`` or ``depth_to_space``.
         pictures: for each picture given to the ViT, its three input channels.
-        mean, std: fixed normalisation of the stem's input, one entry per channel.
+        mean, std: fixed normalisation of the stem's input, one entry per input channel.
     """
 
     def __init__(
         self,
         *,
-        in_channels: int,
         channels: int,
         vit: FrozenViT | None,
         join: str,
@@ -113,7 +106,7 @@ class Embedding(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = Normalize(mean, std)
-        self.stem = ConvStem(in_channels=in_channels, channels=channels)
+        self.stem = ConvStem(in_channels=len(mean), channels=channels)
         self.pictures = pictures if vit is not None else ()
         self.vit = vit
         self.joins = nn.ModuleList(
@@ -123,10 +116,9 @@ class Embedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` in [0, 1] to ``(B, C1, ⌈H/4⌉, ⌈W/4⌉)``."""
         out = self.stem(self.normalize(x))
-        size = (out.shape[-2], out.shape[-1])
         for picture, join in zip(self.pictures, self.joins, strict=True):
             assert self.vit is not None
-            out = out + join(self.vit(x[:, list(picture)]), size)
+            out = out + join(self.vit(x[:, list(picture)]), out.shape[-2:])
         return out
 
 
@@ -196,10 +188,8 @@ class DualBranchEncoder(nn.Module):
             zip(self.enhance, self.recalibrate, strict=True)
         ):
             if stage > 0:
-                x_rgb, x_structure = (
-                    self.down_rgb[stage - 1](x_rgb),
-                    self.down_structure[stage - 1](x_structure),
-                )
+                x_rgb = self.down_rgb[stage - 1](x_rgb)
+                x_structure = self.down_structure[stage - 1](x_structure)
             f_rgb, f_structure = enhance(x_rgb, x_structure)
             x_rgb, x_structure = recalibrate(x_rgb, x_structure, f_rgb, f_structure)
             pyramid.append(torch.cat([x_rgb, x_structure], 1))

@@ -4,10 +4,10 @@ Weights come from a local file, in timm's or in the official layout (timm conver
 are ``random`` for tests. Only this file and the depth generator use timm.
 """
 
-import contextlib
 import hashlib
 import io
 import sys
+from contextlib import nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,21 +89,17 @@ class FrozenViT(nn.Module):
         Returns:
             ``(B, num_layers * D, ⌈H/patch⌉, ⌈W/patch⌉)``, no gradient.
         """
-        with torch.no_grad():
-            if self.dtype == torch.float32:
-                return self._tokens(picture)
-            with torch.autocast(picture.device.type, dtype=self.dtype):
-                return self._tokens(picture)
-
-    def _tokens(self, picture: Tensor) -> Tensor:
-        patch = self.patch_px
+        is_full, patch = self.dtype == torch.float32, self.patch_px
+        device_type = picture.device.type
+        half = nullcontext() if is_full else torch.autocast(device_type, dtype=self.dtype)
         height, width = ((side + patch - 1) // patch * patch for side in picture.shape[-2:])
-        x = self.normalize(picture)
-        x = F.interpolate(x, (height, width), mode="bicubic", align_corners=False)
-        tokens = self.vit.forward_intermediates(
-            x, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
-        )
-        return torch.cat(tokens, 1)
+        with torch.no_grad(), half:
+            x = self.normalize(picture)
+            x = F.interpolate(x, (height, width), mode="bicubic", align_corners=False)
+            tokens = self.vit.forward_intermediates(
+                x, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
+            )
+            return torch.cat(tokens, 1)
 
 
 def load_frozen_vit(
@@ -127,15 +123,16 @@ def load_frozen_vit(
         MissingDataError: there is no such file.
         DataError: the file does not fit the model, or is not the official one of its name.
     """
-    if weights == RANDOM:
-        with torch.random.fork_rng(devices=[]):
+    official, is_random = published_weights(name), weights == RANDOM
+    with torch.random.fork_rng(devices=[], enabled=is_random):
+        if is_random:
             torch.manual_seed(_RANDOM_SEED)
-            vit = _create(name)
-        identity = {"name": name, "sha256": _parameter_hash(vit)}
-        return FrozenViT(vit, identity, num_layers, dtype)
-    vit = _create(name)
-    path, digest = find_weights(weights, published_weights(name))
-    _load_weights(vit, name, path)
+        vit = timm.create_model(name, num_classes=0, dynamic_img_size=True)
+    if is_random:
+        digest = _parameter_hash(vit)
+    else:
+        path, digest = find_weights(weights, official)
+        _load_weights(vit, name, path)
     return FrozenViT(vit, {"name": name, "sha256": digest}, num_layers, dtype)
 
 
@@ -145,21 +142,12 @@ def published_weights(name: str) -> OfficialFile:
     Raises:
         ConfigError: timm does not know the name.
     """
-    _check_name(name)
-    return official_vit(name, timm.models.get_pretrained_cfg(name))
-
-
-def _check_name(name: str) -> None:
-    if timm.is_model(name):
-        return
+    with suppress(RuntimeError):  # an unknown tag
+        if timm.is_model(name):
+            return official_vit(name, timm.models.get_pretrained_cfg(name))
     near = ", ".join(timm.list_models(f"*{name.split('_patch')[0]}*")[:5])
     hint = f"; similar names: {near}" if near else "; see timm.list_models('vit_*')"
     raise ConfigError(f"timm has no model '{name}'{hint}")
-
-
-def _create(name: str) -> Any:
-    _check_name(name)
-    return timm.create_model(name, num_classes=0, dynamic_img_size=True)
 
 
 def _load_weights(vit: Any, name: str, path: Path) -> None:
@@ -178,7 +166,7 @@ def _load_weights(vit: Any, name: str, path: Path) -> None:
         published = load_state_dict(str(path))
         weights = dict(published)  # timm removes entries
         if translate is not None:
-            with contextlib.redirect_stdout(io.StringIO()):  # timm prints the names it skips
+            with redirect_stdout(io.StringIO()):  # timm prints the names it skips
                 weights = translate(weights, vit)
         weights = {key: value for key, value in weights.items() if not key.startswith(_UNUSED)}
     except Exception as error:  # timm and torch raise many types for a file that does not fit

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.layers import ChannelNorm, ConvMlp, ResidualAdd, ScaledConv1x1
+from models.layers import ChannelNorm, ConvMlp, ResidualAdd, ScaledConv1x1, resize
 
 POOLED_SIZE = 7  # queries of the global branch: 7 x 7, whatever the input size
 
@@ -38,13 +38,12 @@ class GlobalBranch(nn.Module):
 
     def forward(self, u_rgb: Tensor, u_structure: Tensor) -> Tensor:
         """Map two ``(B, C, H, W)`` to ``(B, C/2, H, W)``."""
-        size = u_rgb.shape[-2:]
         pooled = [self.pool(u) for u in (u_rgb, u_structure)]
         query = self._heads(self.query(torch.cat(pooled, 1)))
         key, value = (self._heads(x) for x in self.key_value(u_rgb).chunk(2, dim=1))
         answer = F.scaled_dot_product_attention(query, key, value)
         grid = answer.transpose(2, 3).flatten(1, 2).unflatten(2, (POOLED_SIZE, POOLED_SIZE))
-        return F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
+        return resize(grid, u_rgb.shape[-2:])
 
     def _heads(self, x: Tensor) -> Tensor:
         """Split ``(B, C, h, w)`` into ``(B, heads, h*w, C/heads)``."""

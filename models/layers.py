@@ -1,21 +1,13 @@
 """Layers shared by several blocks of the figure."""
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Resize ``(B, C, h, w)`` to ``(B, C, *size)`` bilinearly."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-
-
-def _no_autocast(device_type: str) -> AbstractContextManager[None]:
-    """Disable autocast on devices that support it; the meta device, used to count, does not."""
-    # Asking torch for its availability breaks the graph of torch.compile in torch 2.9.
-    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 
 
 class Normalize(nn.Module):
@@ -44,7 +36,8 @@ class ChannelNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised map, of the input's shape and dtype."""
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        with _no_autocast(x.device.type):
+        device = "cpu" if x.is_meta else x.device.type  # the meta device has no autocast
+        with torch.autocast(device, enabled=False):
             out = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, weight, bias, self.eps)
         return out.permute(0, 3, 1, 2)
 

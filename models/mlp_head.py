@@ -37,8 +37,7 @@ class MlpHead(nn.Module):
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:
         """Map ``(B, 2*Ci, Hi, Wi)``, finest first, to logits ``(B, num_classes, H1, W1)``."""
-        size = (pyramid[0].shape[-2], pyramid[0].shape[-1])
         fused = self.project[0](pyramid[0])
         for project, features in zip(self.project[1:], pyramid[1:], strict=True):
-            fused = fused + resize(project(features), size)
+            fused = fused + resize(project(features), fused.shape[-2:])
         return self.classify(self.drop(self.act(self.norm(fused))))

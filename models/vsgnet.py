@@ -30,5 +30,4 @@ class VSGNet(nn.Module):
         Returns:
             Logits ``(B, num_classes, H, W)``.
         """
-        logits = self.head(self.encoder(image, structure))
-        return resize(logits, (image.shape[-2], image.shape[-1]))
+        return resize(self.head(self.encoder(image, structure)), image.shape[-2:])

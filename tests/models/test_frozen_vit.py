@@ -84,6 +84,8 @@ def test_loads_a_local_file_in_timm_layout(vit, tmp_path):
 def test_errors_say_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match="timm has no model 'vit_smal_patch14_dinov2'"):
         load_frozen_vit("vit_smal_patch14_dinov2", "random")
+    with pytest.raises(ConfigError, match=r"timm has no model 'vit_small_patch14_dinov2\.dino'"):
+        load_frozen_vit("vit_small_patch14_dinov2.dino", None)
     with pytest.raises(ConfigError, match=r"test_vit has \d+ layers; num_layers=99 asks for more"):
         load_frozen_vit(NAME, "random", num_layers=99)
     with pytest.raises(MissingDataError, match=r"weights of test_vit are not at .*none\.pth"):
