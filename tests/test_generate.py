@@ -1,6 +1,5 @@
 """generate.py: complete, repeatable, interruptible, never a mixture."""
 
-import random
 import shutil
 import sys
 from argparse import ArgumentTypeError
@@ -14,7 +13,7 @@ from datasets.structure_generation import Shard
 from datasets.structure_maps import map_path, read_manifest, read_map, store_folder
 from datasets.tile_set import open_tile_set
 from tests.conftest import make_config, single_process
-from tests.datasets.fakes import contents, kill_while, picture, write_cut_set
+from tests.datasets.fakes import contents
 from utils.errors import DataError, MissingDataError
 
 
@@ -33,7 +32,7 @@ def run(tiles, *overrides, shard=None):
     return store_folder(tiles.root, "superpixels")
 
 
-def test_a_store_holds_a_total_map_of_every_tile_and_its_manifest(tiles):
+def test_a_store_holds_every_map_and_is_not_overwritten_with_other_settings(tiles):
     folder = run(tiles)
     recipe, sources = read_manifest(folder)
     assert recipe.generator == "superpixels" and recipe.settings["segment_size_px"] == 8
@@ -42,10 +41,6 @@ def test_a_store_holds_a_total_map_of_every_tile_and_its_manifest(tiles):
         ids = read_map(map_path(folder, tile_id))
         assert ids.shape == (96, 96) and ids.min() == 1
     assert (folder / "contact_sheet.png").is_file()
-
-
-def test_other_settings_in_an_existing_store_are_refused_and_nothing_is_lost(tiles):
-    folder = run(tiles)
     before = contents(folder)
     with pytest.raises(DataError, match=r"settings\.segment_size_px: 12 \| 8.*generate\.py"):
         run(tiles, "structure.superpixels.segment_size_px=12")
@@ -99,24 +94,3 @@ def test_download_is_asked_for_before_anything_else(tmp_path, recipe_path, monke
     with pytest.raises(SystemExit):
         generate.main()
     assert [type(item).__name__ for item in asked] == ["StructureConfig", "PosixPath"]
-
-
-@pytest.mark.parametrize("num_kills", [3, pytest.param(10, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_change_nothing(tmp_path, num_kills):
-    num_tiles = 7 * num_kills
-    many = write_cut_set(tmp_path / "many", {"p": picture(64 * num_kills, 64 * 7)}, 64, 0)
-    slow = "structure.superpixels.num_iterations=60"
-    straight = contents(run(many, slow))
-    shutil.rmtree(many.root / "modalities")
-    folder, kept, rng = store_folder(many.root, "superpixels"), {}, random.Random(0)
-    for _ in range(num_kills):
-        num_maps, delay_s = len(kept) + rng.randint(1, 2), rng.uniform(0, 0.05)
-        kill_while(run, many, slow, folder=folder, num_maps=num_maps, delay_s=delay_s)
-        found = {path: path.stat().st_ino for path in folder.glob("[!.]*.tif")}
-        assert found.items() >= kept.items()
-        kept = found
-    run(many, slow)
-    assert contents(folder) == straight
-    assert len(kept) < num_tiles and all(
-        path.stat().st_ino == inode for path, inode in kept.items()
-    )

@@ -1,6 +1,5 @@
 """Labels and splits of training and scoring: full or eroded, hidden, those of another set."""
 
-import json
 import shutil
 
 import numpy as np
@@ -10,18 +9,13 @@ from datasets.loaders import build_eval_loader, build_train_loader
 from datasets.rasters import write_raster
 from datasets.tile_set import open_tile_set
 from tests.conftest import evaluate, make_config, single_process, train_briefly
+from tests.datasets.broken import edit_json
 from tests.test_train import NO_VIT
 from train import build_run
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.evaluation.morphology import erode
 from utils.evaluation.protocols import plan_split_labels
 from utils.training.checkpoint import load_checkpoint
-
-
-def change(root, **values):
-    """Entries of dataset.json."""
-    path = root / "dataset.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 @pytest.fixture
@@ -34,7 +28,7 @@ def eroded(data_root, tmp_path):
         target = tile_set.read_target(tile_id)
         target[:, : target.shape[1] // 2] = 255
         write_raster(tile_set.target_path(tile_id, "eroded"), target)
-    change(root, labels=["full", "eroded"])
+    edit_json(root / "dataset.json", labels=["full", "eroded"])
     return root
 
 
@@ -91,7 +85,7 @@ def test_missing_eroded_labels_are_computed_and_missing_full_ones_are_not(
     assert made["num_pixels"] == sum(int((target != 255).sum()) for target in targets)
 
     shutil.rmtree(eroded / "labels")
-    change(eroded, labels=["eroded"])
+    edit_json(eroded / "dataset.json", labels=["eroded"])
     last = tile_set.split("test")[1]
     write_raster(tile_set.target_path(last, "eroded"), targets[1])
     own = report_of(trained, eroded, tmp_path, "eroded")
@@ -111,7 +105,7 @@ def test_labels_that_are_not_there_are_one_sentence_before_anything_is_written(d
         build_run(config, single_process())
     root = tmp_path / "scenes"
     shutil.copytree(data_root, root)
-    change(root, labels=["eroded"])
+    edit_json(root / "dataset.json", labels=["eroded"])
     config = make_config(root, tmp_path / "runs", "data.labels=eroded", *NO_VIT)
     with pytest.raises(MissingDataError, match="has no full labels, only eroded; prepare it"):
         build_run(config, single_process())
@@ -125,7 +119,7 @@ def test_another_split_of_the_same_set_is_refused_with_both_sides(trained, data_
     first, *others = train.read_text().splitlines()
     train.write_text("\n".join(others))
     val.write_text(val.read_text() + first)
-    change(root, split={"name": "mine", "source": "here", "unlabelled": []})
+    edit_json(root / "dataset.json", split={"name": "mine", "source": "here", "unlabelled": []})
     then, now = (open_tile_set(each).split_sha256[:8] for each in (data_root, root))
     both = rf"'synthetic' \({then}\) of synthetic, {root} has 'mine' \({now}\), so images may"
     with pytest.raises(DataError, match=both):
