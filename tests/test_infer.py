@@ -18,11 +18,6 @@ from utils.errors import ConfigError, DataError
 from utils.inference import export, results
 
 
-@pytest.fixture(scope="module")
-def segmenter(checkpoint):
-    return infer.load_predictor(checkpoint.path, device="cpu")
-
-
 def never(self, image):
     raise AssertionError("a stored map is generated again")
 
@@ -31,13 +26,12 @@ def files(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 150), (65, 64)])
-def test_zoomed_and_turned_windows_of_any_size(checkpoint, size):
+def test_zoomed_and_turned_windows_of_any_size(checkpoint):
     overrides = ["eval.scales=[0.5, 1.5]", "eval.turns=8"]
     segmenter = infer.load_predictor(checkpoint.path, *overrides, device="cpu")
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    index = segmenter(image)
-    assert index.shape == size and index.dtype == np.uint8 and index.max() < 6
+    for size in ((1, 1), (1, 150), (65, 64)):
+        index = segmenter(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+        assert index.shape == size and index.dtype == np.uint8 and index.max() < 6
 
 
 NAMES = {"a.png.png", "a.jpg.png", "north/b.tif", "north/far/c.png", "grey.png"}
@@ -60,12 +54,28 @@ def test_every_image_gets_three_files_of_its_size_in_its_folder(
     assert np.array_equal(color, np.array(checkpoint.identity.palette, np.uint8)[index])
 
 
-def test_predict_in_three_lines(checkpoint, photos, run_infer, tmp_path):
-    predict = infer.load_predictor(checkpoint.path, "eval.overlap_px=20", device="cpu")
+@pytest.mark.parametrize("stretch", [None, (90, 110)])
+def test_results_are_those_of_the_predictor_in_python(
+    run_infer, checkpoint, photos, tmp_path, stretch
+):
+    option = [] if stretch is None else ["--stretch", f"{stretch[0]},{stretch[1]}"]
+    overlap = "eval.overlap_px=20"
+    kinds = ("--write", "index,confidence")
+    output = run_infer(photos / "a.png", tmp_path / "out", *kinds, *option, overlap)
+    assert {name for name in files(output) if "/a" in name} == {"index/a.png", "confidence/a.png"}
+    labels, confidence = (
+        np.array(Image.open(output / kind / "a.png")) for kind in ("index", "confidence")
+    )
     image = np.array(Image.open(photos / "a.png"))
-    labels = predict(image)
-    output = run_infer(photos / "a.png", tmp_path / "out", "eval.overlap_px=20")
-    assert np.array_equal(labels, np.array(Image.open(output / "index/a.png")))
+    predict = infer.load_predictor(checkpoint.path, overlap, device="cpu")
+    if stretch is not None:
+        assert not np.array_equal(labels, predict(image))
+        levels = (image.astype(float) - stretch[0]) / (stretch[1] - stretch[0])
+        image = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
+    assert np.array_equal(labels, predict(image))
+    strips = predict.strips(None, (96, 96), lambda rows, columns: image[rows, columns])
+    best = np.concatenate([x.softmax(0).max(0).values.numpy() for _, x in strips])
+    assert np.abs(confidence - 255 * best).max() <= 0.51
 
 
 def test_what_is_done_is_skipped_until_something_changes(run_infer, photos, tmp_path, capsys):
@@ -121,8 +131,9 @@ def test_maps_of_a_data_set_are_used_where_they_fit(
     assert "note: structure maps are generated from the images: " in capsys.readouterr().out
 
     monkeypatch.setattr(Superpixels, "generate", never)
-    stored = run_infer(data_root, tmp_path / "stored", "--split", "test")
-    assert "note" not in capsys.readouterr().out
+    stored = run_infer(data_root, tmp_path / "stored", "--split", "test", "--submission")
+    said = capsys.readouterr().out
+    assert "note" not in said and f"{stored / 'submission.zip'} holds 2 images" in said
     tile_set = open_tile_set(data_root)
     for tile_id in tile_set.split("test"):
         name = tile_set.tiles[tile_id].source
@@ -131,25 +142,8 @@ def test_maps_of_a_data_set_are_used_where_they_fit(
         kept = np.array(Image.open(made / f"maps/superpixels/{name}_y00000_x00000_96x96.tif"))
         given = np.array(Image.open(data_root / f"modalities/superpixels/{tile_id}.tif"))
         assert np.array_equal(kept, given)
-
-
-def test_confidence_is_that_of_the_best_class(run_infer, photos, tmp_path, segmenter):
-    output = run_infer(photos / "a.png", tmp_path / "out", "--write", "confidence")
-    assert {name for name in files(output) if "/a" in name} == {"confidence/a.png"}
-    confidence = np.array(Image.open(output / "confidence/a.png"))
-    image = np.array(Image.open(photos / "a.png"))
-    strips = segmenter.strips(None, (96, 96), lambda rows, columns: image[rows, columns])
-    best = np.concatenate([x.softmax(0).max(0).values.numpy() for _, x in strips])
-    assert np.abs(confidence - 255 * best).max() <= 0.51
-
-
-def test_a_stretch_is_applied(run_infer, photos, tmp_path, segmenter):
-    output = run_infer(photos / "a.png", tmp_path / "out", "--stretch", "90,110")
-    image = np.array(Image.open(photos / "a.png")).astype(float)
-    stretched = np.rint(np.clip((image - 90) / 20, 0, 1) * 255).astype(np.uint8)
-    labels = np.array(Image.open(output / "index/a.png"))
-    assert np.array_equal(labels, segmenter(stretched))
-    assert not np.array_equal(labels, segmenter(image.astype(np.uint8)))
+        with zipfile.ZipFile(stored / "submission.zip") as packed:
+            assert packed.read(f"{name}.png") == other.read_bytes()
 
 
 def test_broken_images_are_named_and_the_others_done(run_infer, photos, tmp_path):
@@ -231,17 +225,6 @@ def test_an_exported_network_is_described(checkpoint, tmp_path, monkeypatch, cap
     assert metadata["classes"] == checkpoint.identity.classes
     assert metadata["maps"]["superpixels"]["settings"]["segment_size_px"] == 8
     assert metadata["structure"]["superpixels"]["encodings"]
-
-
-def test_a_submission_holds_the_label_maps_of_the_split(run_infer, data_root, tmp_path, capsys):
-    output = run_infer(data_root, tmp_path / "out", "--split", "test", "--submission")
-    assert f"{output / 'submission.zip'} holds 2 images" in capsys.readouterr().out
-    tile_set = open_tile_set(data_root)
-    with zipfile.ZipFile(output / "submission.zip") as packed:
-        names = {f"{tile_set.tiles[tile_id].source}.png" for tile_id in tile_set.split("test")}
-        assert set(packed.namelist()) == names
-        for name in names:
-            assert packed.read(name) == (output / "index" / name).read_bytes()
 
 
 def test_a_submission_needs_other_names_and_all_images(run_infer, photos, tmp_path):

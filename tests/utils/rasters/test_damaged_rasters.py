@@ -66,9 +66,9 @@ def test_a_lie_in_a_tiff_file_is_refused(tmp_path: Path, changes: dict):
     if not changes:
         assert read_rgb(path)[:, :, 0].ravel().tolist() == list(range(64))
         return
-    with pytest.raises(DataError) as caught, open_scene(path) as raster:
+    sentence = r"a\.tif (cannot be read as an image|is damaged)"
+    with pytest.raises(DataError, match=sentence), open_scene(path) as raster:
         raster.read_rgb(slice(0, 50), slice(0, 50))
-    assert re.search(r"a\.tif (cannot be read as an image|is damaged)", str(caught.value))
 
 
 @pytest.mark.parametrize("codec", ["NONE", "LZW", "DEFLATE", "JPEG"])
@@ -112,7 +112,9 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, name: str, recwarn):
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, bits: int, recwarn):
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(
+    tmp_path: Path, bits: int, recwarn, monkeypatch
+):
     content = png_header(60000, 60000, bits, 3) + chunk(b"IDAT", b"x") + chunk(b"IEND", b"")
     (tmp_path / "a.png").write_bytes(content)
     assert re.search(
@@ -120,16 +122,10 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, bi
         r"a tiled TIFF \(gdal_translate .*\)$",
         refusal(tmp_path / "a.png"),
     )
-    assert warnings_of(recwarn) == []
-
-
-def test_below_the_limit_there_is_no_warning(tmp_path: Path, recwarn, monkeypatch):
-    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    Image.fromarray(PHOTO).save(tmp_path / "b.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 70 // 2 + 1)  # Pillow would warn
-    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png"), PHOTO)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "b.png"), PHOTO)
     assert warnings_of(recwarn) == []
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 70 // 2 - 1)
-    assert "has more than 4198 pixels" in refusal(tmp_path / "a.png")
 
 
 def test_pixels_are_counted_without_decoding_one(tmp_path: Path, monkeypatch):
