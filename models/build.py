@@ -1,30 +1,15 @@
 """Construction of the network from a recipe."""
 
-from dataclasses import dataclass
-
 import torch
 
 from configs.schema import Config, ModelConfig, VitConfig
-from models.encoder import IMAGENET_MEAN, IMAGENET_STD, DualBranchEncoder, Embedding
+from models.encoder import IMAGENET_MEAN, IMAGENET_STD, DualBranchEncoder, Embedding, Size
 from models.frozen_vit import load_frozen_vit, published_weights
 from models.mlp_head import MlpHead
 from models.vsgnet import VSGNet
 from models.weights import fetch_weights
 
 Pictures = tuple[tuple[int, int, int], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """Settings of a named model size."""
-
-    channels: tuple[int, int, int, int]  # C1..C4
-    depths: tuple[int, int, int, int]  # FE blocks per stage
-    num_heads: tuple[int, int, int, int]
-    mlp_ratios: tuple[int, int, int, int]
-    embed_channels: int  # width of the head
-    rgb_vit: str
-    structure_vit: str
 
 
 SIZES = {
@@ -113,14 +98,8 @@ def build_network(
             mean=(0.5,) * structure_channels,
             std=(0.25,) * structure_channels,
         ),
-        channels=size.channels,
-        depths=size.depths,
-        num_heads=size.num_heads,
-        mlp_ratios=size.mlp_ratios,
-        drop_path=config.drop_path,
-        fe_branches=config.fe_branches,
-        fr_gates=config.fr_gates,
-        recompute=config.recompute,
+        size=size,
+        config=config,
     )
     head = MlpHead(
         channels=size.channels,

@@ -1,12 +1,13 @@
 """Dual-branch encoder (figure, centre): stems and frozen ViTs, then four stages of FE and FR."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.schema import ModelConfig
 from models.feature_recalibration import FeatureRecalibration
 from models.frozen_vit import FrozenViT
 from models.fusion_enhancement import FusionEnhancement
@@ -122,41 +123,39 @@ class Embedding(nn.Module):
         return out
 
 
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Settings of a named model size."""
+
+    channels: tuple[int, int, int, int]  # C1..C4
+    depths: tuple[int, int, int, int]  # FE blocks per stage
+    num_heads: tuple[int, int, int, int]
+    mlp_ratios: tuple[int, int, int, int]  # hidden width of the MLPs over the channels
+    embed_channels: int  # width of the head
+    rgb_vit: str
+    structure_vit: str
+
+
 class DualBranchEncoder(nn.Module):
     """Dual-branch encoder: two embeddings and four stages.
 
     Args:
-        rgb, structure: embeddings of width ``channels[0]``.
-        channels: C1..C4.
-        depths: FE blocks in each stage.
-        num_heads: attention heads in each stage.
-        mlp_ratios: hidden width of the MLPs over ``channels``, in each stage.
-        drop_path: stochastic depth of the last block; earlier ones rise linearly from 0.
-        fe_branches: see ``FusionEnhancement``.
-        fr_gates: see ``FeatureRecalibration``.
-        recompute: see ``FusionEnhancement``.
+        rgb, structure: embeddings of width C1.
+        size: widths, depths, attention heads and MLP ratios of the stages.
+        config: the recipe's ``model`` section, for everything else in the blocks.
     """
 
     def __init__(
-        self,
-        *,
-        rgb: Embedding,
-        structure: Embedding,
-        channels: tuple[int, ...],
-        depths: tuple[int, ...],
-        num_heads: tuple[int, ...],
-        mlp_ratios: tuple[int, ...],
-        drop_path: float,
-        fe_branches: Sequence[str],
-        fr_gates: str,
-        recompute: bool,
+        self, *, rgb: Embedding, structure: Embedding, size: Size, config: ModelConfig
     ) -> None:
         super().__init__()
         self.rgb, self.structure = rgb, structure
-        last = max(1, sum(depths) - 1)
-        rates = [drop_path * block / last for block in range(sum(depths))]
+        num_blocks = sum(size.depths)
+        rates = [config.drop_path * block / max(1, num_blocks - 1) for block in range(num_blocks)]
         self.enhance, self.recalibrate = nn.ModuleList(), nn.ModuleList()
-        for width, depth, heads, ratio in zip(channels, depths, num_heads, mlp_ratios, strict=True):
+        for width, depth, heads, ratio in zip(
+            size.channels, size.depths, size.num_heads, size.mlp_ratios, strict=True
+        ):
             own, rates = rates[:depth], rates[depth:]
             self.enhance.append(
                 FusionEnhancement(
@@ -164,13 +163,14 @@ class DualBranchEncoder(nn.Module):
                     num_heads=heads,
                     mlp_ratio=ratio,
                     drop_paths=own,
-                    branches=fe_branches,
-                    recompute=recompute,
+                    branches=config.fe_branches,
+                    recompute=config.recompute,
                 )
             )
-            self.recalibrate.append(FeatureRecalibration(channels=width, gates=fr_gates))
-        self.down_rgb = nn.ModuleList(_down_sample(*step) for step in pairwise(channels))
-        self.down_structure = nn.ModuleList(_down_sample(*step) for step in pairwise(channels))
+            self.recalibrate.append(FeatureRecalibration(channels=width, gates=config.fr_gates))
+        self.down_rgb, self.down_structure = (
+            nn.ModuleList(_down_sample(*step) for step in pairwise(size.channels)) for _ in range(2)
+        )
 
     def forward(self, image: Tensor, structure: Tensor) -> list[Tensor]:
         """Run the four stages.
