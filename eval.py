@@ -23,22 +23,18 @@ from torch import Tensor
 from configs.schema import Config
 from datasets.dataset import Batch
 from datasets.loaders import absence_note
-from models.structure.build import build_generator
 from utils.config import config_from_dict
 from utils.distributed import DistContext, distributed_session
 from utils.errors import run_command
 from utils.evaluation.attribution import (
     UNCHANGED,
-    AblatedEncoder,
-    AblationCounts,
     SuperpixelMaps,
     ablations_of,
     build_attribution_loader,
+    measure_ablations,
     measured,
-    predict_ablations,
 )
 from utils.evaluation.compare import read_settings
-from utils.evaluation.evaluate import Predictor
 from utils.evaluation.examples import SpreadRows, WorstRows
 from utils.evaluation.setup import load_setup, measure
 from utils.malloc import keep_freed_memory
@@ -56,7 +52,7 @@ def evaluate_split(
 ) -> None:
     """Evaluate a checkpoint and write the report. Call on all ranks."""
     setup = load_setup(checkpoint, config, split, dist)
-    tile_set, encoder = setup.tile_set, setup.encoder
+    tile_set, encoder = setup.tile_set, setup.predictor.encoder
     num_tiles = -(-len(tile_set.split(split)) // dist.world_size)  # of the main rank
     spread = SpreadRows(encoder, num_tiles, NUM_PANEL_ROWS if dist.is_main else 0, CELL_PX)
     worst = WorstRows(encoder, NUM_PANEL_ROWS, CELL_PX, setup.left_out)
@@ -92,25 +88,17 @@ def attribute(
     """Score the network with ablated structure maps and write the report. Call on all ranks."""
     ablations = ablations_of(config.structure, str(checkpoint.path))
     setup = load_setup(checkpoint, config, split, dist)
-    tile_set, classes = setup.tile_set, setup.tile_set.classes
-    build = partial(build_generator, "superpixels", config.structure.superpixels, dist.device)
-    superpixels = SuperpixelMaps(tile_set, config.structure, split, ablations, build)
-    loader = build_attribution_loader(config, tile_set, split, dist, superpixels.stores)
-    encoders = [AblatedEncoder(config.structure, ablation) for ablation in measured(ablations)]
+    tile_set = setup.tile_set
+    superpixels = SuperpixelMaps(tile_set, config.structure, split, ablations, dist.device)
+    pairs = build_attribution_loader(config, tile_set, split, dist, superpixels.stores)
     sources = {"unchanged": UNCHANGED[config.structure.control], "superpixels": superpixels.origin}
     if dist.is_main:
-        print(f"{len(tile_set.split(split))} tiles, each predicted {1 + len(encoders)} times")
+        num_times = 1 + len(measured(ablations))
+        print(f"{len(tile_set.split(split))} tiles, each predicted {num_times} times")
         print("\n".join(f"{name}: {source}" for name, source in sources.items()))
-    predictors = [
-        Predictor(setup.network, encoder, setup.precision, config.eval, dist.device)
-        for encoder in (setup.encoder, *encoders)
-    ]
-    counts = AblationCounts(classes, setup.sources(split), ablations)
-    for batch, predicted in predict_ablations(loader, predictors, superpixels, dist):
-        counts.add(batch.tile_ids[0], batch.target[0], predicted)
-    findings = counts.findings(dist, config.eval.mean_without)
+    findings = measure_ablations(setup, split, ablations, pairs, superpixels, dist)
     if dist.is_main:
-        header = header_of(setup, split) | {"unit": "tile"} | sources
+        header, classes = header_of(setup, split) | {"unit": "tile"} | sources, tile_set.classes
         write_attribution(output, findings=findings, classes=classes, header=header)
         print(f"\n{attribution_text(findings, classes)}\n\nreport: {output / 'attribution.json'}")
 

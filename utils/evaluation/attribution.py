@@ -5,8 +5,8 @@ images are distributed. The first prediction of an image uses its unchanged maps
 compared with it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,12 +21,13 @@ from datasets.loaders import build_ordered_loader, whole_tiles
 from datasets.samplers import SampleKey
 from datasets.structure_maps import check_store, map_settings, store_folder
 from datasets.tile_set import TileSet
+from models.structure.build import build_generator
 from models.structure.generator import StructureGenerator
 from utils.distributed import DistContext
 from utils.errors import ConfigError, DataError, UserError
 from utils.evaluation.bootstrap import Difference, Intervals, bootstrap, differences, sample
-from utils.evaluation.evaluate import Predictor
 from utils.evaluation.metrics import Scores, confusion_matrix, scores
+from utils.evaluation.setup import EvaluationSetup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,39 +94,34 @@ class AblationCounts:
 
         The first prediction is the one with unchanged maps, then follows each measured ablation.
         """
-        unchanged, num_classes = predictions[0], len(self._classes)
-        place, counted = self._place[tile_id], target != IGNORE_INDEX
+        num_classes, counted = len(self._classes), target != IGNORE_INDEX
         for number, prediction in enumerate(predictions):
             counts = confusion_matrix(target, prediction, num_classes)
-            self._confusions[number, place] += counts
-            moved = target[counted & (prediction != unchanged)]
+            self._confusions[number, self._place[tile_id]] += counts
+            moved = target[counted & (prediction != predictions[0])]
             self._moved[number] += torch.bincount(moved.long(), minlength=num_classes)
 
     def findings(self, dist: DistContext, left_out: Sequence[str] = ()) -> Attribution:
-        """Return the results over all ranks; the means exclude the classes ``left_out``.
-
-        Call on all ranks.
-        """
+        """Return the results over all ranks; the means exclude ``left_out``. Call on all ranks."""
         confusions, moved = (
             dist.sum(counts.to(dist.device)).cpu() for counts in (self._confusions, self._moved)
         )
-        moved = moved.double()
         without = [self._classes.index(name) for name in left_out]
-        unchanged, *ablated = (sample(each.unsqueeze(0).numpy(), without) for each in confusions)
-        total = confusions.sum(1)
+        samples = [sample(each.unsqueeze(0).numpy(), without) for each in confusions]
+        total, moved = confusions.sum(1), moved.double()
         support = total[0].sum(1)  # target pixels of each class
         effects = tuple(
             Effect(
                 ablation=ablation,
                 confusion=total[number],
-                differences=differences(unchanged, ablated[number - 1]),
+                differences=differences(samples[0], samples[number]),
                 moved=(moved[number].sum() / support.sum()).item(),
                 moved_by_class=tuple((moved[number] / support).tolist()),
             )
             for number, ablation in enumerate(measured(self._ablations), start=1)
         )
         return Attribution(
-            num_sources=int(confusions[0].any(2).any(1).sum()),
+            num_sources=samples[0].num_sources,
             left_out=tuple(left_out),
             confusion=total[0],
             scores=scores(total[0], without),
@@ -203,25 +199,20 @@ class AblatedEncoder(StructureEncoder):
         assert structure_image is not None
         picture, other = structure_image.split(3, 1)
         structure = super().__call__(image, maps, picture, present)
-        replaced = self._replaced(structure, maps, picture, other)
+        if self._ablation.name == ZEROED:
+            replaced = torch.full_like(structure, ABSENT)
+        elif self._ablation.name == SHUFFLED:
+            of_other = {store: maps[_OTHER + store] for store in self.stores}
+            replaced = super().__call__(other, of_other)
+        elif self._ablation.name == CONSTANT:
+            one_segment = {store: torch.ones_like(maps[store]) for store in self.stores}
+            replaced = super().__call__(picture, one_segment)
+        else:
+            replaced = super().__call__(picture, dict.fromkeys(self.stores, maps[_SUPERPIXELS]))
         for modality in self._ablation.modalities:
             channels = self.channels[modality]
             structure[:, channels] = replaced[:, channels]
         return structure
-
-    def _replaced(
-        self, structure: Tensor, maps: dict[str, Tensor], picture: Tensor, other: Tensor
-    ) -> Tensor:
-        """Return the structure with all modalities replaced."""
-        name = self._ablation.name
-        if name == ZEROED:
-            return torch.full_like(structure, ABSENT)
-        if name == SHUFFLED:
-            return super().__call__(other, {store: maps[_OTHER + store] for store in self.stores})
-        if name == CONSTANT:
-            one_segment = {store: torch.ones_like(maps[store]) for store in self.stores}
-            return super().__call__(picture, one_segment)
-        return super().__call__(picture, dict.fromkeys(self.stores, maps[_SUPERPIXELS]))
 
 
 def ablation_inputs(
@@ -238,26 +229,22 @@ def ablation_inputs(
     maps = {**own.maps, **{_OTHER + store: levels for store, levels in other.maps.items()}}
     if superpixels is not None:
         maps[_SUPERPIXELS] = superpixels
-    return own.image, maps, torch.cat([picture_of(own), other.structure_image], 1)
+    return own.image, maps, torch.cat([_picture_of(own), other.structure_image], 1)
 
 
-def picture_of(batch: Batch) -> Tensor:
+def _picture_of(batch: Batch) -> Tensor:
     """Return the image that the maps belong to, ``(B, 3, H, W)`` uint8."""
     return batch.image if batch.structure_image is None else batch.structure_image
 
 
-class TilePairs(Dataset[tuple[Batch, Batch]]):
+class _TilePairs(Dataset[tuple[Batch, Batch]]):
     """Samples of two data sets over the same tiles, side by side."""
 
-    def __init__(self, first: TileDataset, second: TileDataset) -> None:
-        self.first, self.second = first, second
+    def __init__(self, *datasets: TileDataset) -> None:
+        self._datasets = datasets
 
-    def __len__(self) -> int:
-        return len(self.first)
-
-    def __getitems__(self, keys: Sequence[SampleKey]) -> tuple[Batch, Batch]:
-        """Return the batch of these samples from each data set."""
-        return self.first.__getitems__(keys), self.second.__getitems__(keys)
+    def __getitems__(self, keys: Sequence[SampleKey]) -> tuple[Batch, ...]:
+        return tuple(dataset.__getitems__(keys) for dataset in self._datasets)
 
 
 def build_attribution_loader(
@@ -280,19 +267,14 @@ def build_attribution_loader(
             f"{num_tiles}"
         )
     own = whole_tiles(config, tile_set, split, step, [labels], more_stores)
-    pairs = TilePairs(own, whole_tiles(config, tile_set, split, step + 1, [labels]))
+    pairs = _TilePairs(own, whole_tiles(config, tile_set, split, step + 1, [labels]))
     return build_ordered_loader(pairs, range(dist.rank, num_tiles, dist.world_size), config, dist)
 
 
 class SuperpixelMaps:
     """Superpixels of the images of a split, read from their store or computed on the fly.
 
-    Args:
-        tile_set: the prepared data set.
-        structure: the recipe's ``structure`` section, with the settings of the superpixels.
-        split: train, val or test.
-        ablations: nothing is read or computed unless one of them shows superpixels.
-        build: builds the generator, if there is no usable store.
+    Nothing is read or computed unless one of the ``ablations`` shows superpixels.
 
     Attributes:
         stores: the store that the loader has to read, or none.
@@ -305,7 +287,7 @@ class SuperpixelMaps:
         structure: StructureConfig,
         split: str,
         ablations: Sequence[Ablation],
-        build: Callable[[], StructureGenerator],
+        device: torch.device,
     ) -> None:
         settings = structure.superpixels
         self.stores: tuple[str, ...] = ()
@@ -318,7 +300,8 @@ class SuperpixelMaps:
         try:
             check_store(tile_set.root, settings.store, wanted, images)
         except UserError as error:
-            self.origin, self._generator = f"computed on the fly, because {error}", build()
+            self.origin = f"computed on the fly, because {error}"
+            self._generator = build_generator("superpixels", settings, device)
         else:
             self.stores = (settings.store,)
             self.origin = f"read from {store_folder(tile_set.root, settings.store)}"
@@ -329,26 +312,28 @@ class SuperpixelMaps:
             return batch.maps[self.stores[0]]
         if self._generator is None:
             return None
-        (ids,) = self._generator.generate_batch([picture_of(batch)[0].movedim(0, -1).numpy()])
+        ids = self._generator.generate(_picture_of(batch)[0].movedim(0, -1).numpy())
         return torch.from_numpy(ids.astype(np.int32)).unsqueeze(0)
 
 
-def predict_ablations(
+def measure_ablations(
+    setup: EvaluationSetup,
+    split: str,
+    ablations: Sequence[Ablation],
     pairs: DataLoader[tuple[Batch, Batch]],
-    predictors: Sequence[Predictor],
     superpixels: SuperpixelMaps,
     dist: DistContext,
-) -> Iterator[tuple[Batch, list[Tensor]]]:
-    """Predict each tile with unchanged maps and under each ablation; it is read once.
-
-    The first predictor has the network's own encoder, each further one an ``AblatedEncoder``.
-
-    Yields:
-        The tile and its class indices ``(H, W)`` uint8, one array per predictor.
-    """
+) -> Attribution:
+    """Predict each tile with unchanged maps and under each ablation. Call on all ranks."""
+    ablated = [
+        replace(setup.predictor, encoder=AblatedEncoder(setup.config.structure, ablation))
+        for ablation in measured(ablations)
+    ]
+    counts = AblationCounts(setup.tile_set.classes, setup.sources(split), ablations)
     off = not dist.is_main
     for own, other in tqdm(pairs, desc="attribution", unit="tile", leave=False, disable=off):
-        unchanged, *ablated = predictors
         inputs = ablation_inputs(own, other, superpixels(own))
-        predicted = [unchanged(own.image, own.maps, own.structure_image)]
-        yield own, predicted + [predictor(*inputs) for predictor in ablated]
+        unchanged = setup.predictor(own.image, own.maps, own.structure_image)
+        predicted = [unchanged, *(predictor(*inputs) for predictor in ablated)]
+        counts.add(own.tile_ids[0], own.target[0], predicted)
+    return counts.findings(dist, setup.config.eval.mean_without)

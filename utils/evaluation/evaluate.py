@@ -1,7 +1,7 @@
 """Prediction of whole images, and the confusion matrix of a split."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -27,39 +27,20 @@ from utils.precision import Precision
 WindowInputs = tuple[Tensor, dict[str, Tensor], Tensor | None]
 
 
+@dataclass(frozen=True, eq=False)
 class Predictor:
-    """Sliding-window prediction of whole images of any size.
+    """Sliding-window prediction of whole images of any size."""
 
-    Args:
-        network: in eval mode, on ``device``.
-        encoder: turns image and structure maps of a window into the structure input.
-        precision: numerical precision of the forward pass.
-        config: window size, overlap, batch size, test-time augmentation.
-        device: device of the forward pass.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        encoder: StructureEncoder,
-        precision: Precision,
-        config: EvalConfig,
-        device: torch.device,
-    ) -> None:
-        self._network = network
-        self._encoder = encoder
-        self._precision = precision
-        self._config = config
-        self._device = device
-        self._views = views(config.scales, config.turns)
+    network: nn.Module  # in eval mode, on ``device``
+    encoder: StructureEncoder
+    precision: Precision
+    config: EvalConfig  # window size, overlap, batch size, test-time augmentation
+    device: torch.device
 
     def __call__(
-        self,
-        image: Tensor,
-        maps: dict[str, Tensor],
-        structure_image: Tensor | None = None,
+        self, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None = None
     ) -> Tensor:
-        """Return the class indices of one image, ``(H, W)`` uint8 on the CPU, as ``strips``."""
+        """Return the class indices of one image, ``(H, W)`` uint8 on the CPU; see ``strips``."""
         strips = self.strips(image, maps, structure_image)
         return torch.cat([classes_of(logits) for _, logits in strips])
 
@@ -96,28 +77,28 @@ class Predictor:
         Returns:
             Iterator of rows and their logits ``(C, rows, W)`` float32 on the device.
         """
+        seen = views(self.config.scales, self.config.turns)
 
         @torch.inference_mode()  # as decorator of the generator it would keep each strip alive
         def forward(windows: list[Box]) -> Tensor:
             images, maps, others = zip(*map(crop, windows), strict=True)
             picture = self._stack(images).float() / 255
-            known = [other for other in others if other is not None]
-            other = self._stack(known).float() / 255 if known else None
+            other = None if others[0] is None else self._stack(others).float() / 255
             stacked = {store: self._stack([m[store] for m in maps]).int() for store in maps[0]}
-            predictions = (self._predict(view, picture, stacked, other) for view in self._views)
-            return mean_logits(predictions, len(self._views))
+            predictions = (self._predict(view, picture, stacked, other) for view in seen)
+            return mean_logits(predictions, len(seen))
 
         return predict_strips(
             forward,
             size=size,
-            window_px=self._config.window_px,
-            overlap_px=self._config.overlap_px,
-            batch_size=self._config.batch_size,
+            window_px=self.config.window_px,
+            overlap_px=self.config.overlap_px,
+            batch_size=self.config.batch_size,
             part=part,
         )
 
     def _stack(self, parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([*parts]).to(self._device)
+        return torch.cat([*parts]).to(self.device)
 
     def _predict(
         self, view: View, image: Tensor, maps: dict[str, Tensor], structure_image: Tensor | None
@@ -129,12 +110,12 @@ class Predictor:
         viewed = view.photo(image)
         other = None if structure_image is None else view.photo(structure_image)
         viewed_maps = {
-            store: view.levels(x) if store in self._encoder.value_stores else view.ids(x)
+            store: view.levels(x) if store in self.encoder.value_stores else view.ids(x)
             for store, x in maps.items()
         }
-        structure = self._encoder(viewed, viewed_maps, other)
-        with self._precision.autocast():
-            logits = self._network(_channels_last(viewed), _channels_last(structure))
+        structure = self.encoder(viewed, viewed_maps, other)
+        with self.precision.autocast():
+            logits = self.network(_channels_last(viewed), _channels_last(structure))
         return view.undo(logits.float(), (image.shape[-2], image.shape[-1]))
 
 
@@ -160,12 +141,6 @@ class TileAssembler:
     indices and targets of the source image are held; images, maps and logits only of the tiles in
     progress.
 
-    Args:
-        source_image: tiles and their places.
-        labels: kinds of label.
-        num_classes: C.
-        keep_tiles: keep the batches for ``finished_tiles``.
-
     Attributes:
         source: id of the source image.
         targets: ``(H, W)`` uint8 by kind of label, 255 = ignored or outside all tiles.
@@ -173,14 +148,7 @@ class TileAssembler:
         confusions: ``(C, C)`` int64 by kind of label, over the complete rows.
     """
 
-    def __init__(
-        self,
-        source_image: SourceImage,
-        labels: LabelPlan,
-        num_classes: int,
-        *,
-        keep_tiles: bool = False,
-    ) -> None:
+    def __init__(self, source_image: SourceImage, labels: LabelPlan, num_classes: int) -> None:
         size = source_image.size
         self.source = source_image.source
         self.targets = {
@@ -193,7 +161,6 @@ class TileAssembler:
         }
         self._tiles, self._places = source_image.tiles, source_image.boxes
         self._labels, self._num_classes = labels, num_classes
-        self._keep_tiles = keep_tiles
         self._pending: list[tuple[Box, Batch]] = []  # tiles with rows that are not complete
         self._num_complete = 0  # rows
 
@@ -205,14 +172,10 @@ class TileAssembler:
     def strips(
         self, predictor: Predictor, batches: Iterable[Batch]
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Predict all tiles and blend them.
-
-        Args:
-            predictor: of single tiles.
-            batches: one per tile, in the order of the tiles.
+        """Predict all tiles, one batch each in their order, blend them, and count complete rows.
 
         Yields:
-            Rows and their logits ``(C, rows, W)``. Call ``finish`` on each before the next.
+            Complete rows and their logits ``(C, rows, W)``.
 
         Raises:
             DataError: a tile differs in size from its entry in tiles.csv, or overlapping tiles
@@ -222,11 +185,14 @@ class TileAssembler:
         def predictions() -> Iterator[Iterator[tuple[slice, Tensor]]]:
             for tile, place, batch in zip(self._tiles, self._places, batches, strict=True):
                 self._paste(tile, place, batch)
-                if self._keep_tiles:
-                    self._pending.append((place, batch))
+                self._pending.append((place, batch))
                 yield predictor.strips(batch.image, batch.maps, batch.structure_image)
 
-        yield from stitch(self._places, predictions(), RADIUS_PX if self._labels.is_made else 0)
+        delay_px = RADIUS_PX if self._labels.is_made else 0
+        for rows, logits in stitch(self._places, predictions(), delay_px):
+            self._finish(rows, classes_of(logits))
+            yield rows, logits
+            del logits  # released before the next ones are computed
 
     def _paste(self, tile: Tile, place: Box, batch: Batch) -> None:
         """Write the targets of a tile into the source image; overlapping tiles must agree."""
@@ -236,9 +202,8 @@ class TileAssembler:
                 f"tile '{tile.id}' is {size} and tiles.csv says {expected} (height, width); "
                 "prepare the data set again"
             )
-        for kind, target in zip(
-            self._labels.read, (batch.target, *batch.more_targets), strict=True
-        ):
+        targets = (batch.target, *batch.more_targets)
+        for kind, target in zip(self._labels.read, targets, strict=True):
             old, new = self.targets[kind][place.slices], target[0]
             clash = (old != new) & (old != IGNORE_INDEX) & (new != IGNORE_INDEX)
             if num := int(clash.sum()):
@@ -248,7 +213,7 @@ class TileAssembler:
                 )
             old.copy_(new)
 
-    def finish(self, rows: slice, classes: Tensor) -> None:
+    def _finish(self, rows: slice, classes: Tensor) -> None:
         """Store the class indices of complete rows, and count them."""
         self.prediction[rows] = classes
         self._num_complete = rows.stop
@@ -313,15 +278,13 @@ def evaluate(
     with tqdm(loader, desc="evaluate", unit="tile", leave=False, disable=off) as bar:
         batches = iter(bar)
         for image in loader.source_images[:num_images]:
-            assembler = TileAssembler(image, labels, num_classes, keep_tiles=on_tile is not None)
+            assembler = TileAssembler(image, labels, num_classes)
             for rows, logits in assembler.strips(predictor, islice(batches, len(image.tiles))):
-                classes = classes_of(logits)
-                assembler.finish(rows, classes)
                 if on_strip is not None:
-                    on_strip(assembler.target[rows], logits, classes)
+                    on_strip(assembler.target[rows], logits, assembler.prediction[rows])
                 del logits  # released before the next ones are computed
-                if on_tile is not None:
-                    for tile in assembler.finished_tiles():
+                for tile in assembler.finished_tiles():
+                    if on_tile is not None:
                         on_tile(*tile)
             confusion += assembler.confusions[labels.headline]
             if on_image is not None:

@@ -11,7 +11,6 @@ from datasets.dataset import Batch
 from datasets.encodings import StructureEncoder
 from datasets.loaders import build_eval_loader, check_structure
 from datasets.tile_set import TileSet, open_tile_set
-from models.vsgnet import VSGNet
 from utils.distributed import DistContext
 from utils.errors import DataError
 from utils.evaluation.evaluate import Predictor, evaluate
@@ -34,9 +33,6 @@ class EvaluationSetup:
     config: Config
     tile_set: TileSet
     left_out: tuple[int, ...]  # indices of the classes that the means leave out
-    encoder: StructureEncoder
-    network: VSGNet
-    precision: Precision
     predictor: Predictor
 
     def sources(self, split: str) -> dict[str, str]:
@@ -78,9 +74,6 @@ def load_setup(
         config=config,
         tile_set=tile_set,
         left_out=tuple(left_out),
-        encoder=encoder,
-        network=network,
-        precision=precision,
         predictor=Predictor(network, encoder, precision, config.eval, dist.device),
     )
 

@@ -45,8 +45,9 @@ def header_of(setup: EvaluationSetup, split: str) -> dict[str, Any]:
     """Return what is evaluated and how, in display order."""
     checkpoint, config, tile_set = setup.checkpoint, setup.config, setup.tile_set
     absent = set(config.structure.modalities) - set(config.structure.present())
-    modalities = ", ".join(setup.encoder.stores) or "the RGB image"
-    if setup.encoder.stores and absent:
+    stores = setup.predictor.encoder.stores
+    modalities = ", ".join(stores) or "the RGB image"
+    if stores and absent:
         modalities += f"; absent: {', '.join(sorted(absent))}"
     scales = ", ".join(f"{scale:g}" for scale in config.eval.scales)
     sources, kinds = setup.sources(split), tile_set.kinds_of(split)
@@ -64,7 +65,7 @@ def header_of(setup: EvaluationSetup, split: str) -> dict[str, Any]:
         "structure": f"{config.structure.control}: {modalities}",
         "window": f"{config.eval.window_px} px, overlap {config.eval.overlap_px} px",
         "views": f"scales {scales}; turns {config.eval.turns}",
-        "precision": setup.precision.name,
+        "precision": setup.predictor.precision.name,
     }
 
 
@@ -73,8 +74,9 @@ def cost_of_split(setup: EvaluationSetup, split: str) -> Cost:
     tile_set, most_px = setup.tile_set, setup.config.eval.window_px
     tiles = (tile_set.tiles[tile_id] for tile_id in tile_set.split(split))
     windows_px = ((min(most_px, t.height_px), min(most_px, t.width_px)) for t in tiles)
-    channels = (3, setup.encoder.num_channels)
-    return cost_of(setup.network, channels, max(windows_px, key=math.prod), setup.precision)
+    size, predictor = max(windows_px, key=math.prod), setup.predictor
+    channels = (3, predictor.encoder.num_channels)
+    return cost_of(predictor.network, channels, size, predictor.precision)
 
 
 def write_report(

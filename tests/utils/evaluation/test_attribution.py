@@ -11,7 +11,6 @@ from datasets.encodings import ABSENT, StructureEncoder
 from datasets.loaders import build_eval_loader
 from datasets.structure_maps import store_folder
 from datasets.tile_set import open_tile_set
-from models.structure.superpixels import Superpixels
 from tests.conftest import make_config, single_process
 from utils.errors import ConfigError, DataError
 from utils.evaluation.attribution import (
@@ -222,8 +221,7 @@ def test_superpixels_are_read_or_computed_and_are_the_same(control, data_root, t
 
     def maps_of(*overrides):
         structure = make_config(data_root, tmp_path, *overrides).structure
-        build = lambda: Superpixels(SuperpixelsConfig(segment_size_px=8), dist.device)  # noqa: E731
-        return SuperpixelMaps(tile_set, structure, "val", (SAM_REPLACED,), build)
+        return SuperpixelMaps(tile_set, structure, "val", (SAM_REPLACED,), dist.device)
 
     read, computed = maps_of(), maps_of("structure.superpixels.store=none")
     assert read.stores == ("superpixels",) and computed.stores == ()
@@ -237,5 +235,5 @@ def test_superpixels_are_read_or_computed_and_are_the_same(control, data_root, t
     other = maps_of("structure.superpixels.compactness=3")
     assert other.stores == () and "settings.compactness: 3.0 | 10.0" in other.origin
     ablations = ablations_of(config.structure, "best.pth")
-    idle = SuperpixelMaps(tile_set, config.structure, "val", ablations, pytest.fail)
+    idle = SuperpixelMaps(tile_set, config.structure, "val", ablations, dist.device)
     assert (idle.stores, idle.origin, idle(None)) == ((), "not needed", None)
