@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from prepare import COMMANDS
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
     ("script", "arguments", "words"),
     [
-        ("prepare", (), ("synthetic",)),
+        ("prepare", (), tuple(COMMANDS)),
+        *(("prepare", (command,), (f"prepare.py {command}",)) for command in COMMANDS),
         ("generate", (), ("--config",)),
         ("train", (), ("--config",)),
         ("infer", (), ("--checkpoint", "--input")),

@@ -9,10 +9,11 @@ from PIL import Image
 
 from datasets.loaders import build_eval_loader
 from datasets.preparation.classes import ClassFile
-from datasets.preparation.folder import find_split_folders, prepare_folder
+from datasets.preparation.folder import find_split_folders
+from datasets.preparation.pipeline import Plan, prepare
 from datasets.preparation.writer import Tiling
 from datasets.rasters import write_raster
-from datasets.tile_set import open_tile_set
+from datasets.tile_set import NamedSplit, open_tile_set
 from tests.conftest import make_config, single_process
 from utils.boxes import Box
 from utils.errors import DataError
@@ -73,15 +74,18 @@ def write_tree(folder, sizes, seed=0):
 
 
 def cut(root, tree, tile_size_px=None, overlap_px=0):
-    prepare_folder(
-        root,
-        splits=find_split_folders(tree),
-        classes=CLASSES,
+    sources = find_split_folders(tree)
+    lists = {split: tuple(source.id for source in found) for split, found in sources.items()}
+    plan = Plan(
+        name=root.name,
+        origin="folder",
+        classes={"full": CLASSES},
+        sources=sources,
+        split=NamedSplit(name="folders", source="folders", lists=lists),
         tiling=Tiling(tile_size_px=tile_size_px, overlap_px=overlap_px),
-        label_kind="auto",
-        unknown_to_ignore=False,
         prepared_with={},
     )
+    prepare(root, plan, 1)
     return open_tile_set(root)
 
 

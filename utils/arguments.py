@@ -1,9 +1,7 @@
-"""Types and options of command-line arguments that several commands share."""
+"""Types and defaults of command-line arguments that several commands share."""
 
 import argparse
 import os
-from collections.abc import Callable
-from typing import Any
 
 
 def non_negative_int(text: str) -> int:
@@ -20,11 +18,6 @@ def _at_least(least: int, text: str) -> int:
     if (number := int(text)) < least:
         raise argparse.ArgumentTypeError(f"must be {least} or more, not {number}")
     return number
-
-
-def add_workers(add: Callable[..., Any]) -> None:
-    """Add ``--workers`` to a command that prepares images."""
-    add("--workers", type=positive_int, default=default_workers(), help="images at a time")
 
 
 def default_workers() -> int:

@@ -29,8 +29,22 @@ class Table:
     caption: str = ""
 
     def __str__(self) -> str:
-        text = table(self.head, self.rows, self.rules, self.text_columns)
-        return f"{self.caption}\n{text}" if self.caption else text
+        columns = range(len(self.head))
+        cells = (self.head, *self.rows)
+        widths = [max(len(row[i]) for row in cells if i < len(row)) for i in columns]
+
+        def line(row: Sequence[str]) -> str:
+            padded = (
+                cell.ljust(width) if i in self.text_columns else cell.rjust(max(width, _MIN_WIDTH))
+                for i, cell, width in zip(columns, row, widths, strict=False)
+            )
+            return GAP.join(padded).rstrip()
+
+        rule = "-" * len(line(self.head))
+        lines = [self.caption] * bool(self.caption) + [line(self.head)]
+        for index, row in enumerate(self.rows):
+            lines += [rule] * (index in self.rules) + [line(row)]
+        return "\n".join(lines)
 
 
 def percent(fraction: float) -> str:
@@ -44,29 +58,6 @@ def points(difference: float) -> str:
         return "-"
     text = f"{100 * difference:+.2f}"
     return "0.00" if float(text) == 0 else text
-
-
-def table(
-    head: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    rules: Sequence[int] = (),
-    text_columns: Sequence[int] = (0,),
-) -> str:
-    """Align cells in columns; see ``Table`` for the arguments."""
-    widths = [max(len(row[i]) for row in (head, *rows) if i < len(row)) for i in range(len(head))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (
-            cell.ljust(width) if column in text_columns else cell.rjust(max(width, _MIN_WIDTH))
-            for column, (cell, width) in enumerate(zip(cells, widths, strict=False))
-        )
-        return GAP.join(padded).rstrip()
-
-    rule = "-" * len(line(head))
-    lines = [line(head)]
-    for index, row in enumerate(rows):
-        lines += [rule] * (index in rules) + [line(row)]
-    return "\n".join(lines)
 
 
 def listed(facts: Mapping[str, Any]) -> str:

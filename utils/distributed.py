@@ -81,7 +81,7 @@ def distributed_session(
     """Join the process group started by torchrun, or run as a single process.
 
     Args:
-        device: auto, cpu or cuda. NCCL is used on CUDA devices, gloo on the CPU.
+        device: as in ``choose_device``. NCCL is used on CUDA devices, gloo on the CPU.
         patience: timeout of a collective, for work that ranks do at their own pace. It then uses
             gloo on CUDA devices as well, where NCCL would keep the device of the waiting rank busy.
             None: torch's default (10 minutes with NCCL, 30 with gloo). A rank that dies ends the
@@ -89,7 +89,7 @@ def distributed_session(
         deterministic: refuse operations whose result differs from run to run on CUDA devices.
 
     Raises:
-        ConfigError: cuda is requested and not available, or more ranks than devices.
+        ConfigError: as ``choose_device``.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))

@@ -91,23 +91,6 @@ def overlap_of(one: Box, other: Box) -> tuple[Slices, Slices]:
     return here, there
 
 
-def owners(layout: Layout, index: int) -> np.ndarray:
-    """Return the index of the tile that each pixel of a tile is taken from, ``(H, W)`` int32.
-
-    That is the tile in which the pixel is farthest from the border. Borders on the border of the
-    image do not count; ties go to the lower index.
-    """
-    box = layout.boxes[index]
-    owner = np.zeros((box.height_px, box.width_px), dtype=np.int32)
-    farthest = np.zeros(owner.shape)
-    for tile, here, there in _tiles_over(layout, index):
-        distance = _distance_to_border(layout, tile)[there]
-        wins = distance > farthest[here]
-        owner[here][wins] = tile
-        farthest[here][wins] = distance[wins]
-    return owner
-
-
 def match_segments(ids_a: np.ndarray, ids_b: np.ndarray) -> np.ndarray:
     """Match the segments of two maps of the same pixels: intersection over union above 1/2.
 
@@ -145,19 +128,24 @@ def join_segments(num_ids: Sequence[int], matches: Mapping[Pair, np.ndarray]) ->
 def paste(
     layout: Layout, index: int, ids: Mapping[int, np.ndarray], tables: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Return the joint segment map in the box of a tile, each pixel from its owner.
+    """Return the joint segment map in the box of a tile, ``(H, W)`` int32.
+
+    Each pixel is taken from the tile in which it is farthest from the border. Borders on the border
+    of the image do not count; ties go to the lower index.
 
     Args:
         layout: the tiles of the image.
         index: the tile.
-        ids: ``(H, W)`` integers of the tile and its neighbours, by index; the result is int32.
+        ids: ``(H, W)`` integers of the tile and its neighbours, by index.
         tables: result of ``join_segments``.
     """
-    owner = owners(layout, index)
-    joint = np.empty_like(owner)
+    farthest = np.zeros(ids[index].shape)
+    joint = np.zeros(farthest.shape, dtype=np.int32)
     for tile, here, there in _tiles_over(layout, index):
-        owned = owner[here] == tile
-        joint[here][owned] = tables[tile][ids[tile][there][owned]]
+        distance = _distance_to_border(layout, tile)[there]
+        wins = distance > farthest[here]
+        farthest[here][wins] = distance[wins]
+        joint[here][wins] = tables[tile][ids[tile][there][wins]]
     return joint
 
 

@@ -9,7 +9,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -43,8 +42,9 @@ def read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-class WriteBehind:
-    """Calls executed by threads while the caller continues; a context manager.
+@contextmanager
+def write_behind(*, num_threads: int, behind: int) -> Iterator[Callable[..., None]]:
+    """Yield ``call(function, *arguments)``, which threads execute while the caller continues.
 
     The block ends when all calls have returned. The first error, in order of the calls, is raised
     by a later call or at the end of the block, and calls that have not started are cancelled. If
@@ -54,32 +54,20 @@ class WriteBehind:
         num_threads: calls executed concurrently.
         behind: most calls waiting or in progress; a further one waits.
     """
+    pending: deque[Future[Any]] = deque()
+    pool = ThreadPoolExecutor(num_threads)
 
-    def __init__(self, *, num_threads: int, behind: int) -> None:
-        self._pool = ThreadPoolExecutor(num_threads)
-        self._pending: deque[Future[Any]] = deque()
-        self._behind = behind
+    def call(function: Callable[..., Any], *arguments: Any) -> None:
+        while pending and (len(pending) >= behind or pending[0].done()):
+            pending.popleft().result()
+        pending.append(pool.submit(function, *arguments))
 
-    def __enter__(self) -> "WriteBehind":
-        return self
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Execute ``function(*arguments)`` in a thread."""
-        while self._pending and (len(self._pending) >= self._behind or self._pending[0].done()):
-            self._pending.popleft().result()
-        self._pending.append(self._pool.submit(function, *arguments))
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            while error is None and self._pending:
-                self._pending.popleft().result()
-        finally:
-            self._pool.shutdown(cancel_futures=True)
+    try:
+        yield call
+        while pending:
+            pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class Stopwatch:

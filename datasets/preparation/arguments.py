@@ -12,7 +12,7 @@ from datasets.preparation.pipeline import Plan, Source, prepare
 from datasets.preparation.sensor import add_range, value_range
 from datasets.preparation.writer import Tiling
 from datasets.tile_set import SPLITS, NamedSplit, find_split, is_prepared
-from utils.arguments import add_workers, non_negative_int
+from utils.arguments import default_workers, non_negative_int, positive_int
 from utils.errors import ConfigError
 
 _NO_SETTINGS = ("run", "output", "source", "workers")  # they do not affect the prepared set
@@ -38,14 +38,7 @@ def add_tiles(
     add("--keep-whole", nargs="*", default=list(whole), choices=SPLITS, help="splits not to cut")
     text = "count and ignore pixels whose colour belongs to no class, instead of refusing them"
     add("--unknown-to-ignore", action="store_true", help=text)
-    add_workers(add)
-
-
-def tiling_of(args: argparse.Namespace) -> Tiling:
-    """Return the tiling that the arguments define."""
-    return Tiling(
-        tile_size_px=args.tile_size, overlap_px=args.overlap, keep_whole=tuple(args.keep_whole)
-    )
+    add("--workers", type=positive_int, default=default_workers(), help="images at a time")
 
 
 def add_isprs_arguments(add: Callable[..., Any], splits: Mapping[str, NamedSplit]) -> None:
@@ -64,8 +57,7 @@ def prepare_isprs(
     splits: Mapping[str, NamedSplit],
     find_sources: Callable[[Archives, argparse.Namespace, tuple[str, ...]], dict[str, Source]],
     bands: str,
-    skip: Collection[str] = (),
-    in_place: Collection[str] = (),
+    **chosen: Collection[str],
 ) -> None:
     """Prepare one of the two ISPRS sets, unless that was done with the same settings.
 
@@ -75,15 +67,14 @@ def prepare_isprs(
         splits: published splits of the set, by name.
         find_sources: finds the files of the source images with the given ids.
         bands: channels of the images.
-        skip: as in ``open_archives``.
-        in_place: as in ``open_archives``.
+        **chosen: ``skip`` and ``in_place`` of ``open_archives``.
     """
-    split = find_split(args.split, splits.values(), name)
+    split = find_split(args.split, splits, name)
     ranges = {"dsm": value_range(args)}
     if args.range and not args.dsm:
         raise ConfigError("--range needs --dsm")
 
-    def plan_of(archives: Archives, tiling: Tiling, settings: dict[str, Any]) -> Plan:
+    def plan_of(archives: Archives, shared: dict[str, Any]) -> Plan:
         sources = find_sources(archives, args, split.sources())
         return Plan(
             name=name,
@@ -91,45 +82,51 @@ def prepare_isprs(
             classes=ISPRS_CLASSES,
             sources={key: [sources[i] for i in ids] for key, ids in split.lists.items()},
             split=split,
-            tiling=tiling,
-            prepared_with=settings,
             bands=bands,
             mask_kind="color",
-            unknown_to_ignore=args.unknown_to_ignore,
             ranges=ranges,
+            **shared,
         )
 
-    prepare_published(args, name, plan_of, skip, in_place)
-
-
-def settings_of(args: argparse.Namespace, left_out: Collection[str], **more: Any) -> dict[str, Any]:
-    """Return the arguments that determine a prepared set, as ``dataset.json`` holds them."""
-    given = {key: value for key, value in vars(args).items() if key not in left_out}
-    return json.loads(json.dumps(given | more, default=str))
+    prepare_published(args, name, plan_of, **chosen)
 
 
 def prepare_published(
     args: argparse.Namespace,
     command: str,
-    plan_of: Callable[[Archives, Tiling, dict[str, Any]], Plan],
-    skip: Collection[str] = (),
-    in_place: Collection[str] = (),
+    plan_of: Callable[[Archives, dict[str, Any]], Plan],
+    **chosen: Collection[str],
 ) -> None:
     """Prepare a published data set, unless that was done with the same settings.
 
     Args:
         args: parsed arguments of the command.
         command: its name.
-        plan_of: makes the plan from the files found, the tiling and the settings to record.
-        skip: as in ``open_archives``.
-        in_place: as in ``open_archives``.
+        plan_of: makes the plan from the files found and the fields that ``shared_fields`` returns.
+        **chosen: ``skip`` and ``in_place`` of ``open_archives``.
     """
-    tiling = tiling_of(args)
-    settings = settings_of(args, _NO_SETTINGS, command=command)
-    if is_prepared(args.output, settings):
+    shared = shared_fields(args, _NO_SETTINGS, command=command)
+    if is_prepared(args.output, shared["prepared_with"]):
         return
     scratch = args.output.parent / f".{args.output.name}.unpacked"
-    with open_archives(args.source, scratch, skip, in_place) as archives:
-        plan = plan_of(archives, tiling, settings)
+    with open_archives(args.source, scratch, **chosen) as archives:
+        plan = plan_of(archives, shared)
         summary = prepare(args.output, plan, args.workers)
     print(summary.table(next(iter(plan.classes.values())).names))
+
+
+def shared_fields(
+    args: argparse.Namespace, left_out: Collection[str], **more: Any
+) -> dict[str, Any]:
+    """Return the fields of a ``Plan`` that every set takes from its arguments.
+
+    ``dataset.json`` records the arguments, without those left out, and the further settings.
+    """
+    given = {key: value for key, value in vars(args).items() if key not in left_out}
+    return {
+        "tiling": Tiling(
+            tile_size_px=args.tile_size, overlap_px=args.overlap, keep_whole=tuple(args.keep_whole)
+        ),
+        "unknown_to_ignore": args.unknown_to_ignore,
+        "prepared_with": json.loads(json.dumps(given | more, default=str)),
+    }

@@ -13,12 +13,11 @@ import numpy as np
 
 from datasets.preparation import sensor
 from datasets.preparation.archives import ArchiveFile
-from datasets.preparation.arguments import add_tiles, settings_of, tiling_of
+from datasets.preparation.arguments import add_tiles, shared_fields
 from datasets.preparation.classes import ClassFile, read_class_file
-from datasets.preparation.pipeline import Plan, Source, Summary, prepare
-from datasets.preparation.writer import Tiling
+from datasets.preparation.pipeline import Plan, Source, prepare
 from datasets.tile_set import SPLITS, NamedSplit, is_prepared, open_tile_set
-from utils.arguments import default_workers, non_negative_int
+from utils.arguments import non_negative_int
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import list_images
 
@@ -27,12 +26,7 @@ _NUM_NAMED = 3  # names in an error; the rest is counted
 
 
 def find_splits(args: argparse.Namespace) -> dict[str, list[Source]]:
-    """Return the source images of every split, as the command line defines them.
-
-    Raises:
-        ConfigError: arguments are missing or contradict each other.
-        MissingDataError, DataError: as the functions below.
-    """
+    """Return the source images of every split, as the command line defines them."""
     paths = {split: getattr(args, f"{split}_list") for split in SPLITS}
     lists = {split: path for split, path in paths.items() if path is not None}
     images, masks = args.images, args.labels
@@ -63,7 +57,7 @@ def find_pairs(images: Path, masks: Path) -> list[Source]:
         MissingDataError: images without mask or masks without image; they are counted and named.
         DataError: two files of one folder have the same name or id.
     """
-    image_of, mask_of = (_by_name(folder) for folder in (images, masks))
+    image_of, mask_of = _by_name(images), _by_name(masks)
     problems = []
     for have, lack, one, other in (
         (image_of, mask_of, "image", f"mask of the same name in {masks}"),
@@ -148,28 +142,27 @@ def split_by_lists(sources: list[Source], lists: dict[str, Path]) -> dict[str, l
         MissingDataError: a list is missing or empty, or names images that do not exist.
         DataError: an image is listed twice, or not at all.
     """
-    left = {source.id: source for source in sources}
+    by_id = {source.id: source for source in sources}
     found: dict[str, list[Source]] = {}
     split_of: dict[str, str] = {}
     for split, path in lists.items():
         names = _read_names(path)
-        if unknown := [name for name in names if _id(name) not in left.keys() | split_of.keys()]:
+        if unknown := [name for name in names if _id(name) not in by_id]:
             raise MissingDataError(
                 f"{path} names {len(unknown)} images that do not exist ({_first(unknown)}); a "
                 "name is the path below --images without suffix"
             )
-        found[split] = []
         for name in names:
             if (key := _id(name)) in split_of:
                 raise DataError(
                     f"'{name}' is listed twice, for {split_of[key]} and {split}; list it once"
                 )
             split_of[key] = split
-            found[split].append(left.pop(key))
-    if left:
+        found[split] = [by_id[_id(name)] for name in names]
+    if left := [key for key in by_id if key not in split_of]:
         raise DataError(
-            f"{len(left)} of {len(sources)} images are in no list ({_first(list(left))}); list "
-            "them or remove the files"
+            f"{len(left)} of {len(sources)} images are in no list ({_first(left)}); list them or "
+            "remove the files"
         )
     return found
 
@@ -296,67 +289,35 @@ def run(args: argparse.Namespace) -> None:
 
 
 def prepare_from_arguments(args: argparse.Namespace, classes: ClassFile) -> None:
-    """Prepare a data set from parsed arguments, unless that was done with the same settings."""
-    tiling = tiling_of(args)
+    """Prepare a data set from parsed arguments, unless that was done with the same settings.
+
+    Raises:
+        ConfigError: arguments are missing or contradict each other.
+        MissingDataError, DataError: as ``prepare``, and of the functions above.
+    """
     # The content of the class file, not its path.
-    settings = settings_of(args, _NO_SETTINGS, classes=asdict(classes))
-    if is_prepared(args.output, settings):
+    shared = shared_fields(args, _NO_SETTINGS, classes=asdict(classes))
+    if is_prepared(args.output, shared["prepared_with"]):
         return
-    splits = find_splits(args)
+    sources = find_splits(args)
     name, source = "folders", "the folders that the images lie in"
     if args.shares:
         shares = " ".join(map(str, args.shares))
         name, source = "shares", f"random shares {shares} of the images, seed {args.seed}"
     elif given := [str(path) for split in SPLITS if (path := getattr(args, f"{split}_list"))]:
         name, source = "lists", f"the lists {', '.join(given)}"
-    summary = prepare_folder(
-        args.output,
-        splits=splits,
-        classes=classes,
-        tiling=tiling,
-        label_kind=args.label_kind,
-        unknown_to_ignore=args.unknown_to_ignore,
-        prepared_with=settings,
-        split_name=name,
-        split_source=source,
-        num_workers=args.workers,
-    )
-    print(summary.table(classes.names))
-
-
-def prepare_folder(
-    root: Path,
-    *,
-    splits: dict[str, list[Source]],
-    classes: ClassFile,
-    tiling: Tiling,
-    label_kind: str,
-    unknown_to_ignore: bool,
-    prepared_with: dict[str, Any],
-    split_name: str = "folders",
-    split_source: str = "the folders that the images lie in",
-    num_workers: int | None = None,
-) -> Summary:
-    """Read every image and mask once, cut them and write the data set.
-
-    Raises:
-        DataError: a file cannot be read, sizes differ, or masks hold colours or values that are
-            not in the class file (all of them are counted). Nothing is left at ``root``.
-    """
-    lists = {split: tuple(source.id for source in found) for split, found in splits.items()}
+    lists = {split: tuple(source.id for source in found) for split, found in sources.items()}
     plan = Plan(
-        name=root.name,
+        name=args.output.name,
         origin="folder",
         classes={"full": classes},
-        sources=splits,
-        split=NamedSplit(name=split_name, source=split_source, lists=lists),
-        tiling=tiling,
-        mask_kind=label_kind,
-        unknown_to_ignore=unknown_to_ignore,
+        sources=sources,
+        split=NamedSplit(name=name, source=source, lists=lists),
+        mask_kind=args.label_kind,
         unknown_text=(
             "the class file does not name",
             "add them to it, check --label-kind, or give --unknown-to-ignore",
         ),
-        prepared_with=prepared_with,
+        **shared,
     )
-    return prepare(root, plan, num_workers or default_workers())
+    print(prepare(args.output, plan, args.workers).table(classes.names))

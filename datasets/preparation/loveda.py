@@ -23,7 +23,6 @@ from datasets.preparation.archives import ArchiveFile, Archives
 from datasets.preparation.arguments import add_source, add_tiles, prepare_published
 from datasets.preparation.classes import ClassFile
 from datasets.preparation.pipeline import Plan, Source
-from datasets.preparation.writer import Tiling
 from datasets.tile_set import NamedSplit
 from utils.errors import DataError, MissingDataError
 from utils.files import atomic_path
@@ -48,7 +47,6 @@ _SOURCE = "the authors' own splits of the images (github.com/Junjue-Wang/LoveDA)
 _UNLABELLED = "test"
 _DOMAINS = ("urban", "rural")
 _FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
-_PNG_END = b"IEND\xaeB`\x82"
 _NUM_NAMED = 3  # images in an error; the rest is counted
 
 
@@ -65,11 +63,11 @@ def run(args: argparse.Namespace) -> None:
     """Run ``prepare.py loveda``."""
     args.domain = sorted(set(args.domain))
 
-    def plan_of(archives: Archives, tiling: Tiling, settings: dict[str, Any]) -> Plan:
+    def plan_of(archives: Archives, shared: dict[str, Any]) -> Plan:
         sources = _find_sources(archives, args.domain)
         lists = {split: tuple(s.id for s in members) for split, members in sources.items()}
         whole = len(args.domain) == len(_DOMAINS)
-        named = NamedSplit(
+        split = NamedSplit(
             name="official" if whole else f"official-{args.domain[0]}",
             source=_SOURCE,
             lists=lists,
@@ -80,12 +78,10 @@ def run(args: argparse.Namespace) -> None:
             origin="LoveDA",
             classes={"full": CLASSES},
             sources=sources,
-            split=named,
-            tiling=tiling,
-            prepared_with=settings,
+            split=split,
             mask_kind="index",
-            unknown_to_ignore=args.unknown_to_ignore,
             notes=_notes(lists) if whole else (),
+            **shared,
         )
 
     prepare_published(args, "loveda", plan_of)
@@ -110,7 +106,7 @@ def _find_sources(archives: Archives, domains: list[str]) -> dict[str, list[Sour
                 f"{len(bare)} of {len(numbers)} images of {split} have no mask (first: {first}); "
                 "get the archive again"
             )
-        members = [
+        found[split] = [
             Source(
                 id=number,
                 image=images[split, number],
@@ -118,9 +114,7 @@ def _find_sources(archives: Archives, domains: list[str]) -> dict[str, list[Sour
             )
             for number in sorted(numbers, key=int)
         ]
-        if members:
-            found[split] = members
-    return found
+    return {split: members for split, members in found.items() if members}
 
 
 def _find(
@@ -181,18 +175,12 @@ def submit(
 def _label_map_problem(content: bytes, size: tuple[int, int], num_classes: int) -> str | None:
     """Return a predicate that says why the server would not accept a label map, or None."""
     try:
-        Image.open(io.BytesIO(content)).verify()  # checksums
-        image = Image.open(io.BytesIO(content))
-        image.load()
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            mode, values = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"cannot be read ({error})"
-    if image.format != "PNG" or image.mode != "L":
-        return "is not an 8-bit PNG with one channel"
-    if not content.endswith(_PNG_END):
-        return "is truncated"
-    if (image.height, image.width) != size:
-        sizes = f"{image.height} x {image.width}, its image {size[0]} x {size[1]}"
-        return f"is {sizes} (height x width)"
-    if (largest := int(np.asarray(image).max())) >= num_classes:
-        return f"holds the value {largest}; classes are 0..{num_classes - 1}"
-    return None
+        return f"cannot be read as PNG ({error})"
+    found = f"{mode}, {values.shape[0]} x {values.shape[1]}, 0..{values.max()}"
+    wanted = f"L, {size[0]} x {size[1]}, 0..{num_classes - 1}"
+    if mode == "L" and values.shape == size and values.max() < num_classes:
+        return None
+    return f"is a PNG of another mode, height x width or range (found: {found}; wanted: {wanted})"

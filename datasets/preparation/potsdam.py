@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> None:
     """Run ``prepare.py potsdam``."""
     skip = [name for bands, name in _IMAGES.items() if bands != args.bands]
     skip += [name for name, asked in ((_DSM, args.dsm), (_NDSM, args.ndsm)) if not asked]
-    lower = [name.lower() for name in skip]
-    prepare_isprs(args, "potsdam", SPLITS, _find_sources, args.bands, lower, [_RGBIR.lower()])
+    chosen = {"skip": [name.lower() for name in skip], "in_place": [_RGBIR.lower()]}
+    prepare_isprs(args, "potsdam", SPLITS, _find_sources, args.bands, **chosen)
 
 
 def _find_sources(
@@ -90,11 +90,10 @@ def _find_sources(
     rasters: dict[str, dict[str, ArchiveFile]] = {}
     padded = {tile: "_".join(part.zfill(2) for part in tile.split("_")) for tile in tiles}
     if args.dsm:
-        names = {tile: f"dsm_potsdam_{number}.tif" for tile, number in padded.items()}
+        names = {tile: f"dsm_potsdam_{padded[tile]}.tif" for tile in tiles}
         rasters["dsm"] = archives.require("surface model", names, _DSM)
     if args.ndsm:
-        ending = "normalized_lastools.jpg"
-        names = {tile: f"dsm_potsdam_{number}_{ending}" for tile, number in padded.items()}
+        names = {tile: f"dsm_potsdam_{padded[tile]}_normalized_lastools.jpg" for tile in tiles}
         rasters["ndsm"] = archives.require("normalised surface model", names, _NDSM)
     return {
         tile: Source(

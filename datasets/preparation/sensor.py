@@ -35,7 +35,8 @@ SUFFIXES = (".tif", ".tiff", ".png")
 def add_arguments(add: Callable[..., Any]) -> None:
     """Add the arguments of ``prepare.py sensor``."""
     add("--data", type=Path, required=True, help="a prepared data set, data/NAME")
-    add("--name", required=True, help="of the modality, e.g. dsm or nir")
+    text = "of the modality, e.g. dsm or nir"
+    add("--name", type=sensor_name, required=True, help=text)
     add("--rasters", type=Path, required=True, help="folder: the images' names, one band each")
     add_range(add, "values to store")
     add_no_data(add)
@@ -68,29 +69,27 @@ def value_range(args: argparse.Namespace) -> tuple[float, float] | None:
     return low, high
 
 
+def sensor_name(text: str) -> str:
+    """Parse ``--name dsm``."""
+    if text in GENERATORS or not text.replace("_", "").replace("-", "").isalnum():
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is the name of a generator or no folder name; choose another, e.g. dsm"
+        )
+    return text
+
+
 def name_and_folder(text: str) -> tuple[str, Path]:
     """Parse ``--sensor dsm=FOLDER``."""
-    name, equals, folder = text.partition("=")
-    if not equals or not folder or not _is_name(name):
-        raise argparse.ArgumentTypeError(
-            f"must be NAME=FOLDER, where NAME is a folder name and not a generator, not '{text}'"
-        )
-    return name, Path(folder)
+    name, _, folder = text.partition("=")
+    if not folder:
+        raise argparse.ArgumentTypeError(f"must be NAME=FOLDER, not '{text}'")
+    return sensor_name(name), Path(folder)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run ``prepare.py sensor``."""
-    if not _is_name(args.name):
-        raise ConfigError(
-            f"--name {args.name} is the name of a generator or no folder name; choose another, "
-            "e.g. dsm"
-        )
     limits = value_range(args)
     import_sensor(open_tile_set(args.data), args.name, args.rasters, args.no_data, limits)
-
-
-def _is_name(name: str) -> bool:
-    return name not in GENERATORS and name.replace("_", "").replace("-", "").isalnum()
 
 
 def import_sensor(
@@ -122,19 +121,11 @@ def import_sensor(
         SourceRaster(id=source, file=_find(rasters, source), tiles=tiles)
         for source, tiles in by_source.items()
     ]
-    root = tile_set.root
-    low, high = store_rasters(
-        root,
-        name,
-        found,
-        no_data,
-        limits,
-        num_workers=default_workers(),
-        empty_error=f"no raster in {rasters} has a pixel with data; check --no-data",
-    )
+    folder = store_folder(tile_set.root, name)
+    low, high = store_rasters(tile_set.root, name, found, no_data, limits, default_workers())
     print(
-        f"{len(tile_set.tiles)} maps in {store_folder(root, name)}, values {low:g} to {high:g}; "
-        f"use them with structure.modalities=[..., {name}]"
+        f"{len(tile_set.tiles)} maps in {folder}, values {low:g} to {high:g}; use them with "
+        f"structure.modalities=[..., {name}]"
     )
 
 
@@ -170,9 +161,7 @@ def store_rasters(
     rasters: list[SourceRaster],
     no_data: float | None,
     limits: tuple[float, float] | None,
-    *,
     num_workers: int,
-    empty_error: str,
     records: Path | None = None,
 ) -> tuple[float, float]:
     """Write the rasters of a set, whose images are written already, as the store ``name``.
@@ -184,7 +173,6 @@ def store_rasters(
         no_data: as in ``import_sensor``.
         limits: as in ``import_sensor``.
         num_workers: number of rasters read at a time.
-        empty_error: message if no raster has a pixel with data.
         records: folder of finished work, from which a killed run resumes; None: never resume.
 
     Returns:
@@ -197,7 +185,9 @@ def store_rasters(
 
     ranges = [own for own in in_threads(find_range, rasters, f"{name}: range", num_workers) if own]
     if not ranges:
-        raise DataError(empty_error)
+        raise DataError(
+            f"no raster of the sensor {name} has a pixel with data; check --no-data or leave it out"
+        )
     low, high = limits or (min(own[0] for own in ranges), max(own[1] for own in ranges))
     settings = {"minimum": low, "maximum": high}
     recipe = MapRecipe(generator=SENSOR, settings=settings, weights_sha256=None)
@@ -269,10 +259,9 @@ def read_band(raster: Raster, name: str, no_data: float | None) -> np.ndarray:
 def _find(rasters: Path, source: str) -> ArchiveFile:
     # The id of an image in a subfolder has '__' in place of '/'.
     for stem in (source, source.replace("__", "/")):
-        for suffix in SUFFIXES:
-            for path in (rasters / f"{stem}{suffix}", rasters / f"{stem}{suffix.upper()}"):
-                if path.is_file():
-                    return ArchiveFile(name=str(path), path=path)
+        for suffix in (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES)):
+            if (path := rasters / f"{stem}{suffix}").is_file():
+                return ArchiveFile(name=str(path), path=path)
     raise MissingDataError(
         f"the image '{source}' has no raster {rasters / source}{{{','.join(SUFFIXES)}}}; add it"
     )

@@ -17,14 +17,8 @@ from datasets.preparation.arguments import add_isprs_arguments, prepare_isprs
 from datasets.preparation.pipeline import Source
 from datasets.tile_set import NamedSplit
 
-_TRAIN = (
-    *("1", "3", "5", "7", "11", "13", "15", "17"),
-    *("21", "23", "26", "28", "30", "32", "34", "37"),
-)
-_TEST = (
-    *("2", "4", "6", "8", "10", "12", "14", "16", "20"),
-    *("22", "24", "27", "29", "31", "33", "35", "38"),
-)
+_TRAIN = tuple(map(str, (1, 3, 5, 7, 11, 13, 15, 17, 21, 23, 26, 28, 30, 32, 34, 37)))
+_TEST = tuple(map(str, (2, 4, 6, 8, 10, 12, 14, 16, 20, 22, 24, 27, 29, 31, 33, 35, 38)))
 _SSRS_TEST = ("5", "15", "21", "30")
 SPLITS = {
     split.name: split

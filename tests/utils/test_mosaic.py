@@ -13,7 +13,6 @@ from utils.mosaic import (
     match_segments,
     overlap_moments,
     overlap_of,
-    owners,
     paste,
 )
 
@@ -107,16 +106,22 @@ def test_boxes_that_touch_do_not_overlap():
     assert layout.pairs == ((0, 1),) and layout.frame == Box(3, 2, 16, 22)
 
 
-@pytest.mark.parametrize("boxes", [grid(100, 100), grid(10_000, 1)])
-def test_ten_thousand_pieces_are_laid_out_at_once(boxes):
-    before = time.perf_counter()
-    layout = lay_out(boxes)
-    assert time.perf_counter() - before < 5
-    assert len(layout.pairs) == (39_402 if boxes[-1].top_px == boxes[-1].left_px else 9_999)
+def test_the_time_to_lay_out_tiles_grows_with_their_number_not_its_square():
+    def seconds(boxes) -> float:
+        """Processor time, in which other programs do not count; the least of three."""
+        times = []
+        for _ in range(3):
+            before = time.process_time()
+            lay_out(boxes)
+            times.append(time.process_time() - before)
+        return min(times)
+
+    assert len(lay_out(grid(100, 100)).pairs) == 39_402
+    assert seconds(grid(100, 100)) < 10 * seconds(grid(50, 50))  # its square: 16 times
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_owners_and_pasted_pixels_one_by_one(seed):
+def test_pasted_pixels_one_by_one(seed):
     layout, ids = some_layout(seed)
     tables = [np.r_[0, np.random.default_rng(i).permutation(900)[:4] + 1] for i in range(9)]
 
@@ -129,11 +134,11 @@ def test_owners_and_pasted_pixels_one_by_one(seed):
 
     for index, box in enumerate(layout.boxes):
         near = {i: ids[i] for i in (index, *layout.neighbours[index])}
-        owner, joint = owners(layout, index), paste(layout, index, near, tables)
+        joint = paste(layout, index, near, tables)
+        assert joint.dtype == np.int32
         for y, x in pixels(box):
             over = [i for i in near if (y, x) in pixels(layout.boxes[i])]
             best = max(over, key=lambda i: (distance(layout.boxes[i], (y, x)), -i))
-            assert owner[y - box.top_px, x - box.left_px] == best
             of = layout.boxes[best]
             expected = tables[best][ids[best][y - of.top_px, x - of.left_px]]
             assert joint[y - box.top_px, x - box.left_px] == expected

@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from utils.threads import WriteBehind, read_ahead
+from utils.threads import read_ahead, write_behind
 
 
 def test_results_come_in_order_and_a_fixed_number_is_read_ahead():
@@ -50,9 +50,9 @@ def test_all_is_written_at_the_end_and_a_fixed_number_waits():
         time.sleep(0.005)
         written.append(number)
 
-    with WriteBehind(num_threads=2, behind=3) as writer:
+    with write_behind(num_threads=2, behind=3) as call:
         for number in range(12):
-            writer.call(write, number)
+            call(write, number)
             at_once.append(number + 1 - len(written))
     assert sorted(written) == list(range(12)) and max(at_once) <= 4
 
@@ -68,10 +68,10 @@ def test_the_first_error_counts_and_stops_the_rest(first_wrong, num_written):
 
     with (
         pytest.raises(OSError, match=rf"^number {first_wrong}$"),
-        WriteBehind(num_threads=1, behind=2) as writer,
+        write_behind(num_threads=1, behind=2) as call,
     ):
         for number in range(20):
-            writer.call(write, number)
+            call(write, number)
     assert len(written) < num_written
 
 
@@ -85,10 +85,10 @@ def test_the_error_of_the_block_is_the_one_that_counts_and_writes_in_progress_en
 
     with (
         pytest.raises(KeyboardInterrupt),
-        WriteBehind(num_threads=1, behind=9) as writer,
+        write_behind(num_threads=1, behind=9) as call,
     ):
         for _ in range(5):
-            writer.call(write)
+            call(write)
         begun.wait()
         raise KeyboardInterrupt
     assert ended == [True]

@@ -192,7 +192,8 @@ def test_a_set_without_heights_is_one_sentence(run_prepare, files, tmp_path):
     nothing = encode(np.full(SIZE, np.nan, np.float32))
     flat = {**files, "1_DSM": dict.fromkeys(files["1_DSM"], nothing)}
     code, _, err = run_prepare(*command(pack(flat, tmp_path / "in", "zips"), tmp_path / "set"))
-    sentence = "error: no raster of the sensor dsm has a pixel with data; leave it out"
+    sentence = "error: no raster of the sensor dsm has a pixel with data; check --no-data or leave "
+    sentence += "it out"
     assert code == 2 and err.splitlines()[-1] == sentence and names_in(tmp_path) == ["in"]
 
 

@@ -88,7 +88,7 @@ def test_a_range_is_kept_and_another_one_over_it_refused(data_root, tmp_path, ru
     assert code == 2 and "given was made with other settings" in err and "another --name" in err
     assert len(read_manifest(folder)[1]) == len(tile_set.tiles)
     code, _, err = run_prepare(*command[:4], "sam", *command[5:])
-    assert code == 2 and "--name sam is the name of a generator or no folder name; choose" in err
+    assert code == 2 and "--name: 'sam' is the name of a generator or no folder name; ch" in err
 
 
 def test_a_store_that_broke_off_names_the_command(tmp_path: Path):
@@ -133,7 +133,10 @@ def test_import_errors_are_one_sentence(data_root: Path, tmp_path: Path):
     with refused(DataError, f"{first}.png must have one band of numbers, not 3 bands of uint8"):
         import_sensor(tile_set, "other", tmp_path)
     save_all(tile_set, tmp_path, np.zeros((96, 96), np.uint8))
-    with refused(DataError, f"no raster in {tmp_path} has a pixel with data; check --no-data"):
+    with refused(
+        DataError,
+        "no raster of the sensor other has a pixel with data; check --no-data or leave it out",
+    ):
         import_sensor(tile_set, "other", tmp_path, no_data=0)
     assert not store_folder(data_root, "other").exists()
 
