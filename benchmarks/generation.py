@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.bench import Bench, Step
 from benchmarks.lively_sam import enliven
+from configs import schema
 from datasets.preparation.synthetic import draw_scene
 from datasets.rasters import SUFFIX, write_raster
 from models.structure.depth_anything import DepthAnything, load_depth_anything, network_size
@@ -122,10 +124,12 @@ def sam(bench: Bench, model_type: str, passing: float) -> None:
     options: dict[str, Any] = {"points_per_side": side, "stability_score_thresh": 0.1}
     options["box_nms_thresh"] = 0.99
     half = torch.bfloat16 if bench.device.type == "cuda" else torch.float32
-    ours = Sam(network=network, weights_sha256=None, dtype=half, images_per_batch=4, **options)
+    ours = Sam(schema.SamConfig(**options), network, dtype=half)
     flops = {"ours": prepare(ours, image, passing)}
     flops["package"] = package_operations(model_type, side**2)
-    package = SamAutomaticMaskGenerator(network, pred_iou_thresh=ours.pred_iou_thresh, **options)
+    package = SamAutomaticMaskGenerator(
+        network, pred_iou_thresh=ours.config.pred_iou_thresh, **options
+    )
     count = ours.images_per_batch
     clocks = {"ours": Stopwatch(bench), "package": Stopwatch(bench)}
     clocks["ours"].watch(ours, "_encode", "encoder")
@@ -165,8 +169,9 @@ def depth(bench: Bench) -> None:
     """Measure our Depth Anything beside that of ``transformers``, on one image."""
     image = draw_scene(0, SIZE_PX).image
     half = torch.bfloat16 if bench.device.type == "cuda" else torch.float32
-    network, _ = load_depth_anything("v2_small", "random", bench.device, half)
-    ours = DepthAnything(network=network, weights_sha256=None, dtype=half)
+    config = schema.DepthAnythingConfig(checkpoint="random")
+    network, _ = load_depth_anything(config, bench.device, half)
+    ours = DepthAnything(config, network, dtype=half)
     try:
         from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
     except ImportError:
@@ -208,8 +213,10 @@ def prepare(generator: Sam, image: np.ndarray, passing: float) -> dict[str, floa
         kept: list[Any] = []
         encoder = operations(lambda: kept.extend(generator._encode([image])))
         points = torch.cartesian_prod(*[torch.arange(64.0, 1024, 128)] * 2).to(generator.device)
-        found = generator._decoder.decode(kept[0], points, -1.0, generator.points_per_batch)
-        generator.pred_iou_thresh = float(found.iou.quantile(1 - passing))
+        count = generator.config.points_per_batch
+        _, iou = generator._decoder.decode(kept[0], points, -1.0, count)
+        threshold = float(iou.quantile(1 - passing))
+        generator.config = replace(generator.config, pred_iou_thresh=threshold)
         crop = generator._crop(0, 0, width, height)
         decoder = operations(lambda: generator._search(kept[0], crop, 0, 0, (height, width)))
     return {"encoder": encoder, "decoder": decoder}

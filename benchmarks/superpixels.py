@@ -23,6 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from configs.schema import SuperpixelsConfig
 from datasets.preparation.synthetic import draw_scene
 from models.structure.superpixels import Superpixels
 
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="5 rounds instead of 30")
     rounds = 5 if parser.parse_args().quick else 30
     image = draw_scene(0, SIZE_PX).image
-    ours = Superpixels().generate
+    ours = Superpixels(SuperpixelsConfig(), torch.device("cpu")).generate
     ids = ours(image)
     theirs = peer(int(ids.max()))
     seconds = measure([ours] if theirs is None else [ours, theirs], image, rounds)

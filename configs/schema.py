@@ -55,14 +55,14 @@ class SamConfig:
     checkpoint: str | None = None
     points_per_side: int = 32  # prompts along each side of the image
     points_per_batch: int = 64  # prompts per forward pass: affects memory, not the result
-    pred_iou_thresh: float = 0.88
-    stability_score_thresh: float = 0.95
-    stability_score_offset: float = 1.0
-    box_nms_thresh: float = 0.7
-    crop_n_layers: int = 0
-    crop_nms_thresh: float = 0.7
-    crop_overlap_ratio: float = 512 / 1500
-    crop_n_points_downscale_factor: int = 1
+    pred_iou_thresh: float = 0.88  # minimum IoU of a mask as predicted by the network
+    stability_score_thresh: float = 0.95  # minimum IoU of a mask at two shifted thresholds
+    stability_score_offset: float = 1.0  # shift of these thresholds
+    box_nms_thresh: float = 0.7  # of masks whose boxes have a higher IoU, the best rated stays
+    crop_n_layers: int = 0  # layers of ever smaller crops, segmented besides the whole image
+    crop_nms_thresh: float = 0.7  # like box_nms_thresh, between crops
+    crop_overlap_ratio: float = 512 / 1500  # overlap of crops, as a fraction of the image side
+    crop_n_points_downscale_factor: int = 1  # divisor of points_per_side from layer to layer
     images_per_batch: int = 4  # per encoder call on a GPU; 1 on the CPU
     # auto: bf16 on a CUDA device, fp32 on the CPU; fp32: the same maps on every device
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -8,8 +8,9 @@ no official file has been loaded by this project.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import timm
@@ -17,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.schema import DepthAnythingConfig
 from models.layers import Normalize
-from models.structure.generator import StructureGenerator
+from models.structure.generator import StructureGenerator, halving
 from models.weights import RANDOM, load_official_weights, official_depth_anything
 from utils.errors import DataError
 
@@ -41,14 +43,10 @@ class DptHead(nn.Module):
         embed_dim: D, width of the tokens.
         widths: channels of the four layers, from the first (finest) to the last.
         features: channels of the fusion.
-        patch_px: side of a token's patch.
     """
 
-    def __init__(
-        self, embed_dim: int, widths: tuple[int, int, int, int], features: int, patch_px: int
-    ) -> None:
+    def __init__(self, embed_dim: int, widths: Sequence[int], features: int) -> None:
         super().__init__()
-        self.patch_px = patch_px
         finest, fine, _, coarse = widths
         self.projects = nn.ModuleList(nn.Conv2d(embed_dim, width, 1) for width in widths)
         self.resize_layers = nn.ModuleList(
@@ -79,30 +77,26 @@ class DptHead(nn.Module):
             layers: four maps ``(B, D, h, w)``, from the first layer to the last.
 
         Returns:
-            ``(B, h * patch_px, w * patch_px)`` float32, 0 or more.
+            ``(B, 14 * h, 14 * w)`` float32, 0 or more.
         """
         maps = []  # 4, 2, 1 and 1/2 times the token grid
-        for number, layer in enumerate(layers, 1):
-            x = self.resize_layers[number - 1](self.projects[number - 1](layer))
-            maps.append(self.scratch[f"layer{number}_rn"](x))
+        parts = zip(self.projects, self.resize_layers, layers, strict=True)
+        for number, (project, resize, layer) in enumerate(parts, 1):
+            maps.append(self.scratch[f"layer{number}_rn"](resize(project(layer))))
         sizes = [tuple(2 * side for side in maps[0].shape[-2:]), *(m.shape[-2:] for m in maps)]
         path: Any = None
         for number in (4, 3, 2, 1):
             fusion = self.scratch[f"refinenet{number}"]
             path = fusion(path, maps[number - 1], sizes[number - 1])
-        height, width = (self.patch_px * side for side in layers[0].shape[-2:])
-        return self._predict(path, (height, width))
+        size = tuple(PATCH_PX * side for side in layers[0].shape[-2:])
+        first, second = self.output_layers()
+        with torch.autocast(path.device.type, enabled=False):
+            x = F.interpolate(first(path.float()), size, mode="bilinear", align_corners=True)
+            return second(x).squeeze(1)
 
     def output_layers(self) -> tuple[nn.Module, nn.Module]:
         """Return the layers that are computed in float32 under any autocast."""
         return self.scratch["output_conv1"], self.scratch["output_conv2"]
-
-    def _predict(self, path: Tensor, size: tuple[int, int]) -> Tensor:
-        first, second = self.output_layers()
-        with torch.autocast(path.device.type, enabled=False):
-            x = first(path.float())
-            x = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
-            return second(x).squeeze(1)
 
 
 class _Fusion(nn.Module):
@@ -134,38 +128,29 @@ class _ResidualUnit(nn.Module):
         return x + self.conv2(F.relu(self.conv1(F.relu(x)), inplace=True))
 
 
-class _Size(NamedTuple):
-    """Hyperparameters of a network size."""
-
-    layers: tuple[int, ...]  # layers whose tokens are passed to the head; version 1: the last four
-    widths: tuple[int, int, int, int]  # channels of the head, by layer
-    features: int  # channels of the fusion
-
-
-_SIZES = {
-    "small": _Size((2, 5, 8, 11), (48, 96, 192, 384), 64),
-    "base": _Size((2, 5, 8, 11), (96, 192, 384, 768), 128),
-    "large": _Size((4, 11, 17, 23), (256, 512, 1024, 1024), 256),
+# Layers whose tokens, after the ViT's final norm, are passed to the head (version 1: the last
+# four); channels of the head, by layer; channels of the fusion.
+_SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
+    "small": ((2, 5, 8, 11), (48, 96, 192, 384), 64),
+    "base": ((2, 5, 8, 11), (96, 192, 384, 768), 128),
+    "large": ((4, 11, 17, 23), (256, 512, 1024, 1024), 256),
 }
 
 
 class DepthAnythingNetwork(nn.Module):
-    """DINOv2 with a DPT head; parameters have the names of the official files.
+    """DINOv2 with a DPT head; parameters have the names of the official files."""
 
-    Args:
-        vit: a timm DINOv2 without registers that takes any picture size.
-        layers: the four layers whose tokens, after the ViT's final norm, are passed to the head.
-        widths: see ``DptHead``.
-        features: see ``DptHead``.
-    """
-
-    def __init__(
-        self, vit: Any, layers: Sequence[int], widths: tuple[int, int, int, int], features: int
-    ) -> None:
+    def __init__(self, model_type: str) -> None:
         super().__init__()
-        self.layers = tuple(layers)
+        version, size = model_type.split("_")
+        self.layers, widths, features = _SIZES[size]
+        name = f"vit_{size}_patch14_dinov2"
+        vit: Any = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
+        if version == "v1":
+            depth = len(vit.blocks)
+            self.layers = tuple(range(depth - 4, depth))
         self.pretrained = vit
-        self.depth_head = DptHead(vit.embed_dim, widths, features, PATCH_PX)
+        self.depth_head = DptHead(vit.embed_dim, widths, features)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Predict the relative inverse depth of pictures of one size.
@@ -214,17 +199,12 @@ def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def load_depth_anything(
-    model_type: str,
-    checkpoint: str | None,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
+    config: DepthAnythingConfig, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> tuple[DepthAnythingNetwork, str]:
     """Build Depth Anything with the weights of a local file; nothing is downloaded.
 
     Args:
-        model_type: ``v2_small``, ``v2_base``, ``v2_large``, or ``v1_`` and one of these sizes.
-        checkpoint: an official file, or one of the same layout under another name; None: the
-            official file in ``weights/``; ``random``: fixed random weights, for tests and timing.
+        config: names the model and its file.
         device: device of the network.
         dtype: dtype of the computation. The weights of linear layers and convolutions are stored in
             a half dtype, too, which spares autocast a cast for every batch.
@@ -236,58 +216,39 @@ def load_depth_anything(
         MissingDataError: there is no such file.
         DataError: the file is damaged or of another model.
     """
+    model_type, checkpoint = config.model_type, config.checkpoint
     if checkpoint == RANDOM:
         network, digest = _random(model_type), RANDOM
     else:
-        _refuse_metric_depth(model_type, checkpoint)
-        with torch.device("meta"):  # nothing is initialised at random first
-            network = _build(model_type)
         official = official_depth_anything(model_type)
+        if checkpoint is not None and "metric" in Path(checkpoint).name:  # of the same layout
+            raise DataError(
+                f"{checkpoint} is named like weights of metric depth, which need another last "
+                f"layer; give {official.file}, or rename it if it holds relative depth"
+            )
+        with torch.device("meta"):  # nothing is initialised at random first
+            network = DepthAnythingNetwork(model_type)
         digest = load_official_weights(network, checkpoint, official, unused=_UNUSED)
     network = network.float()
     if dtype != torch.float32:
-        _store_as(dtype, network)
+        kept = {m for layer in network.depth_head.output_layers() for m in layer.modules()}
+        for module in set(network.modules()) - kept:
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                module.to(dtype)
     return network.to(device).eval().requires_grad_(False), digest
-
-
-def _build(model_type: str) -> DepthAnythingNetwork:
-    version, size = model_type.split("_")
-    parts = _SIZES[size]
-    name = f"vit_{size}_patch14_dinov2"
-    vit: Any = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
-    depth = len(vit.blocks)
-    layers = range(depth - 4, depth) if version == "v1" else parts.layers
-    return DepthAnythingNetwork(vit, layers, parts.widths, parts.features)
-
-
-def _refuse_metric_depth(model_type: str, checkpoint: str | None) -> None:
-    """Refuse a file named like weights of metric depth, which have the same layout."""
-    if checkpoint is not None and "metric" in Path(checkpoint).name:
-        raise DataError(
-            f"{checkpoint} is named like weights of metric depth, which need another last layer; "
-            f"give {official_depth_anything(model_type).file}, or rename it if it holds relative "
-            "depth"
-        )
 
 
 def _random(model_type: str) -> DepthAnythingNetwork:
     """Build a network with fixed random weights whose maps are not constant."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(0)  # of the CPU only
-        network = _build(model_type)
+        network = DepthAnythingNetwork(model_type)
     for name, parameter in network.named_parameters():
         if name.endswith("gamma"):
             nn.init.ones_(parameter)  # timm's layer scale of 1e-5 would suppress the picture
     # Keep the input of the last ReLU from being negative everywhere.
     network.depth_head.get_parameter("scratch.output_conv2.2.weight").data.abs_()
     return network
-
-
-def _store_as(dtype: torch.dtype, network: DepthAnythingNetwork) -> None:
-    kept = {module for part in network.depth_head.output_layers() for module in part.modules()}
-    for module in network.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and module not in kept:
-            module.to(dtype)
 
 
 class DepthAnything(StructureGenerator):
@@ -298,11 +259,10 @@ class DepthAnything(StructureGenerator):
     1's script resizes the map to the image with ``align_corners=False``; here it is True for both.
 
     Args:
+        config: the settings; ``images_per_batch`` is one on the CPU, where more are no faster, and
+            halved for good when the device runs out of memory.
         network: in eval mode, on the device of the computation.
         weights_sha256: SHA-256 of the weights file; ``random`` or None without a file.
-        input_size_px: minimum length of the shorter side of the network's input.
-        images_per_batch: images computed together on a CUDA device; one on the CPU, where more are
-            no faster. Halved permanently whenever the device runs out of memory.
         dtype: dtype of the network (autocast); its output is always float32.
     """
 
@@ -310,18 +270,16 @@ class DepthAnything(StructureGenerator):
 
     def __init__(
         self,
-        *,
+        config: DepthAnythingConfig,
         network: DepthAnythingNetwork,
-        weights_sha256: str | None,
-        input_size_px: int = 518,
-        images_per_batch: int = 1,
+        weights_sha256: str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.weights_sha256 = weights_sha256
-        self.input_size_px = input_size_px
         self.device = next(network.parameters()).device
-        self.images_per_batch = images_per_batch if self.device.type == "cuda" else 1
-        self.dtype = dtype
+        self.images_per_batch = config.images_per_batch if self.device.type == "cuda" else 1
+        self._input_size_px = config.input_size_px
+        self._dtype = dtype
         self._network = network
         self._normalize = Normalize(_MEAN, _STD).to(self.device)
 
@@ -332,40 +290,38 @@ class DepthAnything(StructureGenerator):
         Returns:
             ``(H, W)`` float32 maps, 0 or more, larger is nearer, each on a scale of its own.
         """
+        too_large = (
+            "Depth Anything does not fit the memory of the device even with one image at a time; "
+            f"lower structure.depth_anything.input_size_px={self._input_size_px}, take a smaller "
+            "structure.depth_anything.model_type, or run.device=cpu"
+        )
         groups: dict[tuple[int, int], list[int]] = {}  # images by the size of their network input
         for index, image in enumerate(images):
-            size = network_size(image.shape[0], image.shape[1], self.input_size_px)
+            size = network_size(image.shape[0], image.shape[1], self._input_size_px)
             groups.setdefault(size, []).append(index)
         maps: dict[int, np.ndarray] = {}
         for size, left in groups.items():
             while left:
-                chunk = left[: self.images_per_batch]
-                depths = self._compute([images[index] for index in chunk], size)
-                if depths is None:
-                    self.images_per_batch = len(chunk) // 2
-                    torch.cuda.empty_cache()
-                else:
-                    maps.update(zip(chunk, depths, strict=True))
-                    left = left[len(chunk) :]
+                compute = partial(self._compute_first, [images[index] for index in left], size)
+                self.images_per_batch, depths = halving(self.images_per_batch, compute, too_large)
+                maps.update(zip(left, depths, strict=False))
+                left = left[len(depths) :]
         return [maps[index] for index in range(len(images))]
 
-    def _compute(
-        self, images: Sequence[np.ndarray], size: tuple[int, int]
-    ) -> list[np.ndarray] | None:
-        """Return the maps of images of one input size; None if memory for so many is missing."""
-        try:
-            pictures = torch.cat([self._preprocess(image, size) for image in images])
-            with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
-                depths = self._network(pictures)
-            return [_resize(depth, image) for depth, image in zip(depths, images, strict=True)]
-        except torch.OutOfMemoryError as error:
-            if len(images) == 1:
-                raise DataError(
-                    "Depth Anything does not fit the memory of the device even with one image at "
-                    f"a time; lower structure.depth_anything.input_size_px={self.input_size_px}, "
-                    "take a smaller structure.depth_anything.model_type, or run.device=cpu"
-                ) from error
-            return None
+    def _compute_first(
+        self, images: Sequence[np.ndarray], size: tuple[int, int], count: int
+    ) -> list[np.ndarray]:
+        """Return the maps of the first images, of one input size."""
+        pictures = torch.cat([self._preprocess(image, size) for image in images[:count]])
+        with torch.autocast(self.device.type, self._dtype, self._dtype != torch.float32):
+            depths = self._network(pictures)
+        maps = []
+        for depth, image in zip(depths, images, strict=False):
+            resized = F.interpolate(
+                depth[None, None], image.shape[:2], mode="bilinear", align_corners=True
+            )
+            maps.append(resized[0, 0].cpu().numpy())
+        return maps
 
     def _preprocess(self, image: np.ndarray, size: tuple[int, int]) -> Tensor:
         """Resize and normalise ``(H, W, 3)`` uint8 to ``(1, 3, *size)``."""
@@ -373,13 +329,6 @@ class DepthAnything(StructureGenerator):
         picture = pixels.permute(2, 0, 1)[None] / 255
         picture = F.interpolate(picture, size, mode="bicubic", align_corners=False)
         return self._normalize(picture)
-
-
-def _resize(depth: Tensor, image: np.ndarray) -> np.ndarray:
-    """Resize a map ``(h, w)`` to the size of an image."""
-    size = image.shape[:2]
-    resized = F.interpolate(depth[None, None], size, mode="bilinear", align_corners=True)
-    return resized[0, 0].cpu().numpy()
 
 
 def network_size(height: int, width: int, input_size_px: int) -> tuple[int, int]:

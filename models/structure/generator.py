@@ -1,10 +1,15 @@
 """Interface of structure generators: RGB image -> segment map or depth map."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
 import numpy as np
+import torch
+
+from utils.errors import DataError
+
+T = TypeVar("T")
 
 
 class StructureGenerator(ABC):
@@ -38,3 +43,19 @@ class StructureGenerator(ABC):
             DataError: more segments than a 16-bit map can hold, or not enough memory on the device.
         """
         return self.generate_batch([image])[0]
+
+
+def halving(size: int, compute: Callable[[int], T], too_large: str) -> tuple[int, T]:
+    """Return ``compute(size)``, halving the size while the device runs out of memory; and the size.
+
+    Raises:
+        DataError: ``too_large``, if not even size 1 fits.
+    """
+    while True:
+        try:
+            return size, compute(size)
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise DataError(too_large) from error
+        size //= 2
+        torch.cuda.empty_cache()

@@ -6,18 +6,20 @@ those of the authors' ``SamAutomaticMaskGenerator``, computed faster by ``sam_en
 segment map of them.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam as SamNetwork
 from segment_anything.utils.amg import build_all_layer_point_grids, generate_crop_boxes
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
-from models.structure.generator import StructureGenerator
+from configs.schema import SamConfig
+from models.structure.generator import StructureGenerator, halving
 from models.structure.sam_decoder import PromptDecoder
 from models.structure.sam_encoder import encode
 from models.structure.sam_masks import (
@@ -26,36 +28,29 @@ from models.structure.sam_masks import (
     drop_cut_off,
     measure,
     paint,
-    resampling,
     suppress,
 )
 from models.structure.segments import canonical
 from models.weights import RANDOM, load_official_weights, official_sam
 from utils.boxes import Box
-from utils.errors import DataError
 
-T = TypeVar("T")
+_TOO_LARGE = (
+    "SAM does not fit the memory of the device even with one image and one prompt at a time; take "
+    "a smaller structure.sam.model_type, or run.device=cpu"
+)
 
 
 class Sam(StructureGenerator):
     """SAM's masks of an image, painted into one segment map.
 
+    ``points_per_batch`` determines the memory, and the masks only by rounding. It is halved for
+    good when the device runs out of memory, and so is ``images_per_batch``, which is one on the
+    CPU, where more are no faster.
+
     Args:
+        config: the settings.
         network: a SAM network in eval mode, on the device of the computation.
         weights_sha256: SHA-256 of the weights file; ``random`` or None without a file.
-        points_per_side: prompts along each side of the image.
-        points_per_batch: maximum number of prompts computed together; determines the memory, and
-            the masks only by rounding. Halved permanently whenever the device runs out of memory.
-        pred_iou_thresh: minimum IoU of a mask as predicted by the network.
-        stability_score_thresh: minimum IoU of a mask at two shifted thresholds.
-        stability_score_offset: shift of these thresholds.
-        box_nms_thresh: of masks whose boxes have a higher IoU, the one with the best score stays.
-        crop_n_layers: layers of ever smaller crops that are segmented besides the whole image.
-        crop_nms_thresh: like ``box_nms_thresh``, between crops.
-        crop_overlap_ratio: overlap of crops, as a fraction of the image side.
-        crop_n_points_downscale_factor: divisor of ``points_per_side`` from layer to layer.
-        images_per_batch: pictures encoded together on a CUDA device; one on the CPU, where more are
-            no faster. Halved like ``points_per_batch``.
         dtype: dtype of the image encoder (autocast); the rest is float32.
     """
 
@@ -63,40 +58,23 @@ class Sam(StructureGenerator):
 
     def __init__(
         self,
-        *,
+        config: SamConfig,
         network: SamNetwork,
-        weights_sha256: str | None,
-        points_per_side: int = 32,
-        points_per_batch: int = 64,
-        pred_iou_thresh: float = 0.88,
-        stability_score_thresh: float = 0.95,
-        stability_score_offset: float = 1.0,
-        box_nms_thresh: float = 0.7,
-        crop_n_layers: int = 0,
-        crop_nms_thresh: float = 0.7,
-        crop_overlap_ratio: float = 512 / 1500,
-        crop_n_points_downscale_factor: int = 1,
-        images_per_batch: int = 1,
+        weights_sha256: str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        self.config = config
         self.weights_sha256 = weights_sha256
-        self.points_per_batch = points_per_batch
-        self.pred_iou_thresh = pred_iou_thresh
-        self.stability_score_thresh = stability_score_thresh
-        self.stability_score_offset = stability_score_offset
-        self.box_nms_thresh = box_nms_thresh
-        self.crop_n_layers = crop_n_layers
-        self.crop_nms_thresh = crop_nms_thresh
-        self.crop_overlap_ratio = crop_overlap_ratio
         self.device = network.device
-        self.images_per_batch = images_per_batch if self.device.type == "cuda" else 1
+        self.images_per_batch = config.images_per_batch if self.device.type == "cuda" else 1
         self._encoder_batch = self.images_per_batch
-        self.dtype = dtype
+        self._decoder_batch = config.points_per_batch
+        self._dtype = dtype
         self._network = network
         self._decoder = PromptDecoder(network)
         self._resize = ResizeLongestSide(network.image_encoder.img_size)
         self._grids = build_all_layer_point_grids(
-            points_per_side, crop_n_layers, crop_n_points_downscale_factor
+            config.points_per_side, config.crop_n_layers, config.crop_n_points_downscale_factor
         )
 
     @torch.no_grad()
@@ -108,18 +86,16 @@ class Sam(StructureGenerator):
         """
         maps = []
         for image, (masks, crops) in zip(images, self._find(images), strict=True):
-            ids = paint(masks, crops, image.shape[:2], self._network.mask_threshold)
-            maps.append(canonical(ids.cpu().numpy()))
+            maps.append(canonical(paint(masks, crops, image.shape[:2]).cpu().numpy()))
         return maps
 
     def _find(self, images: Sequence[np.ndarray]) -> list[tuple[Masks, list[Crop]]]:
         """Return the masks of each image, by descending score, and its crops."""
         places = []  # of the crops of all images: index of the image, corners, layer
         for index, image in enumerate(images):
-            corners = generate_crop_boxes(
-                image.shape[:2], self.crop_n_layers, self.crop_overlap_ratio
-            )
-            places += [(index, box, layer) for box, layer in zip(*corners, strict=True)]
+            layers, overlap = self.config.crop_n_layers, self.config.crop_overlap_ratio
+            boxes = zip(*generate_crop_boxes(image.shape[:2], layers, overlap), strict=True)
+            places += [(index, box, layer) for box, layer in boxes]
         pictures = [images[i][y0:y1, x0:x1] for i, (x0, y0, x1, y1), _ in places]
         found: list[tuple[list[Masks], list[Crop]]] = [([], []) for _ in images]
         for (index, corners, layer), embedding in zip(places, self._encode(pictures), strict=True):
@@ -129,37 +105,38 @@ class Sam(StructureGenerator):
             masks.append(self._search(embedding, crops[-1], len(crops) - 1, layer, size))
         return [(self._merge(masks, crops), crops) for masks, crops in found]
 
-    def _encode(self, pictures: list[np.ndarray]) -> list[Tensor]:
+    def _encode(self, pictures: Sequence[np.ndarray]) -> list[Tensor]:
         """Return the image embeddings, ``(C, h, w)`` float32 each."""
         embeddings: list[Tensor] = []
         while len(embeddings) < len(pictures):
-            first = len(embeddings)
-
-            def compute(size: int, first: int = first) -> Tensor:
-                batch = [self._preprocess(p) for p in pictures[first : first + size]]
-                with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
-                    return encode(self._network.image_encoder, torch.cat(batch)).float()
-
-            self._encoder_batch, batch = self._halving(self._encoder_batch, compute)
+            compute = partial(self._encode_first, pictures[len(embeddings) :])
+            self._encoder_batch, batch = halving(self._encoder_batch, compute, _TOO_LARGE)
             embeddings += batch.unbind()
         return embeddings
 
-    def _preprocess(self, picture: np.ndarray) -> Tensor:
-        """Apply the package's own steps: Pillow's bilinear resize, normalise, pad."""
-        resized = torch.from_numpy(self._resize.apply_image(picture))
-        pixels = resized.to(self.device).permute(2, 0, 1).unsqueeze(0)
-        return self._network.preprocess(pixels)
+    def _encode_first(self, pictures: Sequence[np.ndarray], count: int) -> Tensor:
+        """Apply the package's own steps: Pillow's bilinear resize, normalise, pad, encode."""
+        batch = []
+        for picture in pictures[:count]:
+            pixels = torch.from_numpy(self._resize.apply_image(picture)).to(self.device)
+            batch.append(self._network.preprocess(pixels.permute(2, 0, 1).unsqueeze(0)))
+        with torch.autocast(self.device.type, self._dtype, self._dtype != torch.float32):
+            return encode(self._network.image_encoder, torch.cat(batch)).float()
 
     def _crop(self, x0: int, y0: int, x1: int, y1: int) -> Crop:
+        """Describe a crop; its matrices are the package's two calls, applied to unit vectors."""
         size = (y1 - y0, x1 - x0)
         side = self._network.image_encoder.img_size
-        used = self._resize.get_preprocess_shape(*size, side)
-        coarse = [4 * length for length in self._network.prompt_encoder.image_embedding_size]
-        rows, columns = (
-            resampling(coarse[axis], side, used[axis], length, self.device)
-            for axis, length in enumerate(size)
-        )
-        return Crop(Box(y0, x0, *size), rows, columns)
+        used = self._resize.get_preprocess_shape(*size, side)  # the rest of the picture is padding
+        matrices = []
+        for axis, length in enumerate(size):
+            coarse = 4 * self._network.prompt_encoder.image_embedding_size[axis]
+            unit = torch.eye(coarse, device=self.device)[None, None]
+            fine = F.interpolate(unit, (side, coarse), mode="bilinear", align_corners=False)
+            fine = fine[:, :, : used[axis]]
+            fine = F.interpolate(fine, (length, coarse), mode="bilinear", align_corners=False)
+            matrices.append(fine[0, 0])
+        return Crop(Box(y0, x0, *size), *matrices)
 
     def _search(
         self, embedding: Tensor, crop: Crop, number: int, layer: int, size: tuple[int, int]
@@ -168,29 +145,12 @@ class Sam(StructureGenerator):
         crop_size = (crop.box.height_px, crop.box.width_px)
         points = self._grids[layer] * np.array(crop_size)[None, ::-1]
         prompts = torch.from_numpy(self._resize.apply_coords(points, crop_size)).to(self.device)
-        self.points_per_batch, found = self._halving(
-            self.points_per_batch,
-            lambda count: self._decoder.decode(embedding, prompts, self.pred_iou_thresh, count),
-        )
-        corner = torch.tensor([crop.box.left_px, crop.box.top_px], device=self.device)
-        masks = Masks(
-            coarse=found.logits,
-            crop=torch.full_like(found.prompt, number),
-            boxes=found.prompt.new_zeros(len(found.prompt), 4),
-            areas=torch.zeros_like(found.prompt),
-            iou=found.iou,
-            stability=torch.zeros_like(found.iou),
-            points=torch.from_numpy(points).to(self.device)[found.prompt] + corner,
-        )
-        masks = measure(
-            masks,
-            crop,
-            self._network.mask_threshold,
-            self.stability_score_offset,
-            self.stability_score_thresh,
-        )
+        decode = partial(self._decoder.decode, embedding, prompts, self.config.pred_iou_thresh)
+        self._decoder_batch, (logits, iou) = halving(self._decoder_batch, decode, _TOO_LARGE)
+        offset, stability = self.config.stability_score_offset, self.config.stability_score_thresh
+        masks = measure(logits, iou, crop, number, offset, stability)
         masks = drop_cut_off(masks, crop, size)
-        return suppress(masks, masks.iou, self.box_nms_thresh)
+        return suppress(masks, masks.iou, self.config.box_nms_thresh)
 
     def _merge(self, parts: list[Masks], crops: list[Crop]) -> Masks:
         """Join the masks of all crops without duplicates, of which that of a smaller crop stays."""
@@ -199,34 +159,11 @@ class Sam(StructureGenerator):
             return masks
         sizes = [crop.box.height_px * crop.box.width_px for crop in crops]
         areas = torch.tensor(sizes, device=self.device)
-        return suppress(masks, 1 / areas[masks.crop], self.crop_nms_thresh)
-
-    def _halving(self, size: int, compute: Callable[[int], T]) -> tuple[int, T]:
-        """Return ``compute(size)``, halving the size while the device runs out of memory."""
-        while True:
-            try:
-                return size, compute(size)
-            except torch.OutOfMemoryError as error:
-                if size == 1:
-                    raise DataError(
-                        "SAM does not fit the memory of the device even with one image and one "
-                        "prompt at a time; take a smaller structure.sam.model_type, or run.device="
-                        "cpu"
-                    ) from error
-            size //= 2
-            torch.cuda.empty_cache()
+        return suppress(masks, 1 / areas[masks.crop], self.config.crop_nms_thresh)
 
 
-def load_sam(
-    model_type: str, checkpoint: str | None, device: torch.device
-) -> tuple[SamNetwork, str]:
+def load_sam(config: SamConfig, device: torch.device) -> tuple[SamNetwork, str]:
     """Build SAM with the weights of a local file; nothing is downloaded.
-
-    Args:
-        model_type: ``vit_b``, ``vit_l`` or ``vit_h``.
-        checkpoint: an official file, or one of the same layout under another name; None: the
-            official file in ``weights/``; ``random``: fixed random weights, for tests and timing.
-        device: device of the network.
 
     Returns:
         The network in eval mode (float32), and the SHA-256 of the file or ``random``.
@@ -235,12 +172,13 @@ def load_sam(
         MissingDataError: there is no such file.
         DataError: the file is damaged or of another model.
     """
-    if checkpoint == RANDOM:
-        network, digest = _random(model_type), RANDOM
+    if config.checkpoint == RANDOM:
+        network, digest = _random(config.model_type), RANDOM
     else:
         with torch.device("meta"):  # vit_h is never initialised at random first
-            network = sam_model_registry[model_type]()
-        digest = load_official_weights(network, checkpoint, official_sam(model_type))
+            network = sam_model_registry[config.model_type]()
+        official = official_sam(config.model_type)
+        digest = load_official_weights(network, config.checkpoint, official)
     return network.float().to(device).eval().requires_grad_(False), digest
 
 

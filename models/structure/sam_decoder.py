@@ -122,21 +122,6 @@ def _by_head(weight: Tensor, num_heads: int) -> Tensor:
 _CPU_CHUNK = 8  # prompts; the image tokens of one are 4 MB
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Masks whose predicted IoU is above the threshold, in the order of the prompts.
-
-    Attributes:
-        logits: ``(K, h, w)`` float32, four times the image embedding's height and width.
-        iou: ``(K,)`` float32, predicted IoU.
-        prompt: ``(K,)`` int64, index of the prompt.
-    """
-
-    logits: Tensor
-    iou: Tensor
-    prompt: Tensor
-
-
 class PromptDecoder:
     """The prompt encoder and mask decoder of a SAM network, for single foreground points.
 
@@ -157,7 +142,7 @@ class PromptDecoder:
 
     def decode(
         self, embedding: Tensor, points: Tensor, iou_thresh: float, points_per_batch: int
-    ) -> Candidates:
+    ) -> tuple[Tensor, Tensor]:
         """Decode the masks of an image at points.
 
         Args:
@@ -165,17 +150,18 @@ class PromptDecoder:
             points: ``(P, 2)`` x, y in pixels of the encoder's picture.
             iou_thresh: masks with a higher predicted IoU are kept; 0 or less: all.
             points_per_batch: maximum number of prompts computed together.
+
+        Returns:
+            Logits ``(K, h, w)`` float32, of four times the embedding's height and width, and
+            predicted IoU ``(K,)`` float32 of the masks kept, in the order of the prompts.
         """
         image = self._project(embedding)
         labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
         sparse, _ = self._prompts(points=(points[:, None], labels), boxes=None, masks=None)
         chunk = points_per_batch if embedding.is_cuda else min(points_per_batch, _CPU_CHUNK)
-        parts = []
-        for first in range(0, len(points), chunk):
-            part = self._decode_chunk(image, sparse[first : first + chunk], iou_thresh)
-            parts.append((*part[:2], part[2] + first))
-        logits, iou, prompt = (torch.cat(column) for column in zip(*parts, strict=True))
-        return Candidates(logits, iou, prompt)
+        parts = [self._decode_chunk(image, part, iou_thresh) for part in sparse.split(chunk)]
+        logits, iou = (torch.cat(column) for column in zip(*parts, strict=True))
+        return logits, iou
 
     def _project(self, embedding: Tensor) -> "_Image":
         """Compute the parts that all prompts on an image share."""
@@ -200,7 +186,7 @@ class PromptDecoder:
 
     def _decode_chunk(
         self, image: "_Image", sparse: Tensor, iou_thresh: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         decoder = self._decoder
         output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         start = torch.cat([output.expand(len(sparse), -1, -1), sparse], 1)
@@ -213,13 +199,13 @@ class PromptDecoder:
         which, mask = keep[some].nonzero(as_tuple=True)
         side = (4 * image.height, 4 * image.width)
         if not len(some):
-            return keys.new_zeros(0, *side), iou[keep], some
+            return keys.new_zeros(0, *side), iou[keep]
         mask_tokens = slice(2, 2 + num_masks)  # after the IoU's and the single mask's
         tokens = self._last(image, tokens[some, mask_tokens], start[some, mask_tokens], keys[some])
         networks = decoder.output_hypernetworks_mlps[1:]
         weights = torch.stack([mlp(tokens[:, i]) for i, mlp in enumerate(networks)], 1)
         logits = self._upscaling(keys[some], weights)[which, mask]
-        return _in_rows(logits, image.height, image.width), iou[keep], some[which]
+        return _in_rows(logits, image.height, image.width), iou[keep]
 
     def _two_way(self, image: "_Image", start: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the layers; return prompt tokens ``(B, T, C)`` and image tokens ``(B, N, C)``."""

@@ -7,17 +7,19 @@ size of the image a few at a time, once to be measured and, if they remain, once
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from itertools import groupby
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from segment_anything.modeling import Sam as SamNetwork
 from segment_anything.utils.amg import is_box_near_crop_edge
 from torch import Tensor
 from torchvision.ops.boxes import batched_nms
 
 from utils.boxes import Box
 
+_THRESHOLD = SamNetwork.mask_threshold  # of logits: 0
 _CHUNK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 30}  # of logits at the size of the image
 _MOST_IN_INT16 = 32767
 
@@ -52,25 +54,6 @@ class Crop:
             yield self.logits(part)
 
 
-def resampling(coarse: int, picture: int, used: int, length: int, device: torch.device) -> Tensor:
-    """Return the matrix of a ``Crop`` for one axis.
-
-    Args:
-        coarse: length of the logits.
-        picture: length of the encoder's picture.
-        used: length of the part of the picture that shows the crop; the rest is padding.
-        length: length of the crop.
-        device: device of the result.
-
-    Returns:
-        ``(length, coarse)`` float32.
-    """
-    unit = torch.eye(coarse, device=device)[None, None]
-    fine = F.interpolate(unit, (picture, coarse), mode="bilinear", align_corners=False)
-    fine = fine[:, :, :used]
-    return F.interpolate(fine, (length, coarse), mode="bilinear", align_corners=False)[0, 0]
-
-
 @dataclass(frozen=True)
 class Masks:
     """Masks of an image.
@@ -82,7 +65,6 @@ class Masks:
         areas: ``(K,)`` int64, in pixels.
         iou: ``(K,)`` float32, as predicted by the network.
         stability: ``(K,)`` float32.
-        points: ``(K, 2)`` float64 x, y of the prompt, in pixels of the image.
     """
 
     coarse: Tensor
@@ -91,7 +73,6 @@ class Masks:
     areas: Tensor
     iou: Tensor
     stability: Tensor
-    points: Tensor
 
     def __len__(self) -> int:
         return len(self.iou)
@@ -108,31 +89,35 @@ class Masks:
 
 
 def measure(
-    masks: Masks, crop: Crop, mask_threshold: float, offset: float, stability_thresh: float
+    coarse: Tensor,
+    iou: Tensor,
+    crop: Crop,
+    number: int,
+    offset: float,
+    stability_thresh: float,
 ) -> Masks:
-    """Compute box, area and stability of masks; unstable masks are dropped.
+    """Compute box, area and stability of the masks of crop ``number``; unstable ones are dropped.
 
     Stability is the IoU of the masks at two thresholds, ``offset`` above and below
-    ``mask_threshold``; 0/0 of an empty mask is NaN, which passes no threshold above 0.
+    that of the masks; 0/0 of an empty mask is NaN, which passes no threshold above 0.
     """
     boxes, areas, stability = [], [], []
-    for logits in crop.chunks(masks.coarse):
-        inner = _count(logits > mask_threshold + offset)
-        stability.append(inner / _count(logits > mask_threshold - offset))
-        areas.append(_count(logits > mask_threshold).long())
-        boxes.append(_boxes(logits, mask_threshold))
+    for logits in crop.chunks(coarse):
+        inner = _count(logits > _THRESHOLD + offset)
+        stability.append(inner / _count(logits > _THRESHOLD - offset))
+        areas.append(_count(logits > _THRESHOLD).long())
+        boxes.append(_boxes(logits))
     # Boxes were measured in the crop: both of their corners move by the corner of the crop.
     corner = [crop.box.left_px, crop.box.top_px]
-    shift = torch.tensor([*corner, *corner], device=masks.boxes.device)
-    measured = replace(
-        masks,
-        boxes=torch.cat([masks.boxes[:0], *boxes]) + shift,
-        areas=torch.cat([masks.areas[:0], *areas]),
-        stability=torch.cat([masks.stability[:0], *stability]),
+    masks = Masks(
+        coarse=coarse,
+        crop=torch.full(iou.shape, number, device=iou.device),
+        boxes=torch.cat(boxes) + torch.tensor([*corner, *corner], device=iou.device),
+        areas=torch.cat(areas),
+        iou=iou,
+        stability=torch.cat(stability),
     )
-    if stability_thresh <= 0:
-        return measured
-    return measured.select(measured.stability >= stability_thresh)
+    return masks if stability_thresh <= 0 else masks.select(masks.stability >= stability_thresh)
 
 
 def drop_cut_off(masks: Masks, crop: Crop, image_size: tuple[int, int]) -> Masks:
@@ -150,9 +135,7 @@ def suppress(masks: Masks, scores: Tensor, iou_thresh: float) -> Masks:
     return masks.select(batched_nms(masks.boxes.float(), scores, one_class, iou_thresh))
 
 
-def paint(
-    masks: Masks, crops: list[Crop], image_size: tuple[int, int], mask_threshold: float
-) -> Tensor:
+def paint(masks: Masks, crops: list[Crop], image_size: tuple[int, int]) -> Tensor:
     """Paint masks, which overlap and leave gaps, into one segment map.
 
     Larger masks are painted first, so a smaller mask covers a larger one. Of two masks of equal
@@ -163,24 +146,20 @@ def paint(
         ``(H, W)`` int32 on the device of the masks; 0 = under no mask.
     """
     ids = torch.zeros(image_size, dtype=torch.int32, device=masks.areas.device)
-    order = _painting_order(masks, crops, image_size, mask_threshold)
-    for number, (box, mask) in enumerate(_at_full_size(masks, order, crops, mask_threshold)):
+    order = _painting_order(masks, crops, image_size)
+    for number, (box, mask) in enumerate(_at_full_size(masks, order, crops)):
         ids[box.slices].masked_fill_(mask, number + 1)
     return ids
 
 
-def _painting_order(
-    masks: Masks, crops: list[Crop], image_size: tuple[int, int], mask_threshold: float
-) -> list[int]:
+def _painting_order(masks: Masks, crops: list[Crop], image_size: tuple[int, int]) -> list[int]:
     """Return the indices of the masks in the order of ``paint``."""
     areas = masks.areas.tolist()
     occurrences = Counter(areas)
     tied = [index for index, area in enumerate(areas) if occurrences[area] > 1]
     # Of two masks, packed into bits, the larger bytes are those with the first pixel.
     pixels = {}
-    for index, (box, mask) in zip(
-        tied, _at_full_size(masks, tied, crops, mask_threshold), strict=True
-    ):
+    for index, (box, mask) in zip(tied, _at_full_size(masks, tied, crops), strict=True):
         whole = np.zeros(image_size, dtype=bool)
         whole[box.slices] = mask.cpu().numpy()
         pixels[index] = np.packbits(whole).tobytes()
@@ -188,21 +167,14 @@ def _painting_order(
 
 
 def _at_full_size(
-    masks: Masks, order: list[int], crops: list[Crop], mask_threshold: float
+    masks: Masks, order: list[int], crops: list[Crop]
 ) -> Iterator[tuple[Box, Tensor]]:
     """Yield box of the crop and pixels ``(height, width)`` bool of masks, in this order."""
     crop_of = masks.crop.tolist()
-    start = 0
-    while start < len(order):
-        # A run of masks of one crop is resampled together.
-        end = start + 1
-        while end < len(order) and crop_of[order[end]] == crop_of[order[start]]:
-            end += 1
-        crop = crops[crop_of[order[start]]]
-        index = torch.tensor(order[start:end], device=masks.areas.device)
+    for number, run in groupby(order, crop_of.__getitem__):  # of masks of one crop
+        crop, index = crops[number], torch.tensor(list(run), device=masks.areas.device)
         for logits in crop.chunks(masks.coarse[index]):
-            yield from ((crop.box, mask) for mask in logits > mask_threshold)
-        start = end
+            yield from ((crop.box, mask) for mask in logits > _THRESHOLD)
 
 
 def _count(pixels: Tensor) -> Tensor:
@@ -215,9 +187,9 @@ def _count(pixels: Tensor) -> Tensor:
     return torch.stack(counts).sum(0, dtype=torch.int32)
 
 
-def _boxes(logits: Tensor, threshold: float) -> Tensor:
+def _boxes(logits: Tensor) -> Tensor:
     """Return first column, first row, last column, last row, ``(K, 4)`` int64; zeros if empty."""
-    columns, rows = logits.amax(1) > threshold, logits.amax(2) > threshold
+    columns, rows = logits.amax(1) > _THRESHOLD, logits.amax(2) > _THRESHOLD
     first = [side.int().argmax(1) for side in (columns, rows)]
     last = [side.shape[1] - 1 - side.int().flip(1).argmax(1) for side in (columns, rows)]
     return torch.stack([*first, *last], 1) * columns.any(1, keepdim=True)

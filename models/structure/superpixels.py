@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from configs.schema import SuperpixelsConfig
 from models.structure.generator import StructureGenerator
 from models.structure.segments import canonical, merge_small
 
@@ -47,12 +48,9 @@ class Superpixels(StructureGenerator):
     """SLIC: k-means of colour and position, initialised on a grid.
 
     Args:
-        segment_size_px: side S of the initial cells. Rows and columns of cells are of equal size
-            up to one pixel, ``round(H / S)`` and ``round(W / S)`` of them, at least one.
-        compactness: m of equation 3, the weight of position against CIELAB colour.
-        num_iterations: number of k-means iterations.
-        min_area_share: minimum area of a 4-connected region as a fraction of S²; smaller ones are
-            merged into a neighbour.
+        config: the settings. Of cells of ``segment_size_px`` S there are ``round(H / S)`` rows and
+            ``round(W / S)`` columns, at least one, of equal size up to one pixel. Regions smaller
+            than ``min_area_share`` of S² are merged. ``compactness`` is m of equation 3.
         device: device of the k-means iterations.
     """
 
@@ -60,20 +58,12 @@ class Superpixels(StructureGenerator):
     weights_sha256 = None
     images_per_batch = 1  # one image keeps a device busy
 
-    def __init__(
-        self,
-        *,
-        segment_size_px: int = 16,
-        compactness: float = 10.0,
-        num_iterations: int = 5,
-        min_area_share: float = 0.25,
-        device: torch.device | None = None,
-    ) -> None:
-        self.segment_size_px = segment_size_px
-        self.position_weight = (compactness / segment_size_px) ** 2
-        self.num_iterations = num_iterations
-        self.min_area_px = math.ceil(min_area_share * segment_size_px**2)
-        self.device = device or torch.device("cpu")
+    def __init__(self, config: SuperpixelsConfig, device: torch.device) -> None:
+        self._size_px = config.segment_size_px
+        self._position_weight = (config.compactness / config.segment_size_px) ** 2
+        self._num_iterations = config.num_iterations
+        self._min_area_px = math.ceil(config.min_area_share * config.segment_size_px**2)
+        self.device = device
 
     def generate_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Segment images of any sizes, each as ``generate`` does."""
@@ -81,27 +71,16 @@ class Superpixels(StructureGenerator):
 
     @torch.no_grad()
     def generate(self, image: np.ndarray) -> np.ndarray:
-        """Segment one image.
-
-        Args:
-            image: ``(H, W, 3)`` uint8 RGB.
-
-        Returns:
-            ``(H, W)`` uint16 ids from 1, canonical. Every pixel has one, every segment is
-            4-connected.
-
-        Raises:
-            DataError: more segments than a 16-bit map can hold.
-        """
-        cells = _Cells(image.shape[0], image.shape[1], self.segment_size_px, self.device)
+        """Segment one image: every pixel has a segment, and every segment is 4-connected."""
+        cells = _Cells(image.shape[0], image.shape[1], self._size_px, self.device)
         pixels = torch.tensor(np.ascontiguousarray(image), device=self.device)
         lab = cells.split(rgb_to_lab(pixels))
         centres = cells.means(lab, cells.own, lab.new_zeros(5, cells.own.numel()))
-        for _ in range(self.num_iterations):
+        for _ in range(self._num_iterations):
             cluster = self._assign(cells, lab, centres)
             centres = cells.means(lab, cluster, empty=centres)  # empty clusters stay
         ids = cells.join(cluster).cpu().numpy() + 1
-        return canonical(merge_small(ids, self.min_area_px))
+        return canonical(merge_small(ids, self._min_area_px))
 
     def _assign(self, cells: "_Cells", lab: Tensor, centres: Tensor) -> Tensor:
         """Return the nearest of the nine clusters of each pixel, ``(h, w, N)`` int64 (eq. 3)."""
@@ -110,7 +89,7 @@ class Superpixels(StructureGenerator):
         for rows, columns in _NEIGHBOURS:
             *color, y, x = cells.shifted(centres, rows, columns)
             position = (cells.y - y).square_()[:, None] + (cells.x - x).square_()
-            distance = position.mul_(self.position_weight)
+            distance = position.mul_(self._position_weight)
             for channel, centre in zip(lab, color, strict=True):
                 distance.add_((channel - centre).square_())
             step.masked_fill_(distance < nearest, rows * cells.num_columns + columns)

@@ -40,11 +40,6 @@ class Windowed(StructureGenerator):
     """
 
     def __init__(self, generator: StructureGenerator, *, window_px: int, overlap_px: int) -> None:
-        if not 0 < overlap_px < window_px:
-            raise ValueError(
-                f"overlap_px is {overlap_px}; windows of {window_px} px must share at least 1 px "
-                f"and less than {window_px}"
-            )
         self._generator = generator
         self._window_px = window_px
         self._overlap_px = overlap_px

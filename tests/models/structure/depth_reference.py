@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from configs.schema import DepthAnythingConfig
 from models import weights as official
 from models.structure.depth_anything import DepthAnythingNetwork, load_depth_anything
 
 CPU = torch.device("cpu")
-LAYERS = {  # of the official code, from 0
-    "v1_small": [8, 9, 10, 11],
-    "v1_base": [8, 9, 10, 11],
-    "v1_large": [20, 21, 22, 23],
-    "v2_small": [2, 5, 8, 11],
-    "v2_base": [2, 5, 8, 11],
-    "v2_large": [4, 11, 17, 23],
-}
+LAYERS = {"v1_large": (20, 21, 22, 23), "v2_large": (4, 11, 17, 23)}  # of the official code, from 0
+LAYERS |= dict.fromkeys(("v1_small", "v1_base"), (8, 9, 10, 11))
+LAYERS |= dict.fromkeys(("v2_small", "v2_base"), (2, 5, 8, 11))
 Weights = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
 
@@ -86,12 +81,34 @@ def cubic(old: int, new: int, stretched: float) -> Tensor:
         centre = (i + 0.5) * old / stretched - 0.5
         for k in range(math.floor(centre) - 1, math.floor(centre) + 3):
             t = abs(centre - k)
-            if t <= 1:
-                share = 1.25 * t**3 - 2.25 * t**2 + 1
-            else:
-                share = -0.75 * t**3 + 3.75 * t**2 - 6 * t + 3
-            matrix[i, min(max(k, 0), old - 1)] += share
+            near, far = 1.25 * t**3 - 2.25 * t**2 + 1, -0.75 * t**3 + 3.75 * t**2 - 6 * t + 3
+            matrix[i, min(max(k, 0), old - 1)] += near if t <= 1 else far
     return matrix
+
+
+# Parts of official names, and what transformers calls them; replaced in this order.
+_OTHER_PARTS = {
+    "pretrained.blocks.": "backbone.encoder.layer.",
+    "attn.proj": "attention.o_proj",
+    "ls1.gamma": "layer_scale1.lambda1",
+    "ls2.gamma": "layer_scale2.lambda1",
+    "pretrained.patch_embed.proj": "backbone.embeddings.patch_embeddings.projection",
+    "pretrained.pos_embed": "backbone.embeddings.position_embeddings",
+    "pretrained.norm.": "backbone.layernorm.",
+    "pretrained.": "backbone.embeddings.",
+    **{f"projects.{i}": f"reassemble_stage.layers.{i}.projection" for i in range(4)},
+    **{f"resize_layers.{i}": f"reassemble_stage.layers.{i}.resize" for i in range(4)},
+    "depth_head.reassemble": "neck.reassemble",
+    **{f"depth_head.scratch.layer{i + 1}_rn": f"neck.convs.{i}" for i in range(4)},
+    **{f"depth_head.scratch.refinenet{4 - i}": f"neck.fusion_stage.layers.{i}" for i in range(4)},
+    "out_conv": "projection",
+    "resConfUnit": "residual_layer",
+    "1.conv": "1.convolution",
+    "2.conv": "2.convolution",
+    "depth_head.scratch.output_conv1": "head.conv1",
+    "depth_head.scratch.output_conv2.0": "head.conv2",
+    "depth_head.scratch.output_conv2.2": "head.conv3",
+}
 
 
 def other_names(weights: Weights) -> Weights:
@@ -101,35 +118,12 @@ def other_names(weights: Weights) -> Weights:
         if ".attn.qkv." in name:
             block, kind = name.split(".")[2], name.rpartition(".")[2]
             for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                target = f"backbone.encoder.layer.{block}.attention.{letter}_proj.{kind}"
-                renamed[target] = part
+                renamed[f"backbone.encoder.layer.{block}.attention.{letter}_proj.{kind}"] = part
             continue
-        for ours, theirs in other_parts():
+        for ours, theirs in _OTHER_PARTS.items():
             name = name.replace(ours, theirs)
         renamed[name] = tensor
     return renamed
-
-
-def other_parts() -> Iterator[tuple[str, str]]:
-    yield "pretrained.blocks.", "backbone.encoder.layer."
-    yield "attn.proj", "attention.o_proj"
-    yield "ls1.gamma", "layer_scale1.lambda1"
-    yield "ls2.gamma", "layer_scale2.lambda1"
-    yield "pretrained.patch_embed.proj", "backbone.embeddings.patch_embeddings.projection"
-    yield "pretrained.pos_embed", "backbone.embeddings.position_embeddings"
-    yield "pretrained.norm.", "backbone.layernorm."
-    yield "pretrained.", "backbone.embeddings."
-    for i in range(4):
-        yield f"depth_head.projects.{i}", f"neck.reassemble_stage.layers.{i}.projection"
-        yield f"depth_head.resize_layers.{i}", f"neck.reassemble_stage.layers.{i}.resize"
-        yield f"depth_head.scratch.layer{i + 1}_rn", f"neck.convs.{i}"
-        yield f"depth_head.scratch.refinenet{4 - i}", f"neck.fusion_stage.layers.{i}"
-    yield "out_conv", "projection"
-    for i in (1, 2):
-        yield f"resConfUnit{i}.conv", f"residual_layer{i}.convolution"
-    yield "depth_head.scratch.output_conv1", "head.conv1"
-    yield "depth_head.scratch.output_conv2.0", "head.conv2"
-    yield "depth_head.scratch.output_conv2.2", "head.conv3"
 
 
 def other_network(model_type: str, weights: Weights) -> torch.nn.Module:
@@ -164,8 +158,9 @@ def other_network(model_type: str, weights: Weights) -> torch.nn.Module:
     return network.eval()
 
 
-def fill(model_type: str, weights: Weights, path: Path, monkeypatch) -> DepthAnythingNetwork:
+def load(model_type: str, weights: Weights, path: Path, monkeypatch) -> DepthAnythingNetwork:
     """Load a network from a file at ``path`` that holds ``weights``; nothing is written of them."""
     monkeypatch.setattr(official, "read_state_dict", lambda _: dict(weights))
     path.touch()
-    return load_depth_anything(model_type, str(path), CPU)[0]
+    config = DepthAnythingConfig(model_type=model_type, checkpoint=str(path))
+    return load_depth_anything(config, CPU)[0]

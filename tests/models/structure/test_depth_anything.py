@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from configs.schema import DepthAnythingConfig
 from models.structure.depth_anything import (
     DepthAnything,
     DepthAnythingNetwork,
@@ -20,28 +21,28 @@ from models.weights import official_depth_anything
 from tests.models.structure.depth_reference import (
     CPU,
     LAYERS,
-    Weights,
     cubic,
-    fill,
     literal_positions,
+    load,
     official_layout,
     official_weights,
     other_network,
     pictures,
     scene,
 )
-from utils.errors import DataError, MissingDataError
+from utils.errors import DataError
+
+RANDOM = DepthAnythingConfig(checkpoint="random", input_size_px=70)  # small pictures, for time
 
 
 @pytest.fixture(scope="module")
 def small() -> DepthAnythingNetwork:
-    return load_depth_anything("v2_small", "random", CPU)[0]
+    return load_depth_anything(RANDOM, CPU)[0]
 
 
 @pytest.fixture
 def depth(small) -> DepthAnything:
-    """On small pictures, for time."""
-    return DepthAnything(network=small, weights_sha256=None, input_size_px=70, images_per_batch=8)
+    return DepthAnything(RANDOM, small)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_network_gives_the_depth_of_transformers(model_type, size, tmp_path, mon
     weights = official_weights(model_type.split("_")[1])
     x = pictures(1, 3, *size)
     theirs = other_network(model_type, weights)(x).predicted_depth
-    ours = fill(model_type, weights, tmp_path / "mine.pth", monkeypatch)(x)
+    ours = load(model_type, weights, tmp_path / "mine.pth", monkeypatch)(x)
     assert ours.shape == theirs.shape == (1, *size)
     spread = theirs.std()
     assert spread > 0.1 and (theirs > 0).float().mean() > 0.2  # the last ReLU leaves something
@@ -88,7 +89,7 @@ def test_positions_follow_the_official_rule(grid):
 
 def test_random_weights_are_the_same_each_time_and_give_maps_of_the_image(small, depth):
     before = torch.random.get_rng_state()
-    again, digest = load_depth_anything("v2_small", "random", CPU)
+    again, digest = load_depth_anything(RANDOM, CPU)
     assert torch.equal(torch.random.get_rng_state(), before) and digest == "random"
     theirs = again.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in small.state_dict().items())
@@ -142,6 +143,8 @@ def test_a_batch_gives_the_maps_of_its_images_one_by_one(depth, monkeypatch):
     monkeypatch.setattr(depth, "_network", lambda x: seen.append(tuple(x.shape)) or network(x))
     assert depth.images_per_batch == 1  # on the CPU
     depth.images_per_batch = 2
+    images[1] = images[1][::-1].copy()[::-1]  # an image may be a view, and read only
+    images[1].flags.writeable = False
     together = depth.generate_batch(images)
     assert seen == [(2, 3, 70, 70), (1, 3, 70, 70), (2, 3, 70, 112), (1, 3, 112, 70)]
     for image, one, other in zip(images, singles, together, strict=True):
@@ -150,21 +153,14 @@ def test_a_batch_gives_the_maps_of_its_images_one_by_one(depth, monkeypatch):
         assert np.abs(one - other).max() < 1e-5
 
 
-def test_an_image_may_be_a_read_only_view(depth):
-    flipped = scene(60, 80)[::-1]
-    flipped.flags.writeable = False
-    assert np.array_equal(depth.generate(flipped), depth.generate(flipped.copy()))
-
-
 def test_a_half_network_gives_nearly_the_same_float32_map(small):
     image = scene(70, 98)
-    options = {"weights_sha256": None, "input_size_px": 70}
-    network, _ = load_depth_anything("v2_small", "random", CPU, torch.bfloat16)
+    network, _ = load_depth_anything(RANDOM, CPU, torch.bfloat16)
     assert network.pretrained.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
     assert network.depth_head.scratch["output_conv1"].weight.dtype == torch.float32
-    single = DepthAnything(network=small, **options).generate(image)
-    half = DepthAnything(network=network, dtype=torch.bfloat16, **options).generate(image)
-    stored_single = DepthAnything(network=small, dtype=torch.bfloat16, **options).generate(image)
+    single = DepthAnything(RANDOM, small).generate(image)
+    half = DepthAnything(RANDOM, network, dtype=torch.bfloat16).generate(image)
+    stored_single = DepthAnything(RANDOM, small, dtype=torch.bfloat16).generate(image)
     assert half.dtype == np.float32
     assert np.array_equal(half, stored_single)  # autocast would have cast the weights anyway
     assert 0 < np.abs(half - single).max() < 0.2 * np.ptp(single)
@@ -198,42 +194,27 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved(depth, monkeypatch):
         depth.generate_batch(images)
 
 
-@pytest.fixture
-def load(tmp_path, monkeypatch):
-    """Load a network from a file that holds what is given."""
-
-    def load(model_type: str, weights: Weights, name: str = "mine.pth") -> DepthAnythingNetwork:
-        return fill(model_type, weights, tmp_path / name, monkeypatch)
-
-    return load
-
-
 @pytest.mark.parametrize(
     ("size", "millions", "num_tensors"),
     [("small", 24.8, 239), ("base", 97.5, 239), ("large", 335.3, 407)],
 )
 def test_the_network_has_exactly_the_official_parameters_and_layers(
-    size, millions, num_tensors, load
+    size, millions, num_tensors, tmp_path, monkeypatch
 ):
     layout = official_layout(size)
     count = sum(math.prod(shape) for shape in layout.values())
     assert round(count / 1e6, 1) == millions and len(layout) == num_tensors
     weights = {name: torch.zeros(1).expand(shape) for name, shape in layout.items()}
-    network = load(f"v2_{size}", weights)
+    path = tmp_path / "mine.pth"
+    network = load(f"v2_{size}", weights, path, monkeypatch)
     loaded = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     assert loaded == {k: v for k, v in layout.items() if k != "pretrained.mask_token"}
     assert not any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
-    assert list(network.layers) == LAYERS[f"v2_{size}"]
-    assert list(load(f"v1_{size}", weights).layers) == LAYERS[f"v1_{size}"]
+    assert network.layers == LAYERS[f"v2_{size}"]
+    assert load(f"v1_{size}", weights, path, monkeypatch).layers == LAYERS[f"v1_{size}"]
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path, load):
-    path = tmp_path / "depth_anything_v2_vits.pth"
-    with pytest.raises(MissingDataError, match=r"Anything v2_small are not at .*Apache-2"):
-        load_depth_anything("v2_small", str(path), CPU)
-    path.write_bytes(b"part of it")
-    with pytest.raises(DataError, match=r"is damaged: its SHA-256 should begin with 715fade1"):
-        load_depth_anything("v2_small", str(path), CPU)
+def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch):
     weights = {name: torch.zeros(1).expand(s) for name, s in official_layout("small").items()}
     weights["a"] = weights.pop("pretrained.cls_token")
     sentence = (
@@ -241,12 +222,11 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, load):
         r"pretrained\.cls_token\), 1 unexpected \(first: a\); get depth_anything_v2_vits\.pth from "
     )
     with pytest.raises(DataError, match=sentence):
-        load("v2_small", weights)
-    # The versions and metric depth have one layout: only names and hashes tell them apart.
-    with pytest.raises(DataError, match=r"official file depth_anything_vitl14\.pth, and Depth"):
-        load("v2_large", weights, "depth_anything_vitl14.pth")
+        load("v2_small", weights, tmp_path / "mine.pth", monkeypatch)
+    # Metric depth has the same layout: only the names of the files tell them apart.
+    path = tmp_path / "depth_anything_v2_metric_vkitti_vitl.pth"
     with pytest.raises(DataError, match="named like weights of metric depth"):
-        load("v2_large", weights, "depth_anything_v2_metric_vkitti_vitl.pth")
+        load("v2_large", weights, path, monkeypatch)
 
 
 def test_a_file_gives_its_weights_as_single_precision(tmp_path):
@@ -254,7 +234,7 @@ def test_a_file_gives_its_weights_as_single_precision(tmp_path):
     path = tmp_path / "mine.pth"
     torch.save(weights, path)
     before = torch.random.get_rng_state()
-    network, digest = load_depth_anything("v2_small", str(path), CPU)
+    network, digest = load_depth_anything(DepthAnythingConfig(checkpoint=str(path)), CPU)
     assert len(digest) == 64 and not network.training
     assert torch.equal(torch.random.get_rng_state(), before)
     for name, tensor in network.state_dict().items():
@@ -273,6 +253,6 @@ def test_the_official_small_network_puts_the_floor_in_front():
     below = np.clip(y - 100, 1, None)
     floor = ((4000 // below + 12 * (x - 160) // below) % 2) * 120 + 60
     image = np.where(y > 100, floor, 210)[..., None].repeat(3, -1).astype(np.uint8)
-    network, digest = load_depth_anything("v2_small", str(WEIGHTS), CPU)
-    found = DepthAnything(network=network, weights_sha256=digest).generate(image)
+    config = DepthAnythingConfig(checkpoint=str(WEIGHTS))
+    found = DepthAnything(config, *load_depth_anything(config, CPU)).generate(image)
     assert found[-10:].mean() > found[120:130].mean() > 0

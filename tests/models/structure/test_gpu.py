@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from configs.schema import DepthAnythingConfig, SamConfig
 from models.structure.depth_anything import DepthAnything, load_depth_anything
 from models.structure.sam import Sam
 from tests.models.structure.small_sam import LOOSE, find_masks, picture, random_sam
@@ -17,9 +18,8 @@ pytestmark = [
 def test_sam_finds_the_same_masks_on_gpu_and_cpu(crop_n_layers):
     settings = {**LOOSE, "crop_n_layers": crop_n_layers}
     images = [picture(48, 64), picture(64, 64), picture(90, 40)]
-    on_cpu = Sam(network=random_sam(), weights_sha256=None, **settings)
-    network = random_sam().cuda()
-    on_gpu = Sam(network=network, weights_sha256=None, images_per_batch=2, **settings)
+    on_cpu = Sam(SamConfig(**settings), random_sam())
+    on_gpu = Sam(SamConfig(images_per_batch=2, **settings), random_sam().cuda())
     for image, ids in zip(images, on_gpu.generate_batch(images), strict=True):
         expected = on_cpu.generate(image)
         assert (ids != expected).mean() < 0.01 and expected.max() > 3
@@ -31,7 +31,7 @@ def test_points_per_batch_bounds_the_memory_of_sam():
     def peak(points_per_batch):
         settings = {**LOOSE, "points_per_side": 32, "points_per_batch": points_per_batch}
         torch.cuda.reset_peak_memory_stats()
-        find_masks(Sam(network=network, weights_sha256=None, **settings), picture())
+        find_masks(Sam(SamConfig(**settings), network), picture())
         return torch.cuda.max_memory_allocated()
 
     assert peak(8) < peak(1024)
@@ -39,14 +39,11 @@ def test_points_per_batch_bounds_the_memory_of_sam():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_depth_is_the_same_on_gpu_and_cpu(dtype):
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    config = DepthAnythingConfig(checkpoint="random", input_size_px=70, images_per_batch=2)
     images = [picture(48, 64), picture(48, 64), picture(64, 64)]
-    network, _ = load_depth_anything("v2_small", "random", cpu)
-    on_cpu = DepthAnything(network=network, weights_sha256=None, input_size_px=70)
-    network, _ = load_depth_anything("v2_small", "random", gpu, dtype)
-    on_gpu = DepthAnything(
-        network=network, weights_sha256=None, input_size_px=70, images_per_batch=2, dtype=dtype
-    )
+    on_cpu = DepthAnything(config, *load_depth_anything(config, torch.device("cpu")))
+    loaded = load_depth_anything(config, torch.device("cuda"), dtype)
+    on_gpu = DepthAnything(config, *loaded, dtype)
     for image, depth in zip(images, on_gpu.generate_batch(images), strict=True):
         expected = on_cpu.generate(image)
         tolerance = (1e-2 if dtype == torch.float32 else 0.1) * float(expected.max())

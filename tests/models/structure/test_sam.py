@@ -1,5 +1,6 @@
 """Our mask generator against the package's own, on fixed random weights."""
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 from benchmarks.lively_sam import enliven
 from configs.schema import SamConfig
-from models.structure import sam, sam_decoder
+from models.structure import sam
 from models.structure.sam import Sam, load_sam
 from models.structure.sam_encoder import encode
 from models.structure.sam_masks import paint
@@ -18,7 +19,7 @@ from models.structure.segments import canonical
 from models.weights import official_sam
 from tests.models.literal_paint import paint_literally
 from tests.models.structure.small_sam import LOOSE, find_masks, picture, random_sam, small_sam
-from utils.errors import DataError, MissingDataError
+from utils.errors import DataError
 
 CPU = torch.device("cpu")
 
@@ -29,7 +30,7 @@ def network():
 
 
 def everything(network, **settings):
-    return Sam(network=network, weights_sha256=None, **settings)
+    return Sam(SamConfig(**settings), network)
 
 
 def at_full_size(masks, crops, size):
@@ -53,8 +54,6 @@ def assert_equals_the_package(network, image, **settings):
     boxes[:, 2:] += boxes[:, :2]
     np.testing.assert_allclose(masks.boxes, boxes, atol=1e-4)
     np.testing.assert_allclose(masks.iou, [r["predicted_iou"] for r in records], atol=1e-4)
-    points = [record["point_coords"][0] for record in records]
-    np.testing.assert_allclose(masks.points, points, atol=1e-4)
     corners = [(crops[number].box.left_px, crops[number].box.top_px) for number in masks.crop]
     assert corners == [tuple(record["crop_box"][:2]) for record in records]
     logits = at_full_size(masks, crops, size)
@@ -68,17 +67,12 @@ def assert_equals_the_package(network, image, **settings):
     error = np.abs(masks.stability.numpy() - [r["stability_score"] for r in records])
     assert (np.nan_to_num(error) <= 1e-4 + doubt).all() and (doubt == 0).mean() > 0.5
     painted = paint_literally(np.where(doubtful, logits > 0, theirs), size)
-    ids = paint(masks, crops, size, 0.0).numpy()
-    np.testing.assert_array_equal(canonical(ids), canonical(painted))
+    np.testing.assert_array_equal(canonical(paint(masks, crops, size).numpy()), canonical(painted))
     assert painted.max() > 3  # more than a few masks are to be seen
 
 
-NEARLY_ALL = {
-    **LOOSE,
-    "stability_score_thresh": 0.1,
-    "box_nms_thresh": 0.99,
-    "crop_nms_thresh": 0.95,
-}
+NEARLY_ALL = {**LOOSE, "stability_score_thresh": 0.1, "box_nms_thresh": 0.99}
+NEARLY_ALL["crop_nms_thresh"] = 0.95
 
 
 @pytest.mark.parametrize(
@@ -150,23 +144,15 @@ def test_a_batch_gives_what_single_images_give(network):
         np.testing.assert_array_equal(ids, alone.generate(image))
 
 
-def test_points_per_batch_and_chunks_do_not_change_the_masks(network, monkeypatch):
-    usual = find_masks(everything(network, **LOOSE), picture())
-    monkeypatch.setattr(sam_decoder, "_CPU_CHUNK", 64)
-    ours = find_masks(everything(network, **LOOSE, points_per_batch=5), picture())
-    np.testing.assert_array_equal(ours.boxes, usual.boxes)
-    np.testing.assert_allclose(ours.coarse, usual.coarse, atol=1e-4)
-
-
-def test_out_of_memory_halves_the_prompts_and_the_pictures_and_goes_on(network, monkeypatch):
+def test_out_of_memory_halves_the_prompts_and_the_pictures_until_one(network, monkeypatch):
     usual = everything(network, **LOOSE).generate(picture())
     generator = everything(network, **LOOSE, points_per_batch=64)
     generator._encoder_batch = 4
-    decode, tried, encoded = generator._decoder.decode, [], []
+    decode, tried, encoded, capacity = generator._decoder.decode, [], [], 16
 
     def small_device(embedding, points, thresh, count):
         tried.append(count)
-        if count > 16:
+        if count > capacity:
             raise torch.OutOfMemoryError("no memory")
         return decode(embedding, points, thresh, count)
 
@@ -181,17 +167,15 @@ def test_out_of_memory_halves_the_prompts_and_the_pictures_and_goes_on(network, 
     for ids in generator.generate_batch([picture()] * 4):
         np.testing.assert_array_equal(ids, usual)
     assert tried == [64, 32, 16, 16, 16, 16] and encoded == [4, 2, 1, 1, 1, 1]
-
-
-def test_no_memory_for_a_single_prompt_is_one_sentence(network, monkeypatch):
-    generator = everything(network, **LOOSE)
-
-    def nothing(*arguments):
-        raise torch.OutOfMemoryError("no memory")
-
-    monkeypatch.setattr(generator._decoder, "decode", nothing)
-    with pytest.raises(DataError, match="does not fit the memory of the device even with one"):
+    capacity = 0
+    with pytest.raises(DataError, match=r"^SAM does not fit .* with one image and one prompt at a"):
         generator.generate(picture())
+
+
+def test_the_defaults_of_the_recipe_are_those_of_the_package():
+    packages = inspect.signature(SamAutomaticMaskGenerator).parameters
+    settings = {name: value for name, value in vars(SamConfig()).items() if name in packages}
+    assert settings == {name: packages[name].default for name in settings} and len(settings) == 10
 
 
 @pytest.mark.parametrize(
@@ -216,7 +200,7 @@ def test_the_encoder_is_the_packages(encoder, size):
 def test_bf16_changes_the_maps_little(network):
     image = picture(64, 64)
     exact = find_masks(everything(network, **LOOSE), image)
-    rough = find_masks(everything(network, **LOOSE, dtype=torch.bfloat16), image)
+    rough = find_masks(Sam(SamConfig(**LOOSE), network, dtype=torch.bfloat16), image)
     assert rough.coarse.dtype == torch.float32
     assert not torch.equal(rough.iou, exact.iou[: len(rough.iou)])  # it was bf16
     wide, found = exact.boxes.float(), rough.boxes.float()
@@ -224,49 +208,27 @@ def test_bf16_changes_the_maps_little(network):
     assert (nearest <= 2).float().mean() > 0.8
 
 
-def test_the_defaults_are_those_of_the_recipe_and_of_the_package(network):
-    ours = vars(everything(network))
-    packages = vars(SamAutomaticMaskGenerator(network))
-    names = packages.keys() - {"predictor", "point_grids", "min_mask_region_area", "output_mode"}
-    names -= {"crop_n_points_downscale_factor"}  # kept by both in the grids alone
-    assert {name: ours[name] for name in names} == {name: packages[name] for name in names}
-    for name in names:
-        assert ours[name] == getattr(SamConfig(), name), name
-    np.testing.assert_array_equal(ours["_grids"], packages["point_grids"])
-
-
-def test_files_are_loaded_as_single_precision_and_what_does_not_fit_is_refused(
-    tmp_path, monkeypatch
-):
+def test_files_are_loaded_as_single_precision(tmp_path, monkeypatch):
     """The tiny network stands in for vit_b."""
     monkeypatch.setitem(sam.sam_model_registry, "vit_b", small_sam)
-    path, network = tmp_path / "mine.pth", random_sam()
-    torch.save({name: tensor.half() for name, tensor in network.state_dict().items()}, path)
-    loaded, digest = load_sam("vit_b", str(path), CPU)
+    path, expected = tmp_path / "mine.pth", random_sam().half().state_dict()
+    torch.save(expected, path)
+    loaded, digest = load_sam(SamConfig(model_type="vit_b", checkpoint=str(path)), CPU)
     assert len(digest) == 64 and not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    weights, expected = loaded.state_dict(), network.state_dict()
-    assert list(weights) == list(expected)
-    for name, tensor in weights.items():
-        assert tensor.dtype == torch.float32 and torch.equal(tensor, expected[name].half()), name
+    assert list(loaded.state_dict()) == list(expected)
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, expected[name].float()), name
     assert loaded.pixel_mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
-    torch.save(network.state_dict(), path)
-    loaded, _ = load_sam("vit_b", str(path), CPU)
-    ids = everything(loaded, **LOOSE).generate(picture())
-    assert np.array_equal(ids, everything(network, **LOOSE).generate(picture()))
-    torch.save({"a": torch.zeros(1)}, path)
-    with pytest.raises(DataError, match=r"does not hold weights of SAM vit_b: .*1 unexpected"):
-        load_sam("vit_b", str(path), CPU)
-    with pytest.raises(MissingDataError, match=r"weights of SAM vit_h are not at .*none\.pth"):
-        load_sam("vit_h", str(tmp_path / "none.pth"), CPU)
 
 
 def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(monkeypatch):
     monkeypatch.setitem(sam.sam_model_registry, "vit_b", small_sam)
     before = torch.random.get_rng_state()
-    first, digest = load_sam("vit_b", "random", CPU)
+    config = SamConfig(model_type="vit_b", checkpoint="random")
+    first, digest = load_sam(config, CPU)
     assert torch.equal(torch.random.get_rng_state(), before) and digest == "random"
-    theirs = load_sam("vit_b", "random", CPU)[0].state_dict()
+    theirs = load_sam(config, CPU)[0].state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in first.state_dict().items())
     assert first.image_encoder.blocks[0].attn.rel_pos_h.std() > 0
 
@@ -279,7 +241,7 @@ WEIGHTS = Path(__file__).resolve().parents[3] / "weights" / official_sam("vit_b"
 def test_the_official_vit_b_finds_a_square():
     image = np.full((128, 128, 3), 90, np.uint8)
     image[40:90, 40:90] = (220, 40, 30)
-    network, digest = load_sam("vit_b", str(WEIGHTS), CPU)
-    ids = Sam(network=network, weights_sha256=digest, points_per_side=8).generate(image)
+    config = SamConfig(model_type="vit_b", checkpoint=str(WEIGHTS), points_per_side=8)
+    ids = Sam(config, *load_sam(config, CPU)).generate(image)
     square = ids[64, 64]
     assert square > 0 and abs(int((ids == square).sum()) - 2500) < 250

@@ -35,11 +35,6 @@ def test_components_are_those_of_scipy(size, num_ids):
             assert np.array_equal(connected_components(scaled), labelled(scaled))
 
 
-def test_pixels_without_a_segment_stay_without_one():
-    ids = np.array([[0, 1, 0], [2, 0, 3]])
-    assert np.array_equal(merge_small(ids, 10) > 0, ids > 0)
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_canonical_does_not_depend_on_the_ids(size):
     ids = random_ids(1, *size, 9)

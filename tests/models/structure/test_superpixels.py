@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from configs.schema import SuperpixelsConfig
 from models.structure.segments import canonical, connected_components
 from models.structure.superpixels import Superpixels, rgb_to_lab
 
@@ -17,7 +18,8 @@ def natural_image(height, width, seed=0):
     return np.clip(image + 128 + rng.normal(size=image.shape) * 6, 0, 255).astype(np.uint8)
 
 
-SIZES = [(1, 1), (1, 50), (50, 1), (33, 50), (100, 101)]
+def superpixels(image, device="cpu", **settings):
+    return Superpixels(SuperpixelsConfig(**settings), torch.device(device)).generate(image)
 
 
 @pytest.mark.parametrize(
@@ -35,22 +37,17 @@ def test_cielab_of_the_corners_of_the_rgb_cube(rgb, lab):
     assert value == pytest.approx(lab, abs=0.02)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_map_is_total_canonical_and_every_segment_is_connected(size):
-    ids = Superpixels().generate(natural_image(*size))
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (33, 50), (100, 101)])
+def test_the_map_is_total_canonical_and_every_segment_is_connected_and_large_enough(size):
+    ids = superpixels(natural_image(*size), min_area_share=0.25)
     assert ids.shape == size and ids.dtype == np.uint16 and ids.min() == 1
     assert np.array_equal(canonical(ids), ids)
     assert connected_components(ids).max() == ids.max()
-
-
-@pytest.mark.parametrize("size", [(33, 50), (100, 101)])
-def test_no_segment_is_smaller_than_asked_for(size):
-    ids = Superpixels(min_area_share=0.25).generate(natural_image(*size))
-    assert np.bincount(ids.ravel())[1:].min() >= 64
+    assert np.bincount(ids.ravel())[1:].min() >= min(64, ids.size)
 
 
 def test_a_constant_image_gives_the_grid():
-    ids = Superpixels(segment_size_px=16).generate(np.full((64, 96, 3), 7, np.uint8))
+    ids = superpixels(np.full((64, 96, 3), 7, np.uint8), segment_size_px=16)
     assert ids.max() == 4 * 6
     assert (np.bincount(ids.ravel())[1:] == 256).all()
 
@@ -61,7 +58,7 @@ def test_the_map_does_not_depend_on_the_number_of_threads():
     maps = []
     for num_threads in (1, 2):
         torch.set_num_threads(num_threads)
-        maps.append(Superpixels().generate(image))
+        maps.append(superpixels(image))
     torch.set_num_threads(before)
     assert np.array_equal(*maps)
 
@@ -71,7 +68,7 @@ def test_segments_follow_an_edge_that_the_grid_does_not():
     rows, columns = np.indices((96, 96))
     bright = columns + rows // 3 > 60
     image[bright] = (200, 180, 40)
-    ids = Superpixels().generate(image)
+    ids = superpixels(image)
     share = np.bincount(ids.ravel(), bright.ravel())[1:] / np.bincount(ids.ravel())[1:]
     assert ((share < 0.02) | (share > 0.98)).all()
     grid = (rows // 16) * 6 + columns // 16
@@ -81,9 +78,8 @@ def test_segments_follow_an_edge_that_the_grid_does_not():
 
 def test_assignments_equal_equation_3_pixel_by_pixel():
     image = natural_image(20, 28, seed=3)
-    found = Superpixels(
-        segment_size_px=4, compactness=7.0, num_iterations=2, min_area_share=0.0
-    ).generate(image)
+    settings = {"segment_size_px": 4, "compactness": 7.0, "num_iterations": 2}
+    found = superpixels(image, min_area_share=0.0, **settings)
     lab = rgb_to_lab(torch.tensor(image)).double().permute(1, 2, 0).numpy()
     places = np.moveaxis(np.indices((20, 28)), 0, -1)
     own = places[..., 0] // 4 * 7 + places[..., 1] // 4
@@ -107,5 +103,4 @@ def test_assignments_equal_equation_3_pixel_by_pixel():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_map_does_not_depend_on_the_device():
     image = natural_image(500, 333, seed=6)
-    on_gpu = Superpixels(device=torch.device("cuda")).generate(image)
-    np.testing.assert_array_equal(on_gpu, Superpixels().generate(image))
+    np.testing.assert_array_equal(superpixels(image, "cuda"), superpixels(image))
