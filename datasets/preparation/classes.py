@@ -11,7 +11,7 @@ A class file maps the colours or values of a user's masks to classes. It is JSON
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from configs.schema import IGNORE_INDEX
 from datasets.preparation.archives import strips
-from datasets.tile_set import Color
+from datasets.tile_set import Color, count_values
 from utils.errors import ConfigError, DataError
 from utils.files import read_json
 from utils.rasters.reading import Raster
@@ -39,40 +39,21 @@ class ClassFile:
     ignore_colors: tuple[Color, ...]
     ignore_values: tuple[int, ...]
 
-    def color_table(self) -> np.ndarray:
-        """Return the class index of every 24-bit RGB colour, ``(2**24,)`` uint8."""
-        table = np.full(1 << 24, UNKNOWN, np.uint8)
-        for color in self.ignore_colors:
-            table[pack(color)] = IGNORE_INDEX
-        for index, color in enumerate(self.colors):
-            table[pack(color)] = index
-        return table
 
-    def value_table(self) -> np.ndarray:
-        """Return the class index of every value, ``(65537,)`` uint8; the last entry is unknown."""
-        table = np.full(MAX_VALUE + 2, UNKNOWN, np.uint8)
-        table[list(self.ignore_values)] = IGNORE_INDEX
-        table[list(self.values)] = np.arange(len(self.values))
-        return table
-
-
-def _isprs_classes(ignore_colors: tuple[Color, ...]) -> ClassFile:
-    return ClassFile(
-        names=("impervious surface", "building", "low vegetation", "tree", "car", "clutter"),
-        colors=(
-            *((255, 255, 255), (0, 0, 255), (0, 255, 255)),
-            *((0, 255, 0), (255, 255, 0), (255, 0, 0)),
-        ),
-        values=tuple(range(6)),
-        ignore_colors=ignore_colors,
-        ignore_values=(),
-    )
-
-
+_ISPRS = ClassFile(
+    names=("impervious surface", "building", "low vegetation", "tree", "car", "clutter"),
+    colors=(
+        *((255, 255, 255), (0, 0, 255), (0, 255, 255)),
+        *((0, 255, 0), (255, 255, 0), (255, 0, 0)),
+    ),
+    values=tuple(range(6)),
+    ignore_colors=(),
+    ignore_values=(),
+)
 # Of ISPRS Potsdam and Vaihingen, by label kind. Eroded labels, which most papers score against,
 # have a black border of 3 pixels around every object. Clutter is last, so that means over the first
 # five classes, as many papers report them, are easily computed.
-ISPRS_CLASSES = {"full": _isprs_classes(()), "eroded": _isprs_classes(((0, 0, 0),))}
+ISPRS_CLASSES = {"full": _ISPRS, "eroded": replace(_ISPRS, ignore_colors=((0, 0, 0),))}
 
 
 def read_class_file(path: Path) -> ClassFile:
@@ -82,15 +63,16 @@ def read_class_file(path: Path) -> ClassFile:
         MissingDataError, DataError: the file is missing or not JSON.
         ConfigError: its content is invalid; the error names the entry.
     """
-    content = _section(read_json(path), ("classes", "ignore"), f"{path}")
+    content = _section(read_json(path), f"{path}", "classes", "ignore")
     entries = content.get("classes")
     if not isinstance(entries, list) or not 1 <= len(entries) <= UNKNOWN:
         raise ConfigError(f"{path} must have a list 'classes' of 1 to {UNKNOWN} entries")
     for number, entry in enumerate(entries):
-        name = _section(entry, ("name", "color", "value"), f"{path}: classes[{number}]").get("name")
+        where = f"{path}: classes[{number}]"
+        name = _section(entry, where, "name", "color", "value").get("name")
         if not isinstance(name, str) or not name.strip():
-            raise ConfigError(f"{path}: classes[{number}] needs a 'name' and a 'color'")
-    ignore = _section(content.get("ignore", {}), ("colors", "values"), f"{path}: ignore")
+            raise ConfigError(f"{where} needs a 'name' and a 'color'")
+    ignore = _section(content.get("ignore", {}), f"{path}: ignore", "colors", "values")
     for key, items in ignore.items():
         if not isinstance(items, list):
             raise ConfigError(f"{path}: ignore: '{key}' must be a list, not {items!r}")
@@ -101,11 +83,19 @@ def read_class_file(path: Path) -> ClassFile:
         ignore_colors=tuple(_color(c, f"{path}: ignore") for c in ignore.get("colors", [])),
         ignore_values=tuple(_value(value, path) for value in ignore.get("values", [])),
     )
-    _check_unique(classes, path)
+    groups: dict[str, tuple[Any, ...]] = {
+        "name": classes.names,
+        "color": classes.colors + classes.ignore_colors,
+        "value": classes.values + classes.ignore_values,
+    }
+    for what, group in groups.items():
+        if twice := [item for item in group if group.count(item) > 1]:
+            hint = " (a class without 'value' has its position)" if what == "value" else ""
+            raise ConfigError(f"{path} gives the {what} {twice[0]} to two entries{hint}")
     return classes
 
 
-def _section(value: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
+def _section(value: Any, where: str, *known: str) -> dict[str, Any]:
     """Return ``value`` after checking that it is a dictionary with known keys only."""
     if not isinstance(value, dict):
         raise ConfigError(f"{where} must be an object with {', '.join(known)}, not {value!r}")
@@ -115,30 +105,15 @@ def _section(value: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
     return value
 
 
-def _check_unique(classes: ClassFile, path: Path) -> None:
-    groups: dict[str, tuple[Any, ...]] = {
-        "name": classes.names,
-        "color": (*classes.colors, *classes.ignore_colors),
-        "value": (*classes.values, *classes.ignore_values),
-    }
-    for what, group in groups.items():
-        twice = [item for item in group if group.count(item) > 1]
-        if twice:
-            raise ConfigError(
-                f"{path} gives the {what} {twice[0]} to two entries"
-                + (" (a class without 'value' has its position)" if what == "value" else "")
-            )
-
-
-def pack(color: Color) -> int:
-    """Return a colour as a 24-bit number."""
-    return color[0] << 16 | color[1] << 8 | color[2]
+def pack(color: Any) -> Any:
+    """Return a colour, or three planes of integers, as 24-bit numbers."""
+    red, green, blue = color
+    return red << 16 | green << 8 | blue
 
 
 def _color(value: Any, where: str) -> Color:
     if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
-        packed = int(value[1:], 16)
-        return packed >> 16, packed >> 8 & 255, packed & 255
+        value = list(bytes.fromhex(value[1:]))
     if isinstance(value, list) and len(value) == 3:
         if all(type(channel) is int and 0 <= channel <= 255 for channel in value):
             return value[0], value[1], value[2]
@@ -147,9 +122,8 @@ def _color(value: Any, where: str) -> Color:
 
 def _value(value: Any, path: Path) -> int:
     if type(value) is not int or not 0 <= value <= MAX_VALUE:
-        raise ConfigError(
-            f"{path}: a value must be a whole number in 0..{MAX_VALUE}, not {value!r}"
-        )
+        text = f"a value must be a whole number in 0..{MAX_VALUE}, not {value!r}"
+        raise ConfigError(f"{path}: {text}")
     return value
 
 
@@ -194,7 +168,14 @@ class MaskDecoder:
 
     def __init__(self, classes: ClassFile, kind: str = "auto") -> None:
         self._kind = kind
-        self._colors, self._values = classes.color_table(), classes.value_table()
+        self._colors = np.full(1 << 24, UNKNOWN, np.uint8)  # class index by 24-bit RGB
+        self._values = np.full(MAX_VALUE + 2, UNKNOWN, np.uint8)  # by value; the last: unknown
+        for color in classes.ignore_colors:
+            self._colors[pack(color)] = IGNORE_INDEX
+        for index, color in enumerate(classes.colors):
+            self._colors[pack(color)] = index
+        self._values[list(classes.ignore_values)] = IGNORE_INDEX
+        self._values[list(classes.values)] = np.arange(len(classes.values))
 
     def decode(self, mask: Raster, name: str, repair: LabelRepair | None = None) -> Decoded:
         """Decode a mask.
@@ -211,20 +192,13 @@ class MaskDecoder:
         target = np.empty(mask.size, np.uint8)
         pixels, num_repaired = np.zeros(256, np.int64), 0
         unknown: Counter[int] = Counter()
-        columns = slice(None)
         for rows in strips(mask.size[0]):
             if by_value:
-                raw = mask.read_values(rows, columns, [1])[..., 0]
+                raw = mask.read_values(rows, slice(None), [1])[..., 0]
                 # Values out of range are looked up in the last entry of the table: unknown.
                 found = self._values[np.clip(raw.astype(np.int64), -1, MAX_VALUE + 1)]
             else:
-                if mask.num_bands == 4 and (mask.read_values(rows, columns, [4]) != 255).any():
-                    raise DataError(
-                        f"{name} has transparent pixels, whose meaning is undefined; save it "
-                        "without transparency"
-                    )
-                red, green, blue = np.moveaxis(mask.read_rgb(rows, columns).astype(np.int32), -1, 0)
-                raw = red << 16 | green << 8 | blue
+                raw = _read_colors(mask, rows, name)
                 found = self._colors[raw]
             strange = found == UNKNOWN
             if strange.any():
@@ -235,7 +209,7 @@ class MaskDecoder:
                 keys, counts = np.unique(raw[strange], return_counts=True)
                 unknown.update(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
                 found[strange] = IGNORE_INDEX
-            pixels += np.bincount(found.ravel(), minlength=256)
+            pixels += count_values(found)
             target[rows] = found
         name_of = str if by_value else "#{:06X}".format
         return Decoded(
@@ -248,17 +222,23 @@ class MaskDecoder:
     def _is_by_value(self, mask: Raster, name: str) -> bool:
         """Return True if the mask holds values, False if it holds colours."""
         bands, depth = mask.num_bands, mask.dtype.name
-        found = f"{bands} band{'s' if bands > 1 else ''} of {depth}"
+        found = f"{name} has {bands} band{'s' if bands > 1 else ''} of {depth}"
         has_palette = mask.palette is not None
         is_index = bands == 1 and mask.dtype.kind in "iu" and not has_palette
         is_color = depth == "uint8" and (has_palette or bands in (3, 4))
         if not is_index and not is_color:
-            raise DataError(
-                f"{name} has {found}; masks must be RGB or palette files, or one band of whole "
-                "numbers"
-            )
+            text = "masks must be RGB or palette files, or one band of whole numbers"
+            raise DataError(f"{found}; {text}")
         if self._kind == "index" and is_color and not has_palette:
-            raise DataError(f"{name} has {found}, not class values; use --label-kind color")
+            raise DataError(f"{found}, not class values; use --label-kind color")
         if self._kind == "color" and depth != "uint8":
-            raise DataError(f"{name} has {found}, not colours; use --label-kind index")
+            raise DataError(f"{found}, not colours; use --label-kind index")
         return self._kind == "index" or (self._kind == "auto" and is_index)
+
+
+def _read_colors(mask: Raster, rows: slice, name: str) -> np.ndarray:
+    """Read colours as 24-bit numbers, ``(h, W)`` int32."""
+    if mask.num_bands == 4 and (mask.read_values(rows, slice(None), [4]) != 255).any():
+        text = "transparent pixels, whose meaning is undefined; save it without transparency"
+        raise DataError(f"{name} has {text}")
+    return pack(np.moveaxis(mask.read_rgb(rows, slice(None)).astype(np.int32), -1, 0))

@@ -25,7 +25,7 @@ from datasets.preparation.classes import ClassFile, Decoded, LabelRepair, MaskDe
 from datasets.preparation.sensor import SourceRaster, store_rasters
 from datasets.preparation.writer import RECORDS, TileSetWriter, Tiling, write_tile
 from datasets.tile_set import LABEL_FOLDERS, NamedSplit, Tile, count_classes
-from utils.console import table
+from utils.console import Table
 from utils.errors import DataError
 from utils.files import read_json, write_json
 
@@ -114,14 +114,12 @@ class Summary:
             ["megapixels", *(f"{totals[split] / 1e6:.1f}" for split in splits)],
         ]
         for index, name in enumerate((*names, "ignored")):
-            cells = [
-                f"{100 * self.num_pixels[split][index] / labelled[split]:.1f} %"
-                if labelled[split]
-                else "hidden"
-                for split in splits
-            ]
-            rows.append([name, *cells])
-        lines = [table(["", *splits], rows)]
+            cells = [name]
+            for split, total in labelled.items():
+                percentage = 100 * self.num_pixels[split][index] / max(total, 1)
+                cells.append(f"{percentage:.1f} %" if total else "hidden")
+            rows.append(cells)
+        lines = [str(Table(head=["", *splits], rows=rows, rules=()))]
         for index, name in enumerate(names):
             if "train" in splits and self.num_pixels["train"][index] == 0:
                 lines.append(f"warning: no training pixel is of class '{name}'")
@@ -139,13 +137,13 @@ def prepare(root: Path, plan: Plan, num_workers: int) -> Summary:
         MissingDataError, DataError: a file cannot be read, sizes differ, or masks contain colours
             or values of no class (all of them are counted). Nothing is left at ``root``.
     """
-    first = next(iter(plan.classes.values()))
+    classes = next(iter(plan.classes.values()))
     _check_sizes(plan, num_workers)
     writer = TileSetWriter(
         root,
         name=plan.name,
-        classes=first.names,
-        palette=first.colors,
+        classes=classes.names,
+        palette=classes.colors,
         origin=plan.origin,
         prepared_with=plan.prepared_with,
         split_name=plan.split.name,
@@ -186,10 +184,10 @@ def _size_faults(source: Source) -> list[tuple[str, str]]:
     others += [(name, file, source.lacks_columns_px) for name, file in source.rasters.items()]
     faults = []
     for what, file, lacks_px in others:
-        size = file.image_size()
-        if size not in ((height, width), (height, width - lacks_px)):
+        rows, columns = file.image_size()
+        if rows != height or columns not in (width, width - lacks_px):
             sizes = f"{source.image.name} is {height} x {width} and {file.name} is"
-            faults.append((what, f"{sizes} {size[0]} x {size[1]}"))
+            faults.append((what, f"{sizes} {rows} x {columns}"))
     return faults
 
 
@@ -224,17 +222,16 @@ def _prepare_tiles(folder: Path, plan: Plan, num_workers: int) -> list[Record]:
 
 
 def _record(source: Source, decoded: dict[str, Decoded]) -> Record:
+    found = decoded.items()
     return {
         "pixels": decoded["full"].pixels.tolist() if "full" in decoded else None,
-        "num_label_pixels": sum(int(result.pixels.sum()) for result in decoded.values()),
+        "num_label_pixels": sum(mask.target.size for mask in decoded.values()),
         "unknown": {
-            kind: {"in": source.labels[kind].name, "counts": result.unknown}
-            for kind, result in decoded.items()
-            if result.unknown
+            kind: {"in": source.labels[kind].name, "counts": mask.unknown}
+            for kind, mask in found
+            if mask.unknown
         },
-        "num_repaired": {
-            kind: result.num_repaired for kind, result in decoded.items() if result.num_repaired
-        },
+        "num_repaired": {kind: mask.num_repaired for kind, mask in found if mask.num_repaired},
     }
 
 
@@ -242,15 +239,7 @@ def _write_source(
     folder: Path, plan: Plan, split: str, source: Source, decoded: dict[str, Decoded]
 ) -> Record:
     """Cut and write one source; return its tiles and their class histograms."""
-    image = _read_image(source)
-    for kind, result in decoded.items():
-        if result.target.shape != image.shape[:2]:
-            raise DataError(
-                f"{source.image.name} is {image.shape[0]} x {image.shape[1]} and "
-                f"{source.labels[kind].name} is {result.target.shape[0]} x "
-                f"{result.target.shape[1]} (height x width); give them one size"
-            )
-    entries = []
+    image, entries = _read_image(source), []
     for tile in plan.tiling.tiles(source.id, split, image.shape[:2]):
         targets = {kind: result.target[tile.slices] for kind, result in decoded.items()}
         write_tile(folder, tile, image[tile.slices], targets)
@@ -273,13 +262,10 @@ def _read_image(source: Source) -> np.ndarray:
                 f"{name} has {image.num_bands} bands instead of four; add the archive of the "
                 "images with three"
             )
-        pixels = np.empty((*image.size, 3), np.uint8)
+        pixels, bands = np.empty((*image.size, 3), np.uint8), [c + 1 for c in channels or ()]
         for rows in strips(image.size[0]):
-            if channels:
-                bands = [channel + 1 for channel in channels]
-                pixels[rows] = image.read_values(rows, slice(None), bands)
-            else:
-                pixels[rows] = image.read_rgb(rows, slice(None))
+            window = rows, slice(None)
+            pixels[rows] = image.read_values(*window, bands) if bands else image.read_rgb(*window)
     return pixels
 
 
@@ -301,9 +287,8 @@ def _prepare_sensors(folder: Path, plan: Plan, records: list[Record], num_worker
             rasters,
             None,
             plan.ranges.get(name),
-            num_workers=num_workers,
-            empty_error=f"no raster of the sensor {name} has a pixel with data; leave it out",
-            records=folder / RECORDS / name,
+            num_workers,
+            folder / RECORDS / name,
         )
 
 
@@ -320,25 +305,25 @@ def _describe_unknown(records: list[Record], text: tuple[str, str]) -> str:
     for record in records:
         for found in record["unknown"].values():
             example = dict.fromkeys(found["counts"], found["in"]) | example
-    lines = "".join(
+    lines = [
         f"\n  {key}: {count:,} pixels ({count / total:.3%}), e.g. in {example[key]}"
         for key, count in unknown.most_common(_NUM_LISTED)
-    )
-    more = len(unknown) - _NUM_LISTED
-    lines += f"\n  and {more} more" if more > 0 else ""
+    ]
+    if len(unknown) > _NUM_LISTED:
+        lines.append(f"\n  and {len(unknown) - _NUM_LISTED} more")
     suffixes = {PurePosixPath(name).suffix.lower() for name in example.values()}
     lossy = "; JPEG blurs colours, masks should be PNG" if suffixes & {".jpg", ".jpeg"} else ""
     return (
         f"the masks hold {len(unknown)} colours or values that {text[0]} "
-        f"({unknown.total() / total:.3%} of all pixels{lossy}); {text[1]}:{lines}"
+        f"({unknown.total() / total:.3%} of all pixels{lossy}); {text[1]}:{''.join(lines)}"
     )
 
 
 def _count_unknown(records: list[Record]) -> Counter[str]:
     unknown: Counter[str] = Counter()
     for record in records:
-        for found in record["unknown"].values():
-            unknown.update(found["counts"])
+        for mask in record["unknown"].values():
+            unknown.update(mask["counts"])
     return unknown
 
 
@@ -367,15 +352,14 @@ def _summarize(plan: Plan, records: list[Record], notes: tuple[str, ...]) -> Sum
 
 def _notes(plan: Plan, records: list[Record], sha256: str) -> tuple[str, ...]:
     """Return lines on the split, the labels and the repairs."""
-    lines = [f"split '{plan.split.name}', SHA-256 {sha256[:8]}...: {plan.split.source}"]
-    num_of = Counter(kind for _, source in plan.jobs() for kind in source.labels)
-    total = len(plan.jobs())
-    kinds = [f"{kind} of {num_of[kind]}" for kind in plan.label_kinds()]
-    lines.append(f"labels of {total} images: {', '.join(kinds)}")
-    for (_, source), record in zip(plan.jobs(), records, strict=True):
+    sources = [source for _, source in plan.jobs()]
+    kinds = [f"{kind} of {sum(kind in s.labels for s in sources)}" for kind in plan.label_kinds()]
+    lines = [
+        f"split '{plan.split.name}', SHA-256 {sha256[:8]}...: {plan.split.source}",
+        f"labels of {len(sources)} images: {', '.join(kinds)}",
+    ]
+    for source, record in zip(sources, records, strict=True):
         for kind, number in record["num_repaired"].items():
-            assert source.repair is not None
-            lines.append(
-                f"repaired: {number:,} pixels of {source.id} ({kind}): {source.repair.why}"
-            )
+            why = source.repair.why if source.repair else ""
+            lines.append(f"repaired: {number:,} pixels of {source.id} ({kind}): {why}")
     return (*lines, *plan.notes)

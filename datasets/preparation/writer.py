@@ -129,7 +129,7 @@ class TileSetWriter:
         root: folder of the finished set.
         name: as in ``TileSet``, like the other arguments that are not named here.
         split_source: origin of the lists of source images; None: that of the images.
-        digest: hash of everything that decides the content; None: never resume.
+        digest: hash of everything that decides the content; empty: never resume.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class TileSetWriter:
         unlabelled: tuple[str, ...] = (),
         label_kinds: tuple[str, ...] = ("full",),
         bands: str = "rgb",
-        digest: str | None = None,
+        digest: str = "",
     ) -> None:
         self.folder = partial_folder(root)  # holds the set until it is finished
         self._root, self._digest = root, digest
@@ -154,20 +154,19 @@ class TileSetWriter:
         self._pixels: dict[str, list[int]] = {}
         self._splits: dict[str, list[str]] = {split: [] for split in SPLITS}
         self._num_classes = len(classes)
-        self._split = {
-            "name": split_name,
-            "sha256": None,
-            "source": split_source or origin,
-            "unlabelled": list(unlabelled),
-        }
-        self._meta = {
+        self._meta: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "name": name,
             "classes": list(classes),
             "palette": [list(color) for color in palette],
             "ignore_index": IGNORE_INDEX,
             "origin": origin,
-            "split": self._split,
+            "split": {
+                "name": split_name,
+                "sha256": None,
+                "source": split_source or origin,
+                "unlabelled": list(unlabelled),
+            },
             "labels": list(label_kinds),
             "bands": bands,
             "prepared_with": prepared_with,
@@ -177,18 +176,15 @@ class TileSetWriter:
         if self._root.exists():
             raise DataError(f"{self._root} exists already; delete it or choose another --output")
         path = self.folder / RECORDS / _DIGEST
-        found = path.read_text(encoding="utf-8") if path.is_file() else None
-        if self._digest is None or found != self._digest:
+        if not self._digest or not path.is_file() or path.read_text("utf-8") != self._digest:
             shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            if self._digest is not None:
-                write_text(path, self._digest)
+            write_text(path, self._digest)
         for unfinished in list(self.folder.rglob(".*.partial")):
             unfinished.unlink()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, KeyboardInterrupt) and self._digest is not None:
+        if isinstance(error, KeyboardInterrupt) and self._digest:
             return  # the same command resumes here
         try:
             if error is None:
@@ -222,7 +218,7 @@ class TileSetWriter:
         return check_splits(self._root, self._tiles, {k: tuple(v) for k, v in self._splits.items()})
 
     def _finish(self) -> None:
-        self._split["sha256"] = self.split_sha256()
+        self._meta["split"]["sha256"] = self.split_sha256()
         for split, ids in self._splits.items():
             if ids:
                 write_text(self.folder / "splits" / f"{split}.txt", "\n".join(sorted(ids)) + "\n")
