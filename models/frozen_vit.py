@@ -43,11 +43,7 @@ class FrozenViT(nn.Module):
     """
 
     def __init__(
-        self,
-        vit: Any,
-        identity: dict[str, str],
-        num_layers: int = 1,
-        dtype: torch.dtype = torch.float32,
+        self, vit: Any, identity: dict[str, str], num_layers: int, dtype: torch.dtype
     ) -> None:
         super().__init__()
         depth = len(vit.blocks)
@@ -60,9 +56,7 @@ class FrozenViT(nn.Module):
         self.channels: int = num_layers * vit.embed_dim
         self.patch_px: int = vit.patch_embed.patch_size[0]
         self.dtype = dtype
-        self.normalize = Normalize(
-            tuple(vit.pretrained_cfg["mean"]), tuple(vit.pretrained_cfg["std"])
-        )
+        self.normalize = Normalize(*(vit.pretrained_cfg[key] for key in ("mean", "std")))
         self.vit = vit.requires_grad_(False)
         if dtype != torch.float32:
             for module in vit.modules():
@@ -103,11 +97,7 @@ class FrozenViT(nn.Module):
 
 
 def load_frozen_vit(
-    name: str,
-    weights: str | None,
-    *,
-    num_layers: int = 1,
-    dtype: torch.dtype = torch.float32,
+    name: str, weights: str | None, *, num_layers: int = 1, dtype: torch.dtype = torch.float32
 ) -> FrozenViT:
     """Build a timm ViT with weights from a local file, on the current default device.
 
@@ -180,15 +170,11 @@ def _load_weights(vit: Any, name: str, path: Path) -> None:
 
 
 def _finish_dinov3(vit: Any, name: str, path: Path, published: dict[str, Tensor]) -> None:
-    """Load what timm skips in an official DINOv3 file, and refuse what no timm model supports.
+    """Load what timm skips in an official DINOv3 file; refuse biases that it would ignore.
 
-    The periods of the rotary positions are published rounded to bfloat16; the official forward
-    uses the rounded ones, timm computes them anew. Biases of queries and values are used only by
-    the timm models named ``..._qkvb``, biases of keys by none; the official forward multiplies the
-    biases by a mask that is 0 for the keys.
-
-    Raises:
-        DataError: the file has biases that the model would ignore.
+    The official forward uses periods of the rotary positions rounded to bfloat16, as published;
+    timm computes them anew. It multiplies the biases by a mask that is 0 for the keys. Biases of
+    queries and values are used only by the timm models named ``..._qkvb``, those of keys by none.
     """
     for key, bias in published.items():
         if not key.endswith(".attn.qkv.bias"):

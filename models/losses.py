@@ -84,12 +84,11 @@ class SegmentationLoss(nn.Module):
             Scalars: the weighted sum ``loss``, its terms ``dice`` and ``cross_entropy``, and
             ``object`` and ``boundary`` where their factors are above 0.
         """
-        logits = logits.float()
+        config, logits = self.config, logits.float()
         num_images, pixel_weight = counts.float().unbind()
         dice = dice_loss_per_image(logits, target, self.class_weights).sum() / num_images
         entropy = self._cross_entropy(logits, target) / pixel_weight.clamp(min=1e-6)
         values = {"dice": dice, "cross_entropy": entropy}
-        config = self.config
         loss = config.dice_weight * dice + config.cross_entropy_weight * entropy
         if self.needs_segments:
             assert segments is not None, "the recipe was checked to have a segment modality"

@@ -212,14 +212,9 @@ def check_layout(
 ) -> None:
     """Refuse weights whose names or shapes are not those of a network.
 
-    Args:
-        wanted: ``state_dict`` of the network.
-        found: the weights.
-        refusal: beginning of the error, e.g. "FILE does not hold weights of MODEL".
-        remedy: end of the error.
-
     Raises:
-        DataError: counts and names what is missing, unexpected, and of another shape.
+        DataError: ``refusal`` ("FILE does not hold weights of MODEL"), numbers and first names of
+            what is missing, unexpected, or of another shape, and ``remedy``.
     """
     faults = {
         "missing": [key for key in wanted if key not in found],
@@ -236,11 +231,7 @@ def check_layout(
 
 
 def load_official_weights(
-    network: nn.Module,
-    weights: str | None,
-    official: OfficialFile,
-    *,
-    unused: tuple[str, ...] = (),
+    network: nn.Module, weights: str | None, official: OfficialFile, unused: tuple[str, ...] = ()
 ) -> str:
     """Load a local file of the official layout into a network; return the file's SHA-256.
 
@@ -248,13 +239,12 @@ def load_official_weights(
 
     Args:
         network: its ``state_dict`` has the official names.
-        weights: path in the recipe; None: the official file in ``weights/``.
+        weights: see ``find_weights``.
         official: the published file of the model.
         unused: names in the file that the network does not need.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: the file is damaged or of another model.
+        MissingDataError, DataError: as ``find_weights``; or the layout is not that of the network.
     """
     path, digest = find_weights(weights, official)
     state = {key: value for key, value in read_state_dict(path).items() if key not in unused}
