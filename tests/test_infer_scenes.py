@@ -3,12 +3,10 @@
 import csv
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from unittest import mock
 
@@ -23,6 +21,7 @@ from rasterio.warp import transform_geom
 
 import infer
 from tests.conftest import make_config, train_briefly
+from tests.utils.rasters.raster_files import picture, write_tiff
 from utils.errors import DataError, run_command
 from utils.evaluation.evaluate import classes_of
 from utils.inference import chunks, results
@@ -34,6 +33,9 @@ from utils.training.checkpoint import load_checkpoint
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = (400, 300)
 PLACE = Affine(0.3, 0, 271000, 0, -0.3, 5040000)
+GEOTIFF = {"crs": "EPSG:32188", "transform": PLACE, "photometric": "RGB"}
+GEOTIFF |= {"tiled": True, "blockxsize": 128, "blockysize": 128}
+GEOTIFF |= {"compress": "deflate", "predictor": 2}
 # In another process: small chunks and strips, and a kill at the third strip that is written.
 KILL = """
 import os, signal
@@ -59,20 +61,7 @@ def checkpoint(data_root, tmp_path_factory):
 def scene(tmp_path_factory):
     """A tiled, compressed GeoTIFF on Montreal's grid (EPSG 32188, metres)."""
     path = tmp_path_factory.mktemp("scene") / "scene.tif"
-    write_geotiff(path, np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8))
-    return path
-
-
-def write_geotiff(path, image):
-    profile = {
-        **{"driver": "GTiff", "count": 3, "dtype": "uint8", "photometric": "RGB"},
-        **{"height": image.shape[0], "width": image.shape[1]},
-        **{"crs": "EPSG:32188", "transform": PLACE},
-        **{"tiled": True, "blockxsize": 128, "blockysize": 128},
-        **{"compress": "deflate", "predictor": 2},
-    }
-    with rasterio.open(path, "w", **profile) as target:
-        target.write(image.transpose(2, 0, 1))
+    return write_tiff(path, picture(*SIZE), **GEOTIFF)
 
 
 def pixels(path):
@@ -185,28 +174,12 @@ def test_ranks_take_images_in_turn(run_infer, checkpoint, photos, tmp_path, rank
 
 
 def test_a_kill_leaves_nothing_that_looks_finished(run_infer, checkpoint, scene, tmp_path):
+    """Repeated, the command leaves the results of a run in an empty folder."""
     killed = command(checkpoint, scene, tmp_path / "out", before=KILL)
     assert killed.wait() == -signal.SIGKILL, killed.stderr.read()[-2000:]
     left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert left and all(path.name.endswith(".partial") for path in left)
-    check_repeated(run_infer, scene, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10))
-def test_a_kill_at_any_moment(run_infer, checkpoint, scene, tmp_path, seed):
-    process = command(checkpoint, scene, tmp_path / "out")
-    while not (tmp_path / "out").exists() and process.poll() is None:
-        time.sleep(0.01)
-    time.sleep(random.Random(seed).uniform(0, 3))
-    process.kill()
-    process.wait()
-    check_repeated(run_infer, scene, tmp_path)
-
-
-def check_repeated(run_infer, scene, folder):
-    """Repeat the killed command; the results are those of a run in an empty folder."""
-    again, fresh = (run_infer(scene, folder / name) for name in ("out", "fresh"))
+    again, fresh = (run_infer(scene, tmp_path / name) for name in ("out", "fresh"))
     assert not [*again.rglob(".*.partial")]
     for kind in ("index", "color", "overlay"):
         assert np.array_equal(*(pixels(output / kind / "scene.tif") for output in (again, fresh)))
@@ -276,8 +249,7 @@ def test_a_scene_of_20000_x_20000_with_the_tiny_network_within_3_gib(data_root, 
     config = make_config(data_root, tmp_path / "runs", "eval.window_px=512", "eval.overlap_px=128")
     checkpoint = load_checkpoint(train_briefly(config))
     side, scene, output = 20_000, tmp_path / "scene.tif", tmp_path / "out"
-    part = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), dtype=np.uint8)
-    write_geotiff(scene, np.tile(part, (side // 2000, side // 2000, 1)))
+    write_tiff(scene, np.tile(picture(2000, 2000), (side // 2000, side // 2000, 1)), **GEOTIFF)
     # Not ru_maxrss, which begins with the memory of the process that started this one.
     watch = "import atexit, re; atexit.register(lambda: print('peak', "
     watch += "re.search('VmHWM: *(.*) kB', open('/proc/self/status').read())[1]))"

@@ -58,13 +58,11 @@ def test_chunks_by_hand(size, window_px, expected):
 @pytest.mark.parametrize("num_parts", [1, 2, 3, 100])
 def test_ranks_split_the_rows_of_an_image(num_parts):
     parts = ChunkGrid((9000, 700), 512, 128).split_rows(num_parts)
-    assert 1 <= len(parts) <= num_parts
     rows = [row for part in parts for row in range(part.start, part.stop)]
     assert rows == [*range(9000)]
-    if num_parts in (2, 3):  # balanced within one row of chunks
-        heights = [part.stop - part.start for part in parts]
-        assert len(heights) == num_parts
-        assert max(heights) - min(heights) <= 2 * chunks.CHUNK_PX
+    assert len(parts) == min(num_parts, 5)  # rows of chunks
+    heights = [part.stop - part.start for part in parts]
+    assert max(heights) - min(heights) <= chunks.CHUNK_PX
     assert ChunkGrid((100, 100), 512, 128).split_rows(4) == [slice(0, 100)]
 
 

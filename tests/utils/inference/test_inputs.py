@@ -58,13 +58,9 @@ def test_a_data_set_and_a_split_belong_together(toy, tmp_path, source, split, er
 
 def test_two_images_of_one_stem_cannot_be_submitted(tmp_path):
     """``tests/test_infer.py`` has what images of other stems are called."""
-    images = [
-        Input(path=tmp_path / name, result=Path(name).with_suffix(".png"), stem="1")
-        for name in ("1.png", "far/1.tif")
-    ]
-    sentence = (
-        f"{images[0].path} and {images[1].path} would both be 1.png in the submission; rename"
-    )
+    paths = tmp_path / "1.png", tmp_path / "far/1.tif"
+    images = [Input(path=path, result=Path("1.png"), stem="1") for path in paths]
+    sentence = f"{paths[0]} and {paths[1]} would both be 1.png in the submission; rename"
     with pytest.raises(DataError, match=re.escape(sentence)):
         submission_names(images)
 
