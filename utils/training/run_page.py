@@ -105,13 +105,18 @@ def _facts(identity: Identity) -> dict[str, str]:
     """Collect the settings of the run that readers ask for first."""
     recipe, split = identity.recipe, identity.split
     model, structure, optim = recipe["model"], recipe["structure"], recipe["optim"]
-    vits = [model[branch]["name"] for branch in ("rgb_vit", "structure_vit")]
+    branches = {"rgb_vit": "RGB", "structure_vit": "structure"}
+    vits = [
+        f"{name}: {identity.frozen[key]['name']}"
+        for key, name in branches.items()
+        if key in identity.frozen
+    ]
     modalities = ", ".join(structure["modalities"])
     return {
         "split": f"{split['name']} ({split['sha256'][:8]})",
         "labels": f"{recipe['data']['labels']}, scored on {recipe['eval']['labels']}",
         "network": model["size"],
-        "frozen ViTs": ", ".join(vits),
+        "frozen ViTs": ", ".join(vits) or "none",
         "structure": structure["control"] + f": {modalities}" * (structure["control"] != "off"),
         "batch": f"{optim['batch_size']} crops of {recipe['data']['crop_size_px']} px",
         "optimizer": f"{optim['optimizer']}, lr {optim['lr']:g}, {optim['schedule']}",

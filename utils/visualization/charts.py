@@ -111,14 +111,10 @@ def _one_line(text: str, num_characters: int = 40) -> str:
     return text if len(text) <= num_characters else text[: num_characters - 1].rstrip() + "…"
 
 
-def _fractions(colors: Sequence[Color]) -> np.ndarray:
-    """Return RGB colours in 0..1, as matplotlib wants them."""
-    return np.array(colors) / 255
-
-
-def _outlines(colors: Sequence[Color]) -> np.ndarray:
-    """Return the outlines of bars and swatches: white ones show on white."""
-    return _fractions([outline_color(color) for color in colors])
+def _outlined(colors: Sequence[Color]) -> dict[str, np.ndarray]:
+    """Return matplotlib's colours of outlined bars and swatches: white ones show on white."""
+    outlines = [outline_color(color) for color in colors]
+    return {"color": np.array(colors) / 255, "edgecolor": np.array(outlines) / 255}
 
 
 @_style()
@@ -169,9 +165,8 @@ def confusion_chart(
     if palette:
         axes.autoscale(False)
         outside, inside = [-0.5 - 14 / cell_px] * num_classes, range(num_classes)
-        colors = {"c": _fractions(palette), "edgecolors": _outlines(palette)}
         for x, y in ((outside, inside), (inside, outside)):
-            axes.scatter(x, y, s=80, marker="s", clip_on=False, **colors)
+            axes.scatter(x, y, s=80, marker="s", clip_on=False, **_outlined(palette))
     return chart
 
 
@@ -212,20 +207,17 @@ def reliability_diagram(
     kinds = {"accuracy": "#5a8cbe", "overconfidence": "#e69f00", "underconfidence": "#a9d6f0"}
     handles = [Patch(facecolor=color) for color in kinds.values()]
     upper.legend(handles, kinds, loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3)
-    width = 94 / num_bins
-    for index, num_pixels in enumerate(bin_pixels):
-        if not num_pixels:
-            continue
-        center, correct = 100 * (index + 0.5) / num_bins, 100 * bin_accuracy[index]
-        gap = 100 * bin_confidence[index] - correct  # positive: overconfident
-        upper.bar(center, correct, width, color=kinds["accuracy"])
-        color = kinds["overconfidence" if gap > 0 else "underconfidence"]
-        upper.bar(center, gap, width, bottom=correct, color=color)
-        upper.plot((center - width / 2, center + width / 2), (correct, correct), color=_INK)
-        height = 100 * num_pixels / total
-        lower.bar(center, height, width, color=_FAINT)
-        text = f"{height:.1f}" if height >= 0.05 else "<0.1"
-        lower.text(center, height, text, ha="center", va="bottom", size=8)
+    filled, width = np.flatnonzero(bin_pixels), 94 / num_bins
+    centers = 100 * (filled + 0.5) / num_bins
+    correct = 100 * np.array(bin_accuracy)[filled]
+    gaps = 100 * np.array(bin_confidence)[filled] - correct  # positive: overconfident
+    gap_colors = [kinds["overconfidence" if gap > 0 else "underconfidence"] for gap in gaps]
+    upper.bar(centers, correct, width, color=kinds["accuracy"])
+    upper.bar(centers, gaps, width, bottom=correct, color=gap_colors)
+    upper.hlines(correct, centers - width / 2, centers + width / 2, color=_INK)
+    shares = 100 * np.array(bin_pixels)[filled] / max(1, total)
+    labels = [f"{share:.1f}" if share >= 0.05 else "<0.1" for share in shares]
+    lower.bar_label(lower.bar(centers, shares, width, color=_FAINT), labels, size=8)
     upper.plot((0, 100), (0, 100), color=_FAINT, linewidth=1, linestyle=(0, (5, 4)))
     upper.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy, %", xticklabels=[])
     upper.grid(axis="y")
@@ -303,17 +295,15 @@ def _draw_differences(
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:+.4g}" if x else "0")
     for edge in range(len(rows) + 1):
         axes.axhline(edge * height_px, color=_RULE, linewidth=1)
+    at_right = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center_baseline"}
     for place, (name, differences) in enumerate(panel.series.items()):
-        for index, (value, low, high) in enumerate(differences):
-            y = height_px * index + 6 + 17 * (place + 0.5)
-            excludes_zero = low > 0 or high < 0
-            if not math.isnan(value):
-                axes.barh(y, 100 * value, 11, color=colors[name], alpha=0.4, linewidth=0)
-                ends = (100 * low, 100 * high)
-                axes.plot(ends, (y, y), color=colors[name], marker="|", markersize=9, mew=1.6)
-            color = _INK if excludes_zero else _FAINT
-            at_right = {"transform": axes.get_yaxis_transform(), "ha": "right"}
-            axes.text(1.09, y, points(value), **at_right, va="center_baseline", color=color, size=9)
+        y = height_px * np.arange(len(differences)) + 6 + 17 * (place + 0.5)
+        values, *ends = 100 * np.array(differences).T
+        axes.barh(y, values, 11, color=colors[name], alpha=0.4, linewidth=0)
+        axes.plot(ends, [y, y], color=colors[name], marker="|", markersize=9, mew=1.6)
+        for height, (value, low, high) in zip(y, differences, strict=True):
+            color = _INK if low > 0 or high < 0 else _FAINT
+            axes.text(1.09, height, points(value), **at_right, color=color, size=9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,8 +331,8 @@ def run_chart(
     title: str,
     note: str,
     curves: Sequence[Curves],
+    facts: Mapping[str, str],
     bars: Bars | None = None,
-    facts: Mapping[str, str] | None = None,
     worst: np.ndarray | None = None,
     worst_title: str = "",
 ) -> Chart:
@@ -352,41 +342,32 @@ def run_chart(
         title: heading.
         note: explanation below the title.
         curves: two plots, side by side.
-        bars: scores of the classes.
         facts: settings of the run by name, listed below the bars.
+        bars: scores of the classes.
         worst: ``(H, W, 3)`` uint8 panel of the worst tiles, shown pixel by pixel.
         worst_title: heading of this panel.
     """
-    num_bars = len(bars.names) if bars else 0
-    lines = [line for name, text in (facts or {}).items() for line in _fact_lines(name, text)]
+    wrapped = {name: textwrap.fill(text, 40).split("\n") for name, text in facts.items()}
     lower_px = 480
-    facts_px = lower_px + 60 + 28 * num_bars
-    bottom_px = facts_px + 22 * len(lines)
-    if worst is not None:
-        bottom_px = max(bottom_px, lower_px + 40 + worst.shape[0])
-    chart = Chart(1560, bottom_px)
+    facts_px = lower_px + 60 + 28 * (len(bars.names) if bars else 0)
+    chart = Chart(1560, facts_px)  # the page grows with the facts and the worst tiles
     chart.text(0, 0, _one_line(title, 100), size=17)
     chart.text(0, 34, _one_line(note, 160), color=_FAINT)
     for left_px, plot in zip((60, 860), curves, strict=True):
         _draw_curves(chart.axes(left_px, 130, 700, 270), plot)
     if bars is not None:
         chart.text(0, lower_px, _one_line(bars.title, 45), size=12)
-        _draw_bars(chart.axes(160, lower_px + 35, 200, 28 * num_bars), bars)
-    for index, (name, text) in enumerate(lines):
-        chart.text(0, facts_px + 22 * index, name, color=_FAINT)
-        chart.text(110, facts_px + 22 * index, text)
+        _draw_bars(chart.axes(160, lower_px + 35, 200, 28 * len(bars.names)), bars)
+    names = [line for name, lines in wrapped.items() for line in (name, *[""] * len(lines[1:]))]
+    chart.text(0, facts_px, "\n".join(names), color=_FAINT, linespacing=1.5)
+    values = "\n".join(line for lines in wrapped.values() for line in lines)
+    chart.text(110, facts_px, values, linespacing=1.5)
     if worst is not None:
         chart.text(460, lower_px, _one_line(worst_title, 100), size=12)
         axes = chart.axes(440, lower_px + 30, worst.shape[1], worst.shape[0])
         axes.imshow(worst, interpolation="none", aspect="auto")
         axes.set_axis_off()
     return chart
-
-
-def _fact_lines(name: str, text: str) -> list[tuple[str, str]]:
-    """Wrap a fact; its name stands before the first line only."""
-    wrapped = textwrap.wrap(text, 40) or [""]
-    return [(name if index == 0 else "", line) for index, line in enumerate(wrapped)]
 
 
 def _draw_curves(axes: Any, plot: Curves) -> None:
@@ -422,14 +403,8 @@ def _draw_bars(axes: Any, bars: Bars) -> None:
     places = range(len(bars.names))
     values = [100 * (value if value > 0 else 0.0) for value in bars.values]  # nan: 0
     axes.barh(places, 100, 0.72, color=_RULE)
-    axes.barh(
-        places,
-        values,
-        0.72,
-        color=_fractions(bars.colors),
-        edgecolor=_outlines(bars.colors),
-        linewidth=[1.0 if value else 0.0 for value in values],
-    )
+    widths = [1.0 if value else 0.0 for value in values]
+    axes.barh(places, values, 0.72, **_outlined(bars.colors), linewidth=widths)
     for place, value in zip(places, bars.values, strict=True):
         axes.text(130, place, percent(value), ha="right", va="center_baseline")
     axes.set(xlim=(0, 100), ylim=(len(bars.names) - 0.5, -0.5), xticks=[])

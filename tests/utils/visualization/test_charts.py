@@ -138,7 +138,7 @@ def test_difference_chart_bars_start_at_zero_and_lines_span_the_intervals():
 
 def run(series, **options):
     plots = [Curves(title="loss", y_label="loss", series=series)] * 2
-    return run_chart(title="run", note="note", curves=plots, **options)
+    return run_chart(title="run", note="note", curves=plots, **{"facts": {}, **options})
 
 
 def test_run_chart_draws_a_curve_a_series_and_breaks_it_at_unknown_values():
