@@ -19,6 +19,27 @@ GENERATORS = ("superpixels", "sam", "depth_anything")  # compute maps from the R
 VALUE_GENERATORS = ("depth_anything",)  # generators whose maps hold values, not segment ids
 
 
+def _at_least(low: int, section: object, *keys: str) -> Problems:
+    """Yield the settings of a section that are below a number."""
+    for key in keys:
+        if getattr(section, key) < low:
+            yield key, f"must be {low} or more"
+
+
+def _above_0(section: object, *keys: str) -> Problems:
+    """Yield the settings of a section that are 0 or less."""
+    for key in keys:
+        if getattr(section, key) <= 0:
+            yield key, "must be above 0"
+
+
+def _below_1(section: object, *keys: str) -> Problems:
+    """Yield the settings of a section that are outside [0, 1)."""
+    for key in keys:
+        if not 0 <= getattr(section, key) < 1:
+            yield key, "must be at least 0 and below 1"
+
+
 @dataclass(frozen=True, kw_only=True)
 class SuperpixelsConfig:
     """SLIC superpixels: without weights, the baseline for foundation models."""
@@ -34,12 +55,9 @@ class SuperpixelsConfig:
 
     def problems(self) -> Problems:
         """Yield values out of range."""
-        if self.segment_size_px < 4:
-            yield "segment_size_px", "must be 4 or more"
-        if self.compactness <= 0:
-            yield "compactness", "must be above 0"
-        if self.num_iterations < 1:
-            yield "num_iterations", "must be 1 or more"
+        yield from _at_least(4, self, "segment_size_px")
+        yield from _above_0(self, "compactness")
+        yield from _at_least(1, self, "num_iterations")
         if not 0 <= self.min_area_share <= 1:
             yield "min_area_share", "must be between 0 and 1"
 
@@ -72,9 +90,7 @@ class SamConfig:
 
     def problems(self) -> Problems:
         """Yield values out of range."""
-        for key in ("points_per_side", "points_per_batch"):
-            if getattr(self, key) < 1:
-                yield key, "must be 1 or more"
+        yield from _at_least(1, self, "points_per_side", "points_per_batch")
         yield from _window_problems(self)
 
 
@@ -101,17 +117,14 @@ class DepthAnythingConfig:
 
     def problems(self) -> Problems:
         """Yield values out of range."""
-        if self.input_size_px < 14:
-            yield "input_size_px", "must be 14 or more"
+        yield from _at_least(14, self, "input_size_px")
         yield from _window_problems(self)
 
 
 def _window_problems(config: SamConfig | DepthAnythingConfig) -> Problems:
     """Yield values out of range of the settings that generators with windows share."""
-    if config.images_per_batch < 1:
-        yield "images_per_batch", "must be 1 or more"
-    if config.window_px < 64:
-        yield "window_px", "must be 64 or more"
+    yield from _at_least(1, config, "images_per_batch")
+    yield from _at_least(64, config, "window_px")
     if not 1 <= config.window_overlap_px <= config.window_px // 2:
         yield "window_overlap_px", f"must be 1 to half of window_px ({config.window_px // 2})"
 
@@ -167,8 +180,7 @@ class StructureConfig:
             yield "absent", f"names {', '.join(sorted(unknown))}, which modalities does not"
         elif self.control != "off" and self.modalities and not self.present():
             yield "absent", "names all modalities; at least one must be there"
-        if not 0 <= self.dropout < 1:
-            yield "dropout", "must be at least 0 and below 1"
+        yield from _below_1(self, "dropout")
         for name, config in self.selected().items():
             if not config.encodings:
                 yield f"{name}.encodings", "must name at least one encoding"
@@ -205,14 +217,12 @@ class DataConfig:
             yield "crop_size_px", "must be 32 or more (the coarsest scale is 1/32)"
         if not 0 < self.scale_range[0] <= self.scale_range[1]:
             yield "scale_range", "must be two numbers above 0, the smaller first"
-        if not 0 <= self.color_jitter < 1:
-            yield "color_jitter", "must be between 0 and 1"
+        yield from _below_1(self, "color_jitter")
         if not 0 <= self.rare_class_share <= 1:
             yield "rare_class_share", "must be between 0 and 1"
         if self.rare_class_share > 0 and self.labels != "full":
             yield "rare_class_share", "needs labels=full, of which histogram.csv counts the classes"
-        if self.num_workers < 0:
-            yield "num_workers", "must be 0 or more"
+        yield from _at_least(0, self, "num_workers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,8 +239,7 @@ class VitConfig:
 
     def problems(self) -> Problems:
         """Yield values out of range."""
-        if self.num_layers < 1:
-            yield "num_layers", "must be 1 or more"
+        yield from _at_least(1, self, "num_layers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,10 +265,7 @@ class ModelConfig:
             yield "fe_branches", "must name at least one branch"
         if len(set(self.fe_branches)) < len(self.fe_branches):
             yield "fe_branches", "names a branch twice"
-        if not 0 <= self.drop_path < 1:
-            yield "drop_path", "must be at least 0 and below 1"
-        if not 0 <= self.head_dropout < 1:
-            yield "head_dropout", "must be at least 0 and below 1"
+        yield from _below_1(self, "drop_path", "head_dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,30 +298,20 @@ class OptimConfig:
 
     def problems(self) -> Problems:
         """Yield values out of range."""
-        for key in ("lr", "batch_size", "accumulate", "num_epochs"):
-            if getattr(self, key) <= 0:
-                yield key, "must be above 0"
+        yield from _above_0(self, "lr", "batch_size", "accumulate", "num_epochs")
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
             yield "steps_per_epoch", "must be 1 or more (null: one pass over the data)"
         if any(factor < 0 for factor in self.lr_factors.values()):
             yield "lr_factors", "must all be 0 or more"
-        if not 0 <= self.momentum < 1:
-            yield "momentum", "must be at least 0 and below 1"
-        for key in ("weight_decay", "warmup_epochs", "poly_power", "clip_norm"):
-            if getattr(self, key) < 0:
-                yield key, "must be 0 or more"
+        yield from _below_1(self, "momentum", "ema_decay", "label_smoothing")
+        not_negative = ("weight_decay", "warmup_epochs", "poly_power", "clip_norm")
+        yield from _at_least(0, self, *not_negative, "object_weight", "boundary_weight")
         if self.warmup_epochs >= self.num_epochs > 0:
             yield "warmup_epochs", f"must be below num_epochs ({self.num_epochs})"
-        for key in ("ema_decay", "label_smoothing"):
-            if not 0 <= getattr(self, key) < 1:
-                yield key, "must be at least 0 and below 1"
         if self.dice_weight < 0 or self.cross_entropy_weight < 0:
             yield "dice_weight", "and cross_entropy_weight must be 0 or more"
         elif self.dice_weight + self.cross_entropy_weight == 0:
             yield "dice_weight", "and cross_entropy_weight are both 0: there is no loss"
-        for key in ("object_weight", "boundary_weight"):
-            if getattr(self, key) < 0:
-                yield key, "must be 0 or more"
         if self.class_weights is not None:
             if any(weight < 0 for weight in self.class_weights):
                 yield "class_weights", "must all be 0 or more"
@@ -345,10 +341,9 @@ class EvalConfig:
 
     def problems(self) -> Problems:
         """Yield values out of range."""
-        if self.patience < 0:
-            yield "patience", "must be 0 or more"
-        if self.window_px < 32:
-            yield "window_px", "must be 32 or more"
+        yield from _at_least(0, self, "patience")
+        yield from _at_least(1, self, "batch_size", "every_epochs")
+        yield from _at_least(32, self, "window_px")
         if not 0 <= self.overlap_px < self.window_px:
             yield "overlap_px", f"must be at least 0 and below window_px ({self.window_px})"
         if not self.scales or len(set(self.scales)) < len(self.scales):
@@ -359,9 +354,6 @@ class EvalConfig:
             yield "scales", f"must make windows of 32 px or more of window_px ({self.window_px})"
         if len(set(self.mean_without)) < len(self.mean_without):
             yield "mean_without", "names a class twice"
-        for key in ("batch_size", "every_epochs"):
-            if getattr(self, key) < 1:
-                yield key, "must be 1 or more"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,13 +375,10 @@ class RunConfig:
 
     def problems(self) -> Problems:
         """Yield values out of range."""
-        if self.keep_every_epochs < 0:
-            yield "keep_every_epochs", "must be 0 or more"
+        yield from _at_least(0, self, "keep_every_epochs")
+        yield from _at_least(1, self, "log_every_steps", "save_every_steps")
         if self.device == "cpu" and self.precision == "tf32":
             yield "precision", "tf32 is for CUDA devices; take fp32 on the CPU"
-        for key in ("log_every_steps", "save_every_steps"):
-            if getattr(self, key) < 1:
-                yield key, "must be 1 or more"
         if self.device == "cpu" and self.precision == "fp16":
             yield "precision", "fp16 needs a CUDA device; take bf16 or fp32 on the CPU"
 
