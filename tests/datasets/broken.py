@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.preparation.writer import TileSetWriter
 from datasets.rasters import write_raster
 from datasets.structure_maps import SENSOR, MapRecipe, store_folder, write_manifest, write_map
-from datasets.tile_set import Tile, TileSet, open_tile_set
+from datasets.tile_set import TileSet, open_tile_set
+from tests.datasets.fakes import tile_at, write_tiles
 from utils.files import sha256_of
 
 SIZE_PX = 8
@@ -44,13 +44,11 @@ def map_of(name: str) -> np.ndarray:
 
 def write_set(root: Path) -> TileSet:
     """Four whole images of 8 px: a and b in train, c in val, d in test."""
-    box = {"top_px": 0, "left_px": 0, "height_px": SIZE_PX, "width_px": SIZE_PX}
-    facts = {"name": "toy", "classes": CLASSES, "palette": PALETTE, "origin": ""}
-    with TileSetWriter(root, **facts, prepared_with={}) as writer:
-        for name, split in SPLIT_OF.items():
-            tile = Tile(id=name, source=name, **box)
-            writer.add(split, tile, image_of(name), target_of(name))
-    tile_set = open_tile_set(root)
+    members = [
+        (split, tile_at(name, (SIZE_PX, SIZE_PX)), image_of(name), target_of(name))
+        for name, split in SPLIT_OF.items()
+    ]
+    tile_set = write_tiles(root, members, classes=CLASSES, palette=PALETTE)
     sources = {tile_id: sha256_of(tile_set.image_path(tile_id)) for tile_id in tile_set.tiles}
     for store, recipe in RECIPES.items():
         folder = store_folder(root, store)

@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from datasets.preparation.writer import TileSetWriter
 from datasets.structure_maps import MapRecipe, store_folder, write_map
-from datasets.tile_set import Tile, TileSet, open_tile_set
+from datasets.tile_set import TileSet
 from datasets.transforms import Geometry
+from tests.datasets.fakes import tile_at, write_tiles
 
 NUM_CLASSES = 50
 STORES = ("ids", "levels")
-LARGEST_SIDE = 250  # what is told in 8 bits
 RECIPE = MapRecipe(generator="sam", settings={}, weights_sha256=None)
 
 
@@ -36,25 +35,17 @@ def draw_members(height: int, width: int) -> dict[str, np.ndarray]:
 
 def write_set(root: Path, sizes: list[tuple[int, int]]) -> TileSet:
     """A data set with one training tile of each size (height, width) and both stores."""
-    writer = TileSetWriter(
-        root,
-        name="coordinates",
-        classes=tuple(f"class {i}" for i in range(NUM_CLASSES)),
-        palette=((0, 0, 0),) * NUM_CLASSES,
-        origin="",
-        prepared_with={},
-    )
-    with writer:
-        for number, (height, width) in enumerate(sizes):
-            tile_id = f"t{number:03d}"
-            box = {"top_px": 0, "left_px": 0, "height_px": height, "width_px": width}
-            members = draw_members(height, width)
-            tile = Tile(id=tile_id, source=tile_id, **box)
-            writer.add("train", tile, members["image"], members["target"])
-            for store in STORES:
-                folder = store_folder(writer.folder, store)
-                write_map(folder, tile_id, members[store], "", RECIPE)
-    return open_tile_set(root)
+    drawn = {f"t{number:03d}": draw_members(*size) for number, size in enumerate(sizes)}
+    members = [
+        ("train", tile_at(name, own["ids"].shape), own["image"], own["target"])
+        for name, own in drawn.items()
+    ]
+    classes = {f"class {i}": (0, 0, 0) for i in range(NUM_CLASSES)}
+    tile_set = write_tiles(root, members, classes=(*classes,), palette=(*classes.values(),))
+    for store in STORES:
+        for name, own in drawn.items():
+            write_map(store_folder(root, store), name, own[store], "", RECIPE)
+    return tile_set
 
 
 def cut_all(geometry: Geometry, members: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:

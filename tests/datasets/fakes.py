@@ -1,4 +1,4 @@
-"""Pictures cut into overlapping tiles, generators that map them without a network, and kills."""
+"""Data sets, pictures cut into overlapping tiles, generators without a network, and kills."""
 
 import hashlib
 import multiprocessing
@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from datasets.preparation.writer import TileSetWriter, Tiling
 from datasets.structure_generation import Shard, Store, complete_store
 from datasets.structure_maps import MapRecipe, map_path, read_map, store_folder
-from datasets.tile_set import TileSet, open_tile_set
+from datasets.tile_set import Tile, TileSet, open_tile_set
 from utils.distributed import DistContext
 from utils.errors import DataError
 
@@ -24,6 +24,24 @@ RECIPES = {
     "values": MapRecipe(generator="depth_anything", settings={}, weights_sha256="v"),
 }
 NUM_BLOBS = 40
+
+
+def tile_at(
+    name: str, size: tuple[int, int], source: str | None = None, top: int = 0, left: int = 0
+) -> Tile:
+    box = {"top_px": top, "left_px": left, "height_px": size[0], "width_px": size[1]}
+    return Tile(id=name, source=name if source is None else source, **box)
+
+
+def write_tiles(
+    root: Path, members: Iterable[tuple[str, Tile, np.ndarray, np.ndarray]], **facts: Any
+) -> TileSet:
+    """Write a data set of ``(split, tile, image, target)``; of one class, if no facts say more."""
+    known = {"name": "toy", "classes": ("a",), "palette": ((0, 0, 0),), "origin": ""}
+    with TileSetWriter(root, **{**known, "prepared_with": {}, **facts}) as writer:
+        for member in members:
+            writer.add(*member)
+    return open_tile_set(root)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -49,17 +67,12 @@ def write_cut_set(
     root: Path, pictures: dict[str, np.ndarray], size_px: int, overlap_px: int
 ) -> TileSet:
     """Cut pictures as prepare.py cuts training images."""
-    writer = TileSetWriter(
-        root, name="cut", classes=("a",), palette=((0, 0, 0),), origin="", prepared_with={}
-    )
-    tiling = Tiling(tile_size_px=size_px, overlap_px=overlap_px)
-    with writer:
-        for source, image in pictures.items():
-            height, width = image.shape[:2]
-            for tile in tiling.tiles(source, "train", (height, width)):
-                part = image[tile.slices]
-                writer.add("train", tile, part, np.zeros(part.shape[:2], np.uint8))
-    return open_tile_set(root)
+    tiling, members = Tiling(tile_size_px=size_px, overlap_px=overlap_px), []
+    for source, image in pictures.items():
+        for tile in tiling.tiles(source, "train", image.shape[:2]):
+            part = image[tile.slices]
+            members.append(("train", tile, part, np.zeros(part.shape[:2], np.uint8)))
+    return write_tiles(root, members)
 
 
 class FakeGenerator:
@@ -118,6 +131,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Everything in a folder, also what is hidden, and the names of folders."""
     paths = sorted(folder.rglob("*"))
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in paths}
+
+
+def inodes(folder: Path) -> dict[Path, int]:
+    """The maps and parts in a folder: one that is written again has another number."""
+    return {path: path.stat().st_ino for path in folder.rglob("[!.]*.tif")}
 
 
 def whole_map(tile_set: TileSet, folder: Path, source: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from datasets.samplers import SampleKey
 from datasets.tile_set import RareClasses, TileSet, count_classes, open_tile_set, write_histogram
 from datasets.transforms import Geometry
 from tests.conftest import make_config
-from tests.datasets.coordinates import write_set
+from tests.datasets.coordinates import STORES, check_aligned, write_set
 from utils.errors import ConfigError, DataError
 
 
@@ -92,6 +92,29 @@ def test_ids_are_shuffled_on_the_device_for_segments_only(tmp_path):
     _, expected, _ = prepare_inputs(replace(batch, id_keys=None, maps=again), encoder)
     assert torch.equal(shuffled, expected)
     assert (shuffled[:, 3:6] != plain[:, 3:6]).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("zoom", [0.26, 0.77, 1.02, 1.75, 4.1])
+def test_all_members_of_a_sample_show_the_same_place(tmp_path, zoom):
+    sizes = [(160, 160), (75, 131), (9, 140), (1, 1), (1, 70), (50, 1)]
+    tile_set = write_set(tmp_path / "set", sizes)
+    dataset = TileDataset(
+        tile_set=tile_set,
+        tile_ids=tile_set.split("train"),
+        stores=STORES,
+        geometry=Geometry(
+            crop_size_px=41, scale_range=(zoom, zoom), dihedral=True, value_stores=("levels",)
+        ),
+    )
+    for place in range(12 * len(sizes)):
+        batch = dataset[key(place % len(sizes), place)]
+        assert batch.tile_ids == (f"t{place % len(sizes):03d}",)
+        members = {
+            "image": batch.image[0].movedim(0, -1).numpy(),
+            "target": batch.target[0].numpy(),
+        }
+        members |= {store: levels[0].numpy() for store, levels in batch.maps.items()}
+        check_aligned(members, sizes[place % len(sizes)], round(41 / zoom) / 41)
 
 
 def test_sizes_that_differ_are_one_clear_sentence(tile_set, tmp_path, monkeypatch):

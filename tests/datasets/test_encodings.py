@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from configs.schema import SamConfig, StructureConfig, SuperpixelsConfig
+from configs.schema import StructureConfig
 from datasets.encodings import (
     ENCODINGS,
     StructureEncoder,
@@ -86,29 +86,13 @@ def test_color_by_id_is_black_for_no_segment_and_differs_between_ids():
     assert len({tuple(c) for c in colors.T.tolist()}) == 500
 
 
-def test_encoder_lays_out_modalities_one_behind_the_other():
-    config = StructureConfig(
-        modalities=("sam", "superpixels"),
-        sam=SamConfig(encodings=("boundary", "log_area")),
-        superpixels=SuperpixelsConfig(encodings=("mean_color", "boundary")),
-    )
-    encoder = StructureEncoder(config)
-    assert encoder.num_channels == 6
-    assert encoder.pictures == ((0, 0, 0), (2, 3, 4))
-    image, ids = random_sample()
-    _, other = random_sample(1)
-    out = encoder(image, {"sam": ids, "superpixels": other})
-    assert torch.equal(out[:, :1], boundary(image, ids))
-    assert torch.equal(out[:, 5:], boundary(image, other))
-
-
 def test_values_by_hand():
     levels = torch.tensor([[[0, 1, 32768, 65535]]])
     found = value(torch.zeros(1, 3, 1, 4), levels)
     torch.testing.assert_close(found, torch.tensor([[[[0.5, 0, 32767 / 65534, 1]]]]))
 
 
-def test_depth_and_sensors_are_values_and_never_segments():
+def test_modalities_lie_one_behind_the_other_and_values_are_never_segments():
     structure = StructureConfig(modalities=("depth_anything", "superpixels", "height"))
     encoder = StructureEncoder(structure)
     assert encoder.stores == ("depth_anything", "superpixels", "height")
@@ -119,7 +103,10 @@ def test_depth_and_sensors_are_values_and_never_segments():
     levels = torch.randint(0, 65536, ids.shape)
     maps = {"depth_anything": levels, "superpixels": ids, "height": levels.flip(-1)}
     assert torch.equal(encoder.segments(maps), ids)
-    assert torch.equal(encoder(image, maps)[:, :1], value(image, levels))
+    colors, edges = mean_color(image, ids), boundary(image, ids)
+    values, others = value(image, levels), value(image, levels.flip(-1))
+    expected = torch.cat([values, colors, edges, others], 1)
+    assert torch.equal(encoder(image, maps), expected)
     depth = StructureEncoder(StructureConfig(modalities=("depth_anything",)))
     assert depth.segments(maps) is None
 

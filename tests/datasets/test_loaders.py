@@ -44,12 +44,6 @@ def config_of(tile_set: TileSet, *overrides: str) -> Config:
     return make_config(tile_set.root, tile_set.root.parent, *EVERYTHING, *overrides)
 
 
-def shut_down(loader) -> None:
-    """End the processes of a loader; left to the garbage collector, they cost seconds later."""
-    if loader._iterator is not None:
-        loader._iterator._shutdown_workers()
-
-
 def eval_batches(tile_set: TileSet, *overrides: str) -> list[Batch]:
     config = config_of(tile_set, *overrides)
     return list(build_eval_loader(config, tile_set, "train", single_process(), ["full"]))
@@ -63,8 +57,8 @@ def epochs(config: Config, tile_set: TileSet, *positions: tuple[int, int]) -> li
             batches.set_position(epoch, start)
             found += list(loader)
     finally:
-        if config.data.num_workers:
-            shut_down(loader)
+        if loader._iterator is not None:  # left to the garbage collector, it costs seconds later
+            loader._iterator._shutdown_workers()
     return found
 
 
@@ -115,10 +109,8 @@ def test_the_ranks_share_the_samples_of_a_batch(tile_set):
         assert together.tile_ids == each[0].tile_ids + each[1].tile_ids
         for name, tensor in tensors(together).items():
             assert torch.equal(tensor, torch.cat([tensors(part)[name] for part in each])), name
-    with pytest.raises(
-        ConfigError,
-        match=r"batch_size is 2, which 3 processes with optim\.accumulate=1 do not divide",
-    ):
+    text = r"batch_size is 2, which 3 processes with optim\.accumulate=1 do not divide"
+    with pytest.raises(ConfigError, match=text):
         build_train_loader(config, tile_set, replace(single_process(), world_size=3))
 
 
@@ -135,17 +127,6 @@ def test_the_ranks_share_the_source_images_of_an_evaluation(data_root, tmp_path)
         assert tiles == [batch.tile_ids[0] for batch in loader]
         parts += tiles
     assert sorted(parts) == sorted(tile_set.split("val"))
-
-
-def test_processes_live_on_from_epoch_to_epoch(tile_set):
-    config = config_of(tile_set, "data.num_workers=2")
-    loader = build_eval_loader(config, tile_set, "train", single_process(), ["full"]).batches
-    pids = []
-    for _ in range(2):
-        assert len(list(loader)) == len(SIZES)
-        pids.append([worker.pid for worker in loader._iterator._workers])
-    assert pids[0] == pids[1] and len(set(pids[0])) == 2
-    shut_down(loader)
 
 
 def test_whole_tiles_of_any_size_are_as_in_their_files(tile_set):
@@ -188,8 +169,7 @@ def test_structure_is_checked_before_anything_is_built(data_root, tmp_path):
         structure = make_config(data_root, tmp_path, *overrides).structure
         return check_structure(tile_set, structure, ["train", "val"])
 
-    recipes = check()
-    assert recipes.keys() == {"superpixels"} and check("structure.control=off") == {}
+    assert check().keys() == {"superpixels"} and check("structure.control=off") == {}
     with pytest.raises(DataError, match=r"settings\.compactness: 5\.0 \| 10\.0"):
         check("structure.superpixels.compactness=5")
     with pytest.raises(MissingDataError, match=r"modalities/none are missing.*generate\.py"):

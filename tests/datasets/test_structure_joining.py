@@ -11,8 +11,8 @@ import pytest
 from datasets import structure_joining as joining
 from datasets.structure_generation import Shard
 from datasets.structure_joining import find_groups
-from datasets.structure_maps import map_path, read_manifest, read_map
-from datasets.tile_set import Tile, TileSet
+from datasets.structure_maps import map_path, read_map
+from datasets.tile_set import TileSet
 from tests.conftest import single_process
 from tests.datasets.fakes import (
     FakeGenerator,
@@ -20,9 +20,11 @@ from tests.datasets.fakes import (
     contents,
     depth_of,
     fill,
+    inodes,
     kill_while,
     picture,
     store_of,
+    tile_at,
     whole_map,
     write_cut_set,
 )
@@ -30,45 +32,34 @@ from utils.distributed import DistContext
 from utils.errors import DataError
 
 KINDS = ("segments", "values")
+PICTURES = {"a": picture(330, 400, 1), "b": picture(150, 160, 2), "c": picture(90, 96, 3)}
+NUM_BLOBS = len(np.unique(PICTURES["a"][..., 2])) - 1  # 0 is what lies between them
 
 
 @pytest.fixture
 def tiles(tmp_path: Path) -> TileSet:
-    """Two pictures of 4 x 5 and 2 x 2 overlapping tiles, and one of a single tile."""
-    pictures = {
-        "a": picture(330, 400, 1),
-        "b": picture(150, 160, 2),
-        "c": picture(90, 96, 3),
-    }
-    return write_cut_set(tmp_path / "cut", pictures, 96, 32)
+    """Two pictures of 5 x 6 and 2 x 2 overlapping tiles, and one of a single tile."""
+    return write_cut_set(tmp_path / "cut", PICTURES, 96, 32)
 
 
-def original(source: str) -> np.ndarray:
-    return {"a": picture(330, 400, 1), "b": picture(150, 160, 2)}[source]
-
-
-def manifest(folder: Path) -> dict:
-    return json.loads((folder / "manifest.json").read_text())
+def joined(folder: Path) -> list[dict]:
+    return json.loads((folder / "manifest.json").read_text())["joined"]
 
 
 def test_groups_are_the_overlapping_tiles_of_one_source():
-    def tile(name: str, source: str, left: int) -> Tile:
-        return Tile(id=name, source=source, top_px=0, left_px=left, height_px=9, width_px=10)
-
-    row = [tile("e", "s", 8), tile("d", "s", 0), tile("c", "s", 18), tile("b", "s", 30)]
-    row += [tile("a", "s", 39), tile("f", "t", 0), tile("g", "t", 10)]
-    groups = find_groups(row)
-    members = [(group.source, [member.id for member in group.tiles]) for group in groups]
+    lefts = {"se": 8, "sd": 0, "sc": 18, "sb": 30, "sa": 39, "tf": 0, "tg": 10}
+    row = [tile_at(name, (9, 10), source, 0, left) for (source, name), left in lefts.items()]
+    members = [(group.source, [tile.id for tile in group.tiles]) for group in find_groups(row)]
     assert members == [("s", ["a", "b"]), ("s", ["d", "e"])]  # c touches e and shares no pixel
 
 
 def test_the_depth_of_a_picture_has_one_scale_and_no_seam(tiles: TileSet):
     folder = complete(tiles, FakeGenerator("values"), single_process())
-    by_source = {entry["source"]: entry for entry in manifest(folder)["joined"]}
+    by_source = {entry["source"]: entry for entry in joined(folder)}
     assert by_source.keys() == {"a", "b"} and by_source["a"]["num_tiles"] == 30
     for source, entry in by_source.items():
         levels = whole_map(tiles, folder, source)
-        truth = depth_of(original(source))
+        truth = depth_of(PICTURES[source])
         fit = np.polyval(np.polyfit(truth.ravel(), levels.ravel(), 1), truth)
         assert np.abs(levels - fit).max() < 1e-3 * 65535
         assert levels.min() < 10 and levels.max() > 65525
@@ -80,17 +71,11 @@ def test_the_depth_of_a_picture_has_one_scale_and_no_seam(tiles: TileSet):
 def test_every_blob_has_one_id_and_every_id_one_blob(tiles: TileSet):
     folder = complete(tiles, FakeGenerator("segments"), single_process())
     for source in ("a", "b"):
-        ids, blobs = whole_map(tiles, folder, source), original(source)[..., 2]
+        ids, blobs = whole_map(tiles, folder, source), PICTURES[source][..., 2]
         pairs = np.unique(np.stack([ids.ravel(), blobs.ravel()]), axis=1)
         assert len(set(pairs[0])) == len(set(pairs[1])) == pairs.shape[1] > 5
         assert [0, 0] in pairs.T.tolist()
-    (entry, _) = manifest(folder)["joined"]
-    assert entry == {"source": "a", "num_tiles": 30, "num_segments": len(np.unique(ids_of(tiles)))}
-
-
-def ids_of(tiles: TileSet) -> np.ndarray:
-    numbers = np.unique(original("a")[..., 2])
-    return numbers[numbers > 0]
+    assert joined(folder)[0] == {"source": "a", "num_tiles": 30, "num_segments": NUM_BLOBS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,17 +98,15 @@ def test_shards_and_a_finishing_run_give_what_one_run_gives(tiles: TileSet, kind
 def test_a_changed_tile_changes_all_that_were_joined_with_it_and_no_other(tiles, kind):
     generator = FakeGenerator(kind, images_per_batch=4)
     folder = complete(tiles, generator, single_process())
-    before = {path.stem: path.stat().st_ino for path in folder.glob("*.tif")}
+    before = inodes(folder)
     assert generator.batches == [4] * 8 + [3] and not (folder / ".parts").exists()
-    assert read_manifest(complete(tiles, generator, single_process()))[1].keys() == before.keys()
-    assert len(generator.batches) == 9
-    assert before == {path.stem: path.stat().st_ino for path in folder.glob("*.tif")}
+    complete(tiles, generator, single_process())
+    assert len(generator.batches) == 9 and before == inodes(folder)
     shutil.copy(tiles.image_path("b_y00000_x00000"), tiles.image_path("b_y00054_x00064"))
     generator = FakeGenerator(kind)
     complete(tiles, generator, single_process())
-    after = {path.stem: path.stat().st_ino for path in folder.glob("*.tif")}
-    changed = {tile_id for tile_id in before if before[tile_id] != after[tile_id]}
-    assert changed == {tile_id for tile_id in tiles.tiles if tiles.tiles[tile_id].source == "b"}
+    changed = {path.stem for path, _ in before.items() - inodes(folder).items()}
+    assert changed == {tile.id for tile in tiles.tiles.values() if tile.source == "b"}
     assert len(generator.batches) == 4
 
 
@@ -146,15 +129,14 @@ def test_a_broken_tile_keeps_its_neighbours_parts_and_the_other_pictures(tiles, 
 
 
 def test_too_many_segments_of_one_picture_are_named_with_the_remedy(tiles, monkeypatch):
-    num_segments = len(ids_of(tiles))
-    monkeypatch.setattr(joining, "LARGEST", num_segments - 1)
+    monkeypatch.setattr(joining, "LARGEST", NUM_BLOBS - 1)
     with pytest.raises(DataError) as error:
         complete(tiles, FakeGenerator("segments"), single_process())
     head, line = str(error.value).splitlines()
     assert head.startswith("30 of 35 maps could not be made")
     assert line == (
-        f"  a: the 30 tiles of source image 'a' have {num_segments} segments together, a 16-bit "
-        f"map holds {num_segments - 1}; set structure.sam.join_tiles=false, or settings that give "
+        f"  a: the 30 tiles of source image 'a' have {NUM_BLOBS} segments together, a 16-bit "
+        f"map holds {NUM_BLOBS - 1}; set structure.sam.join_tiles=false, or settings that give "
         "larger segments"
     )
 
@@ -174,7 +156,7 @@ def test_kills_between_parts_and_joined_maps_change_nothing(tiles: TileSet):
     for kind, num_maps in (("segments", 3), ("segments", 50), ("values", 36)):
         where = {"folder": stores / kind, "num_maps": num_maps, "delay_s": rng.uniform(0, 0.02)}
         kill_while(complete_both, single_process(), tiles, 0.02, **where)
-        found = {path: path.stat().st_ino for path in stores.rglob("[!.]*.tif")}
+        found = inodes(stores)
         assert all(found.get(path, inode) == inode for path, inode in kept.items())
         kept = found
     assert complete_both(single_process(), tiles) == plain

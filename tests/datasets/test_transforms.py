@@ -4,34 +4,22 @@ import torch
 from PIL import Image
 
 from datasets.encodings import shuffle_ids
-from datasets.transforms import (
-    Geometry,
-    draw_color_factors,
-    draw_id_key,
-    jitter_colors,
-)
+from datasets.transforms import Geometry, draw_color_factors, draw_id_key, jitter_colors
 from tests.datasets.coordinates import check_aligned, cut_all, draw_members
 from utils.boxes import nearest_pixels
 
 
 @pytest.mark.parametrize("size", [(40, 90), (7, 100), (1, 1), (33, 31)])
-def test_members_are_equal_without_zoom(size):
+def test_members_are_equal_without_zoom_and_views_where_the_tile_is_large_enough(size):
     geometry = Geometry(crop_size_px=32, scale_range=(1.0, 1.0), dihedral=True)
+    members = draw_members(*size)
     for seed in range(20):
-        out = cut_all(geometry, draw_members(*size), seed)
+        out = cut_all(geometry, members, seed)
+        if min(size) >= 32:
+            assert all(np.shares_memory(out[name], members[name]) for name in members)
         check_aligned(out, size, 1.0)
         assert out["image"].shape == (32, 32, 3) and out["ids"].shape == (32, 32)
         assert (out["target"] != 255).sum() == min(32, size[0]) * min(32, size[1])
-
-
-@pytest.mark.parametrize("zoom", [0.26, 0.77, 1.02, 1.75, 4.1])
-@pytest.mark.parametrize("size", [(160, 160), (75, 131), (9, 140), (1, 1), (1, 70), (50, 1)])
-def test_members_stay_aligned_with_zoom(zoom, size):
-    geometry = Geometry(
-        crop_size_px=41, scale_range=(zoom, zoom), dihedral=True, value_stores=("levels",)
-    )
-    for seed in range(12):
-        check_aligned(cut_all(geometry, draw_members(*size), seed), size, round(41 / zoom) / 41)
 
 
 @pytest.mark.parametrize("zoom", [0.57, 0.83, 1.31, 1.9])
@@ -85,14 +73,6 @@ def test_every_position_can_be_drawn_and_none_beyond_the_edge():
     outs = [cut_all(geometry, draw_members(4, 7), seed) for seed in range(200)]
     assert {int(out["ids"][0, 0]) for out in outs} == {1, 2, 3, 4}
     assert all((out["target"] != 255).all() for out in outs)
-
-
-def test_what_needs_no_resizing_is_not_copied():
-    members = draw_members(64, 64)
-    geometry = Geometry(crop_size_px=32, scale_range=(1.0, 1.0), dihedral=True)
-    for seed in range(16):
-        out = cut_all(geometry, members, seed)
-        assert all(np.shares_memory(out[name], members[name]) for name in members)
 
 
 @pytest.mark.parametrize("zoom", [0.45, 0.8, 1.0, 1.6])
