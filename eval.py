@@ -18,10 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
 from configs.schema import Config
-from datasets.dataset import Batch
 from datasets.loaders import absence_note
 from utils.config import config_from_dict
 from utils.distributed import DistContext, distributed_session
@@ -35,12 +32,12 @@ from utils.evaluation.attribution import (
     measured,
 )
 from utils.evaluation.compare import read_settings
-from utils.evaluation.examples import SpreadRows, WorstRows
+from utils.evaluation.examples import ExampleTiles
 from utils.evaluation.setup import load_setup, measure
 from utils.malloc import keep_freed_memory
 from utils.reports.attribution_report import attribution_text, write_attribution
 from utils.reports.comparison_report import compare, comparison_text, write_comparison
-from utils.reports.report import cost_of_split, header_of, write_report
+from utils.reports.report import Evaluation, cost_of_split, header_of, write_report
 from utils.reports.tables import console_summary
 from utils.training.checkpoint import Checkpoint, load_checkpoint
 
@@ -54,26 +51,20 @@ def evaluate_split(
     setup = load_setup(checkpoint, config, split, dist)
     tile_set, encoder = setup.tile_set, setup.predictor.encoder
     num_tiles = -(-len(tile_set.split(split)) // dist.world_size)  # of the main rank
-    spread = SpreadRows(encoder, num_tiles, NUM_PANEL_ROWS if dist.is_main else 0, CELL_PX)
-    worst = WorstRows(encoder, NUM_PANEL_ROWS, CELL_PX, setup.left_out)
-
-    def show(batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
-        spread.add(batch, prediction)
-        worst.add(batch, prediction, confusion)
-
-    findings, worst_rows = measure(setup, split, dist, show), worst.gather(dist)
+    examples = ExampleTiles(encoder, dist, num_tiles, NUM_PANEL_ROWS, CELL_PX, setup.left_out)
+    findings, worst = measure(setup, split, dist, examples.add), examples.worst()
     if not dist.is_main:
         return
-    write_report(
-        output,
+    evaluation = Evaluation(
         findings=findings,
         classes=tile_set.classes,
         palette=tile_set.palette,
         header=header_of(setup, split),
         cost=cost_of_split(setup, split),
-        worst=worst_rows,
-        spread=spread.rows,
+        worst=worst,
+        spread=examples.spread,
     )
+    write_report(output, evaluation)
     print(console_summary(findings, tile_set.classes))
     if note := absence_note(config.structure, checkpoint.identity.recipe["structure"]):
         print(note)

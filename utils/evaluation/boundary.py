@@ -27,7 +27,7 @@ import numpy as np
 from configs.schema import IGNORE_INDEX
 from utils.evaluation.morphology import sliding
 
-WIDTHS_PX = (1, 2, 4, 8)
+WIDTHS_PX = (1, 2, 4, 8)  # ascending
 # Pixel counts for each width and class.
 COUNTS = (
     "near_target",  # target pixels of the class within the width of their contour
@@ -46,7 +46,6 @@ _BITS = 8  # classes whose contours are widened together
 class BoundaryScores:
     """Fractions in 0..1 by width and class; nan where neither has a contour of the class."""
 
-    widths_px: tuple[int, ...]
     iou: np.ndarray  # (widths, C)
     f1: np.ndarray  # (widths, C)
 
@@ -55,7 +54,6 @@ def boundary_counts(
     target: np.ndarray,
     prediction: np.ndarray,
     num_classes: int,
-    widths_px: Sequence[int] = WIDTHS_PX,
 ) -> np.ndarray:
     """Return the pixel counts behind the scores; counts of several images are added.
 
@@ -63,18 +61,17 @@ def boundary_counts(
         target: ``(H, W)`` uint8 class indices, 255 = ignored.
         prediction: ``(H, W)`` uint8 class indices; anything where the target is ignored.
         num_classes: number of classes C.
-        widths_px: ascending, each at least 1.
 
     Returns:
-        ``(len(widths_px), C, len(COUNTS))`` int64.
+        ``(len(WIDTHS_PX), C, len(COUNTS))`` int64.
     """
-    counts = np.zeros((len(widths_px), num_classes, len(COUNTS)), dtype=np.int64)
-    margin = max(widths_px) + 1  # the farthest contour in reach, and the pixel beyond it
+    counts = np.zeros((len(WIDTHS_PX), num_classes, len(COUNTS)), dtype=np.int64)
+    margin = WIDTHS_PX[-1] + 1  # the farthest contour in reach, and the pixel beyond it
     for top in range(0, target.shape[0], _STRIP_ROWS):
         first, bottom = max(0, top - margin), min(top + _STRIP_ROWS, target.shape[0])
         strip = target[first : bottom + margin]
         predicted = np.where(strip == IGNORE_INDEX, strip, prediction[first : bottom + margin])
-        _count_strip(counts, strip, predicted, slice(top - first, bottom - first), widths_px)
+        _count_strip(counts, strip, predicted, slice(top - first, bottom - first))
     return counts
 
 
@@ -83,26 +80,23 @@ def _count_strip(
     target: np.ndarray,
     prediction: np.ndarray,
     rows: slice,
-    widths_px: Sequence[int],
 ) -> None:
     """Add the counts of ``rows`` to ``counts``; the other rows of the strip are context only."""
     labels = (target, prediction)
     # 1. Contour pixels of target and prediction inside ``rows``: their places and classes.
-    contours = [next(near_contour(side, (1,))) for side in labels]
+    contours = [next(_near_contour(side, (1,))) for side in labels]
     inside = np.zeros(target.shape, dtype=bool)
     inside[rows] = True
     places = [np.flatnonzero(contour & inside) for contour in contours]
     classes = [side.take(place) for side, place in zip(labels, places, strict=True)]
     # 2. For each of them: does the other side have a contour of this class within each width?
     matched = [
-        _contour_within(
-            labels[1 - side], contours[1 - side], classes[side], places[side], widths_px
-        )
+        _contour_within(labels[1 - side], contours[1 - side], classes[side], places[side])
         for side in (0, 1)
     ]
     # 3. Pixels near their own contour, and the counts of each class in the order of COUNTS.
     agree = inside & (target == prediction)
-    near = zip(*(near_contour(side, widths_px) for side in labels), strict=True)
+    near = zip(*(_near_contour(side, WIDTHS_PX) for side in labels), strict=True)
     for number, (near_target, near_prediction) in enumerate(near):
         counted = (
             target[rows][near_target[rows]],
@@ -116,7 +110,7 @@ def _count_strip(
             counts[number, :, column] += np.bincount(class_indices, minlength=counts.shape[1])
 
 
-def near_contour(labels: np.ndarray, widths_px: Sequence[int]) -> Iterator[np.ndarray]:
+def _near_contour(labels: np.ndarray, widths_px: Sequence[int]) -> Iterator[np.ndarray]:
     """Mark the pixels within each width of the contour of their own class.
 
     Args:
@@ -143,7 +137,6 @@ def _contour_within(
     contour: np.ndarray,
     classes: np.ndarray,
     places: np.ndarray,
-    widths_px: Sequence[int],
 ) -> np.ndarray:
     """Return True for pixels that have a contour of their class within each width.
 
@@ -154,18 +147,17 @@ def _contour_within(
         contour: ``(H, W)`` bool.
         classes: ``(N,)`` uint8, class of each queried pixel.
         places: ``(N,)``, their indices into the flattened image.
-        widths_px: ascending.
 
     Returns:
-        ``(len(widths_px), N)`` bool.
+        ``(len(WIDTHS_PX), N)`` bool.
     """
-    matched = np.zeros((len(widths_px), classes.size), dtype=bool)
+    matched = np.zeros((len(WIDTHS_PX), classes.size), dtype=bool)
     for first in range(0, int(classes.max(initial=0)) + 1, _BITS):
         bit_of = np.zeros(256, dtype=np.uint8)
         bit_of[first : first + _BITS] = 1 << np.arange(min(_BITS, 256 - first))
         bits, own = bit_of[labels] * contour, bit_of[classes]
         before = 0
-        for number, width in enumerate(widths_px):
+        for number, width in enumerate(WIDTHS_PX):
             bits = _widen(bits, width - before, np.bitwise_or, 0)
             before = width
             matched[number] |= (bits.take(places) & own) != 0
@@ -178,7 +170,7 @@ def _widen(values: np.ndarray, radius_px: int, combine: np.ufunc, neutral: int) 
     return sliding(sliding(padded, radius_px, combine, axis=0), radius_px, combine, axis=1)
 
 
-def boundary_scores(counts: np.ndarray, widths_px: Sequence[int] = WIDTHS_PX) -> BoundaryScores:
+def boundary_scores(counts: np.ndarray) -> BoundaryScores:
     """Return the scores of summed counts.
 
     A class with a contour in only one of target and prediction scores 0.
@@ -194,4 +186,4 @@ def boundary_scores(counts: np.ndarray, widths_px: Sequence[int] = WIDTHS_PX) ->
     precision = fraction(columns["matched_prediction"], columns["contour_prediction"])
     recall = fraction(columns["matched_target"], columns["contour_target"])
     f1 = 2 * precision * recall / np.where(precision + recall > 0, precision + recall, 1)
-    return BoundaryScores(widths_px=tuple(widths_px), iou=fraction(both, union), f1=f1)
+    return BoundaryScores(iou=fraction(both, union), f1=f1)

@@ -22,90 +22,74 @@ from utils.visualization.panels import Cell, PanelRow
 WINDOW_PX = 1024  # of a larger tile one window is shown, so that details stay visible
 
 
-class SpreadRows:
-    """Tiles spread evenly over those of this rank: the same ones in every pass over a split.
+class ExampleTiles:
+    """Example tiles of one pass over a split, on this rank.
 
     Args:
         encoder: encodes the structure maps that are shown.
+        dist: this process.
         num_tiles: tiles of this rank.
-        num_rows: how many of them are kept, or all if there are fewer.
+        num_rows: how many of either kind are kept.
         side_px: longer side of their pictures.
+        left_out: indices of classes that the mIoU leaves out.
 
     Attributes:
-        rows: the tiles kept so far.
-    """
-
-    def __init__(
-        self, encoder: StructureEncoder, num_tiles: int, num_rows: int, side_px: int
-    ) -> None:
-        self._encoder, self._side_px = encoder, side_px
-        number = min(num_rows, num_tiles)
-        self._chosen = {index * num_tiles // number for index in range(number)}
-        self._num_seen = 0
-        self.rows: list[PanelRow] = []
-
-    def add(self, batch: Batch, prediction: Tensor) -> None:
-        """Keep the next tile if it is one of the chosen ones; the middle window of a large tile.
-
-        ``prediction`` holds its class indices, ``(H, W)`` uint8.
-        """
-        if self._num_seen in self._chosen:
-            windows = tile_windows(prediction.shape)
-            middle = windows[len(windows) // 2]
-            self.rows.append(panel_row(batch, prediction, self._encoder, middle, self._side_px))
-        self._num_seen += 1
-
-
-class WorstRows:
-    """The tiles with the lowest mIoU; those without a labelled pixel of a scored class are skipped.
-
-    Args:
-        encoder: encodes the structure maps that are shown.
-        num_rows: how many are kept.
-        side_px: longer side of their pictures.
-        left_out: indices of classes that the mean leaves out.
+        spread: tiles spread evenly over those of the main rank, the same ones in every pass over a
+            split; none on other ranks.
     """
 
     def __init__(
         self,
         encoder: StructureEncoder,
+        dist: DistContext,
+        num_tiles: int,
         num_rows: int,
         side_px: int,
         left_out: Sequence[int] = (),
     ) -> None:
-        self._encoder, self._num_rows, self._side_px = encoder, num_rows, side_px
-        self._left_out = left_out
+        self._encoder, self._dist, self._num_rows = encoder, dist, num_rows
+        self._side_px, self._left_out = side_px, left_out
+        number = min(num_rows, num_tiles) if dist.is_main else 0
+        self._chosen = {index * num_tiles // number for index in range(number)}
+        self._num_seen = 0
+        self.spread: list[PanelRow] = []
         # By mIoU (of the tile alone, over the classes in its target or prediction) and tile id.
-        self._kept: dict[tuple[float, str], PanelRow] = {}
+        self._worst: dict[tuple[float, str], PanelRow] = {}
 
     def add(self, batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
-        """Keep a tile if it is among the worst so far; the window with most errors of a large tile.
+        """Keep the pictures of a tile if it is to be shown: ``on_tile`` of ``evaluate``.
 
-        ``prediction`` holds its class indices, ``(H, W)`` uint8.
+        Of a large tile, the spread ones show the middle, the worst the window with most errors.
+        Tiles without a labelled pixel of a scored class are not among the worst.
         """
+        windows = _windows(prediction.shape)
+        if self._num_seen in self._chosen:
+            middle = windows[len(windows) // 2]
+            self.spread.append(panel_row(batch, prediction, self._encoder, middle, self._side_px))
+        self._num_seen += 1
         miou = scores(confusion, self._left_out).miou
         if math.isnan(miou):
             return
         scored = miou, batch.tile_ids[0]
-        if len(self._kept) == self._num_rows:
-            if scored > max(self._kept):
+        if len(self._worst) == self._num_rows:
+            if scored > max(self._worst):
                 return
-            del self._kept[max(self._kept)]
+            del self._worst[max(self._worst)]
         wrong = (batch.target[0] != prediction) & (batch.target[0] != IGNORE_INDEX)
-        window = max(tile_windows(wrong.shape), key=lambda box: int(wrong[box.slices].sum()))
+        window = max(windows, key=lambda box: int(wrong[box.slices].sum()))
         title = f"{batch.tile_ids[0]}: mIoU {100 * miou:.2f}"
         row = panel_row(batch, prediction, self._encoder, window, self._side_px, title)
-        self._kept[scored] = row
+        self._worst[scored] = row
 
-    def gather(self, dist: DistContext) -> list[PanelRow]:
-        """Return the worst tiles of all ranks, the worst first. Call on all ranks.
+    def worst(self) -> list[PanelRow]:
+        """Return the tiles of all ranks with the lowest mIoU, the worst first. Call on all ranks.
 
         Ranks exchange scores first, and then only the pictures of the tiles that are kept.
         """
-        chosen = sorted(scored for part in dist.gather([*self._kept]) for scored in part)
+        chosen = sorted(scored for part in self._dist.gather([*self._worst]) for scored in part)
         chosen = chosen[: self._num_rows]
-        own = {scored: row for scored, row in self._kept.items() if scored in chosen}
-        rows = {scored: row for part in dist.gather(own) for scored, row in part.items()}
+        own = {scored: row for scored, row in self._worst.items() if scored in chosen}
+        rows = {scored: row for part in self._dist.gather(own) for scored, row in part.items()}
         return [rows[scored] for scored in chosen]
 
 
@@ -154,7 +138,7 @@ def panel_row(
     )
 
 
-def tile_windows(size: Sequence[int]) -> list[Box]:
+def _windows(size: Sequence[int]) -> list[Box]:
     """Cover a tile of ``(height, width)`` with even windows of at most ``WINDOW_PX``."""
     height_px, width_px = (min(length, WINDOW_PX) for length in size)
     tops, lefts = (window_starts(length, WINDOW_PX, 0) for length in size)

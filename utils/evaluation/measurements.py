@@ -19,8 +19,8 @@ from utils.evaluation.calibration import COUNTS as CALIBRATION_COUNTS
 from utils.evaluation.calibration import NUM_BINS, Calibration, calibration, calibration_counts
 from utils.evaluation.evaluate import TileAssembler
 from utils.evaluation.metrics import Scores, scores
-from utils.evaluation.objects import AREAS_PX, ObjectScores, object_counts, object_scores
 from utils.evaluation.objects import COUNTS as OBJECT_COUNTS
+from utils.evaluation.objects import SIZE_NAMES, ObjectScores, object_counts, object_scores
 from utils.evaluation.protocols import LabelPlan, Protocol, protocols_of, sentence_of
 
 
@@ -73,7 +73,7 @@ class Measurements:
         self._boundaries = np.zeros(
             (len(WIDTHS_PX), num_classes, len(BOUNDARY_COUNTS)), dtype=np.int64
         )
-        self._objects = np.zeros((num_classes, len(AREAS_PX) + 1, len(OBJECT_COUNTS)), np.int64)
+        self._objects = np.zeros((num_classes, len(SIZE_NAMES), len(OBJECT_COUNTS)), np.int64)
         self._calibration = np.zeros((NUM_BINS, len(CALIBRATION_COUNTS)), dtype=np.int64)
 
     def add_strip(self, target: Tensor, logits: Tensor, classes: Tensor) -> None:

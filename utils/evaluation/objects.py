@@ -5,9 +5,7 @@ pixels have its class in the prediction. Ignored pixels belong to no object; an 
 or by the edge of the image counts with its visible size.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -17,6 +15,7 @@ from utils.regions import connected_groups, touching_runs
 # Areas in pixels at which the size classes begin after the first: squares of 16, 32, 64 and 128 px.
 # A car of 4.5 m x 1.8 m has 3240 px at 0.05 m (Potsdam) and 1000 px at 0.09 m (Vaihingen).
 AREAS_PX = (256, 1024, 4096, 16384)
+SIZE_NAMES = ("<256", "256-1023", "1024-4095", "4096-16383", ">=16384")
 COUNTS = ("pixels", "pixels_correct", "objects", "objects_detected")
 
 
@@ -24,39 +23,26 @@ COUNTS = ("pixels", "pixels_correct", "objects", "objects_detected")
 class ObjectScores:
     """Fractions in 0..1 by class and size; nan where there is no such object."""
 
-    areas_px: tuple[int, ...]  # lower ends of the size classes after the first
     num_objects: np.ndarray  # (C, sizes) int64
     detected: np.ndarray  # (C, sizes): fraction of the objects with half their pixels correct
     recall: np.ndarray  # (C, sizes): fraction of correct pixels of these objects
 
 
-def size_names(areas_px: Sequence[int] = AREAS_PX) -> list[str]:
-    """Return short names of the size classes: ``<256``, ``256-1023``, ..., ``>=16384``."""
-    middle = [f"{low}-{high - 1}" for low, high in pairwise(areas_px)]
-    return [f"<{areas_px[0]}", *middle, f">={areas_px[-1]}"]
-
-
-def object_counts(
-    target: np.ndarray,
-    prediction: np.ndarray,
-    num_classes: int,
-    areas_px: Sequence[int] = AREAS_PX,
-) -> np.ndarray:
+def object_counts(target: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
     """Count objects and their pixels; counts of several images are added.
 
     Args:
         target: ``(H, W)`` uint8 class indices, 255 = ignored.
         prediction: ``(H, W)`` uint8 class indices.
         num_classes: number of classes C.
-        areas_px: ascending; an object of exactly this area belongs to the class that begins here.
 
     Returns:
-        ``(C, len(areas_px) + 1, len(COUNTS))`` int64.
+        ``(C, len(SIZE_NAMES), len(COUNTS))`` int64.
     """
     classes, area, right = _objects(target, target == prediction)
-    size = np.searchsorted(areas_px, area, side="right")
-    cell = classes.astype(np.int64) * (len(areas_px) + 1) + size
-    counts = np.zeros((num_classes * (len(areas_px) + 1), len(COUNTS)), dtype=np.int64)
+    size = np.searchsorted(AREAS_PX, area, side="right")
+    cell = classes.astype(np.int64) * len(SIZE_NAMES) + size
+    counts = np.zeros((num_classes * len(SIZE_NAMES), len(COUNTS)), dtype=np.int64)
     for column, weights in enumerate((area, right, np.ones_like(area), 2 * right >= area)):
         # Sums of whole numbers in float64 are exact below 2**53.
         counts[:, column] = np.bincount(cell, weights=weights, minlength=len(counts))
@@ -79,7 +65,7 @@ def _objects(target: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, np.n
     return classes[is_object], area[is_object], right[is_object]
 
 
-def object_scores(counts: np.ndarray, areas_px: Sequence[int] = AREAS_PX) -> ObjectScores:
+def object_scores(counts: np.ndarray) -> ObjectScores:
     """Return the scores of summed counts."""
     pixels, correct, objects, detected = np.moveaxis(counts, -1, 0)
 
@@ -87,7 +73,6 @@ def object_scores(counts: np.ndarray, areas_px: Sequence[int] = AREAS_PX) -> Obj
         return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
     return ObjectScores(
-        areas_px=tuple(areas_px),
         num_objects=objects,
         detected=fraction(detected, objects),
         recall=fraction(correct, pixels),

@@ -1,17 +1,18 @@
 """The report of an evaluation: a page for people, JSON and CSV for programs, pictures."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from utils.evaluation.bootstrap import LEVEL, NUM_DRAWS, SEED, Intervals
+from utils.evaluation.boundary import WIDTHS_PX
 from utils.evaluation.measurements import Findings
 from utils.evaluation.metrics import Scores
-from utils.evaluation.objects import size_names
+from utils.evaluation.objects import SIZE_NAMES
 from utils.evaluation.protocols import plan_labels
 from utils.evaluation.setup import EvaluationSetup
 from utils.files import to_json, write_json, write_png, write_text
@@ -79,91 +80,61 @@ def cost_of_split(setup: EvaluationSetup, split: str) -> Cost:
     return cost_of(predictor.network, channels, size, predictor.precision)
 
 
-def write_report(
-    folder: Path,
-    *,
-    findings: Findings,
-    classes: Sequence[str],
-    palette: Sequence[Color],
-    header: dict[str, Any],
-    cost: Cost | None = None,
-    worst: Sequence[PanelRow] = (),
-    spread: Sequence[PanelRow] = (),
-) -> None:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """Everything that a report states and shows."""
+
+    findings: Findings
+    classes: Sequence[str]
+    palette: Sequence[Color]
+    header: dict[str, Any]  # what was evaluated and how, in display order; plain values, paths
+    cost: Cost
+    worst: Sequence[PanelRow] = ()  # tiles with the lowest mIoU, the worst first
+    spread: Sequence[PanelRow] = ()  # tiles spread evenly over the split
+
+
+def write_report(folder: Path, found: Evaluation) -> None:
     """Write ``report.html``, ``report.json``, ``per_class.csv`` and pictures.
 
     The pictures are ``confusion.png``, ``confidence.png`` and, if there are tiles to show,
     ``predictions.png``. Existing reports are replaced, each file atomically and ``report.json``
     last; the same arguments give the same bytes. Scores in JSON and CSV are fractions in 0..1; a
     number that is not finite becomes null, or an empty cell.
-
-    Args:
-        folder: created if it is missing.
-        findings: of C classes.
-        classes: C class names.
-        palette: C colours, RGB in 0..255.
-        header: what was evaluated and how (checkpoint, split, window ...), in display order;
-            plain values, lists and dicts of them, paths.
-        cost: of the network.
-        worst: tiles with the lowest mIoU, the worst first, for the page.
-        spread: tiles spread evenly over the split, for the page and ``predictions.png``.
     """
+    findings, classes, palette = found.findings, found.classes, found.palette
     confusion = confusion_chart(findings.confusion.cpu().numpy(), classes, palette).pixels()
     confidence = reliability_diagram(**vars(findings.calibration)).pixels()
-    html = report_page(
-        findings=findings,
-        classes=classes,
-        palette=palette,
-        header=header,
-        pictures={"Confusion matrix": confusion, "Reliability diagram": confidence},
-        cost=cost,
-        worst=worst,
-        spread=spread,
-    )
+    page = _page(found, {"Confusion matrix": confusion, "Reliability diagram": confidence})
     rows = [_class_row(findings, index, name) for index, name in enumerate(classes)]
-    write_text(folder / "report.html", html)
+    write_text(folder / "report.html", page)
     write_png(folder / "confusion.png", confusion)
     write_png(folder / "confidence.png", confidence)
-    if spread:
-        write_png(folder / "predictions.png", prediction_panel(spread, classes, palette))
+    if found.spread:
+        write_png(folder / "predictions.png", prediction_panel(found.spread, classes, palette))
     write_text(folder / "per_class.csv", csv_text(list(rows[0]), rows))
-    content = {"header": header, **_content(findings, rows, palette, cost)}
-    write_json(folder / "report.json", to_json(content))
+    write_json(folder / "report.json", to_json(_content(found, rows)))
 
 
-def report_page(
-    *,
-    findings: Findings,
-    classes: Sequence[str],
-    palette: Sequence[Color],
-    header: Mapping[str, Any],
-    pictures: Mapping[str, np.ndarray],
-    cost: Cost | None = None,
-    worst: Sequence[PanelRow] = (),
-    spread: Sequence[PanelRow] = (),
-) -> str:
-    """Return the page of an evaluation.
-
-    Arguments are those of ``write_report``, and ``pictures``, ``(H, W, 3)`` uint8 by title.
-    """
+def _page(found: Evaluation, pictures: dict[str, np.ndarray]) -> str:
+    """Return the page of an evaluation with charts, ``(H, W, 3)`` uint8 by title."""
+    findings, classes, palette = found.findings, found.classes, found.palette
     scores, intervals = findings.scores, findings.intervals
     ends = [(math.nan, math.nan)] * (len(classes) + 1)
     if intervals is not None:
         ends = [*intervals.iou, intervals.miou]
-    subject = [str(header[key]) for key in ("checkpoint", "split") if key in header]
     names, colors = [*classes, *ERROR_COLORS], [*palette, *ERROR_COLORS.values()]
     tables = [object_table(findings), *class_details(findings, classes)]
     if findings.boundaries is not None:
         tables.insert(0, boundary_table(findings, classes))
     return render(
         "report.html",
-        title=f"Evaluation of {' on '.join(subject)}" if subject else "Evaluation",
+        title=f"Evaluation of {found.header['checkpoint']} on {found.header['split']}",
         scores=scores,
         left_out=findings.left_out,
         miou_interval="" if intervals is None else span(intervals.miou),
         calibration=findings.calibration,
         notes=[interval_sentence(intervals), calibration_sentence(findings)],
-        header={name: str(value) for name, value in header.items()},
+        header=found.header,
         class_table=class_table(scores, classes, findings.left_out, intervals),
         bars=[*zip([*scores.iou, scores.miou], [*palette, _MEAN_COLOR], ends, strict=True)],
         palette=palette,
@@ -172,10 +143,10 @@ def report_page(
         charts=[picture(array, title, title) for title, array in pictures.items()],
         tables=tables,
         no_boundaries=NO_BOUNDARIES if findings.boundaries is None else "",
-        cost={} if cost is None else cost_facts(cost),
+        cost=cost_facts(found.cost),
         classes_and_errors=[*zip(names, colors, strict=True)],
-        worst=[*_tiles(worst, palette)],
-        spread=[*_tiles(spread, palette)],
+        worst=[*_tiles(found.worst, palette)],
+        spread=[*_tiles(found.spread, palette)],
     )
 
 
@@ -184,37 +155,31 @@ def _tiles(
 ) -> Iterator[tuple[str, list[Picture]]]:
     """Yield the title and the pictures of each tile."""
     for row in rows:
-        cells = {name: cell for name, cell in panel_cells(row, palette).items() if cell is not None}
-        yield (
-            row.title,
-            [
-                picture(cell.picture, f"{name} of {row.title}", name, photo=name in _PHOTOS)
-                for name, cell in cells.items()
-            ],
-        )
+        pictures = [
+            picture(cell.picture, f"{name} of {row.title}", name, photo=name in _PHOTOS)
+            for name, cell in panel_cells(row, palette).items()
+            if cell is not None
+        ]
+        yield row.title, pictures
 
 
-def _content(
-    findings: Findings,
-    rows: Sequence[dict[str, Any]],
-    palette: Sequence[Color],
-    cost: Cost | None,
-) -> dict[str, Any]:
-    """Return everything in ``report.json`` below the header; ``rows`` are those of the CSV file."""
-    classes, objects = [row["class"] for row in rows], findings.all_objects
+def _content(found: Evaluation, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the content of ``report.json``; ``rows`` are those of the CSV file."""
+    findings, objects = found.findings, found.findings.all_objects
     entries = [
         {"name": row["class"], "color": color, **{k: v for k, v in row.items() if k != "class"}}
-        for row, color in zip(rows, palette, strict=True)
+        for row, color in zip(rows, found.palette, strict=True)
     ]
     return {
+        "header": found.header,
         **_means(findings.scores),
         "num_pixels": sum(findings.scores.support),
         "mean_without": findings.left_out,
         "interval": _interval(findings.intervals),
         "classes": entries,
-        "boundaries": _boundaries(findings, classes),
+        "boundaries": _boundaries(findings, found.classes),
         "objects": {
-            "sizes_px": size_names(objects.areas_px),
+            "sizes_px": SIZE_NAMES,
             "num_objects": objects.num_objects[0].tolist(),
             "detected": objects.detected[0].tolist(),
             "pixel_recall": objects.recall[0].tolist(),
@@ -230,7 +195,7 @@ def _content(
             {"name": name, "confusion": matrix.long().tolist()}
             for name, matrix in zip(findings.sources, findings.source_confusions, strict=True)
         ],
-        **({} if cost is None else {"cost": asdict(cost)}),
+        "cost": asdict(found.cost),
     }
 
 
@@ -264,10 +229,10 @@ def _class_row(findings: Findings, index: int, name: str) -> dict[str, Any]:
         "recall": scores.recall[index],
     }
     if (borders := findings.boundaries) is not None:
-        for number, width in enumerate(borders.widths_px):
+        for number, width in enumerate(WIDTHS_PX):
             row[f"boundary_iou_{width}px"] = float(borders.iou[number, index])
             row[f"boundary_f1_{width}px"] = float(borders.f1[number, index])
-    for number, size in enumerate(size_names(objects.areas_px)):
+    for number, size in enumerate(SIZE_NAMES):
         row[f"objects {size}px"] = int(objects.num_objects[index, number])
         row[f"objects_detected {size}px"] = float(objects.detected[index, number])
         row[f"pixel_recall {size}px"] = float(objects.recall[index, number])
@@ -278,7 +243,7 @@ def _boundaries(findings: Findings, classes: Sequence[str]) -> dict[str, Any]:
     """Return the mean scores by distance, or null with the reason."""
     if findings.boundaries is None:
         return {"iou": None, "f1": None, "why": NO_BOUNDARIES}
-    return {"widths_px": findings.boundaries.widths_px, **boundary_means(findings, classes)}
+    return {"widths_px": WIDTHS_PX, **boundary_means(findings, classes)}
 
 
 def _protocols(findings: Findings) -> list[dict[str, Any]]:

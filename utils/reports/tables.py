@@ -10,15 +10,15 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from utils.console import GAP, WIDTH, Table, percent
 from utils.evaluation.bootstrap import LEVEL, Intervals, nan_mean
+from utils.evaluation.boundary import WIDTHS_PX
 from utils.evaluation.measurements import Findings
 from utils.evaluation.metrics import Scores
-from utils.evaluation.objects import size_names
+from utils.evaluation.objects import SIZE_NAMES
 
 INTERVAL = f"{LEVEL:.0%} interval"
+_WIDTHS, _SIZES = ([f"{x} px" for x in columns] for columns in (WIDTHS_PX, SIZE_NAMES))
 NO_BOUNDARIES = (
     "No boundary scores: they need full labels, because eroded labels ignore the class borders."
 )
@@ -49,8 +49,8 @@ def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
 def class_table(
     scores: Scores,
     classes: Sequence[str],
-    left_out: Sequence[str] = (),
-    intervals: Intervals | None = None,
+    left_out: Sequence[str],
+    intervals: Intervals | None,
 ) -> Table:
     """Return a table with a row per class and one for the means.
 
@@ -79,12 +79,6 @@ def class_table(
         for row, ends in zip(rows, [*intervals.iou, intervals.miou], strict=True):
             row.insert(2, span(ends))
     return Table(head=head, rows=rows, rules=(0, len(classes)), caption=caption)
-
-
-def mean_line(scores: Scores) -> str:
-    """Return the scores over all classes in one line, in percent."""
-    named = {"mIoU": scores.miou, "mF1": scores.mf1, "OA": scores.oa, "kappa": scores.kappa}
-    return "   ".join(f"{name} {percent(value)}" for name, value in named.items())
 
 
 def interval_sentence(intervals: Intervals | None) -> str:
@@ -116,7 +110,7 @@ def boundary_table(findings: Findings, classes: Sequence[str]) -> Table:
     means = boundary_means(findings, classes)
     rows = [[f"boundary {name}", *map(percent, means[name.lower()])] for name in ("IoU", "F1")]
     caption = f"Boundary scores in %, {mean_name(findings.left_out, 'mean of the classes')}"
-    return Table(head=_boundary_head(findings, "distance"), rows=rows, caption=caption)
+    return Table(head=["distance", *_WIDTHS], rows=rows, caption=caption)
 
 
 def object_table(findings: Findings) -> Table:
@@ -128,42 +122,32 @@ def object_table(findings: Findings) -> Table:
         ["pixel recall, %", *map(percent, objects.recall[0])],
     ]
     caption = "Objects of all classes by area; detected: at least half of the pixels are correct"
-    return Table(head=_object_head(findings, "area"), rows=rows, caption=caption)
+    return Table(head=["area", *_SIZES], rows=rows, caption=caption)
 
 
 def class_details(findings: Findings, classes: Sequence[str]) -> list[Table]:
     """Return tables of boundary scores by distance and of objects by size for each class."""
     objects = findings.objects
-    head = _object_head(findings, "class")
+    head = ["class", *_SIZES]
     tables = [
         ("Objects detected, % of each class, by area", head, objects.detected),
         ("Pixel recall of objects, % of each class, by area", head, objects.recall),
     ]
     if (boundaries := findings.boundaries) is not None:
-        head = _boundary_head(findings, "class")
+        head = ["class", *_WIDTHS]
         tables = [
             ("Boundary IoU in %, by distance", head, boundaries.iou.T),
             ("Boundary F1 in %, by distance", head, boundaries.f1.T),
             *tables,
         ]
-    return [_by_class(caption, head, classes, values) for caption, head, values in tables]
-
-
-def _by_class(
-    caption: str, head: Sequence[str], classes: Sequence[str], values: np.ndarray
-) -> Table:
-    """Return a table of fractions ``(C, columns)``."""
-    rows = [[name, *map(percent, row)] for name, row in zip(classes, values, strict=True)]
-    return Table(head=head, rows=rows, caption=caption)
-
-
-def _boundary_head(findings: Findings, first: str) -> list[str]:
-    assert findings.boundaries is not None
-    return [first, *(f"{width} px" for width in findings.boundaries.widths_px)]
-
-
-def _object_head(findings: Findings, first: str) -> list[str]:
-    return [first, *(f"{size} px" for size in size_names(findings.objects.areas_px))]
+    return [
+        Table(
+            head=head,
+            rows=[[name, *map(percent, row)] for name, row in zip(classes, values, strict=True)],
+            caption=caption,
+        )
+        for caption, head, values in tables
+    ]
 
 
 def protocol_table(findings: Findings) -> Table:
@@ -194,13 +178,15 @@ def protocol_sentences(findings: Findings) -> dict[str, str]:
 def console_summary(findings: Findings, classes: Sequence[str]) -> str:
     """Return what the console shows: classes, intervals, boundaries, objects, protocols."""
     scores = findings.scores
+    means = {"mIoU": scores.miou, "mF1": scores.mf1, "OA": scores.oa, "kappa": scores.kappa}
+    mean_line = "   ".join(f"{name} {percent(value)}" for name, value in means.items())
     sentences = (
         textwrap.fill(f"{name}: {sentence}", WIDTH, subsequent_indent=GAP)
         for name, sentence in protocol_sentences(findings).items()
     )
     parts = [
         str(class_table(scores, classes, findings.left_out, findings.intervals)),
-        "\n".join([mean_line(scores), interval_sentence(findings.intervals)]),
+        "\n".join([mean_line, interval_sentence(findings.intervals)]),
         str(boundary_table(findings, classes)) if findings.boundaries else NO_BOUNDARIES,
         str(object_table(findings)),
         calibration_sentence(findings),

@@ -10,7 +10,7 @@ from datasets.dataset import Batch
 from datasets.encodings import StructureEncoder
 from datasets.loaders import EvalLoader
 from utils.evaluation.evaluate import Predictor, evaluate
-from utils.evaluation.examples import SpreadRows, WorstRows
+from utils.evaluation.examples import ExampleTiles
 from utils.evaluation.metrics import scores
 from utils.evaluation.protocols import LabelPlan, indices_left_out
 from utils.files import write_png
@@ -18,7 +18,7 @@ from utils.training.log import RunLog
 from utils.training.state import TrainState
 from utils.visualization.panels import PanelRow, prediction_panel
 
-NUM_FIXED, NUM_WORST = 4, 4
+NUM_ROWS = 4  # tiles in a panel
 CELL_PX = 216  # side of a picture in a panel
 
 
@@ -41,9 +41,9 @@ class ValidationExamples:
         self._clear()
 
     def _clear(self) -> None:
-        num_fixed = NUM_FIXED if self._state.dist.is_main else 0
-        self._fixed = SpreadRows(self._encoder, self._num_tiles, num_fixed, CELL_PX)
-        self._worst = WorstRows(self._encoder, NUM_WORST, CELL_PX)
+        self._tiles = ExampleTiles(
+            self._encoder, self._state.dist, self._num_tiles, NUM_ROWS, CELL_PX
+        )
 
     def add(self, batch: Batch, prediction: Tensor, confusion: Tensor) -> None:
         """Keep the pictures of a tile if they will be shown.
@@ -53,8 +53,7 @@ class ValidationExamples:
             prediction: its class indices ``(H, W)`` uint8.
             confusion: its confusion matrix.
         """
-        self._fixed.add(batch, prediction)
-        self._worst.add(batch, prediction, confusion)
+        self._tiles.add(batch, prediction, confusion)
 
     def publish(self, log: RunLog, folder: Path, *, is_best: bool) -> None:
         """Write the panels and start over. Call on all ranks after every validation.
@@ -65,8 +64,8 @@ class ValidationExamples:
             is_best: the validation is the best so far. The panel of the worst tiles is written
                 only then, because it shows the network of ``best.pth``.
         """
-        state, fixed = self._state, self._fixed.rows
-        worst = self._worst.gather(state.dist) if is_best else []
+        state, fixed = self._state, self._tiles.spread
+        worst = self._tiles.worst() if is_best else []
         self._clear()
         if fixed:
             log.picture("val/predictions", self._panel(fixed), state.step)

@@ -9,21 +9,21 @@ from utils.evaluation.boundary import COUNTS, WIDTHS_PX, boundary_counts, bounda
 IGNORED = 255
 
 
-def literal(target, prediction, num_classes, widths_px):
+def literal(target, prediction, num_classes):
     """The definitions, one class, one pair of pixels at a time."""
     prediction = np.where(target == IGNORED, IGNORED, prediction)
     rows, columns = (axis.ravel() for axis in np.indices(target.shape))
     apart = np.maximum(abs(rows[:, None] - rows), abs(columns[:, None] - columns))
-    counts = np.zeros((len(widths_px), num_classes, len(COUNTS)), dtype=np.int64)
+    counts = np.zeros((len(WIDTHS_PX), num_classes, len(COUNTS)), dtype=np.int64)
     for c in range(num_classes):
         near, contour = [], []
         for labels in (target.ravel(), prediction.ravel()):
             other = (labels != c) & (labels != IGNORED)
             to_other = np.where(other, apart, 10**6).min(1)
-            near.append([(labels == c) & (to_other <= width) for width in widths_px])
+            near.append([(labels == c) & (to_other <= width) for width in WIDTHS_PX])
             contour.append((labels == c) & (to_other <= 1))
         reach = [np.where(mask, apart, 10**6).min(1) for mask in contour]
-        for w, width in enumerate(widths_px):
+        for w, width in enumerate(WIDTHS_PX):
             counts[w, c] = [
                 near[0][w].sum(),
                 near[1][w].sum(),
@@ -50,7 +50,7 @@ def test_counts_equal_the_distances_between_all_pixels(
     target, prediction = blocks[:, : shape[0], : shape[1]]
     prediction = np.where(rng.random(shape) < 0.7, target, prediction)
     target[rng.random(shape) < 0.1] = IGNORED
-    expected = literal(target, prediction, num_classes, WIDTHS_PX)
+    expected = literal(target, prediction, num_classes)
     copies = target.copy(), prediction.copy()
     np.testing.assert_array_equal(boundary_counts(target, prediction, num_classes), expected)
     np.testing.assert_array_equal((target, prediction), copies)
@@ -78,31 +78,29 @@ def columns(*classes):
     return np.tile(np.array(classes, np.uint8), (5, 1))
 
 
-def scores_of(target, prediction, *widths_px, num_classes=2):
-    counts = boundary_counts(target, prediction, num_classes, widths_px)
-    return boundary_scores(counts, widths_px)
+def scores_of(target, prediction, num_classes=2):
+    return boundary_scores(boundary_counts(target, prediction, num_classes))
 
 
 def test_scores_of_a_border_worked_out_by_hand():
     """Eight columns, the border of two classes one pixel too far to the right, then two."""
     target = columns(0, 0, 0, 0, 1, 1, 1, 1)
-    found = scores_of(target, columns(0, 0, 0, 0, 0, 1, 1, 1), 1, 2)
+    found = scores_of(target, columns(0, 0, 0, 0, 0, 1, 1, 1))
     # Class 0, width 1: column 3 and column 4; width 2: columns 2-3 and 3-4.
-    np.testing.assert_allclose(found.iou, [[0, 0], [1 / 3, 1 / 3]])
-    np.testing.assert_allclose(found.f1, [[1, 1], [1, 1]])  # one pixel off is within 1
-    far = scores_of(target, columns(0, 0, 0, 0, 0, 0, 1, 1), 1, 2)
-    np.testing.assert_allclose(far.f1, [[0, 0], [1, 1]])
+    np.testing.assert_allclose(found.iou[:2], [[0, 0], [1 / 3, 1 / 3]])
+    np.testing.assert_allclose(found.f1[:2], [[1, 1], [1, 1]])  # one pixel off is within 1
+    far = scores_of(target, columns(0, 0, 0, 0, 0, 0, 1, 1))
+    np.testing.assert_allclose(far.f1[:2], [[0, 0], [1, 1]])
     # A second object that is not there: half the precision and all the recall.
-    more = scores_of(columns(1, 1, 1, *[0] * 9), columns(1, 1, 1, *[0] * 6, 1, 1, 1), 1)
+    more = scores_of(columns(1, 1, 1, *[0] * 9), columns(1, 1, 1, *[0] * 6, 1, 1, 1))
     np.testing.assert_allclose(more.f1[0], [2 * 0.5 / 1.5, 2 * 0.5 / 1.5])
-    assert more.widths_px == (1,)
 
 
 def test_nothing_is_a_border_next_to_ignored_pixels_or_at_the_edge():
     target = np.zeros((12, 12), np.uint8)
     target[:, 5:7] = IGNORED
     assert not boundary_counts(target, np.ones_like(target), 2).any()
-    nothing = scores_of(target, np.zeros_like(target), 1, 2)
+    nothing = scores_of(target, np.zeros_like(target))
     assert np.isnan(nothing.iou).all() and np.isnan(nothing.f1).all()
     target[:, 7:] = 1  # seen from 3 px on, across the two ignored columns
     counts = boundary_counts(target, target, 2)
@@ -113,6 +111,6 @@ def test_nothing_is_a_border_next_to_ignored_pixels_or_at_the_edge():
 def test_a_border_in_one_of_the_two_only_scores_zero():
     target, prediction = np.zeros((6, 6), np.uint8), np.zeros((6, 6), np.uint8)
     target[2:4, 2:4] = 1
-    found = scores_of(target, prediction, *WIDTHS_PX, num_classes=3)
+    found = scores_of(target, prediction, num_classes=3)
     assert (found.iou[:, :2] == 0).all() and (found.f1[:, :2] == 0).all()
     assert np.isnan(found.iou[:, 2]).all()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from utils.boxes import Box
-from utils.evaluation.examples import WINDOW_PX, SpreadRows, WorstRows, panel_row
+from utils.evaluation.examples import WINDOW_PX, ExampleTiles, panel_row
 from utils.evaluation.metrics import confusion_matrix
 
 SIDE_PX = 216
@@ -35,15 +35,12 @@ def tile(name, num_wrong, size=(8, 8), label=0):
     return batch, prediction, confusion_matrix(target[0], prediction, 2)
 
 
-def worst(*tiles, left_out=()):
-    kept = WorstRows(Encoder(), 4, SIDE_PX, left_out)
+def examples_of(*tiles, num_tiles=0, is_main=True, gather=lambda x: [x], left_out=()):
+    dist = SimpleNamespace(is_main=is_main, gather=gather)
+    examples = ExampleTiles(Encoder(), dist, num_tiles, 4, SIDE_PX, left_out)
     for given in tiles:
-        kept.add(*given)
-    return kept
-
-
-def rows_of(kept, gather=lambda value: [value]):
-    return kept.gather(SimpleNamespace(gather=gather))
+        examples.add(*given)
+    return examples
 
 
 def titles(rows):
@@ -52,60 +49,58 @@ def titles(rows):
 
 def test_the_worst_tiles_are_kept_the_worst_first():
     wrong = {"a": 3, "b": 40, "c": 0, "d": 20, "e": 50, "f": 1, "g": 30, "h": 2}
-    kept = worst(*(tile(name, count) for name, count in wrong.items()))
-    assert len(kept._kept) == 4
+    examples = examples_of(*(tile(name, count) for name, count in wrong.items()))
+    assert len(examples._worst) == 4
     # Class 0: hits / 64; class 1: 0.
     expected = [f"{name}: mIoU {100 * (64 - wrong[name]) / 64 / 2:.2f}" for name in "ebgd"]
-    assert titles(rows_of(kept)) == expected
+    assert titles(examples.worst()) == expected
 
 
 def test_tiles_without_a_pixel_of_a_scored_class_are_skipped():
     """Unlabelled ones, and those of a class that is left out, unless another is predicted."""
-    kept = worst(tile("blank", 64, label=255), tile("right", 0))
-    assert titles(rows_of(kept)) == ["right: mIoU 100.00"]
+    examples = examples_of(tile("blank", 64, label=255), tile("right", 0))
+    assert titles(examples.worst()) == ["right: mIoU 100.00"]
     tiles = [tile("all wrong", 64), tile("half", 32), tile("other", 64, label=1)]
-    kept = worst(*tiles, left_out=[1])
-    assert titles(rows_of(kept)) == ["all wrong: mIoU 0.00", "half: mIoU 50.00"]
+    examples = examples_of(*tiles, left_out=[1])
+    assert titles(examples.worst()) == ["all wrong: mIoU 0.00", "half: mIoU 50.00"]
 
 
 def test_the_worst_of_all_ranks_are_chosen_and_only_they_travel():
     sent = []
-    other = worst(tile("x", 60), tile("y", 10), tile("z", 5))
+    other = examples_of(tile("x", 60), tile("y", 10), tile("z", 5))
 
     def gather(value):
         sent.append(value)
         if isinstance(value, list):
-            return [value, [*other._kept]]
-        return [value, {key: row for key, row in other._kept.items() if key[1] == "x"}]
+            return [value, [*other._worst]]
+        return [value, {key: row for key, row in other._worst.items() if key[1] == "x"}]
 
     counts = zip("abcd", (40, 50, 1, 30), strict=True)
-    rows = rows_of(worst(*(tile(*given) for given in counts)), gather)
+    rows = examples_of(*(tile(*given) for given in counts), gather=gather).worst()
     assert [title[0] for title in titles(rows)] == list("xbad")
     assert sorted(tile_id for _, tile_id in sent[1]) == ["a", "b", "d"]
 
 
 @pytest.mark.parametrize(
-    ("num_tiles", "num_rows", "kept"),
-    [(1, 4, [0]), (3, 4, [0, 1, 2]), (8, 4, [0, 2, 4, 6]), (0, 4, []), (3, 0, [])],
+    ("num_tiles", "is_main", "kept"),
+    [(1, True, [0]), (3, True, [0, 1, 2]), (8, True, [0, 2, 4, 6]), (0, True, []), (3, False, [])],
 )
-def test_tiles_are_spread_evenly(num_tiles, num_rows, kept):
-    spread = SpreadRows(Encoder(), num_tiles, num_rows, SIDE_PX)
-    for index in range(num_tiles):
-        spread.add(*tile(f"t{index}", index)[:2])
-    assert titles(spread.rows) == [f"t{index}" for index in kept]
+def test_tiles_are_spread_evenly(num_tiles, is_main, kept):
+    tiles = [tile(f"t{index}", index) for index in range(num_tiles)]
+    examples = examples_of(*tiles, num_tiles=num_tiles, is_main=is_main)
+    assert titles(examples.spread) == [f"t{index}" for index in kept]
 
 
 def test_the_middle_of_a_large_tile_or_the_part_with_most_errors_is_shown():
-    batch, prediction, _ = tile("large", 0, (WINDOW_PX, 3 * WINDOW_PX))
+    batch, prediction, counts = tile("large", 0, (WINDOW_PX, 3 * WINDOW_PX))
     prediction[:, WINDOW_PX : 2 * WINDOW_PX] = 1
-    spread = SpreadRows(Encoder(), 1, 1, SIDE_PX)
-    spread.add(batch, prediction)
-    assert (spread.rows[0].prediction == 1).all()
+    (row,) = examples_of((batch, prediction, counts), num_tiles=1).spread
+    assert (row.prediction == 1).all()
     batch, prediction, _ = tile("large", 0, (WINDOW_PX + 200, 2 * WINDOW_PX))
     prediction[-50:, -30:] = 1
     batch.target[:, :100, :100], prediction[:100, :100] = 255, 1  # ignored: no errors
     counts = confusion_matrix(batch.target[0], prediction, 2)
-    (row,) = rows_of(worst((batch, prediction, counts)))
+    (row,) = examples_of((batch, prediction, counts)).worst()
     assert row.image.shape == (SIDE_PX, SIDE_PX, 3)
     wrong = (row.prediction == 1).mean()
     assert wrong == pytest.approx(50 * 30 / WINDOW_PX**2, rel=0.3) and row.prediction[-1, -1] == 1

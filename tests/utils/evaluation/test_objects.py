@@ -1,28 +1,30 @@
 """Recall by size of objects, against scipy's labelling."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from utils.evaluation.objects import AREAS_PX, COUNTS, object_counts, object_scores, size_names
+from utils.evaluation.objects import AREAS_PX, COUNTS, SIZE_NAMES, object_counts, object_scores
 
 IGNORED = 255
 
 
-def by_scipy(target, prediction, num_classes, areas_px):
+def by_scipy(target, prediction, num_classes):
     ndimage = pytest.importorskip("scipy.ndimage")
-    counts = np.zeros((num_classes, len(areas_px) + 1, len(COUNTS)), dtype=np.int64)
+    counts = np.zeros((num_classes, len(AREAS_PX) + 1, len(COUNTS)), dtype=np.int64)
     for c in range(num_classes):
         labels, number = ndimage.label(target == c)
         for index in range(1, number + 1):
             area = int((labels == index).sum())
             right = int(((labels == index) & (prediction == c)).sum())
-            size = sum(area >= edge for edge in areas_px)
+            size = sum(area >= edge for edge in AREAS_PX)
             counts[c, size] += [area, right, 1, right >= area / 2]
     return counts
 
 
-@pytest.mark.parametrize("shape", [(40, 61), (1, 90), (90, 1)])
-@pytest.mark.parametrize("side", [1, 2, 5])
+@pytest.mark.parametrize("shape", [(160, 241), (1, 900), (900, 1)])
+@pytest.mark.parametrize("side", [1, 5, 40])
 def test_counts_equal_those_of_labelled_regions(shape, side):
     rng = np.random.default_rng(side)
     small = rng.integers(3, size=[-(-length // side) for length in shape]).astype(np.uint8)
@@ -30,9 +32,8 @@ def test_counts_equal_those_of_labelled_regions(shape, side):
     target[rng.random(shape) < 0.05] = IGNORED
     other = rng.integers(3, size=shape).astype(np.uint8)
     prediction = np.where(rng.random(shape) < 0.5, target, other)
-    areas_px = (2, 10, 50)
-    counts = object_counts(target, prediction, 4, areas_px)
-    np.testing.assert_array_equal(counts, by_scipy(target, prediction, 4, areas_px))
+    counts = object_counts(target, prediction, 4)
+    np.testing.assert_array_equal(counts, by_scipy(target, prediction, 4))
 
 
 def test_half_of_the_pixels_make_an_object_found():
@@ -40,18 +41,19 @@ def test_half_of_the_pixels_make_an_object_found():
     for right, found in ((4, 1), (2, 1), (1, 0), (0, 0)):
         prediction = np.zeros(4, np.uint8)
         prediction[:right] = 1
-        counts = object_counts(target, prediction.reshape(2, 2), 2, (10,))
+        counts = object_counts(target, prediction.reshape(2, 2), 2)
         assert counts[1, 0].tolist() == [4, right, 1, found]
 
 
 def test_objects_by_hand():
     """Pixels that meet at a corner, and a comb whose teeth meet in the last row."""
     target = np.array([[1, 0], [0, 1]], np.uint8)
-    assert object_counts(target, target, 2, (10,))[:, 0, 2].tolist() == [2, 2]
+    assert object_counts(target, target, 2)[:, 0, 2].tolist() == [2, 2]
     comb = np.zeros((50, 41), np.uint8)
     comb[:, ::2] = 1
     comb[-1] = 1
-    assert object_counts(comb, comb, 2, (10,))[..., 2].tolist() == [[0, 20], [0, 1]]
+    counts = object_counts(comb, comb, 2)[..., 2]
+    assert counts.tolist() == [[20, 0, 0, 0, 0], [0, 0, 1, 0, 0]]
 
 
 def test_an_area_belongs_to_the_class_that_begins_with_it():
@@ -60,8 +62,8 @@ def test_an_area_belongs_to_the_class_that_begins_with_it():
     target[:, 17:32] = 1  # 240 px
     scores = object_scores(object_counts(target, target, 2))
     assert scores.num_objects[1].tolist() == [1, 1, 0, 0, 0]
-    assert size_names() == ["<256", "256-1023", "1024-4095", "4096-16383", ">=16384"]
-    assert scores.areas_px == AREAS_PX
+    middle = [f"{low}-{high - 1}" for low, high in pairwise(AREAS_PX)]
+    assert list(SIZE_NAMES) == [f"<{AREAS_PX[0]}", *middle, f">={AREAS_PX[-1]}"]
     assert scores.detected[1, :2].tolist() == scores.recall[1, :2].tolist() == [1, 1]
     assert np.isnan(scores.detected[1, 2:]).all() and np.isnan(scores.recall[1, 2:]).all()
     nothing = object_scores(object_counts(np.full_like(target, IGNORED), target, 2))

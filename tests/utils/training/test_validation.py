@@ -5,7 +5,7 @@ import pytest
 
 from tests.utils.evaluation.test_examples import Encoder, tile, titles
 from utils.files import read_rgb
-from utils.training.validation import CELL_PX, NUM_FIXED, ValidationExamples
+from utils.training.validation import CELL_PX, NUM_ROWS, ValidationExamples
 
 PALETTE = [[255, 0, 0], [0, 255, 0]]
 
@@ -34,8 +34,8 @@ def test_fixed_tiles_are_spread_over_the_split_and_the_same_every_time(num_tiles
     examples, log = ValidationExamples(Encoder(), make_state(), num_tiles), Log()
     for _ in range(2):
         add_to(examples, *(tile(f"t{index}", index) for index in range(num_tiles)))
-        rows = examples._fixed.rows
-        assert titles(rows) == [f"t{index}" for index in kept] and len(kept) <= NUM_FIXED
+        rows = examples._tiles.spread
+        assert titles(rows) == [f"t{index}" for index in kept] and len(kept) <= NUM_ROWS
         examples.publish(log, None, is_best=False)
     assert [(name, step) for name, _, step in log.shown] == [("val/predictions", 30)] * 2
     picture = log.shown[0][1]
@@ -59,4 +59,4 @@ def test_only_the_best_validation_leaves_its_worst_tiles(tmp_path):
     examples.publish(Log(), tmp_path, is_best=True)
     picture = read_rgb(tmp_path / "pictures" / "worst.png")
     assert (picture == PALETTE[1]).all(-1).sum() > 0.9 * CELL_PX**2  # the prediction: class 1
-    assert titles(examples._worst.gather(state.dist)) == []  # the next validation begins anew
+    assert titles(examples._tiles.worst()) == []  # the next validation begins anew
