@@ -9,9 +9,8 @@ import argparse
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -29,7 +28,7 @@ from datasets.structure_maps import (
 )
 from datasets.tile_set import SPLITS, Tile, is_prepared
 from utils.arguments import non_negative_int
-from utils.errors import ConfigError, DataError
+from utils.errors import ConfigError
 from utils.files import sha256_of, write_png
 
 CLASSES, PALETTE = ISPRS_CLASSES["full"].names, ISPRS_CLASSES["full"].colors
@@ -63,69 +62,65 @@ def add_arguments(add: Callable[..., Any]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run ``prepare.py synthetic``."""
-    counts = {"num_train": args.train, "num_val": args.val, "num_test": args.test}
-    if not is_prepared(args.output, _settings(args.seed, counts, args.size)):
-        prepare_synthetic(args.output, seed=args.seed, size_px=args.size, **counts)
-    if args.images is not None and args.images.exists():
-        print(f"{args.images} exists and is left unchanged")
-    elif args.images is not None:
+    counts = {f"num_{split}": getattr(args, split) for split in SPLITS}
+    settings = {"seed": args.seed, **counts, "size_px": args.size}
+    if not is_prepared(args.output, {"command": "synthetic", **settings}):
+        prepare_synthetic(args.output, **settings)
+    if args.images is not None:
         write_images(args.images, seed=args.seed, num_images=args.num_images, size_px=args.size)
 
 
-def _settings(seed: int, counts: dict[str, int], size_px: int) -> dict[str, Any]:
-    return {"command": "synthetic", "seed": seed, **counts, "size_px": size_px}
-
-
-def prepare_synthetic(
-    root: Path, *, seed: int, num_train: int, num_val: int, num_test: int, size_px: int
-) -> None:
+def prepare_synthetic(root: Path, **settings: int) -> None:
     """Write a tile set of drawn scenes, each of them one source image and one tile.
 
     Their heights are stored as the sensor ``height``, like an elevation model.
+
+    Args:
+        root: the set.
+        settings: seed, num_train, num_val and num_test (scenes), size_px (side of the scenes).
 
     Raises:
         ConfigError: ``size_px`` is too small.
         DataError: ``root`` exists already.
     """
-    counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test}
     writer = TileSetWriter(
         root,
         name="synthetic",
         classes=CLASSES,
         palette=PALETTE,
         origin="drawn by datasets/preparation/synthetic.py",
-        prepared_with=_settings(seed, counts, size_px),
+        prepared_with={"command": "synthetic", **settings},
         split_name="synthetic",
     )
-    box = {"top_px": 0, "left_px": 0, "height_px": size_px, "width_px": size_px}
-    heights = MapRecipe(
-        generator=SENSOR,
-        settings={"minimum": 0.0, "maximum": MAX_HEIGHT_M},
-        weights_sha256=None,
-    )
+    seed, size_px = settings["seed"], settings["size_px"]
+    counts = [settings[f"num_{split}"] for split in SPLITS]
+    limits = {"minimum": 0.0, "maximum": MAX_HEIGHT_M}
+    recipe = MapRecipe(generator=SENSOR, settings=limits, weights_sha256=None)
     sources: dict[str, str] = {}
-    with writer, tqdm(total=sum(counts.values()), desc="drawing", unit="scene") as bar:
+    with writer, tqdm(total=sum(counts), desc="drawing", unit="scene") as bar:
         store = store_folder(writer.folder, "height")
         for stream, split in enumerate(SPLITS):
-            for scene in _scenes(seed, stream, counts[f"num_{split}"], size_px):
+            for scene in _scenes(seed, stream, counts[stream], size_px):
                 name = f"scene_{bar.n:05d}"
-                tile = Tile(id=name, source=name, **box)
+                tile = Tile(0, 0, size_px, size_px, id=name, source=name)
                 sources[name] = sha256_of(writer.add(split, tile, scene.image, scene.target))
                 levels = to_levels(scene.height_m, 0.0, MAX_HEIGHT_M)
-                write_map(store, name, levels, sources[name], heights)
+                write_map(store, name, levels, sources[name], recipe)
                 bar.update()
-        write_manifest(store, heights, sources)
+        write_manifest(store, recipe, sources)
 
 
 def write_images(folder: Path, *, seed: int, num_images: int, size_px: int) -> None:
     """Write held-back images, RGB only: scenes that are in no split of the same seed.
 
+    A folder that exists is left unchanged.
+
     Raises:
         ConfigError: ``size_px`` is too small.
-        DataError: ``folder`` exists already.
     """
     if folder.exists():
-        raise DataError(f"{folder} exists already; delete it or choose another folder")
+        print(f"{folder} exists and is left unchanged")
+        return
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     scenes = _scenes(seed, HELD_BACK, num_images, size_px)
@@ -134,8 +129,7 @@ def write_images(folder: Path, *, seed: int, num_images: int, size_px: int) -> N
     partial.rename(folder)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Scene:
+class Scene(NamedTuple):
     """A drawn scene; the four maps agree in every pixel."""
 
     image: np.ndarray  # (H, W, 3) uint8 RGB
@@ -162,12 +156,7 @@ def draw_scene(seed: int, size_px: int = 512) -> Scene:
         raise ConfigError(f"size_px is {size_px}; a drawn scene needs {MIN_SIZE_PX} or more")
     town = _Town(np.random.default_rng(seed), size_px)
     _draw_town(town)
-    return Scene(
-        image=town.expose(),
-        target=town.target,
-        segments=town.segments(),
-        height_m=town.height_m,
-    )
+    return Scene(town.expose(), town.target, town.segments(), town.height_m)
 
 
 class _Town(Canvas):
@@ -211,8 +200,7 @@ class _Town(Canvas):
         self.ids[:] = ids.reshape(parcel.shape)
         self.target[:] = GRASS
         for _ in names:
-            coarse, middle, fine = rng.uniform(0.04, 0.14, 3)
-            self.new_object(_GREENS, (coarse, middle, fine))
+            self.new_object(_GREENS, rng.uniform(0.04, 0.14, 3))
         lines = rng.choice((0, 0, 0, 0.05, 0.09), len(names)).astype(np.float32)
         self.shade += lines[self.ids] * np.sin(u_m * rng.uniform(3, 6))
 
@@ -366,7 +354,7 @@ def _draw_flat_roof(town: _Town, spot: Spot, edge: np.ndarray, height_m: float) 
     rng = town.rng
     at_u, at_v = rng.uniform(-0.4, 0.4, 2) * (spot.half_u_m, spot.half_v_m)
     unit = (spot.inside(rng.uniform(0.8, 2), rng.uniform(0.8, 2), at_u, at_v) > 0) & (edge > 1)
-    coarse, middle, fine = rng.uniform(0.02, 0.1, 3)
+    texture = rng.uniform(0.02, 0.1, 3)
     town.paint(
         spot.where,
         edge > 0,
@@ -374,7 +362,7 @@ def _draw_flat_roof(town: _Town, spot: Spot, edge: np.ndarray, height_m: float) 
         _FLAT_ROOFS,
         height_m=np.where(unit, height_m + 1.5, height_m).astype(np.float32),
         shade=np.where(unit, 1.25, 1 + 0.18 * (edge < 0.5)),
-        texture=(coarse, middle, fine),
+        texture=texture,
     )
 
 

@@ -6,6 +6,7 @@ the middle of the scene, x to the right and y downwards.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +18,10 @@ PIXEL_M = 0.2  # ground sample distance
 FULL_VIEW_PX = 256  # smaller scenes have coarser pixels instead of less content
 NOISE_M = (12.0, 2.0, 0.6)  # grain of the coarse, the middle and the fine texture
 
-Texture = tuple[float, float, float]  # relative strength of the three noises
+Texture = Sequence[float] | np.ndarray  # relative strength of the three noises
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Spot:
     """Pixels around a place, with coordinates along (u) and across (v) its direction."""
 
@@ -34,9 +35,8 @@ class Spot:
         self, half_u_m: float, half_v_m: float, at_u_m: float = 0, at_v_m: float = 0
     ) -> np.ndarray:
         """Return the distance to the edge of a rectangle, (h, w) metres, above 0 inside."""
-        return np.minimum(
-            half_u_m - np.abs(self.u_m - at_u_m), half_v_m - np.abs(self.v_m - at_v_m)
-        )
+        off_u_m, off_v_m = np.abs(self.u_m - at_u_m), np.abs(self.v_m - at_v_m)
+        return np.minimum(half_u_m - off_u_m, half_v_m - off_v_m)
 
     def outline(self) -> np.ndarray:
         """Return the same for the spot's own rectangle."""
@@ -85,13 +85,7 @@ class Canvas:
         columns = slice(max(0, column - reach_px), column + reach_px + 1)
         dx, dy = self.x_m[rows, columns] - x_m, self.y_m[rows, columns] - y_m
         c, s = math.cos(angle), math.sin(angle)
-        return Spot(
-            where=(rows, columns),
-            u_m=c * dx + s * dy,
-            v_m=c * dy - s * dx,
-            half_u_m=half_u_m,
-            half_v_m=half_v_m,
-        )
+        return Spot((rows, columns), c * dx + s * dy, c * dy - s * dx, half_u_m, half_v_m)
 
     def lies_on(self, spot: Spot, mask: np.ndarray, *kinds: int) -> bool:
         """Return True if all masked pixels belong to the given classes."""
