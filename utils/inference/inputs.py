@@ -58,7 +58,7 @@ def _results(names: Sequence[Path], png: bool) -> dict[Path, Path]:
     """
     # A stem is taken by images of that stem, and by one of that name: a.jpg beside a.jpg.png.
     taken = Counter(name.with_suffix("") for name in names) + Counter(names)
-    results: dict[Path, Path] = {}
+    results = {}
     for name in names:
         stem = name.with_suffix("")
         suffix = ".tif" if name.suffix.lower() in _TIFF_SUFFIXES and not png else ".png"
@@ -99,15 +99,12 @@ def _find(source: str) -> list[tuple[Path, Path]]:
     if not has_magic(source):
         raise MissingDataError(f"--input {path} does not exist")
     folder = Path(*takewhile(lambda part: not has_magic(part), path.parts))
-    names = (found.relative_to(folder) for found in folder.glob(str(path.relative_to(folder))))
-    files = [
-        (folder / name, name)
-        for name in sorted(names)
-        if (folder / name).is_file() and not any(part.startswith(".") for part in name.parts)
-    ]
-    if not files:
+    found = sorted(file for file in folder.glob(str(path.relative_to(folder))) if file.is_file())
+    files = [(file, file.relative_to(folder)) for file in found]
+    visible = [each for each in files if not any(part[0] == "." for part in each[1].parts)]
+    if not visible:
         raise MissingDataError(f"no file matches --input {source}")
-    return files
+    return visible
 
 
 def submission_names(inputs: Sequence[Input]) -> dict[str, Path]:

@@ -61,9 +61,8 @@ class OutputSettings:
 
     def path(self, kind: str, result: Path) -> Path:
         """Return the file of one kind of result; ``result`` is that of the ``Input``."""
-        return (
-            self.folder / kind / (result.with_suffix(".geojson") if kind == "polygons" else result)
-        )
+        name = result.with_suffix(".geojson") if kind == "polygons" else result
+        return self.folder / kind / name
 
     def marker(self, result: Path) -> Path:
         """Return the file that marks an image as done."""
@@ -75,11 +74,9 @@ class OutputSettings:
         ``index`` holds class indices, ``confidence`` steps of 1/255; the suffix ``.partial`` marks
         them as unfinished.
         """
-        paths = {
-            kind: self.folder / f".{_key(result)}.{kind}.partial"
-            for kind in ("index", "confidence")
-        }
-        return {kind: RowFile(path, width) for kind, path in paths.items()}
+        prefix = str(self.folder / f".{_key(result)}")
+        kinds = ("index", "confidence")
+        return {kind: RowFile(Path(f"{prefix}.{kind}.partial"), width) for kind in kinds}
 
     def remove_scratch(self, result: Path) -> None:
         """Remove the temporary maps of an image. No process may be using them."""

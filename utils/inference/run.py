@@ -1,6 +1,7 @@
 """Batch inference: skips finished images, distributes the rest over ranks, collects failures."""
 
 import errno
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -126,13 +127,7 @@ class _RankInference:
     num_pixels: int = 0
 
     def segment(self, image: Input, group: DistContext, writer: int = 0) -> None:
-        """Segment an image. Call on all ranks of a group.
-
-        Args:
-            image: to segment.
-            group: ranks that share its rows; this rank alone has a group of one.
-            writer: rank of the group that writes the results.
-        """
+        """Segment an image. Call on all ranks of a group, which share its rows; one writes."""
         output, is_writer = self.output, group.rank == writer
         if is_writer:  # results are replaced one by one
             output.marker(image.result).unlink(missing_ok=True)
@@ -157,16 +152,11 @@ class _RankInference:
         self, image: Input, scene: Raster, maps: Mapping[str, RowFile], part: slice
     ) -> None:
         """Predict some rows of an image."""
-        height, width = scene.size
         num_rows = part.stop - part.start
-        self.num_pixels += num_rows * width
-        hidden = not self.shows_progress or height * width < _BAR_FROM_PX
-        with (
-            tqdm(
-                desc=image.path.name, total=num_rows, unit="row", leave=False, disable=hidden
-            ) as bar,
-            self.segmenter.watch.time("predict"),
-        ):
+        self.num_pixels += num_rows * scene.size[1]
+        hidden = not self.shows_progress or math.prod(scene.size) < _BAR_FROM_PX
+        bar = tqdm(desc=image.path.name, total=num_rows, unit="row", leave=False, disable=hidden)
+        with bar, self.segmenter.watch.time("predict"):
             for rows, logits in self.segmenter.strips(image, scene.size, scene.read_rgb, part):
                 maps["index"].write(rows.start, classes_of(logits).numpy())
                 if "confidence" in self.output.kinds:
@@ -201,8 +191,8 @@ class _RankInference:
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
-            sentence = f"{image.path}: the names of its results would be too long; shorten its name"
-            self.failures[image.result] = sentence
+            sentence = "the names of its results would be too long; shorten its name"
+            self.failures[image.result] = f"{image.path}: {sentence}"
 
 
 def _read_markers(output: OutputSettings, images: Sequence[Input]) -> dict[Path, DoneMarker]:

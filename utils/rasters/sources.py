@@ -88,16 +88,12 @@ class PillowSource:
 
     Inks (CMYK) are RGB here, as they are in the TIFF files that GDAL reads.
 
-    Attributes:
-        size: height and width.
-        num_bands: samples of a pixel.
-        dtype: of a sample, in native byte order; 1-bit samples are uint8.
+    Attributes: those of ``Raster``, of which ``size`` is the stored one here, ``dtype`` of 1-bit
+    samples is uint8, and ``palette`` has at least 256 colours; and
+
         bits: of a sample.
-        palette: ``(N, 3)`` uint8, the colours of the values; N is at least 256.
         white_is_zero: high values are dark.
-        no_data: value that stands for no data.
         orientation: EXIF orientation, 1 to 8.
-        placement: georeferencing.
     """
 
     white_is_zero = False
