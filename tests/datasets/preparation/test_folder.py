@@ -2,14 +2,12 @@
 
 import argparse
 import json
-import re
 from itertools import chain
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.preparation.archives import ArchiveFile
 from datasets.preparation.folder import (
     find_pairs,
     find_split_folders,
@@ -124,27 +122,10 @@ def test_lossy_masks_are_recognised_and_their_colours_not_all_listed(tree, prepa
     mask = tree / "train" / "masks" / "a.png"
     save(mask.with_suffix(".jpg"), NOISE[:40, :70])
     mask.unlink()
-    err, _ = prepare()
-    lines = err[err.index("error:") :].splitlines()
-    assert "JPEG blurs colours, masks should be PNG" in lines[0]
-    assert len(lines) == 22 and lines[-1].startswith("  and ") and lines[-1].endswith(" more")
-
-
-def test_sizes_are_compared_before_anything_is_read(tree, prepare, monkeypatch):
-    monkeypatch.setattr(ArchiveFile, "open_image", None)  # a call would fail
-    save(tree / "train" / "images" / "c d.png", np.zeros((64, 63, 3)))
-    save(tree / "val" / "images" / "d.png", np.zeros((50, 90, 3)))
-    sentence = r"2 of 4 images .*c d\.png is 64 x 63 and .*masks/c d\.png is 64 x 64\); give them"
-    assert re.search(sentence, prepare()[0])
-
-
-@pytest.mark.parametrize(("what", "num_bytes"), [("images", 10), ("images", -40), ("masks", -40)])
-def test_a_truncated_file_is_named(tree, prepare, what, num_bytes):
-    path = tree / "train" / what / "c d.png"
-    if what == "images":
-        save(path, NOISE[:64, :64])
-    path.write_bytes(path.read_bytes()[:num_bytes])  # within the header, before the end
-    assert re.search(rf"{what}/c d\.png cannot be read as an image .*replace", prepare()[0])
+    lines = prepare()[0].splitlines()
+    assert any("JPEG blurs colours, masks should be PNG" in line for line in lines)
+    assert len([line for line in lines if ", e.g. in " in line]) == 20
+    assert lines[-1].startswith("  and ") and lines[-1].endswith(" more")
 
 
 def test_images_are_prepared_as_a_viewer_shows_them_in_8_bits(tree, prepare):
@@ -213,7 +194,7 @@ def test_names_that_are_not_unique(flat):
         find_pairs(flat / "images", flat / "masks")
 
 
-def test_a_tree_has_its_splits_in_folders(tmp_path):
+def test_a_tree_may_have_its_splits_in_folders(tmp_path):
     for name, masks in (("train", "masks"), ("val", "labels")):
         touch(tmp_path / name / "images", f"{name}.png")
         touch(tmp_path / name / masks, f"{name}.png")
