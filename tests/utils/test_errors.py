@@ -1,17 +1,11 @@
 import errno
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from utils.errors import ConfigError, DataError, Interrupted, MissingDataError, run_command
-
-
-def raises(error: BaseException) -> Callable[[], None]:
-    def main() -> None:
-        raise error
-
-    return main
 
 
 def exit_code(main: Callable[[], int | None]) -> int | str | None:
@@ -20,9 +14,8 @@ def exit_code(main: Callable[[], int | None]) -> int | str | None:
     return caught.value.code
 
 
-@pytest.mark.parametrize(("result", "code"), [(None, 0), (3, 3)])
-def test_what_main_returns_is_the_exit_code(result: int | None, code: int, capsys):
-    assert exit_code(lambda: result) == code
+def test_what_main_returns_is_the_exit_code(capsys):
+    assert (exit_code(lambda: None), exit_code(lambda: 3)) == (0, 3)
     assert capsys.readouterr() == ("", "")
 
 
@@ -35,10 +28,8 @@ REFUSED = (
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
-        *(
-            (kind("a.png is truncated"), 2, "error: a.png is truncated")
-            for kind in (ConfigError, MissingDataError, DataError)
-        ),
+        *((kind("a.png is bad"), 2, "error: a.png is bad") for kind in (ConfigError, DataError)),
+        (MissingDataError("no a.png"), 2, "error: no a.png"),
         (OSError(errno.ENOSPC, "Disk full"), 1, REFUSED.format("Disk full")),
         (OSError(errno.EACCES, "Denied", "a.png"), 1, REFUSED.format("Denied (a.png)")),
         (OSError("the drive is gone"), 1, REFUSED.format("the drive is gone")),
@@ -47,14 +38,13 @@ REFUSED = (
     ],
 )
 def test_an_error_is_one_sentence_and_an_exit_code(error, code: int, text: str, capsys):
-    assert exit_code(raises(error)) == code
+    assert exit_code(Mock(side_effect=error)) == code
     assert capsys.readouterr() == ("", f"{text}\n")
 
 
-@pytest.mark.parametrize("error", [ValueError("bug"), RuntimeError("bug")])
-def test_a_bug_keeps_its_traceback(error: Exception, capsys):
-    with pytest.raises(type(error), match=r"^bug$"):
-        run_command(raises(error))
+def test_a_bug_keeps_its_traceback(capsys):
+    with pytest.raises(ValueError, match=r"^bug$"):
+        run_command(Mock(side_effect=ValueError("bug")))  # the base class of the users' errors
     assert capsys.readouterr() == ("", "")
 
 

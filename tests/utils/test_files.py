@@ -88,21 +88,16 @@ def test_json_values_become_plain():
     assert type(to_json(value)["c"]["e"]) is bool
 
 
-@pytest.mark.parametrize("shape", [(5, 7, 3), (5, 7)])
-def test_png_keeps_every_value(tmp_path: Path, shape: tuple):
-    array = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    write_png(tmp_path / "a.png", array)
-    rgb = array if len(shape) == 3 else np.repeat(array[..., None], 3, -1)
-    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png"), rgb)
-    with Image.open(tmp_path / "a.png") as image:
-        assert image.mode == ("RGB" if len(shape) == 3 else "L")
-
-
-def test_pictures_that_cannot_be_read_are_named(tmp_path: Path):
-    path = tmp_path / "a.png"
+def test_pictures_keep_every_value_and_broken_ones_are_named(tmp_path: Path):
+    path, rgb = tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     with pytest.raises(MissingDataError, match=r"a\.png does not exist"):
         read_rgb(path)
-    write_png(path, np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
+    write_png(path, rgb[..., 0])
+    np.testing.assert_array_equal(read_rgb(path), np.repeat(rgb[..., :1], 3, -1))
+    with Image.open(path) as image:
+        assert image.mode == "L"
+    write_png(path, rgb)
+    np.testing.assert_array_equal(read_rgb(path), rgb)
     content = path.read_bytes()
     for broken in (content[:20], content[: len(content) // 2], b"hello"):
         path.write_bytes(broken)
@@ -129,9 +124,6 @@ def test_a_folder_without_images_is_named(tmp_path: Path):
 
 def test_hash_is_the_sha256_of_all_bytes(tmp_path: Path):
     path = tmp_path / "a"
-    path.write_bytes(b"a" * 1_000_000)  # the example of FIPS 180-2, appendix B.3
-    expected = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"
-    assert sha256_of(path) == expected
     path.write_bytes(content := b"a" * 1_100_000)  # more than a block
     assert sha256_of(path) == hashlib.sha256(content).hexdigest()
 

@@ -235,15 +235,6 @@ def test_groups_are_aligned_each_on_its_own_and_lone_pieces_stay_as_they_are():
     assert (*none.scale, *none.shift, none.residual) == (1, 1, 0, 0, 0)
 
 
-def test_the_blend_of_two_pieces_by_hand():
-    # Over the four shared columns 4..7 the weights fall in steps of 1/5, and sum to one.
-    layout = lay_out([Box(0, 0, 2, 8), Box(0, 4, 2, 8)])
-    maps = {0: np.zeros((2, 8), np.float32), 1: np.ones((2, 8), np.float32)}
-    ramp = np.float32([1 / 5, 2 / 5, 3 / 5, 4 / 5])
-    np.testing.assert_allclose(blend(layout, 0, maps), [[0, 0, 0, 0, *ramp]] * 2, rtol=1e-6)
-    np.testing.assert_allclose(blend(layout, 1, maps), [[*ramp, 1, 1, 1, 1]] * 2, rtol=1e-6)
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_blend_pixel_by_pixel_and_the_same_from_every_piece(seed):
     layout, numbers = some_layout(seed)

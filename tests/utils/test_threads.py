@@ -83,10 +83,7 @@ def test_the_error_of_the_block_is_the_one_that_counts_and_writes_in_progress_en
         time.sleep(0.05)
         ended.append(True)
 
-    with (
-        pytest.raises(KeyboardInterrupt),
-        write_behind(num_threads=1, behind=9) as call,
-    ):
+    with pytest.raises(KeyboardInterrupt), write_behind(num_threads=1, behind=9) as call:
         for _ in range(5):
             call(write)
         begun.wait()
