@@ -35,14 +35,12 @@ def official_layout(size: str) -> Shapes:
 
 def official_weights(size: str) -> Weights:
     """Random weights under official names that keep activations about 1 and the output alive."""
-    pool = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
-    begin, weights = 0, {}
+    rng, weights = torch.Generator().manual_seed(0), {}
     for name, shape in official_layout(size).items():
-        count = math.prod(shape)
-        drawn = pool.repeat(count // len(pool) + 2)[begin : begin + count].view(shape)
-        begin = (begin + count) % len(pool)
         is_matrix = len(shape) > 1 and name.endswith("weight")
-        weights[name] = drawn * (math.prod(shape[1:]) ** -0.5 if is_matrix else 0.1)
+        weights[name] = torch.randn(shape, generator=rng) * (
+            math.prod(shape[1:]) ** -0.5 if is_matrix else 0.1
+        )
         if "norm" in name and name.endswith("weight"):
             weights[name] += 1
         if name.endswith("gamma"):

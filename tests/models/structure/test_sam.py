@@ -83,14 +83,12 @@ NEARLY_ALL["crop_nms_thresh"] = 0.95
         (
             (120, 150),
             {
+                **NEARLY_ALL,
                 "points_per_side": 12,
                 "points_per_batch": 7,
                 "pred_iou_thresh": 0.05,
-                "stability_score_thresh": 0.3,
                 "stability_score_offset": 3.0,
-                "box_nms_thresh": 0.97,
                 "crop_n_layers": 2,
-                "crop_nms_thresh": 0.97,
                 "crop_overlap_ratio": 0.5,
                 "crop_n_points_downscale_factor": 2,
             },

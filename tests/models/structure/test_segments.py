@@ -91,9 +91,3 @@ def test_merge_small_equals_the_literal_rule(shape, min_area_px):
     for num_ids, seed in itertools.product((2, 4, 7), range(3)):
         ids = np.random.default_rng(seed).integers(0, num_ids, shape)
         np.testing.assert_array_equal(merge_small(ids, min_area_px), slow_merge(ids, min_area_px))
-
-
-def test_merge_small_breaks_ties_by_area_then_by_position():
-    large_right = merge_small(np.array([[7, 7, 9, 4, 4, 4]]), 2)
-    np.testing.assert_array_equal(large_right, [[1, 1, 2, 2, 2, 2]])
-    np.testing.assert_array_equal(merge_small(np.array([[7, 7, 9, 4, 4]]), 2), [[1, 1, 1, 2, 2]])
