@@ -104,7 +104,7 @@ def write_report(folder: Path, found: Evaluation) -> None:
     findings, classes, palette = found.findings, found.classes, found.palette
     confusion = confusion_chart(findings.confusion.cpu().numpy(), classes, palette).pixels()
     confidence = reliability_diagram(**vars(findings.calibration)).pixels()
-    page = _page(found, {"Confusion matrix": confusion, "Reliability diagram": confidence})
+    page = report_page(found, {"Confusion matrix": confusion, "Reliability diagram": confidence})
     rows = [_class_row(findings, index, name) for index, name in enumerate(classes)]
     write_text(folder / "report.html", page)
     write_png(folder / "confusion.png", confusion)
@@ -115,7 +115,7 @@ def write_report(folder: Path, found: Evaluation) -> None:
     write_json(folder / "report.json", to_json(_content(found, rows)))
 
 
-def _page(found: Evaluation, pictures: dict[str, np.ndarray]) -> str:
+def report_page(found: Evaluation, pictures: dict[str, np.ndarray]) -> str:
     """Return the page of an evaluation with charts, ``(H, W, 3)`` uint8 by title."""
     findings, classes, palette = found.findings, found.classes, found.palette
     scores, intervals = findings.scores, findings.intervals

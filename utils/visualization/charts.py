@@ -347,7 +347,6 @@ def run_chart(
         worst: ``(H, W, 3)`` uint8 panel of the worst tiles, shown pixel by pixel.
         worst_title: heading of this panel.
     """
-    wrapped = {name: textwrap.fill(text, 40).split("\n") for name, text in facts.items()}
     lower_px = 480
     facts_px = lower_px + 60 + 28 * (len(bars.names) if bars else 0)
     chart = Chart(1560, facts_px)  # the page grows with the facts and the worst tiles
@@ -358,10 +357,12 @@ def run_chart(
     if bars is not None:
         chart.text(0, lower_px, _one_line(bars.title, 45), size=12)
         _draw_bars(chart.axes(160, lower_px + 35, 200, 28 * len(bars.names)), bars)
-    names = [line for name, lines in wrapped.items() for line in (name, *[""] * len(lines[1:]))]
-    chart.text(0, facts_px, "\n".join(names), color=_FAINT, linespacing=1.5)
-    values = "\n".join(line for lines in wrapped.values() for line in lines)
-    chart.text(110, facts_px, values, linespacing=1.5)
+    top_px = facts_px
+    for name, text in facts.items():
+        chart.text(0, top_px, name, color=_FAINT)
+        for line in textwrap.wrap(text, 40) or [""]:
+            chart.text(110, top_px, line)
+            top_px += 22
     if worst is not None:
         chart.text(460, lower_px, _one_line(worst_title, 100), size=12)
         axes = chart.axes(440, lower_px + 30, worst.shape[1], worst.shape[0])

@@ -7,7 +7,7 @@ from torch import nn
 from configs.schema import ModelConfig, VitConfig
 from models.build import build_network
 from utils.precision import Precision
-from utils.reports.cost import Cost, cost_facts, cost_of, count_flops
+from utils.reports.cost import Cost, cost_of, count_flops
 
 
 class TwoInputs(nn.Module):
@@ -45,11 +45,3 @@ def test_operations_are_the_same_on_the_cpu_and_on_the_meta_device():
             network = build_network(config, **sizes).eval()
             counts.append(count_flops(network, [torch.empty(1, c, 64, 96) for c in (3, 4)]))
     assert counts[0] == counts[1] > 1e6
-
-
-def test_facts_are_rounded():
-    cost = Cost(num_trainable=2_350_000, num_frozen=0, window_px=(8, 6), flops=83**5)
-    assert cost_facts(cost) == {
-        "parameters": "2.35 M trainable, 0.00 M frozen",
-        "operations": "3.9 GFLOPs per window of 8x6 px",
-    }
