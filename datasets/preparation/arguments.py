@@ -112,7 +112,7 @@ def prepare_published(
     with open_archives(args.source, scratch, **chosen) as archives:
         plan = plan_of(archives, shared)
         summary = prepare(args.output, plan, args.workers)
-    print(summary.table(next(iter(plan.classes.values())).names))
+    print(summary)
 
 
 def shared_fields(

@@ -17,7 +17,7 @@ import numpy as np
 
 from configs.schema import IGNORE_INDEX
 from datasets.preparation.archives import in_threads
-from datasets.preparation.pipeline import Summary
+from datasets.preparation.pipeline import split_table
 from datasets.preparation.writer import partial_folder
 from datasets.rasters import Kind, open_raster
 from datasets.structure_maps import (
@@ -382,16 +382,6 @@ def _folders(parent: Path) -> list[Path]:
 def format_summary(summary: Mapping[str, Any]) -> str:
     """Format the content of ``check.json`` for the console: numbers, then warnings, then faults."""
     split, splits = summary["split"], summary["splits"]
-    table = Summary(
-        num_sources={name: found["num_sources"] for name, found in splits.items()},
-        num_tiles={name: found["num_tiles"] for name, found in splits.items()},
-        num_pixels={
-            name: np.array([*found["class_pixels"], found["ignored_pixels"]])
-            for name, found in splits.items()
-        },
-        unknown=Counter(),
-        num_hidden={name: found["num_pixels"] for name, found in splits.items()},
-    ).table(summary["classes"])
     stores = ", ".join(
         name if name == generator else f"{name} ({generator})"
         for name, generator in summary["stores"].items()
@@ -399,7 +389,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     blocks = [
         f"{summary['data']}: {len(summary['classes'])} classes, bands {summary['bands']}, split "
         f"'{split['name']}', SHA-256 {split['sha256'][:16]}...",
-        table,
+        split_table(summary["classes"], splits),
         f"structure maps: {stores or 'none'}",
     ]
     if weights := splits.get("train", {}).get("class_weights"):

@@ -320,4 +320,4 @@ def prepare_from_arguments(args: argparse.Namespace, classes: ClassFile) -> None
         ),
         **shared,
     )
-    print(prepare(args.output, plan, args.workers).table(classes.names))
+    print(prepare(args.output, plan, args.workers))

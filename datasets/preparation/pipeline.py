@@ -13,6 +13,7 @@ tables in memory, and would continue for a while after the program is killed.
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -92,46 +93,13 @@ class Plan:
         return hashlib.sha256(plain.encode()).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """Numbers of a prepared set. Pixels are those of the source images: overlaps count once."""
-
-    num_sources: dict[str, int]  # by split
-    num_tiles: dict[str, int]  # by split
-    num_pixels: dict[str, np.ndarray]  # by split: (num_classes + 1,) int64, the last is ignored
-    unknown: Counter[str]  # pixels of every unknown colour or value, set to ignore
-    num_hidden: dict[str, int] = field(default_factory=dict)  # pixels of splits without labels
-    notes: tuple[str, ...] = ()  # lines printed below the table
-
-    def table(self, names: tuple[str, ...]) -> str:
-        """Format numbers and class fractions, one column per split, with warnings and notes."""
-        splits = list(self.num_sources)
-        labelled = {split: int(self.num_pixels[split].sum()) for split in splits}
-        totals = {split: labelled[split] or self.num_hidden.get(split, 0) for split in splits}
-        rows = [
-            ["images", *(str(self.num_sources[split]) for split in splits)],
-            ["tiles", *(str(self.num_tiles[split]) for split in splits)],
-            ["megapixels", *(f"{totals[split] / 1e6:.1f}" for split in splits)],
-        ]
-        for index, name in enumerate((*names, "ignored")):
-            cells = [name]
-            for split, total in labelled.items():
-                percentage = 100 * self.num_pixels[split][index] / max(total, 1)
-                cells.append(f"{percentage:.1f} %" if total else "hidden")
-            rows.append(cells)
-        lines = [str(Table(head=["", *splits], rows=rows, rules=()))]
-        for index, name in enumerate(names):
-            if "train" in splits and self.num_pixels["train"][index] == 0:
-                lines.append(f"warning: no training pixel is of class '{name}'")
-        for key, count in self.unknown.most_common():
-            lines.append(f"ignored: {count:,} pixels of the unknown {key}")
-        return "\n".join([*lines, *self.notes])
-
-
-def prepare(root: Path, plan: Plan, num_workers: int) -> Summary:
+def prepare(root: Path, plan: Plan, num_workers: int) -> str:
     """Read every source once, cut it and write the data set; then import its sensors.
 
     The result depends neither on ``num_workers`` nor on interruptions.
+
+    Returns:
+        Lines for the console: numbers, warnings and notes.
 
     Raises:
         MissingDataError, DataError: a file cannot be read, sizes differ, or masks contain colours
@@ -158,9 +126,9 @@ def prepare(root: Path, plan: Plan, num_workers: int) -> Summary:
         for (split, _), record in zip(plan.jobs(), records, strict=True):
             for entry in record["tiles"]:
                 writer.record(split, Tile(**entry["tile"]), entry["pixels"])
-        summary = _summarize(plan, records, _notes(plan, records, writer.split_sha256()))
+        notes = _notes(plan, records, writer.split_sha256())
         _prepare_sensors(writer.folder, plan, records, num_workers)
-    return summary
+    return "\n".join([split_table(classes.names, _numbers(plan, records)), *notes])
 
 
 def _check_sizes(plan: Plan, num_workers: int) -> None:
@@ -327,34 +295,61 @@ def _count_unknown(records: list[Record]) -> Counter[str]:
     return unknown
 
 
-def _summarize(plan: Plan, records: list[Record], notes: tuple[str, ...]) -> Summary:
-    """Sum up the records of all sources."""
-    splits = [split for split, _ in plan.jobs()]
-    num_tiles: Counter[str] = Counter()
-    num_hidden: Counter[str] = Counter()
-    pixels = {split: np.zeros(IGNORE_INDEX + 1, np.int64) for split in splits}
-    for split, record in zip(splits, records, strict=True):
-        num_tiles[split] += len(record["tiles"])
-        if record["pixels"] is None:
-            num_hidden[split] += record["num_pixels"]
-        else:
-            pixels[split] += np.array(record["pixels"])
-    kept = [*range(plan.num_classes()), IGNORE_INDEX]
-    return Summary(
-        num_sources=dict(Counter(splits)),
-        num_tiles=dict(num_tiles),
-        num_pixels={split: counts[kept] for split, counts in pixels.items()},
-        unknown=_count_unknown(records),
-        num_hidden=dict(num_hidden),
-        notes=notes,
-    )
+def _numbers(plan: Plan, records: list[Record]) -> dict[str, dict[str, Any]]:
+    """Return the numbers that ``split_table`` formats. Overlaps of tiles count once."""
+    groups: dict[str, list[Record]] = {}
+    for (split, _), record in zip(plan.jobs(), records, strict=True):
+        groups.setdefault(split, []).append(record)
+    numbers = {}
+    for split, group in groups.items():
+        pixels = np.zeros(IGNORE_INDEX + 1, np.int64)
+        for record in group:
+            pixels += np.array(record["pixels"] or 0)
+        numbers[split] = {
+            "num_sources": len(group),
+            "num_tiles": sum(len(record["tiles"]) for record in group),
+            "num_pixels": sum(record["num_pixels"] for record in group),
+            "class_pixels": pixels[: plan.num_classes()].tolist(),
+            "ignored_pixels": int(pixels[IGNORE_INDEX]),
+        }
+    return numbers
+
+
+def split_table(names: Sequence[str], numbers: Mapping[str, Mapping[str, Any]]) -> str:
+    """Format a data set, one column per split, and warn of classes without training pixels.
+
+    Args:
+        names: of the classes.
+        numbers: by split: num_sources, num_tiles, num_pixels, class_pixels (without labels: all 0)
+            and ignored_pixels.
+    """
+    pixels = {split: [*n["class_pixels"], n["ignored_pixels"]] for split, n in numbers.items()}
+    areas = [sum(pixels[split]) or n["num_pixels"] for split, n in numbers.items()]
+    rows = [
+        ["images", *(str(n["num_sources"]) for n in numbers.values())],
+        ["tiles", *(str(n["num_tiles"]) for n in numbers.values())],
+        ["megapixels", *(f"{area / 1e6:.1f}" for area in areas)],
+    ]
+    for index, name in enumerate((*names, "ignored")):
+        cells = [
+            f"{100 * counts[index] / sum(counts):.1f} %" if any(counts) else "hidden"
+            for counts in pixels.values()
+        ]
+        rows.append([name, *cells])
+    lines = [str(Table(head=["", *numbers], rows=rows, rules=()))]
+    for name, count in zip(names, pixels.get("train", []), strict=False):
+        if count == 0:
+            lines.append(f"warning: no training pixel is of class '{name}'")
+    return "\n".join(lines)
 
 
 def _notes(plan: Plan, records: list[Record], sha256: str) -> tuple[str, ...]:
-    """Return lines on the split, the labels and the repairs."""
+    """Return lines on unknown colours, the split, the labels and the repairs."""
     sources = [source for _, source in plan.jobs()]
     kinds = [f"{kind} of {sum(kind in s.labels for s in sources)}" for kind in plan.label_kinds()]
+    unknown = _count_unknown(records).most_common()
     lines = [
+        *(f"ignored: {count:,} pixels of the unknown {key}" for key, count in unknown),
         f"split '{plan.split.name}', SHA-256 {sha256[:8]}...: {plan.split.source}",
         f"labels of {len(sources)} images: {', '.join(kinds)}",
     ]

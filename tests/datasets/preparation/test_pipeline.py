@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 from datasets.preparation import pipeline, writer
 from datasets.preparation.archives import ArchiveFile
 from datasets.preparation.check import check_tile_set
-from datasets.preparation.pipeline import Summary
+from datasets.preparation.pipeline import split_table
 from datasets.tile_set import open_tile_set
 from tests.datasets.fake_archives import encode, pack, potsdam
 from tests.datasets.preparation.conftest import prepare_once
@@ -198,21 +197,19 @@ def test_a_set_without_heights_is_one_sentence(run_prepare, files, tmp_path):
 
 
 def test_the_table_names_absent_classes_and_ignored_pixels():
-    summary = Summary(
-        num_sources={"train": 3, "val": 1},
-        num_tiles={"train": 5, "val": 2},
-        num_pixels={"train": np.array([1_500_000, 0, 500_000]), "val": np.array([0, 10, 30])},
-        unknown=Counter({"#010203": 1234, "7": 5}),
-    )
-    assert summary.table(("sea", "land")).splitlines() == [
-        "                train        val",
-        "images              3          1",
-        "tiles               5          2",
-        "megapixels        2.0        0.0",
-        "sea            75.0 %      0.0 %",
-        "land            0.0 %     25.0 %",
-        "ignored        25.0 %     75.0 %",
+    keys = ("num_sources", "num_tiles", "num_pixels", "class_pixels", "ignored_pixels")
+    numbers = {
+        "train": dict(zip(keys, (3, 5, 2_000_000, [1_500_000, 0], 500_000), strict=True)),
+        "val": dict(zip(keys, (1, 2, 40, [0, 10], 30), strict=True)),
+        "test": dict(zip(keys, (1, 1, 600_000, [0, 0], 0), strict=True)),
+    }
+    assert split_table(("sea", "land"), numbers).splitlines() == [
+        "                train        val       test",
+        "images              3          1          1",
+        "tiles               5          2          1",
+        "megapixels        2.0        0.0        0.6",
+        "sea            75.0 %      0.0 %     hidden",
+        "land            0.0 %     25.0 %     hidden",
+        "ignored        25.0 %     75.0 %     hidden",
         "warning: no training pixel is of class 'land'",
-        "ignored: 1,234 pixels of the unknown #010203",
-        "ignored: 5 pixels of the unknown 7",
     ]
