@@ -1,4 +1,4 @@
-"""A folder of images and masks: pairs, splits, and the prepared set."""
+"""A folder of images and masks: pairs, splits, and the prepared set; and tree mapping."""
 
 import argparse
 import json
@@ -286,3 +286,20 @@ def test_shares_are_of_source_images_repeatable_and_complete(sources):
 def test_shares_that_do_not_sum_to_one(sources, shares):
     with pytest.raises(ConfigError, match="--shares must be three numbers from 0 to 1 that sum"):
         split_by_shares(sources, shares, seed=0)
+
+
+@pytest.mark.parametrize("palette", [None, np.array([[0, 0, 0], [0, 255, 0]], np.uint8)])
+def test_trees_are_prepared_from_their_documented_layout(run_prepare, tmp_path, palette):
+    target, root = np.array([[0, 1] * 20] * 36, np.uint8), tmp_path / "set"
+    command = ("tree_mapping", "--output", root, "--tree")
+    touch(tmp_path / "flat" / "images", "a.png")
+    sentence = "flat has no splits; lay it out as TREE/SPLIT/images and TREE/SPLIT/labels, or give"
+    assert sentence in run_prepare(*command, tmp_path / "flat")[2]
+    for name in ("train", "val"):
+        save(tmp_path / "in" / name / "images" / f"{name}_forest.png", NOISE[:36, :40])
+        mask = target if palette is None else palette[target]
+        save(tmp_path / "in" / name / "labels" / f"{name}_forest.png", mask)
+    assert run_prepare(*command, tmp_path / "in")[0] == 0
+    tiles = open_tile_set(root)
+    assert tiles.classes == ("background", "tree") and tiles.split_name == "folders"
+    np.testing.assert_array_equal(tiles.read_target("val_forest"), target)

@@ -12,7 +12,6 @@ from datasets.preparation.sensor import import_sensor, read_band
 from datasets.structure_maps import (
     MapRecipe,
     begin_store,
-    from_levels,
     map_path,
     read_manifest,
     read_map,
@@ -33,32 +32,6 @@ def save_all(tile_set: TileSet, folder: Path, array: np.ndarray, suffix: str = "
     """One raster for all source images."""
     for tile_id in tile_set.tiles:
         Image.fromarray(array).save(folder / f"{tile_id}{suffix}")
-
-
-@pytest.fixture(scope="module")
-def with_sensor(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scenes with a sensor that sees the brightness, NaN in one corner."""
-    rasters = tmp_path_factory.mktemp("rasters")
-    tile_set = open_tile_set(data_root)
-    for tile_id in tile_set.tiles:
-        heights = tile_set.read_image(tile_id).mean(-1).astype(np.float32) / 10 - 3
-        heights[:5, :7] = np.nan
-        Image.fromarray(heights).save(rasters / f"{tile_id}.tif")
-    import_sensor(tile_set, "dsm", rasters)
-    return data_root
-
-
-def test_import_keeps_values_and_no_data(with_sensor):
-    tile_set, folder = open_tile_set(with_sensor), store_folder(with_sensor, "dsm")
-    recipe, sources = read_manifest(folder)
-    assert recipe.generator == "sensor" and set(sources) == set(tile_set.tiles)
-    low, high = recipe.settings["minimum"], recipe.settings["maximum"]
-    tile_id = next(iter(tile_set.tiles))
-    levels = read_map(map_path(folder, tile_id))
-    expected = tile_set.read_image(tile_id).mean(-1) / 10 - 3
-    assert (levels[:5, :7] == 0).all() and (levels[5:] > 0).all()
-    heights = from_levels(levels[5:], low, high)
-    np.testing.assert_allclose(heights, expected[5:], atol=(high - low) / 65000)
 
 
 def test_a_range_is_kept_and_another_one_over_it_refused(data_root, tmp_path, run_prepare):
@@ -125,19 +98,21 @@ def test_rasters_that_do_not_fit(data_root: Path, tmp_path: Path):
     assert not store_folder(data_root, "other").exists()
 
 
-def test_a_sensor_that_is_absent_or_of_another_range_says_what_to_do(with_sensor, tmp_path):
+def test_a_sensor_that_is_absent_or_of_another_range_says_what_to_do(data_root, tmp_path):
     def check(sensor, trained_with=None):
         modalities = f"structure.modalities=[superpixels,{sensor}]"
-        structure = make_config(with_sensor, tmp_path, modalities).structure
-        return check_structure(open_tile_set(with_sensor), structure, ["val"], trained_with)
+        structure = make_config(data_root, tmp_path, modalities).structure
+        return check_structure(open_tile_set(data_root), structure, ["val"], trained_with)
 
     with pytest.raises(MissingDataError) as error:
         check("lidar")
     assert str(error.value) == (
         "structure.modalities names 'lidar', which is neither a generator (these are superpixels, "
-        f"sam, depth_anything) nor a sensor in {with_sensor}; import it with prepare.py sensor "
-        f"--data {with_sensor} --name lidar --rasters FOLDER"
+        f"sam, depth_anything) nor a sensor in {data_root}; import it with prepare.py sensor "
+        f"--data {data_root} --name lidar --rasters FOLDER"
     )
-    assert set(check("dsm")) == {"superpixels", "dsm"}
-    with pytest.raises(DataError, match=r"settings\.minimum: 0\.0 \| .* \(--range sets minimum"):
-        check("dsm", {"dsm": {"settings": {"minimum": 0.0, "maximum": 1.0}}})
+    assert set(check("height")) == {"superpixels", "height"}
+    with pytest.raises(
+        DataError, match=r"settings\.maximum: 1\.0 \| 20\.0\. .* \(--range sets mini"
+    ):
+        check("height", {"height": {"settings": {"minimum": 0.0, "maximum": 1.0}}})

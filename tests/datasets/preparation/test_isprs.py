@@ -1,4 +1,4 @@
-"""Potsdam from fake archives with the official names to a prepared set."""
+"""Potsdam and Vaihingen from fake archives with the official names to prepared sets."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,16 @@ from tests.datasets.fake_archives import (
     BLACK,
     COLORS,
     POTSDAM_TILES,
+    VAIHINGEN,
+    VAIHINGEN_AREAS,
     encode,
     height_of,
     image_of,
     pack,
     potsdam,
     target_of,
+    vaihingen,
+    vaihingen_size,
 )
 from tests.datasets.preparation.conftest import nothing_is_left, prepare_once
 from utils.errors import MissingDataError
@@ -203,3 +207,32 @@ def test_the_same_command_again_needs_no_archive(prepared, run_prepare):
     assert code == 0 and "is already prepared with these settings" in out
     code, _, err = run_prepare(*command)
     assert code == 2 and "(wanted | found): split: geoseg | official. Delete it or choose" in err
+
+
+@pytest.mark.parametrize("how", ["folders", "nested"])
+def test_vaihingens_images_and_labels_of_one_name_are_told_apart(prepare_archives, tmp_path, how):
+    source = pack(vaihingen(), tmp_path / "in", how)
+    root, code, *_ = prepare_archives("vaihingen", source, "--split", "official", "--dsm")
+    tiles, store = open_tile_set(root), store_folder(root, "dsm")
+    assert code == 0 and (tiles.bands, tiles.label_kinds) == ("irrg", ("full", "eroded"))
+    settings = read_manifest(store)[0].settings
+    for area in VAIHINGEN_AREAS:
+        size, tile = vaihingen_size(area), str(area)
+        np.testing.assert_array_equal(tiles.read_image(tile), image_of(area, *size))
+        target, eroded = target_of(area, *size), tiles.read_target(tile, "eroded")
+        np.testing.assert_array_equal(tiles.read_target(tile), target)
+        assert (eroded[0] == 255).all() and np.array_equal(eroded[1:], target[1:])
+        levels = read_map(map_path(store, tile))
+        height = from_levels(levels, settings["minimum"], settings["maximum"])
+        np.testing.assert_allclose(height, height_of(area, *size), atol=1e-3)
+
+
+def test_vaihingens_labels_for_participants_are_in_the_archive_of_the_images(
+    prepare_archives, tmp_path
+):
+    source = pack({VAIHINGEN: vaihingen()[VAIHINGEN]}, tmp_path / "in", "zips")
+    root, code, *_ = prepare_archives("vaihingen", source, "--split", "ssrs")
+    assert code == 0 and open_tile_set(root).label_kinds == ("full",)
+    _, code, _, err = prepare_archives("vaihingen", source, "--output", tmp_path / "other")
+    assert code == 2 and "17 of 33 labels are not in" in err and "area2.tif" in err
+    assert f"add {VAIHINGEN}_ground_truth_COMPLETE.zip" in err
