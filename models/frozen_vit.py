@@ -135,7 +135,7 @@ def published_weights(name: str) -> OfficialFile:
     with suppress(RuntimeError):  # an unknown tag
         if timm.is_model(name):
             return official_vit(name, timm.models.get_pretrained_cfg(name))
-    near = ", ".join(timm.list_models(f"*{name.split('_patch')[0]}*")[:5])
+    near = ", ".join(timm.list_models(f"{name.split('_patch')[0]}*")[:5])
     hint = f"; similar names: {near}" if near else "; see timm.list_models('vit_*')"
     raise ConfigError(f"timm has no model '{name}'{hint}")
 

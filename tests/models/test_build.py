@@ -1,18 +1,21 @@
 """The whole network as built from a recipe: sizes, switches, symmetry, precision, compilers."""
 
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from configs.schema import ModelConfig, OptimConfig, VitConfig
 from models.build import SIZES, build_network, frozen_identities
-from models.encoder import JOINS
+from models.encoder import DepthToSpaceJoin, ProjectionJoin
 from models.feature_recalibration import FeatureRecalibration
 from models.fusion_enhancement import FusionEnhancement
 from utils.errors import MissingDataError
 from utils.training.optim import build_optimizer
 
 RANDOM, NONE = VitConfig(name="test_vit", weights="random"), VitConfig(name="none")
+TWO_LAYERS, DEPTH_TO_SPACE = replace(RANDOM, num_layers=2), replace(RANDOM, join="depth_to_space")
 
 
 def network(size="tiny", vit=NONE, channels=4, pictures=((0, 1, 2),), **settings):
@@ -39,7 +42,7 @@ def inputs(*size: int, batch: int = 2) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"vit": RANDOM},
+        {"vit": TWO_LAYERS, "structure_vit": DEPTH_TO_SPACE},
         {"fe_branches": ("global_context",)},
         {"fe_branches": ("structure_gate",)},
         {"fe_branches": ("global_context", "structure_gate", "large_kernel")},
@@ -49,8 +52,8 @@ def inputs(*size: int, batch: int = 2) -> tuple[Tensor, Tensor]:
     ids=str,
 )
 def test_every_switch_trains_every_parameter_and_fault_21_no_frozen_one(settings):
-    net = network(**settings)
-    logits = net.train()(*inputs(64, 64))
+    net, (image, structure) = network(**settings), inputs(64, 64)
+    logits = net.train()(image, structure.requires_grad_())
     weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
     (logits * weight).sum().backward()
     groups = build_optimizer(net, OptimConfig(lr=1.0, weight_decay=0.1)).param_groups
@@ -66,6 +69,8 @@ def test_every_switch_trains_every_parameter_and_fault_21_no_frozen_one(settings
             assert parameter.grad is None, name
         else:
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    # Fault 14: every structure channel reaches the logits.
+    assert (structure.grad.abs().sum((0, 2, 3)) > 0).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (33, 70)])
@@ -106,13 +111,9 @@ def test_a_size_builds_without_memory(size, vit):
 
 
 def test_large_is_the_released_size_and_vits_are_those_of_the_size(tmp_path, monkeypatch):
-    large = SIZES["large"]
-    assert large.channels == (96, 192, 288, 576)
-    assert large.depths == (3, 3, 12, 2)
-    assert large.num_heads == (1, 2, 4, 8)
-    assert large.mlp_ratios == (8, 8, 4, 4)
-    assert large.rgb_vit == "vit_giant_patch14_reg4_dinov2"
-    assert large.structure_vit == "vit_base_patch14_reg4_dinov2"
+    dinov2 = ["vit_giant_patch14_reg4_dinov2", "vit_base_patch14_reg4_dinov2"]
+    fields = [(96, 192, 288, 576), (3, 3, 12, 2), (1, 2, 4, 8), (8, 8, 4, 4), 512, *dinov2]
+    assert list(asdict(SIZES["large"]).values()) == fields
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingDataError, match="weights of vit_small_patch14_reg4_dinov2 are not"):
         network("small", VitConfig())
@@ -132,29 +133,16 @@ def test_drop_path_rises_linearly_over_all_blocks_and_inputs_are_normalised():
     assert structure[0, 0, 0].tolist() == [-2, 0, 2]
 
 
-def test_layers_and_join_of_the_recipe_reach_their_own_branch():
-    vit = {"name": "test_vit", "weights": "random"}
-    net = network(
-        vit=VitConfig(**vit, num_layers=2),
-        structure_vit=VitConfig(**vit, join="depth_to_space"),
-    )
+def test_settings_of_a_vit_reach_its_own_branch():
+    settings = {"vit": TWO_LAYERS, "structure_vit": DEPTH_TO_SPACE}
+    net = network(**settings, frozen_dtype=torch.bfloat16)
     for embedding, width, join in (
-        (net.encoder.rgb, 2 * 64, "projection"),
-        (net.encoder.structure, 64, "depth_to_space"),
+        (net.encoder.rgb, 2 * 64, ProjectionJoin),
+        (net.encoder.structure, 64, DepthToSpaceJoin),
     ):
-        assert embedding.vit.channels == width
-        assert type(embedding.joins[0]) is JOINS[join]
-    net(*inputs(40, 64)).square().mean().backward()
-    for embedding in (net.encoder.rgb, net.encoder.structure):
-        assert all(p.grad.abs().sum() > 0 for p in embedding.joins.parameters())
-
-
-def test_frozen_vits_in_half_precision_give_the_same_logits_under_autocast():
-    plain, half = network(vit=RANDOM), network(vit=RANDOM, frozen_dtype=torch.bfloat16)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(half(*inputs(48, 64)), plain(*inputs(48, 64)))
-    assert frozen_identities(half) == frozen_identities(plain)
-    assert frozen_identities(plain).keys() == {"rgb_vit", "structure_vit"}
+        assert embedding.vit.channels == width and embedding.vit.dtype == torch.bfloat16
+        assert type(embedding.joins[0]) is join
+    assert frozen_identities(net).keys() == {"rgb_vit", "structure_vit"}
     assert frozen_identities(network()) == {}
 
 
@@ -232,19 +220,3 @@ def test_fault_5_each_stage_runs_once_at_its_own_scale():
     sizes = [(16, 32, 16), (32, 16, 8), (48, 8, 4), (64, 4, 2)]
     both = (FusionEnhancement, FeatureRecalibration)
     assert seen == [(block, size) for size in sizes for block in both]
-
-
-def test_fault_14_every_structure_channel_reaches_the_logits():
-    image, structure = inputs(64, 64)
-    structure.requires_grad_()
-    network()(image, structure).square().sum().backward()
-    assert (structure.grad.abs().sum((0, 2, 3)) > 0).all()
-
-
-def test_fault_22_the_head_sees_both_streams_of_every_stage():
-    net = network()
-    pyramid = [features.detach().requires_grad_() for features in net.encoder(*inputs(64, 64))]
-    net.head(pyramid).square().sum().backward()
-    for features, width in zip(pyramid, (16, 32, 48, 64), strict=True):
-        assert features.shape[1] == 2 * width
-        assert (features.grad.abs().sum((0, 2, 3)) > 0).float().mean() > 0.9

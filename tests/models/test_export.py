@@ -70,9 +70,9 @@ def test_exported_file_with_frozen_vits_of_both_kinds(tmp_path, monkeypatch, suf
     check(tmp_path / f"a{suffix}", network(rgb_vit=rgb_vit, structure_vit=structure_vit))
 
 
-@pytest.mark.parametrize(("shift", "is_refused"), [(2e-4, True), (torch.nan, True), (0.0, False)])
-def test_a_file_with_other_logits_is_not_left(tmp_path, monkeypatch, shift, is_refused):
-    net, path = network(), tmp_path / "a.pt2"
+@pytest.mark.parametrize("shift", [2e-4, torch.nan])
+def test_a_file_with_other_logits_is_not_left(tmp_path, monkeypatch, shift):
+    net = network()
 
     class Program:
         def module(self):
@@ -81,12 +81,9 @@ def test_a_file_with_other_logits_is_not_left(tmp_path, monkeypatch, shift, is_r
     monkeypatch.setattr(torch.export, "export", lambda *_, **__: None)
     monkeypatch.setattr(torch.export, "save", lambda program, file, **_: file.write(b"0"))
     monkeypatch.setattr(torch.export, "load", lambda file: Program())
-    if is_refused:
-        with pytest.raises(DataError, match=r"a\.pt2 was not written: its logits would differ .*"):
-            export_network(net, 4, path, {}, SIZE)
-    else:
-        assert export_network(net, 4, path, {}, SIZE) == 0
-    assert path.exists() != is_refused and len(list(tmp_path.iterdir())) == 1 - is_refused
+    with pytest.raises(DataError, match=r"a\.pt2 was not written: its logits would differ .*"):
+        export_network(net, 4, tmp_path / "a.pt2", {}, SIZE)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unsupported_network_is_one_sentence(tmp_path):
@@ -94,11 +91,9 @@ def test_an_unsupported_network_is_one_sentence(tmp_path):
         def forward(self, image, structure):
             return image if image.sum() > 0 else image * 2
 
-    with pytest.raises(
-        DataError, match=r"a\.pt2 was not written: torch .* cannot export .*\("
-    ) as error:
+    sentence = r"^[^\n]*a\.pt2 was not written: torch [^\n]* cannot export [^\n]*\([^\n]*$"
+    with pytest.raises(DataError, match=sentence):
         export_network(Picky(), 4, tmp_path / "a.pt2", {}, SIZE)
-    assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
