@@ -65,7 +65,7 @@ def check_aligned(
         tile_size: height and width of the tile it was cut from.
         shrink: pixels of the tile over pixels of the crop, along a side.
     """
-    image, ids = members["image"].astype(int), members["ids"].astype(int)
+    image, ids, found_levels = (members[name].astype(int) for name in ("image", "ids", "levels"))
     inside = ids > 0
     rows, columns = np.divmod(ids - 1, tile_size[1])
     expected = np.where(inside, class_at(rows, columns), 255)
@@ -74,7 +74,7 @@ def check_aligned(
         place = np.stack([rows, columns, 0 * rows], -1) * inside[..., np.newaxis]
         np.testing.assert_array_equal(image, place)
         levels = np.where(inside, level_at(rows, columns), 0)
-        np.testing.assert_array_equal(members["levels"], levels)
+        np.testing.assert_array_equal(found_levels, levels)
         return
     # Far from the border of the tile, the photo shows where the pixel lies to a part of a pixel:
     # half for the nearest, half for the rounding, and some at the edge of the window.
@@ -83,14 +83,13 @@ def check_aligned(
     bound = 0.5 + 0.2 * shrink
     for channel, places in enumerate((rows, columns)):
         assert np.abs(image[..., channel] - places)[far].max(initial=0) <= 0.5 + bound
-    off = np.abs(members["levels"].astype(int) - level_at(rows, columns))
+    off = np.abs(found_levels - level_at(rows, columns))
     assert off[far].max(initial=0) <= 0.5 + 150 * bound
-    has_level = members["levels"] > 0
-    assert has_level[far].all()
+    assert found_levels[far].all()
     # Less than half data gives none, so this border is that of the ids, to a pixel; but the nearest
     # pixels may miss all of a tile that is narrower than their distance.
     if min(tile_size) > 2 * shrink:
-        assert not has_level[_shrunk(~inside, 2, True)].any()
+        assert not found_levels[_shrunk(~inside, 2, True)].any()
 
 
 def _shrunk(inside: np.ndarray, radius: int, beyond: bool) -> np.ndarray:

@@ -109,11 +109,8 @@ def test_all_members_of_a_sample_show_the_same_place(tmp_path, zoom):
     for place in range(12 * len(sizes)):
         batch = dataset[key(place % len(sizes), place)]
         assert batch.tile_ids == (f"t{place % len(sizes):03d}",)
-        members = {
-            "image": batch.image[0].movedim(0, -1).numpy(),
-            "target": batch.target[0].numpy(),
-        }
-        members |= {store: levels[0].numpy() for store, levels in batch.maps.items()}
+        members = {"image": batch.image.movedim(1, -1), "target": batch.target, **batch.maps}
+        members = {name: member[0].numpy() for name, member in members.items()}
         check_aligned(members, sizes[place % len(sizes)], round(41 / zoom) / 41)
 
 

@@ -21,7 +21,7 @@ from datasets.structure_maps import map_path, store_folder
 from datasets.tile_set import TileSet, open_tile_set
 from tests.conftest import make_config, single_process
 from tests.datasets.coordinates import draw_members, write_set
-from utils.errors import ConfigError, DataError, MissingDataError, run_command
+from utils.errors import ConfigError, DataError, run_command
 
 SIZES = [(90, 120), (57, 203), (31, 77), (1, 1), (200, 9), (64, 64), (100, 100), (33, 150)]
 EVERYTHING = (
@@ -42,11 +42,6 @@ def tile_set(tmp_path_factory: pytest.TempPathFactory) -> TileSet:
 
 def config_of(tile_set: TileSet, *overrides: str) -> Config:
     return make_config(tile_set.root, tile_set.root.parent, *EVERYTHING, *overrides)
-
-
-def eval_batches(tile_set: TileSet, *overrides: str) -> list[Batch]:
-    config = config_of(tile_set, *overrides)
-    return list(build_eval_loader(config, tile_set, "train", single_process(), ["full"]))
 
 
 def epochs(config: Config, tile_set: TileSet, *positions: tuple[int, int]) -> list[Batch]:
@@ -114,29 +109,26 @@ def test_the_ranks_share_the_samples_of_a_batch(tile_set):
         build_train_loader(config, tile_set, replace(single_process(), world_size=3))
 
 
-def test_the_ranks_share_the_source_images_of_an_evaluation(data_root, tmp_path):
-    tile_set, config = open_tile_set(data_root), make_config(data_root, tmp_path)
-    whole = build_eval_loader(config, tile_set, "val", single_process(), ["full"])
-    assert tuple(batch.tile_ids[0] for batch in whole) == tile_set.split("val")
-    assert whole.label_kinds == ("full",) and len(whole) == 3
-    parts = []
-    for rank in range(2):
-        dist = replace(single_process(), rank=rank, world_size=2)
-        loader = build_eval_loader(config, tile_set, "val", dist, ["full"])
-        tiles = [tile.id for image in loader.source_images for tile in image.tiles]
-        assert tiles == [batch.tile_ids[0] for batch in loader]
-        parts += tiles
-    assert sorted(parts) == sorted(tile_set.split("val"))
-
-
-def test_whole_tiles_of_any_size_are_as_in_their_files(tile_set):
-    for batch, size in zip(eval_batches(tile_set), SIZES, strict=True):
+def test_whole_tiles_are_as_in_their_files_and_each_is_read_by_one_rank(tile_set):
+    config, names = config_of(tile_set), tile_set.split("train")
+    whole = build_eval_loader(config, tile_set, "train", single_process(), ["full"])
+    assert whole.label_kinds == ("full",) and len(whole) == len(SIZES)
+    for batch, name, size in zip(whole, names, SIZES, strict=True):
         members = draw_members(*size)
         np.testing.assert_array_equal(batch.image[0].movedim(0, -1), members["image"])
         np.testing.assert_array_equal(batch.target[0], members["target"])
-        np.testing.assert_array_equal(batch.maps["ids"][0], members["ids"])
-        np.testing.assert_array_equal(batch.maps["levels"][0], members["levels"])
+        for store, levels in batch.maps.items():
+            np.testing.assert_array_equal(levels[0], members[store])
+        assert batch.tile_ids == (name,)
         assert batch.id_keys is None and (batch.color_factors == 1).all()
+    parts = []
+    for rank in range(2):
+        dist = replace(single_process(), rank=rank, world_size=2)
+        loader = build_eval_loader(config, tile_set, "train", dist, ["full"])
+        tiles = [tile.id for image in loader.source_images for tile in image.tiles]
+        assert tiles == [batch.tile_ids[0] for batch in loader]
+        parts += tiles
+    assert sorted(parts) == sorted(names)
 
 
 def test_a_truncated_file_is_one_sentence(tile_set, capsys):
@@ -159,25 +151,21 @@ def test_a_truncated_file_is_one_sentence(tile_set, capsys):
 def test_a_label_of_an_unknown_class_is_named_when_a_crop_shows_it(tile_set):
     other = replace(tile_set, classes=tile_set.classes[:40])
     with pytest.raises(DataError, match=r"t000\.tif holds class index 4\d, the data set has 40"):
-        eval_batches(other, "data.rare_class_share=0")
+        list(build_eval_loader(config_of(other), other, "train", single_process(), ["full"]))
 
 
 def test_structure_is_checked_before_anything_is_built(data_root, tmp_path):
     tile_set = open_tile_set(data_root)
 
-    def check(*overrides: str):
+    def check(*overrides: str, trained_with=None):
         structure = make_config(data_root, tmp_path, *overrides).structure
-        return check_structure(tile_set, structure, ["train", "val"])
+        return check_structure(tile_set, structure, ["train", "val"], trained_with)
 
     assert check().keys() == {"superpixels"} and check("structure.control=off") == {}
     with pytest.raises(DataError, match=r"settings\.compactness: 5\.0 \| 10\.0"):
         check("structure.superpixels.compactness=5")
-    with pytest.raises(MissingDataError, match=r"modalities/none are missing.*generate\.py"):
-        check("structure.superpixels.store=none")
-    trained_with = {"superpixels": {"weights_sha256": "other"}}
     with pytest.raises(DataError, match=r"weights_sha256: other \| None"):
-        structure = make_config(data_root, tmp_path).structure
-        check_structure(tile_set, structure, ["val"], trained_with)
+        check(trained_with={"superpixels": {"weights_sha256": "other"}})
 
 
 def test_the_note_is_for_what_training_never_went_without():

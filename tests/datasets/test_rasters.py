@@ -12,24 +12,21 @@ KINDS = {"RGB": ((3,), np.uint8), "8-bit": ((), np.uint8), "16-bit": ((), np.uin
 
 def drawn(kind: str, size: tuple[int, int] = (5, 7)) -> np.ndarray:
     channels, dtype = KINDS[kind]
-    top = np.iinfo(dtype).max + 1
-    return np.random.default_rng(0).integers(0, top, (*size, *channels)).astype(dtype)
+    return np.random.default_rng(0).integers(0, 65536, (*size, *channels)).astype(dtype)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(5, 7), (1, 9)])
 def test_values_come_back_mapped_or_in_memory_and_other_programs_read_them(tmp_path, kind, size):
     path, array = tmp_path / "new" / "a.tif", drawn(kind, size)
-    write_raster(path, array, {"key": "x" * size[0]})
+    write_raster(path, array)
     mapped, copied = open_raster(path, kind), read_raster(path, kind)
-    for found in (mapped, copied):
+    for found in (mapped, copied, np.array(Image.open(path))):
         assert type(found) is np.ndarray and found.dtype == array.dtype
         np.testing.assert_array_equal(found, array)
     assert not mapped.flags.writeable and copied.flags.writeable
     assert not mapped.flags.owndata and copied.flags.owndata
-    image = Image.open(path)
-    assert len(image.tile) == 1 and image.size == (size[1], size[0])
-    np.testing.assert_array_equal(np.array(image), array)
+    assert read_text(path) == {}
 
 
 def test_a_file_that_takes_a_name_over_is_read_by_its_own_header(tmp_path: Path):
@@ -42,14 +39,12 @@ def test_a_file_that_takes_a_name_over_is_read_by_its_own_header(tmp_path: Path)
 @pytest.mark.parametrize("length", [0, 3, 5000])
 def test_the_text_is_kept_and_numbers_stay_aligned(tmp_path: Path, length: int):
     text = {"text": "ä" * length, "more": {"range": [0.1, 1e30], "none": None}}
-    for name in ("a.tif", "b.tif"):
-        write_raster(tmp_path / name, drawn("16-bit"), text)
-    assert read_text(tmp_path / "a.tif") == text
-    assert open_raster(tmp_path / "a.tif", "16-bit").flags.aligned
-    np.testing.assert_array_equal(open_raster(tmp_path / "a.tif", "16-bit"), drawn("16-bit"))
-    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
-    write_raster(tmp_path / "a.tif", drawn("8-bit"))
-    assert read_text(tmp_path / "a.tif") == {}
+    array, first, second = drawn("16-bit"), tmp_path / "a.tif", tmp_path / "b.tif"
+    for path in (first, second):
+        write_raster(path, array, text)
+    assert read_text(first) == text and open_raster(first, "16-bit").flags.aligned
+    np.testing.assert_array_equal(open_raster(first, "16-bit"), array)
+    assert first.read_bytes() == second.read_bytes()
 
 
 @pytest.mark.parametrize("read", [lambda path: open_raster(path, "16-bit"), read_text])
@@ -60,11 +55,7 @@ def test_a_file_of_another_length_than_its_header_says_is_named(tmp_path: Path, 
     write_raster(path, drawn("16-bit", (64, 64)), {"key": "value" * 50})
     content = path.read_bytes()
     path.write_bytes((content * 2)[: int(share * len(content))])
-    sentence = (
-        r"^\S+a\.tif (is not whole: \d+ bytes, its header says 8\d\d\d|is not a raster written by "
-        r"prepare\.py or generate\.py, uncompressed TIFF in one strip \(.+\)); prepare or "
-        r"generate it again$"
-    )
+    sentence = r"a\.tif is not (whole: \d+ bytes, its header says 8|a raster written by).*it again$"
     with pytest.raises(DataError, match=sentence):
         read(path)
 
