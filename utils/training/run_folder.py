@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 
@@ -28,18 +27,12 @@ _ELSEWHERE = ("recipe", "palette")  # keys of the identity that config.yaml and 
 
 
 def record_environment(folder: Path, state: TrainState, optim: OptimConfig) -> None:
-    """Write ``environment.json`` of a run. Call on all ranks."""
-    environment = describe_environment(state, optim)
-    if state.dist.is_main:
-        write_json(folder / "environment.json", environment)
-
-
-def describe_environment(state: TrainState, optim: OptimConfig) -> dict[str, Any]:
-    """Return software, hardware, batch division and data of a run as plain values.
+    """Write ``environment.json``: software, hardware, batch division and data of a run.
 
     Call on all ranks.
 
     Args:
+        folder: of the run.
         state: of the run; its identity names data set, classes, splits, structure maps and frozen
             ViTs, and its precision has switched TF32 on or off.
         optim: gives the division of a batch.
@@ -52,14 +45,14 @@ def describe_environment(state: TrainState, optim: OptimConfig) -> dict[str, Any
         store: {**recipe, "digest": MapRecipe(**recipe).digest()}
         for store, recipe in known["maps"].items()
     }
-    return {
+    environment = {
         "command": sys.argv,
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
         "cuda": torch.version.cuda,
         "git_commit": _git("rev-parse", "HEAD"),
         "git_changes": _git("status", "--porcelain"),
-        "devices": dist.gather(device_name(dist.device)),  # of every rank
+        "devices": dist.gather(_device_name(dist.device)),  # of every rank
         "num_threads": torch.get_num_threads(),
         "precision": state.precision.name,
         "tf32": {  # rounding of fp32 products, on CUDA devices only
@@ -76,9 +69,11 @@ def describe_environment(state: TrainState, optim: OptimConfig) -> dict[str, Any
         },
         "data": {**known, "maps": maps},
     }
+    if dist.is_main:
+        write_json(folder / "environment.json", environment)
 
 
-def device_name(device: torch.device) -> str:
+def _device_name(device: torch.device) -> str:
     """Return the name of a GPU, or of the CPU as reported by the system."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

@@ -62,7 +62,15 @@ def run_page(
         note += f"; best {score} on {where} in {best}"
     bars = None
     if val and has_best:
-        bars = _class_bars(best_row(val, identity.selected_by), identity, f"IoU on {where}, {best}")
+        # The first one with the highest score wrote best.pth.
+        row = max(val, key=lambda row: -1.0 if (s := row[identity.selected_by]) is None else s)
+        iou = [row[key] for key in (*(f"iou/{name}" for name in identity.classes), "miou")]
+        bars = Bars(
+            title=f"IoU on {where}, {best}",
+            names=[*identity.classes, "mean"],
+            values=[math.nan if value is None else value for value in iou],
+            colors=[*((red, green, blue) for red, green, blue in identity.palette), _MEAN_COLOR],
+        )
     return run_chart(
         title=f"{identity.recipe['name']} on {identity.dataset}",
         note=note,
@@ -83,22 +91,6 @@ def curve(rows: Sequence[dict[str, Any]], key: str, factor: float = 1.0) -> list
     size = -(-len(points) // _MAX_POINTS) or 1
     groups = [points[first : first + size] for first in range(0, len(points), size)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
-
-
-def best_row(rows: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
-    """Return the first validation with the highest score, which wrote ``best.pth``."""
-    return max(rows, key=lambda row: -1.0 if row[key] is None else row[key])
-
-
-def _class_bars(row: dict[str, Any], identity: Identity, title: str) -> Bars:
-    """Collect the IoU of the classes and their mean."""
-    values = [row[key] for key in (*(f"iou/{name}" for name in identity.classes), "miou")]
-    return Bars(
-        title=title,
-        names=[*identity.classes, "mean"],
-        values=[math.nan if value is None else value for value in values],
-        colors=[*((red, green, blue) for red, green, blue in identity.palette), _MEAN_COLOR],
-    )
 
 
 def _facts(identity: Identity) -> dict[str, str]:

@@ -44,7 +44,7 @@ def written(tmp_path, comparison):
     return read_json(tmp_path / "out" / "compare.json")
 
 
-def test_json_holds_scores_and_paired_differences(tmp_path):
+def test_files_hold_scores_and_paired_differences(tmp_path):
     comparison = compare(read_settings(runs(tmp_path, 0.8, 0.9, 0.8)))
     for folder in ("a", "a", "b"):
         write_comparison(tmp_path / folder, comparison)
@@ -63,6 +63,14 @@ def test_json_holds_scores_and_paired_differences(tmp_path):
     assert found["differs"] == {"structure": {f"run{n}": f"kind {n}" for n in range(3)}}
     assert found["runs"][0]["spread_over_seeds"] is None
     assert Image.open(tmp_path / "a" / "compare.png").mode == "RGB"
+    read = Reader((tmp_path / "a" / "compare.html").read_text())
+    assert "Comparison of run0, run1, run2 on val" in read.texts
+    gain, first, second = comparison.differences[0][0], *comparison.samples[:2]
+    ends = f"{points(gain.low)} to {points(gain.high)}"
+    means = [percent(found.mean[0]) for found in (first, second)]
+    assert ["mIoU", *means, points(gain.value), ends, "*"] in read.rows
+    assert "structure" in read.texts and "kind 1" in read.texts
+    assert [source[:22] for source in read.loaded] == ["data:image/png;base64,"]
 
 
 def test_console_shows_scores_differences_and_marks(tmp_path):
@@ -136,17 +144,3 @@ def test_one_image_has_differences_without_intervals(tmp_path):
     assert found["runs"][1]["kappa"] is None and found["runs"][1]["miou"]["value"] > 0.5
     text = comparison_text(comparison)
     assert "nan" not in text and "No intervals: they need at least two source images." in text
-
-
-def test_page_holds_tables_differences_and_the_chart(tmp_path):
-    comparison = compare(read_settings(runs(tmp_path, 0.8, 0.9)))
-    write_comparison(tmp_path / "out", comparison)
-    read = Reader((tmp_path / "out" / "compare.html").read_text())
-    assert "Comparison of run0, run1 on val" in read.texts
-    gain, first, second = comparison.differences[0][0], *comparison.samples
-    ends = f"{points(gain.low)} to {points(gain.high)}"
-    means = [percent(found.mean[0]) for found in (first, second)]
-    assert ["mIoU", *means, points(gain.value), ends, "*"] in read.rows
-    assert any(row[0] == "<tree>" for row in read.rows)
-    assert "structure" in read.texts and "kind 1" in read.texts
-    assert [source[:22] for source in read.loaded] == ["data:image/png;base64,"]

@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import make_config
 from tests.utils.training.test_checkpoint import IDENTITY
 from utils.config import config_to_dict
-from utils.training.run_page import best_row, curve, run_page
+from utils.training.run_page import curve, run_page
 
 PALETTE = [[250, 5, 5], [5, 250, 5], [5, 5, 250]]
 CLASSES = ["road", "roof", "tree"]
@@ -41,13 +41,14 @@ def legend_of(axes):
 def test_the_page_shows_losses_scores_and_the_classes_of_the_best_validation(identity):
     rows = [train_row(10, 2.0, dice=1.0), val_row(45, 1.0, 0.5, None, miou=0.75)]
     rows += [train_row(50, 1.0, dice=0.5), val_row(90, 0.1, 0.1, 0.1, miou=0.1)]
+    rows += [val_row(91, None, None, None), val_row(92, 0.2, 0.2, 0.2, miou=0.75)]  # not first
     worst = np.full((300, 1100, 3), (7, 77, 177), dtype=np.uint8)
     chart = run_page(rows, identity, progress=progress(4), worst=worst)
     losses, scores, bars, tiles = chart.figure.axes
     assert legend_of(losses) == ["loss", "dice"] and legend_of(scores) == ["mIoU", "mF1", "OA"]
     assert losses.lines[0].get_xydata().tolist() == [[10, 2], [50, 1]]
-    assert scores.lines[0].get_xydata().tolist() == [[45, 75], [90, 10]]
-    assert scores.lines[2].get_ydata().tolist() == [30, 30]
+    assert scores.lines[0].get_xydata().tolist() == [[45, 75], [90, 10], [92, 75]]
+    assert scores.lines[2].get_ydata().tolist() == [30] * 4
     assert [text.get_text() for text in bars.texts] == ["100.00", "50.00", "-", "75.00"]
     assert [name.get_text() for name in bars.get_yticklabels()] == [*CLASSES, "mean"]
     shown = bars.patches[-4:]  # the last patches are the bars of the classes and of the mean
@@ -56,6 +57,7 @@ def test_the_page_shows_losses_scores_and_the_classes_of_the_best_validation(ide
     texts = [text.get_text() for text in chart.figure.texts]
     assert texts[1] == "90 steps, 9 epochs; best mIoU 75.00 on val in epoch 4"
     assert "worst tiles of val, epoch 4" in texts and "IoU on val, epoch 4" in texts
+    assert "RGB: v" in texts  # the frozen ViT by name
 
 
 @pytest.mark.parametrize("rows", [[], [train_row(10, None)], [val_row(45, None, None, None)]])
@@ -63,12 +65,6 @@ def test_a_run_without_numbers_has_a_page(identity, rows):
     chart = run_page(rows, identity, progress=progress(0))
     assert len(chart.figure.axes) == 2  # no bars
     assert chart.pixels().dtype == np.uint8
-
-
-def test_the_best_row_is_the_first_with_the_highest_score():
-    rows = [val_row(step, 0, 0, 0, miou=miou) for step, miou in ((1, None), (2, 0.5), (3, 0.5))]
-    assert best_row(rows, "miou")["step"] == 2
-    assert best_row([*rows, val_row(4, 0, 0, 0, miou=0.6)], "miou")["step"] == 4
 
 
 def test_a_long_curve_is_averaged_in_equal_parts():
