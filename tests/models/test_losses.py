@@ -72,12 +72,15 @@ def test_fault_36_and_37_ignored_pixels_change_nothing(weights):
     assert wide.grad[..., :5].abs().min() > 0
 
 
-def test_all_ignored_gives_zero_loss_and_zero_gradient():
-    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    value = loss_of(logits, torch.full((1, 4, 4), 255))["loss"]
+def test_an_image_without_valid_pixels_has_no_loss_and_the_others_keep_theirs():
+    logits, target = torch.randn(2, 3, 5, 5, requires_grad=True), torch.randint(0, 3, (2, 5, 5))
+    target[0] = 255
+    first, second = dice_loss_per_image(logits, target)
+    assert first == 0
+    torch.testing.assert_close(second, dice_loss_per_image(logits[1:], target[1:])[0])
+    value = loss_of(logits[:1], target[:1])["loss"]
     value.backward()
-    assert value.item() == 0
-    assert logits.grad.abs().max() == 0
+    assert value == 0 and logits.grad.abs().max() == 0
 
 
 @pytest.mark.parametrize("class_weights", [None, (2.0, 0.5, 1.0)])
@@ -95,20 +98,14 @@ def test_parts_of_a_batch_add_up_to_the_whole(class_weights, consistency):
     assert min(expected.values()) > 0 and len(expected) == 3 + len(consistency)
     valid = target[target != 255]
     weight = len(valid) if class_weights is None else torch.tensor(class_weights)[valid].sum()
-    counts = torch.tensor([4.0, weight])
+    counts = torch.tensor([4.0, weight], dtype=torch.float64)
+    loss = SegmentationLoss(OptimConfig(class_weights=class_weights), 3)
+    torch.testing.assert_close(loss.counts(target.byte()), counts)  # of the type as well
     for size in (1, 2):
         spans = [slice(first, first + size) for first in range(0, 4, size)]
         parts = [loss_of(logits[i], target[i], counts, segments[i], **settings) for i in spans]
         for name, value in expected.items():
             torch.testing.assert_close(sum(part[name] for part in parts), value)
-
-
-def test_counts_are_of_images_and_of_the_weights_of_valid_pixels():
-    target = torch.tensor([[[0, 1, 255]], [[2, 2, 255]]], dtype=torch.uint8)
-    assert SegmentationLoss(OptimConfig(), 3).counts(target).tolist() == [2, 4]
-    loss = SegmentationLoss(OptimConfig(class_weights=(0.5, 1.0, 3.0)), 3)
-    assert loss.counts(target).tolist() == [2, 7.5]
-    assert loss.counts(target.long()).dtype == torch.float64
 
 
 def draw(height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -181,35 +178,23 @@ def test_terms_are_computed_only_when_asked_for_and_are_finite_in_half_precision
     assert set(loss_of(logits, target)) == {"loss", "dice", "cross_entropy"}
 
 
-def test_an_image_without_valid_pixels_has_no_dice_loss_and_the_others_keep_theirs():
-    logits, target = torch.randn(2, 3, 5, 5), torch.randint(0, 3, (2, 5, 5))
-    target[0] = 255
-    first, second = dice_loss_per_image(logits, target)
-    assert first == 0
-    torch.testing.assert_close(second, dice_loss_per_image(logits[1:], target[1:])[0])
-
-
-RECIPE = {"name": "a", "data": {"root": "b"}}
-
-
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("overrides", "words"),
     [
-        ("optim.class_weights=[0, 0]", "are all 0"),
-        ("optim.class_weights=[1, -1]", "must all be 0 or more"),
-        ("optim.object_weight=-0.1", r"optim\.object_weight: must be 0 or more"),
-        ("optim.boundary_weight=-0.1", r"optim\.boundary_weight: must be 0 or more"),
+        (["optim.class_weights=[0, 0]"], "are all 0"),
+        (["optim.class_weights=[1, -1]"], "must all be 0 or more"),
+        (["optim.object_weight=-0.1"], r"optim\.object_weight: must be 0 or more"),
+        (
+            ["optim.boundary_weight=0.1", "structure.control=off"],
+            r"optim\.boundary_weight: needs structure\.control=on and a segment modality",
+        ),
     ],
 )
-def test_wrong_weights_are_refused(override, words):
+def test_wrong_weights_are_refused(overrides, words):
     with pytest.raises(ConfigError, match=words):
-        config_from_dict(RECIPE, "test", [override])
+        config_from_dict({"name": "a", "data": {"root": "b"}}, "test", overrides)
 
 
-def test_weights_that_fit_no_data_or_no_segments_are_refused():
+def test_weights_of_another_number_of_classes_are_refused():
     with pytest.raises(ConfigError, match=r"optim\.class_weights: has 2 entries, but .* has 5 cl"):
         SegmentationLoss(OptimConfig(class_weights=(1.0, 2.0)), 5)
-    consistent = ["optim.object_weight=0.1"]
-    assert config_from_dict(RECIPE, "test", consistent).optim.object_weight == 0.1
-    with pytest.raises(ConfigError, match=r"optim\.object_weight: needs structure\.control=on"):
-        config_from_dict(RECIPE, "test", [*consistent, "structure.control=off"])
