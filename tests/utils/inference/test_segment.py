@@ -100,7 +100,7 @@ def test_no_strip_is_held_while_the_next_is_made(image):
     assert len(given) > 3
 
 
-def test_every_pixel_is_read_about_once_and_in_order(image):
+def test_every_pixel_is_read_about_once_in_order_and_makes_the_map_of_its_chunk(image):
     seen = np.zeros(image.shape[:2], int)
     tops = []
 
@@ -109,17 +109,13 @@ def test_every_pixel_is_read_about_once_and_in_order(image):
         tops.append(rows.start)
         return image[rows, columns]
 
-    segment(image, no_map, None, read)
-    assert seen.min() == 1 and tops == sorted(tops)
-    assert seen.mean() < 1.6  # chunks of three windows overlap as windows do
-
-
-def test_maps_are_made_from_the_pixels_of_the_chunk(image):
     def make(_, chunk, pixels):
         assert np.array_equal(pixels, image[chunk.slices])
         return no_map(_, chunk, pixels)
 
-    segment(image, make)
+    segment(image, make, None, read)
+    assert seen.min() == 1 and tops == sorted(tops)
+    assert seen.mean() < 1.6  # chunks of three windows overlap as windows do
 
 
 def test_an_error_of_the_reader_is_raised_and_ends_the_thread(image):
