@@ -23,16 +23,12 @@ USED = ": the network uses what the encoded map says about the image."
 
 def images_with(*num_wrong):
     """Three source images of 200 pixels: of 100, 10 are wrong, and ``num_wrong`` if ablated."""
-    target = torch.arange(200).remainder(2).to(torch.uint8).view(1, -1)
-    images = {}
-    for number, tile_id in enumerate(("a1", "b", "c")):
-        predictions = []
-        for wrong in (10, *num_wrong):
-            prediction = target.clone()
-            prediction[0, : 2 * wrong + number] ^= 1
-            predictions.append(prediction)
-        images[tile_id] = (target, *predictions)
-    return images
+    pixel = torch.arange(200)
+    target = (pixel % 2).to(torch.uint8)[None]
+    return {
+        name: (target, *(target ^ (pixel < 2 * wrong + number) for wrong in (10, *num_wrong)))
+        for number, name in enumerate(("a1", "b", "c"))
+    }
 
 
 def written(folder, found, **header):
@@ -109,7 +105,6 @@ def test_tables_line_up_and_name_what_was_not_measured():
     assert lines[-1].startswith("changed pixels") and lines[-1].split()[-2:] == [
         percent(effect.moved) for effect in found.effects[:2]
     ]
-    assert max(map(len, lines)) <= 100
     assert second.splitlines()[0].split() == ["all", "modalities", "unchanged", "zeroed"]
 
 

@@ -39,7 +39,7 @@ def drawn_bars(axes):
     ]
 
 
-def test_confusion_chart_has_a_target_class_a_row_and_a_prediction_a_column():
+def test_confusion_chart_has_a_target_class_a_row_and_a_prediction_a_column_with_colours():
     (axes,) = confusion_chart(COUNTS, CLASSES, PALETTE).figure.axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("prediction", "target")
     shown = np.ma.filled(axes.images[0].get_array(), NAN)
@@ -48,10 +48,6 @@ def test_confusion_chart_has_a_target_class_a_row_and_a_prediction_a_column():
     texts = {text.get_position(): text.get_text() for text in axes.texts}
     assert texts[1, 0] == "20.0" and texts[0, 1] == "25.0"  # (x, y) = (column, row)
     assert texts[2, 0] == "0" and texts[0, 2] == texts[2, 2] == "-"
-
-
-def test_confusion_chart_names_and_colours_both_axes_in_order():
-    (axes,) = confusion_chart(COUNTS, CLASSES, PALETTE).figure.axes
     for axis in (axes.xaxis, axes.yaxis):
         assert [label.get_text() for label in axis.get_ticklabels()] == CLASSES
         assert not axis.get_ticklabels()[2].get_parse_math()
@@ -96,12 +92,7 @@ def test_reliability_diagram_shows_accuracy_gaps_and_pixels_at_their_confidence(
     texts = [text.get_text() for text in chart.figure.texts]
     assert texts[0] == "expected calibration error 12.30 %"
     assert texts[1] == "mean confidence 60.00 %, accuracy 50.00 % of 400 pixels"
-
-
-def test_reliability_diagram_without_pixels_says_so():
-    chart = reliability()
-    assert chart.figure.texts[0].get_text() == "no labelled pixel"
-    assert not any(drawn_bars(axes) for axes in chart.figure.axes)
+    assert reliability().figure.texts[0].get_text() == "no labelled pixel"
 
 
 def differences(*panels, rows=("mean", "road")):
@@ -199,10 +190,8 @@ def awkward_run(series):
         (lambda bins: reliability(*bins), []),
         (awkward_differences, (0, 0, 0)),
         (awkward_differences, (0.1, NAN, NAN)),
-        (awkward_run, {}),
         (awkward_run, {"a": [], "b": [(0, NAN)]}),
-        (awkward_run, {"a": [(0, -1e12), (1, 1e12)]}),
-        (awkward_run, {f"{index} {LONG}": [(0, index), (1, 2)] for index in range(12)}),
+        (awkward_run, {f"{index} {LONG}": [(0, 1e12 * index), (1, 2)] for index in range(12)}),
     ],
 )
 def test_charts_of_awkward_values_keep_their_margin(draw, values):

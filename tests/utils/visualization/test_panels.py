@@ -1,7 +1,6 @@
 """Contact sheets, prediction panels and legends, pixel by pixel."""
 
 import numpy as np
-import pytest
 
 from utils.visualization.panels import Cell, PanelRow, contact_sheet, legend, prediction_panel
 
@@ -34,7 +33,7 @@ def test_pictures_are_fitted_with_their_aspect_kept():
     sheet = contact_sheet([[flat(10, 40), grey]], ["a", "b"], cell_px=80)
     assert size(has(sheet, (10, 20, 30))) == (20, 80)
     assert size(has(sheet, (77, 77, 77))) == (40, 80)
-    assert sheet.shape[1] == 20 + 80 + 10 + 80 + 20 and sheet.dtype == np.uint8
+    assert sheet.shape[1] == 20 + 80 + 10 + 80 + 20
     very_flat = contact_sheet([[flat(1, 1000)]], [""], cell_px=64)
     assert size(has(very_flat, (10, 20, 30))) == (1, 64)
 
@@ -62,12 +61,6 @@ def test_pictures_are_framed_and_empty_places_stay_white():
     sheet = contact_sheet([[None, flat(9, 9, (255,) * 3)], [None, None]], ["", ""], cell_px=40)
     frame = (sheet != 255).any(axis=2)
     assert size(frame) == (42, 42) and frame.sum() == 42 * 42 - 40 * 40
-
-
-@pytest.mark.parametrize(("row", "row_titles"), [([None, None], ()), ([None], ["x", "y"])])
-def test_ragged_grids_are_refused(row, row_titles):
-    with pytest.raises(ValueError, match="zip"):
-        contact_sheet([row], ["a"], row_titles)
 
 
 def test_legend_wraps_at_its_width_and_outlines_every_swatch():
@@ -115,12 +108,8 @@ def test_panel_shows_image_structure_target_prediction_and_errors_in_this_order(
     legend_colors = [*PALETTE, RED, BLACK]
     assert all(has(panel[top + 80 :], color).sum() >= 11 * 11 for color in legend_colors)
     assert_white_edges(panel)
-
-
-def test_panel_without_targets_has_two_columns():
-    panel = prediction_panel(rows_of_panel(target=None), CLASSES, PALETTE, cell_px=100)
-    assert panel.shape[1] == 2 * 20 + 2 * 100 + 10
-    assert not has(panel, RED).any()
+    without = prediction_panel(rows_of_panel(target=None), CLASSES, PALETTE, cell_px=100)
+    assert without.shape[1] == 2 * 20 + 2 * 100 + 10 and not has(without, RED).any()
 
 
 def test_panel_keeps_its_margin_white_under_long_names():
