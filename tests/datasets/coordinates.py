@@ -58,12 +58,9 @@ def cut_all(geometry: Geometry, members: dict[str, np.ndarray], seed: int) -> di
 def check_aligned(
     members: dict[str, np.ndarray], tile_size: tuple[int, int], shrink: float
 ) -> None:
-    """Every pixel is the same place in all members.
+    """Every pixel of a crop is the same place in all members.
 
-    Args:
-        members: of a crop, as ``draw_members`` names them.
-        tile_size: height and width of the tile it was cut from.
-        shrink: pixels of the tile over pixels of the crop, along a side.
+    A side of it has ``shrink`` times as many pixels in the tile.
     """
     image, ids, found_levels = (members[name].astype(int) for name in ("image", "ids", "levels"))
     inside = ids > 0

@@ -37,12 +37,9 @@ def test_shuffled_gives_another_tiles_map_and_image(tile_set):
 
 
 def test_parts_of_a_batch_are_its_samples(tile_set):
-    settings = {
-        "tile_set": tile_set,
-        "tile_ids": tile_set.split("train"),
-        "stores": ["superpixels"],
-    }
-    dataset = TileDataset(**settings, shuffled=True, labels=["full", "full"], shuffle_ids=True)
+    settings = {"labels": ["full", "full"], "shuffled": True, "shuffle_ids": True}
+    ids = tile_set.split("train")
+    dataset = TileDataset(tile_set=tile_set, tile_ids=ids, stores=["superpixels"], **settings)
     keys = [key(index) for index in range(4)]
     parts = dataset.__getitems__(keys).split(2)
     for part, two in zip(parts, (keys[:2], keys[2:]), strict=True):
@@ -55,13 +52,11 @@ def test_parts_of_a_batch_are_its_samples(tile_set):
 
 
 def test_inputs_have_their_ranges_types_and_layout(tile_set, config):
-    data = config.data
-    geometry = Geometry(crop_size_px=data.crop_size_px, scale_range=data.scale_range, dihedral=True)
     dataset = TileDataset(
         tile_set=tile_set,
         tile_ids=tile_set.split("train"),
         stores=["superpixels"],
-        geometry=geometry,
+        geometry=Geometry(crop_size_px=64, scale_range=(0.75, 1.5), dihedral=True),
         color_jitter=0.5,
     )
     batch = dataset.__getitems__([key(0), key(1)])

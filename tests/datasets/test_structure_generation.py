@@ -57,12 +57,12 @@ def test_a_unit_is_computed_whole_and_only_what_is_missing_is_written(tiles):
 
 
 def test_a_broken_file_does_not_take_its_batch_along(tiles):
-    first = sorted(tiles.tiles)[0]
-    path = tiles.image_path(first)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:200])
-    tiles.image_path(sorted(tiles.tiles)[5]).unlink()
-    unmappable = tiles.image_path(sorted(tiles.tiles)[8])
+    first, missing, unmappable = (
+        tiles.image_path(sorted(tiles.tiles)[number]) for number in (0, 5, 8)
+    )
+    whole = first.read_bytes()
+    first.write_bytes(whole[:200])
+    missing.unlink()
     write_raster(unmappable, np.full((32, 32, 3), 255, np.uint8))
     generator = FakeGenerator("segments", images_per_batch=4)
     with pytest.raises(DataError) as error:
@@ -73,9 +73,8 @@ def test_a_broken_file_does_not_take_its_batch_along(tiles):
     assert lines[2].endswith(": an image that cannot be mapped")
     assert generator.batches == [3, 3, 2, 1, 1]  # one by one, to find the image that failed
     assert len(list(store_of(tiles, "segments").folder.glob("*.tif"))) == 7
-    path.write_bytes(whole)
-    shutil.copy(path, tiles.image_path(sorted(tiles.tiles)[5]))
-    shutil.copy(path, unmappable)
+    for path in (first, missing, unmappable):
+        path.write_bytes(whole)
     folder = complete(tiles, generator, single_process())
     assert read_manifest(folder)[1].keys() == tiles.tiles.keys()
 
