@@ -47,6 +47,7 @@ def decode(decoder, path, repair=None):
 def read(decoder, path):
     """Class indices of a mask file, and what was unknown."""
     decoded = decode(decoder, path)
+    assert decoded.target.dtype == np.uint8
     return decoded.target.tolist(), decoded.unknown
 
 
@@ -56,10 +57,14 @@ def test_a_class_file_is_read_as_it_is_written(classes, tmp_path):
     assert classes.values == (3, 1)
     assert (classes.ignore_colors, classes.ignore_values) == (((0, 0, 0),), (0,))
     path = tmp_path / "short.json"
-    entries = [{"name": name, "color": [i, 0, 0]} for i, name in enumerate("abc")]
+    entries = [{"name": name, "color": [i, 0, 0]} for i, name in enumerate("abcd")]
+    entries[3]["value"] = 65535
     path.write_text(json.dumps({"classes": entries}))
     classes = read_class_file(path)
-    assert classes.values == (0, 1, 2) and classes.ignore_colors == classes.ignore_values == ()
+    assert classes.values == (0, 1, 2, 65535)
+    assert classes.ignore_colors == classes.ignore_values == ()
+    mask = save(tmp_path / "deep.png", [[65535, 255, 2]], np.uint16)
+    assert read(MaskDecoder(classes), mask) == ([[3, 255, 2]], {"255": 1})
 
 
 def test_every_class_and_ignore_is_decoded(classes, tmp_path):
@@ -74,7 +79,6 @@ def test_every_class_and_ignore_is_decoded(classes, tmp_path):
         save(tmp_path / "deep.png", [[3, 1, 0]], np.uint16),
         save(tmp_path / "deeper.tif", [[3, 1, 0]], np.int32),
     ):
-        assert decode(decoder, path).target.dtype == np.uint8
         assert read(decoder, path) == ([[0, 1, 255]], {}), path
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "bits.png")
     assert read(decoder, tmp_path / "bits.png") == ([[1, 255]], {})
@@ -96,13 +100,6 @@ def test_unknown_colours_and_values_are_counted_and_ignored(classes, tmp_path):
     assert read(decoder, path) == ([[0, 255, 255, 255, 255, 255]], unknown)
 
 
-def test_values_above_8_bits_can_be_classes(tmp_path):
-    path = tmp_path / "classes.json"
-    path.write_text(json.dumps({"classes": [{"name": "a", "color": "#000000", "value": 65535}]}))
-    mask = save(tmp_path / "deep.png", [[65535, 255]], np.uint16)
-    assert read(MaskDecoder(read_class_file(path)), mask) == ([[0, 255]], {"255": 1})
-
-
 def test_a_repair_touches_unknown_colours_only(classes, tmp_path):
     row = [[0, 0, 255], [0, 254, 0], [1, 0, 250], [9, 9, 9], [0, 255, 255]]
     path = save(tmp_path / "mask.png", [row])
@@ -117,25 +114,25 @@ def test_a_repair_touches_unknown_colours_only(classes, tmp_path):
     assert [decoded.pixels[i] for i in (0, 1, 255)] == [2, 1, 2]
 
 
-def test_masks_that_cannot_be_meant(classes, tmp_path):
-    with pytest.raises(DataError, match=r"real\.tif has 1 band of float32; masks must be RGB"):
-        read(MaskDecoder(classes), save(tmp_path / "real.tif", [[1, 2]], np.float32))
-    with pytest.raises(DataError, match=r"has 3 bands of uint8, not class values; use --l"):
-        read(MaskDecoder(classes, "index"), save(tmp_path / "rgb.png", np.zeros((2, 2, 3))))
-    with pytest.raises(DataError, match=r"has 1 band of uint16, not colours; use --label-k"):
-        read(MaskDecoder(classes, "color"), save(tmp_path / "deep.png", [[1, 2]], np.uint16))
-    with pytest.raises(DataError, match=r"glass\.png has transparent pixels, .* save it without"):
-        read(MaskDecoder(classes), save(tmp_path / "glass.png", np.full((2, 2, 4), 254)))
+@pytest.mark.parametrize(
+    ("kind", "name", "array", "dtype", "sentence"),
+    [
+        ("auto", "real.tif", [[1]], np.float32, r"real\.tif has 1 band of float32; masks must be"),
+        ("index", "rgb.png", [[[1, 2, 3]]], np.uint8, "has 3 bands of uint8, not class values; us"),
+        ("color", "deep.png", [[1]], np.uint16, "has 1 band of uint16, not colours; use --label-k"),
+        ("auto", "glass.png", [[[1, 2, 3, 254]]], np.uint8, "has transparent pixels, .* save it w"),
+    ],
+)
+def test_masks_that_cannot_be_meant(classes, tmp_path, kind, name, array, dtype, sentence):
+    with pytest.raises(DataError, match=sentence):
+        read(MaskDecoder(classes, kind), save(tmp_path / name, array, dtype))
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"classes": []}, "must have a list 'classes' of 1 to 254 entries"),
-        (
-            {"classes": ["sea"]},
-            r"classes\[0\] must be an object with name, color, value, not 'sea'",
-        ),
+        ({"classes": ["sea"]}, r"classes\[0\] must be an object with name, color, value, not 's"),
         ({"classes": [{"name": " ", "color": "#000001"}]}, r"classes\[0\] needs a 'name' and a 'c"),
         ({"classes": [{"name": "a", "colour": 1}]}, "has the unknown key 'colour'; known are name"),
         ({"classes": [{"name": "a"}]}, r"class 'a': the color must be '#RRGGBB' or .* not None"),
