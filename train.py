@@ -39,7 +39,7 @@ from utils.training.run_page import draw_run_page
 from utils.training.schedule import ValidationSchedule
 from utils.training.signals import StopRequest
 from utils.training.state import Ema, TrainState, seed_torch
-from utils.training.validation import Validation, ValidationExamples
+from utils.training.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,6 @@ def build_run(config: Config, dist: DistContext, stop: StopRequest | None = None
         predictor=Predictor(state.network, encoder, state.precision, config.eval, dist.device),
         loader=val_loader,
         labels=labels,
-        examples=ValidationExamples(encoder, state, len(val_loader)),
         log=log,
         folder=folder,
     )

@@ -1,62 +1,60 @@
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tests.utils.evaluation.test_examples import Encoder, tile, titles
+from tests.utils.evaluation.test_examples import Encoder, tile
 from utils.files import read_rgb
-from utils.training.validation import CELL_PX, NUM_ROWS, ValidationExamples
+from utils.training import validation
+from utils.training.validation import CELL_PX, Validation
 
 PALETTE = [[255, 0, 0], [0, 255, 0]]
 
 
-class Log:
-    def __init__(self):
-        self.shown = []
+@pytest.mark.parametrize("is_main", [True, False])
+def test_every_validation_shows_fixed_tiles_and_the_best_one_leaves_its_worst_tiles(
+    tmp_path, monkeypatch, is_main
+):
+    shown, tiles = [], []
+    state = SimpleNamespace(
+        dist=SimpleNamespace(is_main=is_main, gather=lambda value: [value]),
+        identity=SimpleNamespace(
+            classes=["a", "b"],
+            palette=PALETTE,
+            recipe={"eval": {"mean_without": []}},
+            selected_by="oa",
+        ),
+        step=30,
+        is_best=lambda score: score > 0.5,
+        evaluation_weights=nullcontext,
+    )
 
-    def picture(self, name, picture, step):
-        self.shown.append((name, picture, step))
+    def evaluate(predictor, loader, labels, num_classes, dist, on_tile, *, num_images):
+        for given in tiles:
+            on_tile(*given)
+        return sum(confusion for _, _, confusion in tiles)
 
-
-def make_state(**dist):
-    context = {"is_main": True, "gather": lambda value: [value], **dist}
-    identity = SimpleNamespace(classes=["a", "b"], palette=PALETTE)
-    return SimpleNamespace(dist=SimpleNamespace(**context), identity=identity, step=30)
-
-
-def add_to(examples, *tiles):
-    for given in tiles:
-        examples.add(*given)
-
-
-@pytest.mark.parametrize(("num_tiles", "kept"), [(1, [0]), (3, [0, 1, 2]), (8, [0, 2, 4, 6])])
-def test_fixed_tiles_are_spread_over_the_split_and_the_same_every_time(num_tiles, kept):
-    examples, log = ValidationExamples(Encoder(), make_state(), num_tiles), Log()
-    for _ in range(2):
-        add_to(examples, *(tile(f"t{index}", index) for index in range(num_tiles)))
-        rows = examples._tiles.spread
-        assert titles(rows) == [f"t{index}" for index in kept] and len(kept) <= NUM_ROWS
-        examples.publish(log, None, is_best=False)
-    assert [(name, step) for name, _, step in log.shown] == [("val/predictions", 30)] * 2
-    picture = log.shown[0][1]
-    assert picture.dtype == np.uint8 and picture.shape[1] == 5 * CELL_PX + 4 * 10 + 2 * 20
-
-
-def test_other_ranks_than_the_main_one_keep_no_fixed_tiles():
-    examples, log = ValidationExamples(Encoder(), make_state(is_main=False), 5), Log()
-    add_to(examples, tile("a", 3))
-    examples.publish(log, None, is_best=False)
-    assert log.shown == []
-
-
-def test_only_the_best_validation_leaves_its_worst_tiles(tmp_path):
-    state = make_state()
-    examples = ValidationExamples(Encoder(), state, 1)
-    add_to(examples, tile("a", 64))
-    examples.publish(Log(), tmp_path, is_best=False)
-    assert not list(tmp_path.iterdir())
-    add_to(examples, tile("b", 64))
-    examples.publish(Log(), tmp_path, is_best=True)
+    monkeypatch.setattr(validation, "evaluate", evaluate)
+    validate = Validation(
+        state=state,
+        predictor=SimpleNamespace(encoder=Encoder()),
+        loader=range(8),
+        labels=None,
+        log=SimpleNamespace(evaluation=lambda *_: None, picture=lambda *args: shown.append(args)),
+        folder=tmp_path,
+    )
+    tiles[:] = [tile("bad", 64)]
+    assert not validate() and not list(tmp_path.iterdir())
+    tiles[:] = [tile("a", 63, label=1), tile("b", 10), tile("c", 0)]
+    assert validate()
+    assert [(name, step) for name, _, step in shown] == [("val/predictions", 30)] * 2 * is_main
+    if not is_main:
+        assert not list(tmp_path.iterdir())
+        return
+    # Of eight tiles, the first, third, fifth and seventh would be shown.
+    heights = [picture.shape[0] for _, picture, _ in shown]
+    assert heights[1] > heights[0] + CELL_PX and shown[0][1].shape[1] == 5 * CELL_PX + 80
     picture = read_rgb(tmp_path / "pictures" / "worst.png")
-    assert (picture == PALETTE[1]).all(-1).sum() > 0.9 * CELL_PX**2  # the prediction: class 1
-    assert titles(examples._tiles.worst()) == []  # the next validation begins anew
+    assert picture.dtype == np.uint8 and picture.shape[0] > 3 * CELL_PX
+    assert (picture == PALETTE[1]).all(-1).sum() > 1.9 * CELL_PX**2  # target and prediction of a
