@@ -20,11 +20,14 @@ def part(parameters: Parameters, prefix: str) -> Parameters:
     return {k.removeprefix(start): v for k, v in parameters.items() if k.startswith(start)}
 
 
-def layer_norm(p: Parameters, x: Tensor) -> Tensor:
-    mean = x.mean(1, keepdim=True)
-    variance = ((x - mean) ** 2).mean(1, keepdim=True)
+def normalize(p: Parameters, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     normal = (x - mean) / torch.sqrt(variance + 1e-5)
     return p["weight"].view(-1, 1, 1) * normal + p["bias"].view(-1, 1, 1)
+
+
+def layer_norm(p: Parameters, x: Tensor) -> Tensor:
+    mean = x.mean(1, keepdim=True)
+    return normalize(p, x, mean, ((x - mean) ** 2).mean(1, keepdim=True))
 
 
 def project(p: Parameters, x: Tensor) -> Tensor:
@@ -117,10 +120,8 @@ def mlp(p: Parameters, x: Tensor) -> Tensor:
 def fusion_enhancement_block(
     p: Parameters, x_rgb: Tensor, x_structure: Tensor, num_heads: int
 ) -> tuple[Tensor, Tensor]:
-    u_rgb, u_structure = (
-        layer_norm(part(p, "norm_rgb"), x_rgb),
-        layer_norm(part(p, "norm_structure"), x_structure),
-    )
+    u_rgb = layer_norm(part(p, "norm_rgb"), x_rgb)
+    u_structure = layer_norm(part(p, "norm_structure"), x_structure)
     pieces = [
         global_branch(part(p, "branches.global_context"), u_rgb, u_structure, num_heads),
         structure_gate(part(p, "branches.structure_gate"), u_rgb, u_structure),
@@ -133,9 +134,8 @@ def fusion_enhancement_block(
         gamma = p[f"out_{name}.gamma"].view(-1, 1, 1)
         x = x + gamma * project(part(p, f"out_{name}"), y)
         gamma = p[f"mlp_{name}.reduce.gamma"].view(-1, 1, 1)
-        out.append(
-            x + gamma * mlp(part(p, f"mlp_{name}"), layer_norm(part(p, f"mlp_norm_{name}"), x))
-        )
+        hidden = layer_norm(part(p, f"mlp_norm_{name}"), x)
+        out.append(x + gamma * mlp(part(p, f"mlp_{name}"), hidden))
     return out[0], out[1]
 
 
@@ -154,15 +154,12 @@ def spatial_gate(p: Parameters, z: Tensor) -> Tensor:
 def feature_recalibration(
     p: Parameters, x_rgb: Tensor, x_structure: Tensor, f_rgb: Tensor, f_structure: Tensor
 ) -> tuple[Tensor, Tensor]:
+    norm_rgb, norm_structure = part(p, "norm_rgb"), part(p, "norm_structure")
     if "channel_rgb.attend.weight" not in p:
-        return layer_norm(part(p, "norm_rgb"), f_rgb), layer_norm(
-            part(p, "norm_structure"), f_structure
-        )
+        return layer_norm(norm_rgb, f_rgb), layer_norm(norm_structure, f_structure)
     z = torch.cat([x_rgb, x_structure], 1)
-    g_rgb, g_structure = (
-        channel_gate(part(p, "channel_rgb"), z),
-        channel_gate(part(p, "channel_structure"), z),
-    )
+    g_rgb = channel_gate(part(p, "channel_rgb"), z)
+    g_structure = channel_gate(part(p, "channel_structure"), z)
     x_rgb, x_structure = g_rgb * x_rgb + x_structure, g_structure * x_structure + x_rgb
     if "spatial_rgb.choose.weight" in p:
         z = torch.cat([x_rgb, x_structure], 1)
@@ -170,11 +167,8 @@ def feature_recalibration(
         s_structure = spatial_gate(part(p, "spatial_structure"), z)
         x_rgb, x_structure = s_rgb * x_rgb + x_structure, s_structure * x_structure + x_rgb
     pair = torch.cat([x_rgb + f_rgb, x_structure + f_structure], 1)
-    out = [
-        layer_norm(part(p, f"norm_{m}"), project(part(p, f"out_{m}"), pair))
-        for m in ("rgb", "structure")
-    ]
-    return out[0], out[1]
+    out_rgb = layer_norm(norm_rgb, project(part(p, "out_rgb"), pair))
+    return out_rgb, layer_norm(norm_structure, project(part(p, "out_structure"), pair))
 
 
 def mlp_head(p: Parameters, pyramid: list[Tensor]) -> Tensor:
@@ -185,6 +179,5 @@ def mlp_head(p: Parameters, pyramid: list[Tensor]) -> Tensor:
         for i, x in enumerate(pyramid)
     )
     mean, variance = (p[f"norm.running_{name}"].view(-1, 1, 1) for name in ("mean", "var"))
-    normal = (fused - mean) / torch.sqrt(variance + 1e-5)
-    normal = p["norm.weight"].view(-1, 1, 1) * normal + p["norm.bias"].view(-1, 1, 1)
+    normal = normalize(part(p, "norm"), fused, mean, variance)
     return project(part(p, "classify"), torch.relu(normal))

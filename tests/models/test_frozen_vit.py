@@ -167,8 +167,7 @@ def linear(w: Weights, name: str, x: Tensor) -> Tensor:
 def attention(w: Weights, name: str, x: Tensor, heads: int, turn) -> Tensor:
     qkv = linear(w, f"{name}.qkv", x).unflatten(-1, (3, heads, -1))
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    q, k = turn(q), turn(k)
-    out = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v
+    out = F.scaled_dot_product_attention(turn(q), turn(k), v)
     return linear(w, f"{name}.proj", out.transpose(1, 2).flatten(2))
 
 
@@ -201,22 +200,17 @@ def relative_error(vit: FrozenViT, picture: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "grid"),
+    ("name", "grid", "mlp"),
     [
-        ("vit_small_patch14_dinov2", (37, 37)),
-        ("vit_small_patch14_reg4_dinov2", (9, 14)),
-        ("vit_giant_patch14_reg4_dinov2", (37, 37)),
+        ("vit_small_patch14_dinov2", (37, 37), {"fc1": (176, 32), "fc2": (32, 176)}),
+        ("vit_small_patch14_reg4_dinov2", (9, 14), {"fc1": (176, 32), "fc2": (32, 176)}),
+        ("vit_giant_patch14_reg4_dinov2", (37, 37), {"w12": (176, 32), "w3": (32, 88)}),
     ],
 )
-def test_official_dinov2_layout_gives_the_official_tokens(name, grid, tmp_path, monkeypatch):
+def test_official_dinov2_layout_gives_the_official_tokens(name, grid, mlp, tmp_path, monkeypatch):
     """With the 37x37 grid of the published position embedding."""
     dim, heads = 32, 4
-    if "giant" in name:
-        mlp = {"w12": (176, dim), "w3": (dim, 88)}
-        make_small(monkeypatch, embed_dim=dim, num_heads=heads, mlp_ratio=176 / dim)
-    else:
-        mlp = {"fc1": (128, dim), "fc2": (dim, 128)}
-        make_small(monkeypatch, embed_dim=dim, num_heads=heads)
+    make_small(monkeypatch, embed_dim=dim, num_heads=heads, mlp_ratio=176 / dim)
     shapes = official_shapes(dim, 14, mlp) | {"pos_embed": (1, 37**2 + 1, dim)}
     if "reg4" in name:
         shapes["register_tokens"] = (1, 4, dim)
