@@ -41,15 +41,10 @@ def measured(names, plan=PLAN):
         target = targets[plan.headline]
         for rows in (slice(0, 10), slice(10, None)):
             measurements.add_strip(target[rows], logits[:, rows], prediction[rows])
-        measurements.add(
-            SimpleNamespace(
-                source=SOURCE_OF[name],
-                target=target,
-                targets=targets,
-                prediction=prediction,
-                confusions={k: confusion_matrix(targets[k], prediction, 3) for k in plan.kinds},
-            )
-        )
+        confusions = {k: confusion_matrix(targets[k], prediction, 3) for k in plan.kinds}
+        assembled = {"source": SOURCE_OF[name], "target": target, "targets": targets}
+        assembled |= {"prediction": prediction, "confusions": confusions}
+        measurements.add(SimpleNamespace(**assembled))
     return measurements
 
 
@@ -69,12 +64,8 @@ def plain(findings):
     return {key: repr(value) for key, value in asdict(findings).items()}
 
 
-def pairs_of(kind):
-    return [(targets[kind], prediction) for targets, _, prediction in map(image, NAMES)]
-
-
 def matrices_of(kind):
-    return [confusion_matrix(*pair, 3) for pair in pairs_of(kind)]
+    return [confusion_matrix(targets[kind], p, 3) for targets, _, p in map(image, NAMES)]
 
 
 @pytest.mark.parametrize("headline", ["full", "eroded"])
@@ -88,7 +79,8 @@ def test_findings_are_those_of_the_single_measures(headline):
     assert torch.equal(found.source_confusions, sources)
     assert found.intervals == bootstrap(sources.numpy(), [2])
     assert found.intervals.num_sources == 4
-    full, own = ([(t.numpy(), p.numpy()) for t, p in pairs_of(k)] for k in ("full", headline))
+    images = [image(name) for name in NAMES]
+    full, own = ([(t[k].numpy(), p.numpy()) for t, _, p in images] for k in ("full", headline))
     borders = boundary_scores(sum(boundary_counts(*pair, 3) for pair in full))
     np.testing.assert_array_equal(found.boundaries.iou, borders.iou)
     np.testing.assert_array_equal(found.boundaries.f1, borders.f1)

@@ -19,7 +19,6 @@ def test_confusion_matrix_counts_pairs_and_skips_ignored_pixels():
     confusion = confusion_matrix(target, prediction, 3)
     assert confusion.dtype == torch.int64
     assert confusion.tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
-    assert target.tolist() == [[0, 0, 1], [2, 255, 1]]
     assert confusion_matrix(torch.tensor(1).byte(), torch.tensor(0).byte(), 2).sum() == 1
     assert not confusion_matrix(target[:0], prediction[:0], 3).any()
 
@@ -79,15 +78,11 @@ def test_left_out_classes_are_in_no_mean_and_in_everything_else():
     assert math.isnan(scores(MATRIX, [0, 1, 2]).miou)
 
 
-def test_class_that_does_not_occur_is_nan_and_not_averaged():
+def test_a_class_that_does_not_occur_is_nan_and_one_on_one_side_only_is_zero():
     result = scores(torch.tensor([[3, 0, 1], [0, 0, 0], [0, 0, 4]]))
     for values in (result.iou, result.f1, result.precision, result.recall):
         assert [math.isnan(value) for value in values] == [False, True, False]
     assert result.miou == pytest.approx((3 / 4 + 4 / 5) / 2)
-    assert result.support == (4, 0, 4)
-
-
-def test_class_in_target_or_prediction_only_counts_zero():
     result = scores(torch.tensor([[0, 0, 2], [0, 5, 0], [0, 0, 0]]))  # 0: target, 2: prediction
     for values in (result.iou, result.f1, result.precision, result.recall):
         assert values == (0.0, 1.0, 0.0)
@@ -105,11 +100,8 @@ def test_everything_ignored_gives_nan_without_a_warning():
     assert all(math.isnan(value) for value in (*result.iou, *result.f1, *means))
 
 
-def test_large_counts_keep_every_pixel():
+def test_limits():
     count = 2**40 + 1  # float32 would round it
     assert scores(torch.tensor([[count, 0], [1, 0]])).support == (count, 1)
-
-
-def test_kappa_below_chance_is_negative_and_of_one_class_unknown():
     assert scores(torch.tensor([[0, 5], [5, 0]])).kappa == -1
     assert math.isnan(scores(torch.tensor([[5, 0], [0, 0]])).kappa)
