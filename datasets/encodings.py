@@ -24,11 +24,8 @@ def mean_color(image: Tensor, ids: Tensor) -> Tensor:
     """Return the mean colour of each pixel's segment; pixels of id 0 keep their own colour.
 
     Args:
-        image: ``(B, 3, H, W)`` in [0, 1].
+        image: ``(B, 3, H, W)`` in [0, 1], like the result.
         ids: ``(B, H, W)`` int, 0..65535.
-
-    Returns:
-        ``(B, 3, H, W)`` in [0, 1].
     """
     slot = _slots(ids)
     # Sum the colours of each segment, divide by its area, and look the mean up for each pixel.

@@ -40,7 +40,7 @@ def write_raster(path: Path, array: np.ndarray, text: dict[str, Any] | None = No
     """Write an array as TIFF in one strip, atomically; equal input gives equal bytes.
 
     Args:
-        path: file to write.
+        path: the file.
         array: ``(H, W, 3)`` uint8 RGB, ``(H, W)`` uint8 or ``(H, W)`` uint16.
         text: plain values stored in the file (as JSON in its ImageDescription).
     """

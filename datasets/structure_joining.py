@@ -64,11 +64,7 @@ class Group:
     layout: Layout = field(repr=False)
 
     def digest(self, sources: Mapping[str, str]) -> str | None:
-        """Return the SHA-256 of the tiles' places and images; None if an image is not known.
-
-        Args:
-            sources: tile id -> SHA-256 of its image file.
-        """
+        """Return the SHA-256 of the tiles' places and images; None if an image is not known."""
         if not all(tile.id in sources for tile in self.tiles):
             return None
         members = [[asdict(tile), sources[tile.id]] for tile in self.tiles]
@@ -103,7 +99,6 @@ class _Parts:
 
     def __init__(self, folder: Path, sources: Mapping[str, str], recipe: MapRecipe) -> None:
         self._folder, self._sources, self._recipe = folder / PARTS, sources, recipe
-        self._values = holds_values(recipe.generator)
         self.read = lru_cache(_NUM_IN_MEMORY)(self._read)
 
     def facts(self, tile: Tile) -> dict[str, Any]:
@@ -119,7 +114,7 @@ class _Parts:
     def _read(self, tile: Tile) -> np.ndarray:
         """Read a part's ids, ``(H, W)`` int32, or its values, ``(H, W)`` float32."""
         levels = read_map(map_path(self._folder, tile.id))
-        if not self._values:
+        if not holds_values(self._recipe.generator):
             return levels.astype(np.int32)
         return from_levels(levels, *self.facts(tile)["range"]).astype(np.float32)
 

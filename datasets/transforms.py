@@ -77,16 +77,10 @@ class Geometry:
         return int(rng.choice(starts))
 
     def cut(self, name: str, member: np.ndarray, crop: Crop) -> np.ndarray:
-        """Cut, resize and turn one member.
+        """Cut, resize and turn one member, ``(H, W)`` or ``(H, W, 3)``; a view where possible.
 
-        Args:
-            name: name of the member, which decides how it is resized.
-            member: ``(H, W)`` or ``(H, W, 3)``.
-            crop: the same for all members of the sample.
-
-        Returns:
-            ``(crop, crop)`` or ``(crop, crop, 3)``, a view of ``member`` where possible. Where the
-            window extends beyond the tile, the target is ignore, ids are 0 and images black.
+        Its name decides how it is resized. Where the window extends beyond the tile, the target is
+        ignore, ids are 0 and images black.
         """
         part = _cut(member, crop.box, IGNORE_INDEX if name == "target" else 0)
         size = (self.crop_size_px, self.crop_size_px)
@@ -102,10 +96,8 @@ class Geometry:
 
 
 def _resize_photo(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize ``(H, W, 3)`` uint8, bilinear and antialiased.
-
-    torch reads the interleaved bytes as they are (channels-last), six times as fast as Pillow.
-    """
+    """Resize ``(H, W, 3)`` uint8, bilinear and antialiased."""
+    # torch reads the interleaved bytes as they are (channels-last), six times as fast as Pillow.
     picture = torch.from_numpy(np.array(photo)).unsqueeze(0).permute(0, 3, 1, 2)
     return resize(picture, size)[0].permute(1, 2, 0).numpy()
 
@@ -139,11 +131,8 @@ def jitter_colors(image: Tensor, factors: Tensor) -> Tensor:
     """Scale brightness, then contrast about the mean grey, then saturation about each grey.
 
     Args:
-        image: ``(B, 3, H, W)`` in [0, 1].
+        image: ``(B, 3, H, W)`` in [0, 1], like the result.
         factors: ``(B, 3)`` brightness, contrast, saturation; 1 changes nothing.
-
-    Returns:
-        ``(B, 3, H, W)`` in [0, 1].
     """
     brightness, contrast, saturation = factors.view(-1, 3, 1, 1, 1).unbind(1)
     image = image * brightness

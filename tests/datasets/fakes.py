@@ -86,9 +86,6 @@ class FakeGenerator:
         self.seconds_per_image = seconds_per_image
         self.batches: list[int] = []
 
-    def generate(self, image: np.ndarray) -> np.ndarray:
-        return self.generate_batch([image])[0]
-
     def generate_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         self.batches.append(len(images))
         time.sleep(self.seconds_per_image * len(images))

@@ -58,15 +58,8 @@ def epochs(config: Config, tile_set: TileSet, *positions: tuple[int, int]) -> li
 
 
 def tensors(batch: Batch) -> dict[str, torch.Tensor]:
-    assert batch.id_keys is not None
-    return {
-        "image": batch.image,
-        "target": batch.target,
-        "color_factors": batch.color_factors,
-        "present": batch.present,
-        "id_keys": batch.id_keys,
-        **batch.maps,
-    }
+    names = ("image", "target", "color_factors", "present", "id_keys")
+    return {name: getattr(batch, name) for name in names} | batch.maps
 
 
 def assert_equal(ours: list[Batch], theirs: list[Batch]) -> None:

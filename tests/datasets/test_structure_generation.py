@@ -30,11 +30,6 @@ def tiles(tmp_path: Path) -> TileSet:
     return write_cut_set(tmp_path / "cut", {"p": picture(32, 320)}, 32, 0)
 
 
-def ids(tiles: TileSet, *numbers: int) -> set[str]:
-    names = sorted(tiles.tiles)
-    return {names[number] for number in numbers}
-
-
 def test_a_unit_is_computed_whole_and_only_what_is_missing_is_written(tiles):
     generator = FakeGenerator("segments", images_per_batch=4)
     folder = complete(tiles, generator, single_process())
@@ -52,14 +47,13 @@ def test_a_unit_is_computed_whole_and_only_what_is_missing_is_written(tiles):
     shutil.copy(tiles.image_path(names[2]), tiles.image_path(names[5]))  # a changed image
     complete(tiles, again, single_process())
     assert contents(folder) != straight
-    assert {path.stem for path, _ in kept.items() - inodes(folder).items()} == ids(tiles, 5)
+    assert {path.stem for path, _ in kept.items() - inodes(folder).items()} == {names[5]}
     assert np.array_equal(*(read_map(map_path(folder, names[number])) for number in (2, 5)))
 
 
 def test_a_broken_file_does_not_take_its_batch_along(tiles):
-    first, missing, unmappable = (
-        tiles.image_path(sorted(tiles.tiles)[number]) for number in (0, 5, 8)
-    )
+    names = [sorted(tiles.tiles)[number] for number in (0, 5, 8)]
+    first, missing, unmappable = map(tiles.image_path, names)
     whole = first.read_bytes()
     first.write_bytes(whole[:200])
     missing.unlink()
@@ -69,7 +63,7 @@ def test_a_broken_file_does_not_take_its_batch_along(tiles):
         complete(tiles, generator, single_process())
     head, *lines = str(error.value).splitlines()
     assert head.startswith("3 of 10 maps could not be made; the others are kept. Repair these and")
-    assert [line.split(":")[0].strip() for line in lines] == sorted(ids(tiles, 0, 5, 8))
+    assert [line.split(":")[0].strip() for line in lines] == names
     assert lines[2].endswith(": an image that cannot be mapped")
     assert generator.batches == [3, 3, 2, 1, 1]  # one by one, to find the image that failed
     assert len(list(store_of(tiles, "segments").folder.glob("*.tif"))) == 7
@@ -94,5 +88,5 @@ def test_tiles_are_written_as_they_are_if_they_are_not_to_be_joined(tmp_path):
     generator = FakeGenerator("segments")
     fill(apart, generator, single_process())
     for tile_id in tiles.tiles:
-        expected = generator.generate(tiles.read_image(tile_id))
+        (expected,) = generator.generate_batch([tiles.read_image(tile_id)])
         assert np.array_equal(read_map(map_path(apart.folder, tile_id)), expected)
