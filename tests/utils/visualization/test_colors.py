@@ -9,7 +9,6 @@ from utils.visualization.colors import (
     colorize_values,
     draw_boundaries,
     error_map,
-    outline_color,
     overlay,
 )
 
@@ -85,8 +84,3 @@ def test_errors_are_red_on_a_dimmed_grey_image():
     assert error_map(image, target, prediction).tolist() == [
         [[193, 193, 193], [40, 40, 40], [235, 30, 40], [0, 0, 0]]
     ]
-
-
-def test_outlines_are_darker_than_their_colour():
-    assert outline_color((255, 255, 255)) == (191, 191, 191)
-    assert outline_color((255, 8, 0)) == (191, 6, 0)
