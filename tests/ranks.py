@@ -7,10 +7,9 @@ import multiprocessing
 import os
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from typing import Any
 
 NUM_RANKS = 2
@@ -31,88 +30,61 @@ class Ranks:
     """
 
     def __init__(self) -> None:
-        self._processes: list[Any] = []
-        self._pipes: list[Connection] = []
+        self._pools: list[ProcessPoolExecutor] = []  # of one process each
 
     def __call__(
         self, function: Callable[..., Any], *arguments: Any, timeout_s: float = 120
     ) -> list[Any]:
-        return self._run((_in_session, function, *arguments), timeout_s)
+        return self._run(timeout_s, _in_session, function, *arguments)
 
     def script(self, name: str, *arguments: Any, timeout_s: float = 120) -> list[Any]:
-        return self._run((_as_command, name, *map(str, arguments)), timeout_s)
+        return self._run(timeout_s, _as_command, name, *map(str, arguments))
 
-    def _run(self, job: tuple[Any, ...], timeout_s: float) -> list[Any]:
-        if not self._processes:
-            self._start()
+    def _run(self, timeout_s: float, *job: Any) -> list[Any]:
+        if not self._pools:
+            spawn = multiprocessing.get_context("spawn")
+            self._pools = [
+                ProcessPoolExecutor(1, spawn, _begin, (rank,)) for rank in range(NUM_RANKS)
+            ]
         port = _free_port()
-        for pipe in self._pipes:
-            pipe.send((port, *job))
-        answers: dict[int, tuple[str | None, Any]] = {}
-        end = time.monotonic() + timeout_s
-        while len(answers) < NUM_RANKS:
-            open_pipes = [pipe for rank, pipe in enumerate(self._pipes) if rank not in answers]
-            ready = wait(open_pipes, max(0.0, end - time.monotonic()))
-            if not ready:
-                break
-            for pipe in ready:
-                try:
-                    answer = pipe.recv()
-                except EOFError:
-                    answer = ("the process ended", None)
-                answers[self._pipes.index(pipe)] = answer
-                if answer[0]:  # the other one may wait for this one for ever, or fail because of it
-                    end = min(end, time.monotonic() + 3)
-        errors = [f"rank {rank}: {error}" for rank, (error, _) in answers.items() if error]
-        if errors or len(answers) < NUM_RANKS:
+        futures = [pool.submit(_on_port, port, *job) for pool in self._pools]
+        wait(futures, timeout_s, FIRST_EXCEPTION)
+        done, waiting = wait(futures, 3)  # after an error the other may wait for ever, or fail too
+        errors = [
+            f"rank {rank}: {''.join(traceback.format_exception(error))}"
+            for rank, future in enumerate(futures)
+            if future in done and (error := future.exception())
+        ]
+        if errors or waiting:
             self.stop()
-            raise AssertionError("\n".join(errors) or f"no answer after {timeout_s} s: {answers}")
-        return [answers[rank][1] for rank in range(NUM_RANKS)]
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        for rank in range(NUM_RANKS):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, theirs), daemon=False)
-            process.start()
-            theirs.close()
-            self._processes.append(process)
-            self._pipes.append(ours)
+            raise AssertionError("\n".join(errors) or f"no answer after {timeout_s} s")
+        return [future.result() for future in futures]
 
     def stop(self) -> None:
-        for process, pipe in zip(self._processes, self._pipes, strict=True):
-            process.kill()
-            process.join()
-            pipe.close()
-        self._processes, self._pipes = [], []
+        for pool in self._pools:
+            for process in list(pool._processes.values()):
+                process.kill()
+            pool.shutdown()
+        self._pools = []
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
-def _serve(rank: int, pipe: Connection) -> None:
-    """Run what comes through the pipe, until it closes."""
+def _begin(rank: int) -> None:
     import torch
 
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(NUM_RANKS))
     os.environ["MASTER_ADDR"] = "127.0.0.1"
-    while True:
-        try:
-            port, job, *arguments = pipe.recv()
-        except EOFError:
-            return
-        except Exception:  # the function's module cannot be imported here
-            pipe.send((traceback.format_exc(), None))
-            continue
-        os.environ["MASTER_PORT"] = str(port)
-        try:
-            pipe.send((None, job(*arguments)))
-        except Exception:
-            pipe.send((traceback.format_exc(), None))
+
+
+def _on_port(port: int, job: Callable[..., Any], *arguments: Any) -> Any:
+    os.environ["MASTER_PORT"] = str(port)
+    return job(*arguments)
 
 
 def _in_session(function: Callable[..., Any], *arguments: Any) -> Any:
