@@ -32,11 +32,11 @@ def test_help_names_every_argument(run_script, script, arguments, words):
 
 @pytest.mark.parametrize("script", ["generate", "train"])
 def test_all_mistakes_of_a_recipe_come_at_once(run_script, script):
+    recipe = ROOT / "configs" / "dubai.yaml"
     overrides = ["optim.lr=fast", "data.crop_size=256"]
-    code, _, errors = run_script(script, "--config", ROOT / "configs" / "dubai.yaml", *overrides)
-    assert code == 2
-    assert errors == (
-        f"error: {ROOT / 'configs' / 'dubai.yaml'} has 2 problems:\n"
+    code, _, errors = run_script(script, "--config", recipe, *overrides)
+    assert code == 2 and errors == (
+        f"error: {recipe} has 2 problems:\n"
         "  data.crop_size: unknown key; did you mean 'crop_size_px'?\n"
         "  optim.lr: must be a number, not 'fast'\n"
     )

@@ -36,11 +36,12 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
-            if isinstance(key, Hashable) and key in seen:
+            if not isinstance(key, Hashable):
+                continue  # PyYAML refuses it below
+            if key in seen:
                 line = key_node.start_mark.line + 1
                 raise ConfigError(f"{self.name}, line {line}: the key '{key}' appears twice")
-            if isinstance(key, Hashable):  # PyYAML itself refuses the others below
-                seen.add(key)
+            seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -215,9 +216,8 @@ def _build(cls: type[T], values: Any, prefix: str, problems: list[str]) -> T:
     if not complete:
         return None  # type: ignore[return-value]
     built = cls(**arguments)
-    find_problems = getattr(cls, "problems", None)
-    if find_problems is not None:
-        problems += [f"{prefix}{key}: {text}" for key, text in find_problems(built)]
+    if hasattr(built, "problems"):
+        problems += [f"{prefix}{key}: {text}" for key, text in built.problems()]
     return built
 
 
@@ -252,7 +252,7 @@ def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
             problems.append(f"{key}: must be a mapping like {{name: value}}, not {value!r}")
             return value
         return {n: _convert(v, options[1], f"{key}.{n}", problems) for n, v in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
         problems.append(f"{key}: must be {_TYPE_WORDS[hint]}, not {value!r}")

@@ -27,11 +27,10 @@ def keep_freed_memory(*, large: bool = True) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is None:
-        return False
+    num_mappings = 0 if large else _NUM_MAPPINGS
     options = {
-        _M_MMAP_MAX: 0 if large else _NUM_MAPPINGS,
+        _M_MMAP_MAX: num_mappings,
         _M_MMAP_THRESHOLD: _LARGE_BYTES,
         _M_TRIM_THRESHOLD: 2**31 - 1,
     }
-    return all([mallopt(option, value) for option, value in options.items()])
+    return mallopt is not None and all([mallopt(*option) for option in options.items()])

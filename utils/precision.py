@@ -6,12 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-DTYPES = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
@@ -29,7 +24,7 @@ class Precision:
         if name == "auto":
             name = "bf16" if device.type == "cuda" else "fp32"
         self.name = name
-        self.dtype = DTYPES[name]
+        self.dtype = _HALF.get(name, torch.float32)
         self._device = device
         if device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = name == "tf32"

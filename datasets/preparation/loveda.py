@@ -67,7 +67,12 @@ def run(args: argparse.Namespace) -> None:
         sources = _find_sources(archives, args.domain)
         lists = {split: tuple(s.id for s in members) for split, members in sources.items()}
         whole = len(args.domain) == len(_DOMAINS)
-        split = NamedSplit(
+        notes = tuple(
+            f"warning: {num_found} images of {split}, officially there are {official}"
+            for split, official in OFFICIAL_COUNTS.items()
+            if (num_found := len(lists.get(split, ()))) != official
+        )
+        named = NamedSplit(
             name="official" if whole else f"official-{args.domain[0]}",
             source=_SOURCE,
             lists=lists,
@@ -78,9 +83,9 @@ def run(args: argparse.Namespace) -> None:
             origin="LoveDA",
             classes={"full": CLASSES},
             sources=sources,
-            split=split,
+            split=named,
             mask_kind="index",
-            notes=_notes(lists) if whole else (),
+            notes=notes if whole else (),
             **shared,
         )
 
@@ -127,14 +132,6 @@ def _find(
     for file, match in archives.matching(pattern):
         found.setdefault((match[1].lower(), match[2]), file)
     return found
-
-
-def _notes(lists: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    return tuple(
-        f"warning: {len(lists.get(split, ()))} images of {split}, officially there are {official}"
-        for split, official in OFFICIAL_COUNTS.items()
-        if len(lists.get(split, ())) != official
-    )
 
 
 def submit(

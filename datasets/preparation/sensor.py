@@ -240,11 +240,8 @@ def read_band(raster: Raster, name: str, no_data: float | None) -> np.ndarray:
         DataError: the file has several bands, or does not hold numbers.
     """
     if raster.num_bands != 1 or raster.palette is not None or raster.dtype.kind not in "iuf":
-        what = "a palette" if raster.palette is not None else raster.dtype.name
-        raise DataError(
-            f"{name} must have one band of numbers, not {raster.num_bands} band"
-            f"{'s' if raster.num_bands > 1 else ''} of {what}"
-        )
+        what = "colours of a palette" if raster.palette is not None else raster.dtype.name
+        raise DataError(f"{name} must hold one band of numbers, not {raster.num_bands} of {what}")
     values = np.empty(raster.size, np.result_type(raster.dtype, np.float32))
     for rows in strips(raster.size[0]):
         stored = raster.read_values(rows, slice(None))[..., 0]

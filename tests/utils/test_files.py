@@ -1,5 +1,7 @@
 import errno
 import hashlib
+import itertools
+import json
 import os
 from pathlib import Path
 
@@ -83,9 +85,8 @@ def test_json_round_trip_and_its_errors(tmp_path: Path):
 def test_json_values_become_plain():
     value = {1: (np.float32(0.5), float("nan"), np.int64(3)), "b": [Path("x"), None, True, "y"]}
     value["c"] = {"d": -float("inf"), "e": np.bool_(True)}
-    expected = {"1": [0.5, None, 3], "b": ["x", None, True, "y"], "c": {"d": None, "e": True}}
-    assert to_json(value) == expected
-    assert type(to_json(value)["c"]["e"]) is bool
+    plain = {"1": [0.5, None, 3], "b": ["x", None, True, "y"], "c": {"d": None, "e": True}}
+    assert json.dumps(to_json(value)) == json.dumps(plain)
 
 
 def test_pictures_keep_every_value_and_broken_ones_are_named(tmp_path: Path):
@@ -129,12 +130,7 @@ def test_hash_is_the_sha256_of_all_bytes(tmp_path: Path):
 
 
 def test_a_value_is_remembered_where_a_path_says_so(tmp_path: Path):
-    computed = []
-
-    def compute():
-        computed.append(1)
-        return {"number": len(computed)}
-
-    for _ in range(2):
-        assert remembered(tmp_path / "value.json", compute) == {"number": 1}
-    assert [remembered(None, compute)["number"] for _ in range(2)] == [2, 3]
+    numbers = itertools.count(1)
+    path = tmp_path / "value.json"
+    assert [remembered(path, lambda: next(numbers)) for _ in range(2)] == [1, 1]
+    assert [remembered(None, lambda: next(numbers)) for _ in range(2)] == [2, 3]

@@ -66,10 +66,8 @@ def test_the_first_error_counts_and_stops_the_rest(first_wrong, num_written):
             raise OSError(f"number {number}")
         written.append(number)
 
-    with (
-        pytest.raises(OSError, match=rf"^number {first_wrong}$"),
-        write_behind(num_threads=1, behind=2) as call,
-    ):
+    message = rf"^number {first_wrong}$"
+    with pytest.raises(OSError, match=message), write_behind(num_threads=1, behind=2) as call:
         for number in range(20):
             call(write, number)
     assert len(written) < num_written

@@ -12,7 +12,6 @@ from datasets.preparation.folder import (
     find_pairs,
     find_split_folders,
     find_splits,
-    has_split_folders,
     pair_folders,
     split_by_lists,
     split_by_shares,
@@ -78,7 +77,6 @@ def prepare(tree, tmp_path, run_prepare):
 def test_a_tree_becomes_a_tile_set(prepare):
     out, tiles = prepare("--tile-size", 64, "--overlap", 8)
     assert (tiles.name, tiles.classes) == ("out", ("sea", "land"))
-    assert tiles.palette == ((0, 0, 255), (0, 255, 0))
     assert tiles.split("val") == ("d_y00000_x00000", "d_y00045_x00000")
     assert tiles.split("train") == (
         *("a_y00000_x00000", "a_y00000_x00006", "c d"),
@@ -173,59 +171,49 @@ def test_files_are_paired_by_their_path_below_the_folders(flat, sources):
     assert [source.id for source in sources] == ["a", "c", "far__b"]
     assert sources[2].image.path == flat / "images" / "far" / "b.tif"
     assert sources[2].labels["full"].path == flat / "masks" / "far" / "b.png"
-    touch(flat / "images", "d.png", "e.png", "f.png", "g.png")
-    touch(flat / "masks", "z.png")
+    touch(flat, *(f"images/{name}.png" for name in "defg"), "masks/z.png")
     with pytest.raises(MissingDataError) as caught:
         find_pairs(flat / "images", flat / "masks")
-    text = str(caught.value)
-    assert f"4 of 7 images have no mask of the same name in {flat}/masks" in text
-    assert "(first: d, e, f)" in text
-    assert f"1 of 4 masks have no image of the same name in {flat}/images (first: z)" in text
-    assert text.endswith("add the missing files or remove the others")
+    assert str(caught.value) == (
+        f"4 of 7 images have no mask of the same name in {flat}/masks (first: d, e, f), and 1 of 4 "
+        f"masks have no image of the same name in {flat}/images (first: z); add the missing files "
+        "or remove the others"
+    )
 
 
 def test_names_that_are_not_unique(flat):
-    touch(flat / "images", "a.png")
-    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have the same name; rename or"):
-        find_pairs(flat / "images", flat / "masks")
-    (flat / "images" / "a.png").rename(flat / "images" / "far__b.png")
-    touch(flat / "masks", "far__b.png")
+    touch(flat, "images/far__b.png", "masks/far__b.png")
     with pytest.raises(DataError, match=r"would both be named 'far__b'; rename one of them"):
         find_pairs(flat / "images", flat / "masks")
+    touch(flat, "images/a.png")
+    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have the same name; rename or"):
+        find_pairs(flat / "images", flat / "masks")
 
 
-def test_a_tree_may_have_its_splits_in_folders(tmp_path):
-    for name, masks in (("train", "masks"), ("val", "labels")):
-        touch(tmp_path / name / "images", f"{name}.png")
-        touch(tmp_path / name / masks, f"{name}.png")
-    (tmp_path / "notes").mkdir()
-    assert has_split_folders(tmp_path)
-    assert ids(split(tree=tmp_path)) == {"train": ["train"], "val": ["val"]}
+def test_a_tree_that_has_its_splits_in_folders_takes_no_others(tree):
+    (tree / "notes").mkdir()
+    assert ids(split(tree=tree)) == {"train": ["a", "c d", "far__b"], "val": ["d"]}
     with pytest.raises(ConfigError, match="has its splits in folders; leave out lists and shares"):
-        split(tree=tmp_path, shares=[0.8, 0.1, 0.1])
-    touch(tmp_path / "val" / "images", "train.png")
-    touch(tmp_path / "val" / "labels", "train.png")
-    with pytest.raises(DataError, match=r"images/train\.png and .*val/images/train\.png would"):
-        find_split_folders(tmp_path)
+        split(tree=tree, shares=[0.8, 0.1, 0.1])
+    touch(tree / "val", "images/a.png", "masks/a.png")
+    with pytest.raises(DataError, match=r"images/a\.png and .*val/images/a\.png would"):
+        find_split_folders(tree)
 
 
 def test_trees_of_another_layout(tmp_path, flat):
-    assert not has_split_folders(flat)
-    with pytest.raises(MissingDataError, match="nowhere is not a folder"):
-        has_split_folders(tmp_path / "nowhere")
-    with pytest.raises(MissingDataError, match=r"masks has neither SPLIT/images .* nor images"):
-        has_split_folders(flat / "masks")
-    touch(flat / "train" / "images", "a.png")
-    with pytest.raises(DataError, match=r"flat has 'images' and train; move one of them out"):
-        has_split_folders(flat)
-    touch(flat / "validation" / "images", "a.png")
-    with pytest.raises(DataError, match=r"has images in validation, which is not a split; rename"):
-        has_split_folders(flat)
-    with pytest.raises(MissingDataError, match="train has no folder 'labels' or 'masks'; name it"):
-        pair_folders(flat / "train")
+    touch(tmp_path, "two/train/images/a.png", "two/images/a.png", "three/validation/images/a.png")
     (flat / "labels").mkdir()
-    with pytest.raises(DataError, match="has both 'labels' and 'masks'; give --images and"):
-        pair_folders(flat)
+    for tree, error, sentence in (
+        ("nowhere", MissingDataError, "nowhere is not a folder"),
+        ("flat/masks", MissingDataError, r"masks has neither SPLIT/images .* nor images"),
+        ("two", DataError, r"two has 'images' and train; move one of them out"),
+        ("three", DataError, r"has images in validation, which is not a split; rename"),
+        ("flat", DataError, "has both 'labels' and 'masks'; give --images and"),
+    ):
+        with pytest.raises(error, match=sentence):
+            split(tree=tmp_path / tree)
+    with pytest.raises(MissingDataError, match="two has no folder 'labels' or 'masks'; name it"):
+        pair_folders(tmp_path / "two")
 
 
 def test_arguments_that_the_command_line_must_give(flat):

@@ -1,5 +1,6 @@
 """LoveDA from fake archives with the official names to a prepared set, and its submission."""
 
+import itertools
 import os
 import zipfile
 from pathlib import Path
@@ -14,7 +15,11 @@ from tests.datasets.preparation.conftest import nothing_is_left
 from utils.errors import DataError, MissingDataError
 
 SIZE = (9, 9)
-CLASSES = ("background", "building", "road", "water", "barren", "forest", "agriculture")
+CLASSES = [
+    *(("background", (255, 255, 255)), ("building", (255, 0, 0)), ("road", (255, 255, 0))),
+    *(("water", (0, 0, 255)), ("barren", (159, 129, 183)), ("forest", (0, 255, 0))),
+    ("agriculture", (255, 195, 128)),
+]
 
 
 @pytest.fixture
@@ -37,31 +42,24 @@ def test_town_and_country_and_a_test_set_without_labels(prepare):
     assert tiles.split("val") == ("2522", "2523", "3514")
     assert tiles.split("test") == ("4191", "4192", "5167")
     assert (tiles.split_name, tiles.unlabelled, tiles.bands) == ("official", ("test",), "rgb")
-    for (split, _), numbers in LOVEDA_IMAGES.items():
-        for number in numbers:
-            np.testing.assert_array_equal(tiles.read_image(str(number)), image_of(number, *SIZE))
-            if split == "Test":
-                assert not tiles.target_path(str(number)).exists()
-            elif number != 1366:
-                raw = target_of(number, *SIZE, num_classes=8)
-                expected = np.where(raw == 0, 255, raw.astype(int) - 1)
-                np.testing.assert_array_equal(tiles.read_target(str(number)), expected)
+    for number in itertools.chain(*LOVEDA_IMAGES.values()):
+        np.testing.assert_array_equal(tiles.read_image(str(number)), image_of(number, *SIZE))
+        if str(number) in tiles.split("test"):
+            assert not tiles.target_path(str(number)).exists()
+        elif number != 1366:
+            raw = target_of(number, *SIZE, num_classes=8)
+            expected = np.where(raw == 0, 255, raw.astype(int) - 1)
+            np.testing.assert_array_equal(tiles.read_target(str(number)), expected)
     assert tiles.read_target("1366")[1].tolist() == [255, 0, 1, 2, 3, 4, 5, 6, 255]
     with pytest.raises(MissingDataError, match=r"of the split test of .*set are hidden: infer.py"):
         tiles.read_target("4191")
-    assert tiles.classes == CLASSES
-    assert tiles.palette[3:5] == ((0, 0, 255), (159, 129, 183))
-    assert (tiles.palette[0], tiles.palette[6]) == ((255, 255, 255), (255, 195, 128))
+    assert list(zip(tiles.classes, tiles.palette, strict=True)) == CLASSES
     lines = out.splitlines()
     assert ["images", "5", "3", "3"] in [line.split() for line in lines]
     assert next(line for line in lines if line.startswith("barren")).endswith("hidden")
     assert "labels of 11 images: full of 8" in lines
-    for warning in (
-        "5 images of train, officially there are 2522",
-        "3 images of val, officially there are 1669",
-        "3 images of test, officially there are 1796",
-    ):
-        assert f"warning: {warning}" in lines
+    for split, found, official in (("train", 5, 2522), ("val", 3, 1669), ("test", 3, 1796)):
+        assert f"warning: {found} images of {split}, officially there are {official}" in lines
 
 
 def test_one_domain_of_several_sources_without_a_test_archive(prepare_archives, tmp_path):
