@@ -37,11 +37,8 @@ def plain(trained, tmp_path_factory):
 def test_the_score_of_training_is_repeated_beside_tiles_and_the_cost_of_a_window(trained, plain):
     folder, report = plain
     assert report["miou"] == load_checkpoint(trained).progress["best_score"]
-    cost, page = report["cost"], (folder / "report.html").read_text()
-    assert cost["window_px"] == [64, 64]  # scenes of 96 px, windows of 64
-    assert cost["num_trainable"] > 1e5 and cost["num_frozen"] > 1e5 and cost["flops"] > 1e7
-    assert cost.keys() == {"window_px", "num_trainable", "num_frozen", "flops"}
-    assert "GFLOPs per window of 64x64 px" in page
+    assert report["cost"]["window_px"] == [64, 64]  # scenes of 96 px, windows of 64
+    page = (folder / "report.html").read_text()
     tile_set = open_tile_set(Path(load_checkpoint(trained).identity.recipe["data"]["root"]))
     for tile in tile_set.split("val"):
         assert page.count(f"prediction of {tile}") == 2  # among the worst, and among all
@@ -99,14 +96,6 @@ def test_evaluations_are_compared_on_the_command_line(trained, plain, run_script
     assert gain == pytest.approx(other["miou"] - report["miou"])
     assert found["runs"][0]["miou"]["low"] == pytest.approx(report["interval"]["miou"][0])
 
-    other["header"]["split"] = "test"
-    (shuffled / "report.json").write_text(json.dumps(other))
-    places = (folder, shuffled)
-    code, output, errors = run_script("eval", "compare", *places, "--output", tmp_path / "none")
-    assert code == 2 and output == "" and not (tmp_path / "none").exists()
-    assert errors.startswith("error: ") and errors.endswith("cannot be compared\n")
-    assert "report.json has the split val, " in errors and "has the split test;" in errors
-
 
 def test_wrong_requests_are_refused_in_one_sentence(trained, data_root, tmp_path):
     tiles = open_tile_set(data_root)
@@ -131,12 +120,6 @@ def test_wrong_requests_are_refused_in_one_sentence(trained, data_root, tmp_path
         with pytest.raises(error, match=text):
             evaluate(trained, tmp_path / "out", *overrides, split=split)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_missing_checkpoint_is_one_sentence(run_script, tmp_path):
-    code, output, errors = run_script("eval", "--checkpoint", tmp_path / "none.pth")
-    assert code == 2 and output == "" and errors.startswith("error: the checkpoint")
-    assert len(errors.splitlines()) == 1
 
 
 @pytest.fixture(scope="module")
