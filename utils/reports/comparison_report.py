@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from utils.console import GAP, WIDTH, Table, listed, percent, points
 from utils.evaluation.bootstrap import (
     LEVEL,
@@ -70,14 +68,22 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
 
     Scores in JSON are fractions; unknown ones are null.
     """
-    chart = difference_picture(comparison)
-    reference = comparison.settings[0]
-    names = ", ".join(setting.name for setting in comparison.settings)
+    header = comparison.settings[0].reports[0].content["header"]
+    reference, *others = names = [setting.name for setting in comparison.settings]
+    panel = DifferencePanel(
+        title=f"over {comparison.num_sources} source images",
+        series={
+            name: [(d.value, d.low, d.high) for d in found]
+            for name, found in zip(others, comparison.differences, strict=True)
+        },
+    )
+    title = f"IoU, difference to {reference}"
+    chart = difference_chart([panel], comparison.rows, title, level=LEVEL).pixels()
     page = render(
         "comparison.html",
-        title=f"Comparison of {names} on {reference.reports[0].content['header'].get('split')}",
+        title=f"Comparison of {', '.join(names)} on {header.get('split')}",
         scores=scores_table(comparison),
-        chart=picture(chart, f"differences to {reference.name}"),
+        chart=picture(chart, f"differences to {reference}"),
         differences=difference_tables(comparison),
         reading=_READING,
         header_differences=header_differences(comparison),
@@ -153,15 +159,15 @@ def header_differences(comparison: Comparison) -> dict[str, dict[str, str]]:
     """Return the value of each setting for every header entry on which the reports differ."""
     headers = [report.content["header"] for s in comparison.settings for report in s.reports]
     return {
-        key: {setting.name: _header_value(setting, key) for setting in comparison.settings}
+        key: {
+            setting.name: ", ".join(
+                dict.fromkeys(str(r.content["header"].get(key, "-")) for r in setting.reports)
+            )
+            for setting in comparison.settings
+        }
         for key in dict.fromkeys(key for header in headers for key in header)
         if len({str(header.get(key)) for header in headers}) > 1
     }
-
-
-def _header_value(setting: Setting, key: str) -> str:
-    values = (str(report.content["header"].get(key, "-")) for report in setting.reports)
-    return ", ".join(dict.fromkeys(values))
 
 
 def method(comparison: Comparison) -> str:
@@ -184,19 +190,6 @@ def method(comparison: Comparison) -> str:
     if min(counts) == 1:
         text += " For a setting with one seed they do not cover the choice of the seed."
     return f"{text} sd over seeds: standard deviation of the mIoU."
-
-
-def difference_picture(comparison: Comparison) -> np.ndarray:
-    """Draw all differences with their intervals, ``(H, W, 3)`` uint8."""
-    reference, *others = (setting.name for setting in comparison.settings)
-    series = {
-        name: [(d.value, d.low, d.high) for d in found]
-        for name, found in zip(others, comparison.differences, strict=True)
-    }
-    images = f"over {comparison.num_sources} source images"
-    panel = DifferencePanel(title=images, series=series)
-    title = f"IoU, difference to {reference}"
-    return difference_chart([panel], comparison.rows, title, level=LEVEL).pixels()
 
 
 def _content(comparison: Comparison) -> dict[str, Any]:
