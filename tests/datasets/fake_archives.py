@@ -35,29 +35,25 @@ LOVEDA_IMAGES = {
 
 def encode(array: Any, format: str = "TIFF", **options: Any) -> bytes:
     """An image file of an array (lists are taken as 8-bit)."""
-    if not isinstance(array, np.ndarray):
-        array = np.array(array, np.uint8)
     content = io.BytesIO()
+    array = array if isinstance(array, np.ndarray) else np.array(array, np.uint8)
     Image.fromarray(array).save(content, format=format, **options)
     return content.getvalue()
 
 
 def image_of(index: int, height: int, width: int) -> np.ndarray:
     """RGB or IRRG that is different for every index."""
-    rng = np.random.default_rng(index)
-    return rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    return np.random.default_rng(index).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
 def target_of(index: int, height: int, width: int, num_classes: int = 6) -> np.ndarray:
     """Class indices, all of them in every row."""
-    return ((np.add.outer(np.arange(height), np.arange(width)) + index) % num_classes).astype(
-        np.uint8
-    )
+    return ((np.indices((height, width)).sum(0) + index) % num_classes).astype(np.uint8)
 
 
 def height_of(index: int, height: int, width: int) -> np.ndarray:
     """A surface model, in metres."""
-    return np.add.outer(np.arange(height), np.arange(width)).astype(np.float32) / 8 + index
+    return np.indices((height, width)).sum(0).astype(np.float32) / 8 + index
 
 
 def paint(target: np.ndarray, eroded: bool = False) -> np.ndarray:
@@ -136,7 +132,7 @@ def loveda(size: tuple[int, int] = (9, 9)) -> Files:
 
 
 def pack(files: Files, folder: Path, how: str, method: int = zipfile.ZIP_DEFLATED) -> Path:
-    """Write archives.
+    """Write archives, and return what to give to ``--source``.
 
     Args:
         files: what they hold.
@@ -144,9 +140,6 @@ def pack(files: Files, folder: Path, how: str, method: int = zipfile.ZIP_DEFLATE
         how: ``zips``: each by itself; ``folders``: unpacked, each into a folder of its name;
             ``nested``: all in one archive, ``All.zip``.
         method: of all members; what lies in the inner archives of ``nested`` is always deflated.
-
-    Returns:
-        What to give to ``--source``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     inner: dict[str, bytes] = {}
@@ -157,11 +150,10 @@ def pack(files: Files, folder: Path, how: str, method: int = zipfile.ZIP_DEFLATE
             packed = io.BytesIO()
             write_zip(packed, members, zipfile.ZIP_DEFLATED)
             inner[f"All/{archive}.zip"] = packed.getvalue()
-        else:
-            for name, content in members.items():
-                path = folder / archive / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+        for name, content in members.items() if how == "folders" else ():
+            path = folder / archive / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
     if how != "nested":
         return folder
     write_zip(folder / "All.zip", inner, method)
@@ -169,7 +161,6 @@ def pack(files: Files, folder: Path, how: str, method: int = zipfile.ZIP_DEFLATE
 
 
 def write_zip(file: Path | io.BytesIO, members: dict[str, bytes], method: int) -> None:
-    """Write one archive."""
     with zipfile.ZipFile(file, "w", method, compresslevel=1) as archive:
         for name, data in members.items():
             archive.writestr(name, data)

@@ -2,7 +2,6 @@
 
 import io
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -149,17 +148,6 @@ def test_a_member_that_cannot_be_unpacked_says_what_to_do(
 def test_a_file_that_is_no_image_is_named_by_its_path_in_the_archive(tmp_path, scratch):
     source = pack({"One": {"a.tif": b"text"}}, tmp_path / "in", "zips")
     refuse(source / "One.zip", scratch, r"^One\.zip/a\.tif cannot be read as an image \(")
-
-
-def test_threads_read_one_archive_at_the_same_time(tmp_path, scratch):
-    images = [image_of(index, 60, 50) for index in range(12)]
-    names = {str(index): f"{index}.tif" for index in range(12)}
-    inner = {name: encode(images[int(index)]) for index, name in names.items()}
-    source = pack({**FILES, "One": inner}, tmp_path / "in", "nested", zipfile.ZIP_STORED)
-    with open_archives([source], scratch) as archives, ThreadPoolExecutor(4) as pool:
-        files = archives.require("image", names, "-")
-        for image, found in zip(images, pool.map(pixels, files.values()), strict=True):
-            np.testing.assert_array_equal(found, image)
 
 
 @pytest.mark.parametrize("how", ["zips", "folders"])

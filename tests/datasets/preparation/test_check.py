@@ -110,7 +110,6 @@ def test_faults_are_counted_and_the_exit_code_says_so(toy, run_prepare, tmp_path
     [
         ("tiles.csv", "id,source,top_px,left_px,height_px,width_px\na,a,zero,0,8,8\n"),
         ("dataset.json", f'{{"format_version": {FORMAT_VERSION}}}'),
-        ("dataset.json", "[]"),
     ],
 )
 def test_a_set_that_cannot_be_opened_gets_one_sentence(toy, run_prepare, name, content):
@@ -137,82 +136,72 @@ def test_a_split_with_hidden_labels(toy, run_prepare):
     assert found["splits"]["test"]["class_weights"] is None
 
 
-def append(path, text):
-    path.write_text(path.read_text() + text)
-
-
-def manifest(toy, name):
-    return store(toy, name) / "manifest.json"
-
-
-def read_tiles(toy, name):
-    return json.loads(manifest(toy, name).read_text())["tiles"]
+def edit_tiles(toy, name, change):
+    """Change the tiles in the manifest of a store."""
+    path = store(toy, name) / "manifest.json"
+    edit_json(path, tiles=change(json.loads(path.read_text())["tiles"]))
 
 
 def a_map(toy, name, tile_id):
     return map_path(store(toy, name), tile_id)
 
 
-MAPS = "ROOT/modalities"
-# One damage of a sound set each, and the beginning of the only fault that is reported of it.
-DAMAGES = [
-    (lambda toy: toy.image_path("b").unlink(), f"ROOT/images/b.tif does not exist; {AGAIN}"),
-    (
-        lambda toy: rewrite_map(toy, "superpixels", "c", map_of("c")[:, :-1]),
-        f"{MAPS}/superpixels/c.tif is 8 x 7, tiles.csv says 8 x 8 (height x width); run generate",
-    ),
-    (
-        lambda toy: write_raster(toy.target_path("a"), np.where(np.eye(8), 7, 254).astype("u1")),
+def test_every_damage_is_one_fault(toy, recwarn):
+    rewrite_list(toy, "val", "c\nc\n")
+    with (toy.root / "tiles.csv").open("a") as table:
+        table.write("d,d,0,0,8,8\n")
+    write_raster(toy.target_path("a"), np.where(np.eye(8), 7, 254).astype("u1"))
+    a_map(toy, "dsm", "a").unlink()
+    shutil.copy(a_map(toy, "depth", "a"), a_map(toy, "superpixels", "a"))
+    toy.image_path("b").unlink()
+    rewrite_map(toy, "superpixels", "c", map_of("c")[:, :-1])
+    truncate(toy.image_path("d"))
+    *found, last = faults_of(toy)
+    assert found == [
+        "ROOT/tiles.csv names 'd' 2 times; delete the others",
+        "ROOT/splits/val.txt names 'c' 2 times; delete the others",
         "ROOT/labels/a.tif holds 7 (8 pixels), 254 (56 pixels); the classes are 0..2, 255 = "
         f"ignore; correct the masks and {AGAIN}",
-    ),
-    (lambda toy: truncate(toy.image_path("d")), "ROOT/images/d.tif is not whole"),
-    (
-        lambda toy: shutil.copy(a_map(toy, "depth", "a"), a_map(toy, "superpixels", "a")),
-        f"{MAPS}/superpixels/a.tif was made from another image or with other settings than its "
-        "manifest records; delete it and run generate.py again",
-    ),
-    (
-        lambda toy: a_map(toy, "dsm", "a").unlink(),
-        f"{MAPS}/dsm: 'a' has no map; run prepare.py sensor again",
-    ),
-    (
-        lambda toy: rewrite_list(toy, "val", "c\nc\n"),
-        "ROOT/splits/val.txt names 'c' 2 times; delete the others",
-    ),
-    (
-        lambda toy: append(toy.root / "tiles.csv", "d,d,0,0,8,8\n"),
-        "ROOT/tiles.csv names 'd' 2 times; delete the others",
-    ),
-    (
-        lambda toy: (toy.root / "histogram.csv").write_text("id,0,1\na,1,2\n"),
-        "ROOT/histogram.csv has the columns id, 0, 1, not ",
-    ),
-    (
-        lambda toy: write_raster(toy.target_path("c"), target_of("a")),
-        f"ROOT/histogram.csv differs from the pixel counts of the label of 'c'; {AGAIN}",
-    ),
-    (
-        lambda toy: edit_json(manifest(toy, "superpixels"), tiles=None),
-        f"the structure maps {MAPS}/superpixels are missing or not finished; make them with gene",
-    ),
-    (
-        lambda toy: edit_json(manifest(toy, "dsm"), tiles=["a", "b"]),
-        f"{MAPS}/dsm/manifest.json is not a valid manifest (",
-    ),
-    (
-        lambda toy: edit_json(manifest(toy, "dsm"), tiles={**read_tiles(toy, "dsm"), "e": "0"}),
-        f"{MAPS}/dsm/manifest.json names 'e', which is not a tile; delete the folder and run prep",
-    ),
-]
+        "ROOT/modalities/dsm: 'a' has no map; run prepare.py sensor again",
+        "ROOT/modalities/superpixels/a.tif was made from another image or with other settings than "
+        "its manifest records; delete it and run generate.py again",
+        f"ROOT/images/b.tif does not exist; {AGAIN}",
+        "ROOT/modalities/superpixels/c.tif is 8 x 7, tiles.csv says 8 x 8 (height x width); run "
+        "generate.py again",
+    ]
+    assert last.startswith("ROOT/images/d.tif is not whole")
+    assert not recwarn.list  # Pillow's, of damaged headers
 
 
-@pytest.mark.parametrize(("harm", "sentence"), DAMAGES)
-def test_one_damage_is_one_fault(toy, harm, sentence, recwarn):
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (
+            lambda toy: (toy.root / "histogram.csv").write_text("id,0,1\na,1,2\n"),
+            "ROOT/histogram.csv has the columns id, 0, 1, not ",
+        ),
+        (
+            lambda toy: write_raster(toy.target_path("c"), target_of("a")),
+            f"ROOT/histogram.csv differs from the pixel counts of the label of 'c'; {AGAIN}",
+        ),
+        (
+            lambda toy: edit_tiles(toy, "superpixels", lambda tiles: None),
+            "the structure maps ROOT/modalities/superpixels are missing or not finished; make the",
+        ),
+        (
+            lambda toy: edit_tiles(toy, "dsm", list),
+            "ROOT/modalities/dsm/manifest.json is not a valid manifest (",
+        ),
+        (
+            lambda toy: edit_tiles(toy, "dsm", lambda tiles: {**tiles, "e": "0"}),
+            "ROOT/modalities/dsm/manifest.json names 'e', which is not a tile; delete the folder a",
+        ),
+    ],
+)
+def test_a_damaged_table_or_manifest_is_one_fault(toy, harm, sentence):
     harm(toy)
     (found,) = faults_of(toy)
     assert found.startswith(sentence)
-    assert not recwarn.list  # Pillow's, of damaged headers
 
 
 def test_an_image_that_changed_makes_its_maps_stale(toy):
@@ -225,9 +214,7 @@ def test_an_image_that_changed_makes_its_maps_stale(toy):
 
 
 def test_a_manifest_and_a_histogram_of_other_tiles(toy):
-    tiles = read_tiles(toy, "dsm")
-    del tiles["a"]
-    edit_json(manifest(toy, "dsm"), tiles=tiles)
+    edit_tiles(toy, "dsm", lambda tiles: {name: tiles[name] for name in "bcd"})
     path = toy.root / "histogram.csv"
     path.write_text(path.read_text().replace("\nd,", "\ne,"))
     assert faults_of(toy) == [

@@ -8,30 +8,25 @@ from datasets.tile_set import Tile
 from utils.boxes import Box
 from utils.errors import ConfigError
 
+TILING = Tiling(tile_size_px=64, overlap_px=16)
+
 
 def test_training_windows_overlap_and_end_flush():
-    tiling = Tiling(tile_size_px=64, overlap_px=16)
-    assert tiling.windows("train", 64, 160) == [
-        Box(0, 0, 64, 64),
-        Box(0, 48, 64, 64),
-        Box(0, 96, 64, 64),
-    ]
+    assert TILING.windows("train", 64, 160) == [Box(0, left, 64, 64) for left in (0, 48, 96)]
     # 170 - 64 = 106 in steps of at most 48: three, of 35 and 36
-    assert [box.left_px for box in tiling.windows("train", 64, 170)] == [0, 35, 71, 106]
-    assert tiling.windows("train", 50, 65) == [Box(0, 0, 50, 64), Box(0, 1, 50, 64)]
-    assert tiling.windows("train", 50, 20) == [Box(0, 0, 50, 20)]
+    assert [box.left_px for box in TILING.windows("train", 64, 170)] == [0, 35, 71, 106]
+    assert TILING.windows("train", 50, 65) == [Box(0, 0, 50, 64), Box(0, 1, 50, 64)]
+    assert TILING.windows("train", 50, 20) == [Box(0, 0, 50, 20)]
 
 
 def test_evaluation_windows_are_nearly_equal_parts():
-    tiling = Tiling(tile_size_px=64, overlap_px=16)
-    assert tiling.windows("val", 65, 30) == [Box(0, 0, 32, 30), Box(32, 0, 33, 30)]
-    assert tiling.windows("test", 64, 128) == [Box(0, 0, 64, 64), Box(0, 64, 64, 64)]
-    for height, width in ((100, 129), (1, 200)):  # every pixel is in one of them
-        count = np.zeros((height, width), int)
-        for box in tiling.windows("val", height, width):
-            assert 0 < box.height_px <= 64 and 0 < box.width_px <= 64
-            count[box.slices] += 1
-        assert (count == 1).all()
+    assert TILING.windows("val", 65, 30) == [Box(0, 0, 32, 30), Box(32, 0, 33, 30)]
+    assert TILING.windows("test", 64, 128) == [Box(0, 0, 64, 64), Box(0, 64, 64, 64)]
+    count = np.zeros((100, 129), int)
+    for box in TILING.windows("val", 100, 129):
+        assert 0 < box.height_px <= 64 and 0 < box.width_px <= 64
+        count[box.slices] += 1
+    assert (count == 1).all()  # every pixel is in one of them
 
 
 def test_nothing_is_cut_without_a_size_or_where_asked_to_keep():
@@ -41,19 +36,21 @@ def test_nothing_is_cut_without_a_size_or_where_asked_to_keep():
     assert tiling.windows("val", 200, 300) == whole and len(tiling.windows("test", 200, 300)) == 20
 
 
-def test_tilings_that_cannot_work():
-    with pytest.raises(ConfigError, match="--overlap needs --tile-size"):
-        Tiling(tile_size_px=None, overlap_px=3)
-    with pytest.raises(ConfigError, match="--tile-size is 8; it must be 32 or more"):
-        Tiling(tile_size_px=8)
-    with pytest.raises(ConfigError, match=r"--overlap is 64; .* below --tile-size \(64\)"):
-        Tiling(tile_size_px=64, overlap_px=64)
+@pytest.mark.parametrize(
+    ("size_px", "overlap_px", "sentence"),
+    [
+        (None, 3, "--overlap needs --tile-size"),
+        (8, 0, "--tile-size is 8; it must be 32 or more"),
+        (64, 64, r"--overlap is 64; .* below --tile-size \(64\)"),
+    ],
+)
+def test_tilings_that_cannot_work(size_px, overlap_px, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        Tiling(tile_size_px=size_px, overlap_px=overlap_px)
 
 
 def test_tiles_are_named_by_their_place():
-    tiles = Tiling(tile_size_px=64, overlap_px=16).tiles("a", "train", (64, 160))
+    tiles = TILING.tiles("a", "train", (64, 160))
     assert [tile.id for tile in tiles] == [f"a_y00000_x{left:05d}" for left in (0, 48, 96)]
-    assert tiles[2] == Tile(
-        id="a_y00000_x00096", source="a", top_px=0, left_px=96, height_px=64, width_px=64
-    )
+    assert tiles[2] == Tile(0, 96, 64, 64, id="a_y00000_x00096", source="a")
     assert Tiling(tile_size_px=None).tiles("a", "val", (5, 6))[0].id == "a"
