@@ -73,11 +73,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class _TileState:
-    """State of a tile on disk; None stands for no map or part of this image and recipe."""
+    """State of a tile on disk."""
 
     source: str  # SHA-256 of its image
-    map: dict[str, Any] | None  # facts of its map
-    part: dict[str, Any] | None  # facts of its part
+    map: dict[str, Any] | None  # facts of its map; None: no map of this image and recipe
+    part: dict[str, Any] | None  # likewise of its part
 
 
 @dataclass(frozen=True)
@@ -243,24 +243,19 @@ def _make_maps(
 def _generate(
     generate_batch: GenerateBatch, images: Sequence[np.ndarray], values: bool
 ) -> list[Made | str]:
-    """Return the map of each image, or the reason of its failure."""
+    """Return the map of each image as it is written, or the reason of its failure."""
     if not images:
         return []
     try:
-        return [_to_disk(made, values) for made in generate_batch(images)]
+        made = generate_batch(images)
+        if values:
+            return [(levels, {"range": ends}) for levels, ends in map(depth_levels, made)]
+        return [(ids, {"num_segments": int(ids.max())}) for ids in made]
     except UserError as error:
         if len(images) == 1:
             return [str(error)]
         # One by one, to find the image that failed.
         return [_generate(generate_batch, [image], values)[0] for image in images]
-
-
-def _to_disk(made: np.ndarray, values: bool) -> Made:
-    """Convert a generator's map to what is written."""
-    if not values:
-        return made, {"num_segments": int(made.max())}
-    levels, ends = depth_levels(made)
-    return levels, {"range": ends}
 
 
 def _finish(store: Store, groups: Sequence[Group], sources: Mapping[str, str]) -> None:

@@ -159,10 +159,10 @@ def join_groups(
         rank_progress(len(places), f"{folder.name}: joining", dist) as bar,
     ):
         for g, i in places:
-            tile, facts = groups[g].tiles[i], solutions[g].facts
-            facts = {"group": groups[g].digest(sources), **facts}
-            found_facts = read_facts(folder, tile.id, sources[tile.id], recipe) or {}
-            if found_facts.get("group") != facts["group"]:
+            tile = groups[g].tiles[i]
+            facts = {"group": groups[g].digest(sources), **solutions[g].facts}
+            before = read_facts(folder, tile.id, sources[tile.id], recipe) or {}
+            if before.get("group") != facts["group"]:
                 levels = _render(groups[g], i, solutions[g], parts)
                 write_later(write_map, folder, tile.id, levels, sources[tile.id], recipe, facts)
             bar.update()

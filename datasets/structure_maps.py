@@ -94,7 +94,7 @@ def write_map(
     recipe: MapRecipe,
     facts: dict[str, Any] | None = None,
 ) -> None:
-    """Write a map, atomically.
+    """Write a map to a store, atomically.
 
     Args:
         folder: the store.

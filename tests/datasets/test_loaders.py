@@ -11,12 +11,7 @@ import torch
 
 from configs.schema import Config, StructureConfig
 from datasets.dataset import Batch
-from datasets.loaders import (
-    absence_note,
-    build_eval_loader,
-    build_train_loader,
-    check_structure,
-)
+from datasets.loaders import absence_note, build_eval_loader, build_train_loader, check_structure
 from datasets.structure_maps import map_path, store_folder
 from datasets.tile_set import TileSet, open_tile_set
 from tests.conftest import make_config, single_process
