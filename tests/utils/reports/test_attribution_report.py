@@ -123,18 +123,17 @@ def test_files_hold_the_same_numbers(tmp_path):
     assert len(rows) == 3 * 4  # ablations, measured or not; the mean and three classes
     keys = ("difference", "low", "high", "changed_pixels")
     for place, effect in ((0, found.effects[0]), (8, found.effects[1])):
-        entry, mean, land = result["ablations"][place // 4], rows[place], rows[place + 1]
-        assert mean["ablation"] == entry["ablation"] == effect.ablation.name
-        assert (mean["class"], land["class"]) == ("mean", "land")
-        whole = {**entry["miou"], "changed_pixels": entry["changed_pixels"]}
-        for row, in_json, difference, moved in (
-            (mean, whole, effect.differences[0], effect.moved),
-            (land, entry["classes"][0], effect.differences[1], effect.moved_by_class[0]),
-        ):
-            numbers = [difference.value, difference.low, difference.high, moved]
-            assert [float(row[key]) for key in keys] == numbers
-            assert [in_json[key] for key in keys] == numbers
+        entry = result["ablations"][place // 4]
+        assert entry["ablation"] == effect.ablation.name
         assert entry["confusion"] == effect.confusion.tolist()
+        in_json = [{**entry["miou"], "changed_pixels": entry["changed_pixels"]}, *entry["classes"]]
+        moved = (effect.moved, *effect.moved_by_class)
+        for number, name in enumerate(("mean", "land")):
+            row, difference = rows[place + number], effect.differences[number]
+            assert (row["ablation"], row["class"]) == (entry["ablation"], name)
+            numbers = [difference.value, difference.low, difference.high, moved[number]]
+            assert [float(row[key]) for key in keys] == numbers
+            assert [in_json[number][key] for key in keys] == numbers
     assert rows[4]["unmeasured"] == result["ablations"][1]["unmeasured"] == "holds values"
     assert rows[4]["difference"] == rows[3]["difference"] == ""  # not measured; no road
     assert read_rgb(tmp_path / "a" / "attribution.png").shape[1] > 400

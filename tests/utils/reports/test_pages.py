@@ -121,13 +121,10 @@ def test_numbers_are_aligned_right_and_names_left():
     assert re.search(r"<tr class=rule>\s*<td class=text>mean</td>\s*<td>2</td>\s*</tr>", text)
 
 
-def test_nothing_measured_is_a_page_all_the_same():
+def test_what_was_not_measured_is_stated():
     read = Reader(page(findings=NOTHING))
     assert any("No intervals: they need at least two" in text for text in read.texts)
     assert ["building", "-", "", "-", "-", "-", "-"] in read.rows
-
-
-def test_missing_boundaries_and_classes_outside_the_mean_are_stated():
     read = Reader(page(findings=find(left_out=["car"], plan=ERODED_ONLY)))
     text = "|".join(read.texts)
     assert "No boundary scores: they need full labels" in text

@@ -66,24 +66,19 @@ def test_report_json_holds_fractions_counts_and_header(tmp_path):
     assert report["cost"] == sizes
 
 
-def test_report_json_has_null_where_nothing_was_measured(tmp_path):
-    report = written(tmp_path, findings=NOTHING)
+def test_report_json_has_null_and_the_reason_for_what_was_not_measured(tmp_path):
+    report = written(tmp_path / "nothing", findings=NOTHING)
     assert report["miou"] is None and report["calibration"]["error"] is None
     assert report["interval"]["why"].startswith("No intervals: they need at least two")
-
-
-def test_report_json_names_protocols_without_their_labels(tmp_path):
     classes = ("building", "land", "clutter")
     findings = find(classes=classes, plan=ERODED_ONLY)
-    report = written(tmp_path, findings=findings, classes=classes)
+    report = written(tmp_path / "eroded", findings=findings, classes=classes)
     names = [protocol["name"] for protocol in report["protocols"]]
     assert names == ["mmsegmentation", "GeoSeg, SSRS"]
     assert report["protocols"][1]["left_out"] == ["clutter"]
     why = "not computed: needs full labels, which the data set does not have"
-    assert report["impossible_protocols"] == [
-        {"name": "VSGNet config", "why": why},
-        {"name": "all classes", "why": why},
-    ]
+    impossible = [{"name": name, "why": why} for name in ("VSGNet config", "all classes")]
+    assert report["impossible_protocols"] == impossible
     assert report["boundaries"]["iou"] is None
     assert "need full labels" in report["boundaries"]["why"]
 

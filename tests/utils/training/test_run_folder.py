@@ -28,12 +28,8 @@ def test_an_environment_states_software_devices_batch_and_data(dist, tmp_path):
     assert environment["devices"][0] and environment["devices"][1:] == ["another"]
     assert environment["precision"] == "fp32"
     assert environment["tf32"] == {"matmul": False, "cudnn": False}
-    assert environment["batch"] == {
-        "samples": 24,
-        "per_rank": 12,
-        "micro_batches_per_rank": 3,
-        "per_micro_batch": 4,
-    }
+    batch = {"samples": 24, "per_rank": 12, "micro_batches_per_rank": 3, "per_micro_batch": 4}
+    assert environment["batch"] == batch
     data = environment["data"]
     assert (data["dataset"], data["selected_on"]) == ("scenes", "val")
     assert data["frozen"] == IDENTITY.frozen and not {"recipe", "palette"} & data.keys()

@@ -16,9 +16,8 @@ def test_validation_every_few_epochs_and_at_the_end():
 
 
 def test_copies_are_kept_only_if_asked_for():
-    assert schedule().kept_copies(2) == []
-    kept = schedule("run.keep_every_epochs=2")
-    assert [kept.kept_copies(epoch) for epoch in (1, 2)] == [[], ["epoch_0002.pth"]]
+    assert schedule().kept_copies(2) == schedule("run.keep_every_epochs=2").kept_copies(1) == []
+    assert schedule("run.keep_every_epochs=2").kept_copies(2) == ["epoch_0002.pth"]
 
 
 def test_a_run_ends_with_its_epochs_or_its_patience():

@@ -44,7 +44,7 @@ def test_overlay_blends_classes_and_leaves_ignored_pixels():
         overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.uint8), PALETTE)
 
 
-def test_segment_colors_depend_on_the_id_alone():
+def test_segment_colors_depend_on_the_id_alone_and_are_bright_and_far_apart():
     ids = np.array([[0, 1, 2], [2, 1, 70000]])
     picture = colorize_segments(ids)
     assert picture.dtype == np.uint8 and picture.shape == (2, 3, 3)
@@ -52,9 +52,6 @@ def test_segment_colors_depend_on_the_id_alone():
     assert picture[0, 1].tolist() == picture[1, 1].tolist()
     assert picture[0, 2].tolist() == picture[1, 0].tolist()
     assert np.array_equal(colorize_segments(ids[:, 1:].astype(np.int32)), picture[:, 1:])
-
-
-def test_segment_colors_are_bright_and_far_apart():
     colors = colorize_segments(np.arange(1, 2001)[np.newaxis])[0].astype(int)
     assert colors.max(axis=1).min() >= 150
     assert len(np.unique(colors, axis=0)) > 1980
@@ -67,12 +64,8 @@ def test_boundaries_are_one_pixel_wide_and_the_image_is_kept():
     ids = np.array([[1, 1, 1, 2, 2], [1, 1, 1, 2, 2], [3, 3, 3, 3, 3], [3, 3, 3, 3, 3]])
     drawn = draw_boundaries(image, ids, color=(1, 2, 3))
     border = (drawn == (1, 2, 3)).all(axis=2)
-    assert border.astype(int).tolist() == [
-        [0, 0, 1, 0, 0],
-        [1, 1, 1, 1, 1],
-        [0, 0, 0, 0, 0],
-        [0, 0, 0, 0, 0],
-    ]
+    assert border[:2].astype(int).tolist() == [[0, 0, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert not border[2:].any()
     assert np.array_equal(drawn[~border], before[~border])
     assert np.array_equal(image, before)
 

@@ -74,9 +74,6 @@ def test_legend_wraps_at_its_width_and_outlines_every_swatch():
     assert outline[:, : wide.shape[1]].sum() >= 4 * (13 * 13 - 11 * 11)
     firsts = [np.flatnonzero(has(wide, color).any(axis=0))[0] for color in palette[:2]]
     assert firsts[0] < firsts[1] and firsts[0] == 1  # in the given order, from the left edge
-
-
-def test_legend_shortens_a_name_and_keeps_accents():
     strip = legend(["name " * 50], [(1, 2, 3)], 150)
     assert strip.shape[1] == 150 and (strip[:, -1] == 255).all()
     with_accent, without = (legend([name], [(1, 2, 3)], 150) for name in ("Häuser", "Hauser"))
