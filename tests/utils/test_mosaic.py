@@ -21,8 +21,7 @@ SEEDS = range(3)
 
 def ends(box: Box) -> list[range]:
     """Rows and columns."""
-    rows = range(box.top_px, box.top_px + box.height_px)
-    return [rows, range(box.left_px, box.left_px + box.width_px)]
+    return [range(box.top_px, box.bottom_px), range(box.left_px, box.right_px)]
 
 
 def pixels(box: Box) -> set[tuple[int, int]]:
@@ -36,9 +35,7 @@ def cut(whole: np.ndarray, box: Box) -> np.ndarray:
 def some_layout(seed: int):
     """Random boxes, and a random map of small integers for each of them."""
     rng = np.random.default_rng(seed)
-    places = np.concatenate(
-        [rng.integers(0, 40, (9, 2)).clip(9), rng.integers(1, 25, (9, 2))], axis=1
-    )
+    places = np.hstack([rng.integers(0, 40, (9, 2)).clip(9), rng.integers(1, 25, (9, 2))])
     boxes = [Box(*place) for place in places.tolist()]
     return lay_out(boxes), [rng.integers(0, 5, (b.height_px, b.width_px)) for b in boxes]
 
