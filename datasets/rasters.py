@@ -5,6 +5,7 @@ mapped one only the pages of the window are read, and any viewer opens the files
 """
 
 import json
+import mmap
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -62,7 +63,10 @@ def open_raster(path: Path, kind: Kind) -> np.ndarray:
     header = _read_header(path)
     if header.kind != kind:
         raise DataError(f"{path} is {header.kind}, not {kind}; prepare or generate it again")
-    return np.asarray(np.memmap(path, header.dtype, "r", header.offset, header.shape))
+    with path.open("rb") as file:  # numpy.memmap takes half as long again
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    count = int(np.prod(header.shape))
+    return np.frombuffer(mapped, header.dtype, count, header.offset).reshape(header.shape)
 
 
 def read_raster(path: Path, kind: Kind) -> np.ndarray:

@@ -33,6 +33,14 @@ from utils.config import differences
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import read_json, write_text
 
+FORMAT_VERSION = 2
+SPLITS = ("train", "val", "test")
+LABEL_FOLDERS = {"full": "labels", "eroded": "labels_eroded"}
+HISTOGRAM = "histogram.csv"
+_COUNTED_ROWS = 512  # at a time: counting converts pixels to 64-bit integers
+
+Color = tuple[int, int, int]
+
 
 @dataclass(frozen=True, kw_only=True)
 class NamedSplit:
@@ -82,16 +90,6 @@ def find_split(name: str, known: Mapping[str, NamedSplit], data_set: str) -> Nam
     if name not in known:
         raise ConfigError(f"--split {name} is not a split of {data_set}; it has {', '.join(known)}")
     return known[name]
-
-
-FORMAT_VERSION = 2
-SPLITS = ("train", "val", "test")
-LABEL_FOLDERS = {"full": "labels", "eroded": "labels_eroded"}
-HISTOGRAM = "histogram.csv"
-
-_COUNTED_ROWS = 512  # at a time: counting converts pixels to 64-bit integers
-
-Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
