@@ -72,17 +72,12 @@ def pool(x: Tensor, size: int) -> Tensor:
     return torch.stack(rows, -2)
 
 
-def bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Sample centres at (i + 1/2) n / N - 1/2, held inside: one matrix an axis."""
+def bilinear(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Sample centres at (i + 1/2) n / N - 1/2, held inside: one matrix of hats an axis."""
 
     def matrix(n: int, to: int) -> Tensor:
-        centre = ((torch.arange(to, dtype=torch.float64) + 0.5) * n / to - 0.5).clamp(min=0)
-        low = centre.floor().long().clamp(max=n - 1)
-        share = (centre - low).clamp(max=1)
-        out = torch.zeros(to, n, dtype=torch.float64)
-        out[torch.arange(to), low] += 1 - share
-        out[torch.arange(to), (low + 1).clamp(max=n - 1)] += share
-        return out.to(x)
+        centre = ((torch.arange(to, dtype=torch.float64) + 0.5) * n / to - 0.5).clamp(0, n - 1)
+        return (1 - (centre[:, None] - torch.arange(n)).abs()).clamp(min=0).to(x)
 
     rows, columns = matrix(x.shape[2], size[0]), matrix(x.shape[3], size[1])
     return torch.einsum("ih,bchw,jw->bcij", rows, x, columns)
@@ -92,14 +87,10 @@ def global_branch(p: Parameters, u_rgb: Tensor, u_structure: Tensor, num_heads: 
     query = pool(project(part(p, "query"), torch.cat([u_rgb, u_structure], 1)), 7)
     w_key, w_value = p["key_value.weight"].chunk(2)
     key, value = project({"weight": w_key}, u_rgb), project({"weight": w_value}, u_rgb)
-    answers = []
-    for q, k, v in zip(
-        *(x.flatten(2).chunk(num_heads, 1) for x in (query, key, value)), strict=True
-    ):
-        logits = torch.einsum("bdq,bdp->bqp", q, k) / math.sqrt(q.shape[1])
-        answers.append(torch.einsum("bqp,bdp->bdq", softmax(logits), v))
-    size = (u_rgb.shape[2], u_rgb.shape[3])
-    return bilinear(torch.cat(answers, 1).unflatten(2, (7, 7)), size)
+    query, key, value = (x.flatten(2).unflatten(1, (num_heads, -1)) for x in (query, key, value))
+    logits = torch.einsum("bhdq,bhdp->bhqp", query, key) / math.sqrt(query.shape[2])
+    answers = torch.einsum("bhqp,bhdp->bhdq", softmax(logits), value)
+    return bilinear(answers.flatten(1, 2).unflatten(2, (7, 7)), u_rgb.shape[2:])
 
 
 def structure_gate(p: Parameters, u_rgb: Tensor, u_structure: Tensor) -> Tensor:
@@ -173,11 +164,8 @@ def feature_recalibration(
 
 def mlp_head(p: Parameters, pyramid: list[Tensor]) -> Tensor:
     """In eval mode: running statistics, no dropout."""
-    size = (pyramid[0].shape[2], pyramid[0].shape[3])
-    fused = sum(
-        bilinear(project({"weight": p[f"project.{i}.weight"]}, x), size)
-        for i, x in enumerate(pyramid)
-    )
+    projected = [project({"weight": p[f"project.{i}.weight"]}, x) for i, x in enumerate(pyramid)]
+    fused = torch.stack([bilinear(x, pyramid[0].shape[2:]) for x in projected]).sum(0)
     mean, variance = (p[f"norm.running_{name}"].view(-1, 1, 1) for name in ("mean", "var"))
     normal = normalize(part(p, "norm"), fused, mean, variance)
     return project(part(p, "classify"), torch.relu(normal))

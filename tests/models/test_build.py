@@ -9,25 +9,25 @@ from torch import Tensor, nn
 from configs.schema import ModelConfig, OptimConfig, VitConfig
 from models.build import SIZES, build_network, frozen_identities
 from models.encoder import DepthToSpaceJoin, ProjectionJoin
-from models.feature_recalibration import FeatureRecalibration
-from models.fusion_enhancement import FusionEnhancement
 from utils.errors import MissingDataError
 from utils.training.optim import build_optimizer
 
 RANDOM, NONE = VitConfig(name="test_vit", weights="random"), VitConfig(name="none")
+DINOV3 = VitConfig(name="vit_small_patch16_dinov3", weights="random")
 TWO_LAYERS, DEPTH_TO_SPACE = replace(RANDOM, num_layers=2), replace(RANDOM, join="depth_to_space")
 
 
-def network(size="tiny", vit=NONE, channels=4, pictures=((0, 1, 2),), **settings):
+def network(
+    size="tiny", vit=NONE, channels=4, pictures=((0, 1, 2),), dtype=torch.float32, **settings
+):
     torch.manual_seed(0)
-    frozen_dtype = settings.pop("frozen_dtype", torch.float32)
     settings = {"structure_vit": vit, "drop_path": 0.0, "head_dropout": 0.0, **settings}
     return build_network(
         ModelConfig(size=size, rgb_vit=vit, **settings),
         num_classes=5,
         structure_channels=channels,
         pictures=pictures,
-        frozen_dtype=frozen_dtype,
+        frozen_dtype=dtype,
     )
 
 
@@ -73,17 +73,12 @@ def test_every_switch_trains_every_parameter_and_fault_21_no_frozen_one(settings
     assert (structure.grad.abs().sum((0, 2, 3)) > 0).all()
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (33, 70)])
-def test_height_and_width_are_free(height, width):
-    logits = network(vit=RANDOM).eval()(*inputs(height, width))
-    assert logits.shape == (2, 5, height, width)
-    assert torch.isfinite(logits).all()
-
-
-def test_a_batch_gives_what_its_images_give_one_by_one():
+@pytest.mark.parametrize("size", [(1, 1), (33, 70)])
+def test_any_size_and_a_batch_gives_what_its_images_give_one_by_one(size):
     net = network(vit=RANDOM).eval()
-    image, structure = inputs(48, 64, batch=3)
+    image, structure = inputs(*size, batch=3)
     one_by_one = torch.cat([net(image[i : i + 1], structure[i : i + 1]) for i in range(3)])
+    assert one_by_one.shape == (3, 5, *size)
     torch.testing.assert_close(net(image, structure), one_by_one, rtol=1e-4, atol=1e-5)
 
 
@@ -96,14 +91,16 @@ def test_two_modalities_show_the_structure_vit_two_pictures():
 
 
 @pytest.mark.parametrize(
-    ("size", "vit"), [("small", VitConfig(weights="random")), ("base", NONE), ("large", NONE)]
+    ("size", "vit", "structure_vit"),
+    [("small", VitConfig(weights="random"), DINOV3), ("base", NONE, NONE), ("large", NONE, NONE)],
 )
-def test_a_size_builds_without_memory(size, vit):
+def test_a_size_builds_without_memory(size, vit, structure_vit):
     with torch.device("meta"):
-        net = network(size, vit)
+        net = network(size, vit, structure_vit=structure_vit)
         logits = net(torch.empty(1, 3, 64, 96), torch.empty(1, 4, 64, 96))
     assert logits.shape == (1, 5, 64, 96)
     assert all(parameter.is_meta for parameter in net.parameters())
+    assert all(vit["sha256"] == "meta" for vit in frozen_identities(net).values())
 
 
 def test_large_is_the_released_size_and_vits_are_those_of_the_size(tmp_path, monkeypatch):
@@ -131,7 +128,7 @@ def test_drop_path_rises_linearly_over_all_blocks_and_inputs_are_normalised():
 
 def test_settings_of_a_vit_reach_its_own_branch():
     settings = {"vit": TWO_LAYERS, "structure_vit": DEPTH_TO_SPACE}
-    net = network(**settings, frozen_dtype=torch.bfloat16)
+    net = network(**settings, dtype=torch.bfloat16)
     for embedding, width, join in (
         (net.encoder.rgb, 2 * 64, ProjectionJoin),
         (net.encoder.structure, 64, DepthToSpaceJoin),
@@ -185,9 +182,11 @@ def test_every_convolution_sees_and_gives_channels_last():
             if not x.is_contiguous(memory_format=torch.channels_last):
                 wrong.append((module, tuple(x.shape), x.stride()))
 
-    handles = [m.register_forward_hook(look) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(look)
     logits = net(image, structure)
-    assert handles and not wrong, wrong
+    assert not wrong
     assert logits.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -199,20 +198,13 @@ def test_compiles_without_a_graph_break(one_stage, recompute):
     logits.square().mean().backward()
     expected = network(vit=RANDOM, recompute=recompute)(*inputs(64, 64))
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
-    trained = [p for p in net.parameters() if p.requires_grad]
-    assert all(torch.isfinite(parameter.grad).all() for parameter in trained)
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.requires_grad)
 
 
 def test_fault_5_each_stage_runs_once_at_its_own_scale():
     net, seen = network(vit=RANDOM), []
-
-    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen.append((type(module), tuple(args[0].shape[1:])))
-
-    for module in net.modules():
-        if isinstance(module, (FusionEnhancement, FeatureRecalibration)):
-            module.register_forward_pre_hook(note)
+    for module in [*net.encoder.enhance, *net.encoder.recalibrate]:
+        module.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[1:])))
     net(*inputs(128, 61))
     sizes = [(16, 32, 16), (32, 16, 8), (48, 8, 4), (64, 4, 2)]
-    both = (FusionEnhancement, FeatureRecalibration)
-    assert seen == [(block, size) for size in sizes for block in both]
+    assert seen == [size for size in sizes for _ in ("enhance", "recalibrate")]

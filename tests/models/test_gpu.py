@@ -11,14 +11,17 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-VIT = VitConfig(name="vit_small_patch14_reg4_dinov2", weights="random")
+
+
+def build(size: str, vit: str) -> torch.nn.Module:
+    frozen = VitConfig(name=vit, weights="random")
+    config = ModelConfig(size=size, rgb_vit=frozen, structure_vit=frozen)
+    return build_network(config, num_classes=5, structure_channels=4, pictures=((0, 1, 2),))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_large_with_a_smaller_vit_trains_within_24_gib(dtype):
-    config = ModelConfig(size="large", rgb_vit=VIT, structure_vit=VIT)
-    network = build_network(config, num_classes=5, structure_channels=4, pictures=((0, 1, 2),))
-    network.cuda()
+    network = build("large", "vit_small_patch14_reg4_dinov2").cuda()
     frozen = {n: p.clone() for n, p in network.named_parameters() if not p.requires_grad}
     optimizer = build_optimizer(network, OptimConfig(lr=1e-4, weight_decay=0.01))
     scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16, init_scale=1024)
@@ -38,10 +41,7 @@ def test_large_with_a_smaller_vit_trains_within_24_gib(dtype):
 
 
 def test_gpu_and_cpu_give_the_same_logits():
-    vit = VitConfig(name="test_vit", weights="random")
-    config = ModelConfig(size="tiny", rgb_vit=vit, structure_vit=vit)
-    network = build_network(config, num_classes=5, structure_channels=4, pictures=((0, 1, 2),))
-    network.eval()
+    network = build("tiny", "test_vit").eval()
     inputs = [torch.rand(1, c, 65, 96) for c in (3, 4)]
     with torch.no_grad():
         expected = network(*inputs)

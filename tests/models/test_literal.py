@@ -19,12 +19,9 @@ def with_random_weights(module: nn.Module) -> nn.Module:
     """Every parameter and running statistic drawn at random, nothing at its initial 0 or 1."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for tensor in [*module.parameters(), *module.buffers()]:
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if tensor.is_floating_point():
-                tensor.uniform_(-0.7, 0.7, generator=generator)
-        for name, tensor in module.named_buffers():
-            if name.endswith("running_var"):
-                tensor.add_(1.0)
+                tensor.uniform_(-0.7, 0.7, generator=generator).add_(name.endswith("running_var"))
     return module.double().eval()
 
 
