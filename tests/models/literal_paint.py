@@ -6,18 +6,11 @@ import numpy as np
 
 
 def paint_literally(masks: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Make one segment map of masks that overlap and leave gaps.
+    """Make one int32 map (0 = under no mask) of ``(H, W)`` bool masks that overlap and leave gaps.
 
     Larger masks are painted first, so a smaller mask lies over a larger one. Of two masks of equal
     area the one that holds the first pixel (in raster order) in which they differ lies on top, so
-    the order of ``masks`` never matters.
-
-    Args:
-        masks: any number of ``(H, W)`` bool arrays.
-        shape: ``(H, W)``.
-
-    Returns:
-        ``(H, W)`` int32; 0 = under no mask. Numbers have gaps where a mask is hidden altogether.
+    the order of ``masks`` never matters. Numbers have gaps where a mask is hidden altogether.
     """
     keys = [(-int(mask.sum()), np.packbits(mask).tobytes()) for mask in masks]
     ids = np.zeros(shape, dtype=np.int32)

@@ -98,12 +98,11 @@ def test_half_precision_storage_gives_the_bits_of_autocast_in_half_the_memory(ar
         expected = full(picture)
     assert torch.equal(half(picture), expected)
     assert half.identity == full.identity
-    for (name, before), after in zip(
-        full.vit.named_parameters(), half.vit.parameters(), strict=True
-    ):
+    for name, before in full.vit.named_parameters():
         is_matrix = before.ndim > 1 and not name.endswith(("token", "embed"))
         if is_matrix or "norm" in name:
-            assert after.nbytes == before.nbytes // (2 if is_matrix else 1), name
+            share = 2 if is_matrix else 1
+            assert half.vit.get_parameter(name).nbytes == before.nbytes // share, name
 
 
 @pytest.mark.slow

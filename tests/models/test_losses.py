@@ -25,6 +25,8 @@ def loss_of(logits, target, counts=None, segments=None, **weights):
 
 
 LIKELY, UNLIKELY = -math.log(0.75), -math.log(0.25)
+SMOOTH_LIKELY, SMOOTH_UNLIKELY = 0.95 * LIKELY + 0.05 * UNLIKELY, 0.05 * LIKELY + 0.95 * UNLIKELY
+WEIGHTED_DICE = (3 * 2 / 7 + 2 / 5) / 4
 
 
 @pytest.mark.parametrize(
@@ -32,18 +34,12 @@ LIKELY, UNLIKELY = -math.log(0.75), -math.log(0.25)
     [
         # Dice of class 0: 1 - (2 * 2 * 3/4 + 1) / (2 * 3/4 + 2 + 1); class 1 is in no target.
         ([0, 0], 0.0, None, LIKELY, 1 / 9),
-        ([0, 0], 0.1, None, 0.95 * LIKELY + 0.05 * UNLIKELY, 1 / 9),
+        ([0, 0], 0.1, None, SMOOTH_LIKELY, 1 / 9),
         # 1 - (2 * 3/4 + 1) / (2 * 3/4 + 1 + 1) and 1 - (2 * 1/4 + 1) / (2 * 1/4 + 1 + 1)
         ([0, 1], 0.0, None, (LIKELY + UNLIKELY) / 2, (2 / 7 + 2 / 5) / 2),
-        ([0, 1], 0.0, (3.0, 1.0), (3 * LIKELY + UNLIKELY) / 4, (3 * 2 / 7 + 2 / 5) / 4),
+        ([0, 1], 0.0, (3.0, 1.0), (3 * LIKELY + UNLIKELY) / 4, WEIGHTED_DICE),
         # Smoothing moves no class weight to another class.
-        (
-            [0, 1],
-            0.1,
-            (3.0, 1.0),
-            (3 * (0.95 * LIKELY + 0.05 * UNLIKELY) + 0.05 * LIKELY + 0.95 * UNLIKELY) / 4,
-            (3 * 2 / 7 + 2 / 5) / 4,
-        ),
+        ([0, 1], 0.1, (3.0, 1.0), (3 * SMOOTH_LIKELY + SMOOTH_UNLIKELY) / 4, WEIGHTED_DICE),
     ],
 )
 def test_cross_entropy_and_dice_by_hand(target, smoothing, weights, cross_entropy, dice):
