@@ -220,10 +220,8 @@ def ablation_inputs(
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """Return the arguments for a ``Predictor`` with an ``AblatedEncoder``.
 
-    Args:
-        own: a tile with its maps.
-        other: the same tile with the maps of another image.
-        superpixels: ``(1, H, W)`` ids of the picture that the tile's maps belong to.
+    ``other`` is the same tile with the maps of another image; ``superpixels`` are ``(1, H, W)`` ids
+    of the picture that the tile's own maps belong to.
     """
     assert other.structure_image is not None
     maps = {**own.maps, **{_OTHER + store: levels for store, levels in other.maps.items()}}

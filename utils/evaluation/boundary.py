@@ -111,14 +111,9 @@ def _count_strip(
 
 
 def _near_contour(labels: np.ndarray, widths_px: Sequence[int]) -> Iterator[np.ndarray]:
-    """Mark the pixels within each width of the contour of their own class.
+    """Yield the mask of the pixels within each width of the contour of their own class.
 
-    Args:
-        labels: ``(H, W)`` uint8 class indices, 255 = ignored.
-        widths_px: ascending.
-
-    Yields:
-        ``(H, W)`` bool for each width.
+    ``labels`` is ``(H, W)`` uint8 with 255 = ignored; the widths ascend.
     """
     ignored = labels == IGNORE_INDEX
     # A pixel is near a contour where minimum and maximum of its square differ. Ignored pixels are
@@ -138,18 +133,15 @@ def _contour_within(
     classes: np.ndarray,
     places: np.ndarray,
 ) -> np.ndarray:
-    """Return True for pixels that have a contour of their class within each width.
+    """Return True for pixels with a contour of their class within each width, ``(widths, N)``.
 
     Each class is one bit, so the contours of eight classes are widened at once.
 
     Args:
-        labels: ``(H, W)`` uint8, the class of every pixel of the contour.
+        labels: ``(H, W)`` uint8, the class of every pixel of ``contour``.
         contour: ``(H, W)`` bool.
         classes: ``(N,)`` uint8, class of each queried pixel.
         places: ``(N,)``, their indices into the flattened image.
-
-    Returns:
-        ``(len(WIDTHS_PX), N)`` bool.
     """
     matched = np.zeros((len(WIDTHS_PX), classes.size), dtype=bool)
     for first in range(0, int(classes.max(initial=0)) + 1, _BITS):

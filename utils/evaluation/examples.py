@@ -101,15 +101,10 @@ def panel_row(
     side_px: int,
     title: str | None = None,
 ) -> PanelRow:
-    """Return a panel row of one tile: image, encoded structure, target and prediction.
+    """Return a panel row of a window of one tile: image, encoded structure, target and prediction.
 
-    Args:
-        batch: of one tile.
-        prediction: its class indices ``(H, W)`` uint8.
-        encoder: encodes the structure maps.
-        window: the part of the tile to show.
-        side_px: pictures with a longer side are reduced to it; class indices by the nearest pixel.
-        title: by default the tile id.
+    Pictures with a side longer than ``side_px`` are reduced to it, class indices by the nearest
+    pixel. The title is the tile id by default.
     """
 
     def crop(x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Integers are counted per image and added over images and ranks, so the result do
 images are distributed. The tables grow with the numbers of classes and source images only.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,26 +70,18 @@ class Measurements:
         self._classes, self._labels = tuple(classes), labels
         shape = (len(self._sources), num_classes, num_classes)
         self._confusions = {kind: torch.zeros(shape, dtype=torch.int64) for kind in labels.kinds}
-        self._boundaries = np.zeros(
-            (len(WIDTHS_PX), num_classes, len(BOUNDARY_COUNTS)), dtype=np.int64
-        )
+        self._boundaries = np.zeros((len(WIDTHS_PX), num_classes, len(BOUNDARY_COUNTS)), np.int64)
         self._objects = np.zeros((num_classes, len(SIZE_NAMES), len(OBJECT_COUNTS)), np.int64)
-        self._calibration = np.zeros((NUM_BINS, len(CALIBRATION_COUNTS)), dtype=np.int64)
+        self._calibration = np.zeros((NUM_BINS, len(CALIBRATION_COUNTS)), np.int64)
 
     def add_strip(self, target: Tensor, logits: Tensor, classes: Tensor) -> None:
-        """Measure calibration on rows of an image: ``on_strip`` of ``utils.evaluation.evaluate``.
-
-        Args:
-            target: ``(rows, W)`` uint8, headline labels.
-            logits: ``(C, rows, W)`` float32.
-            classes: their class indices ``(rows, W)`` uint8.
-        """
+        """Measure calibration on rows of an image: ``on_strip`` of ``evaluate``."""
         self._calibration += calibration_counts(
             logits.cpu().numpy(), target.numpy(), classes.numpy()
         )
 
     def add(self, image: TileAssembler) -> None:
-        """Measure all else of an image: ``on_image`` of ``utils.evaluation.evaluate``."""
+        """Measure all else of an image: ``on_image`` of ``evaluate``."""
         predicted, num_classes = image.prediction.numpy(), len(self._classes)
         for kind, confusion in image.confusions.items():
             self._confusions[kind][self._place[image.source]] += confusion
@@ -116,6 +108,7 @@ class Measurements:
             for counts in (self._boundaries, self._objects, self._calibration)
         )
         without = [self._classes.index(name) for name in left_out]
+        protocols = protocols_of(self._classes)
         return Findings(
             confusion=confusions.sum(0),
             sources=self._sources,
@@ -127,35 +120,25 @@ class Measurements:
             objects=object_scores(objects),
             all_objects=object_scores(objects.sum(axis=0, keepdims=True)),
             calibration=calibration(confidence),
-            protocols=protocol_scores(by_kind, self._classes, self._labels),
-            impossible=tuple(
-                protocol
-                for protocol in protocols_of(self._classes)
-                if protocol.labels not in by_kind
+            protocols=tuple(
+                _protocol_scores(by_kind[p.labels], p, self._classes, self._labels)
+                for p in protocols
+                if p.labels in by_kind
             ),
+            impossible=tuple(p for p in protocols if p.labels not in by_kind),
             conditions=conditions,
         )
 
 
-def protocol_scores(
-    confusions: Mapping[str, Tensor], classes: Sequence[str], labels: LabelPlan
-) -> tuple[ProtocolScores, ...]:
-    """Return the scores of each protocol in use for these classes whose labels are available.
-
-    ``confusions`` are ``(sources, C, C)`` int64 by kind of label.
-    """
-    found = []
-    for protocol in protocols_of(classes):
-        if protocol.labels not in confusions:
-            continue
-        counted = protocol.apply(confusions[protocol.labels], classes)
-        without = protocol.not_in_mean(classes)
-        found.append(
-            ProtocolScores(
-                protocol=protocol,
-                sentence=sentence_of(protocol, labels),
-                scores=scores(counted.sum(0), without),
-                intervals=bootstrap(counted.numpy(), without),
-            )
-        )
-    return tuple(found)
+def _protocol_scores(
+    confusions: Tensor, protocol: Protocol, classes: Sequence[str], labels: LabelPlan
+) -> ProtocolScores:
+    """Return the scores of ``(sources, C, C)`` int64, of the protocol's kind of label."""
+    counted = protocol.apply(confusions, classes)
+    without = protocol.not_in_mean(classes)
+    return ProtocolScores(
+        protocol=protocol,
+        sentence=sentence_of(protocol, labels),
+        scores=scores(counted.sum(0), without),
+        intervals=bootstrap(counted.numpy(), without),
+    )

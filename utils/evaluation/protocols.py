@@ -16,8 +16,6 @@ from datasets.tile_set import TileSet
 from utils.errors import ConfigError
 from utils.evaluation.morphology import RADIUS_PX
 
-KINDS = ("full", "eroded")
-
 
 @dataclass(frozen=True, kw_only=True)
 class LabelPlan:
@@ -42,19 +40,12 @@ class LabelPlan:
 
 
 def plan_labels(available: Collection[str], headline: str, also: Collection[str] = ()) -> LabelPlan:
-    """Plan to score on one kind of label, and on further kinds where they are available.
+    """Plan to score on the headline, and ``also`` on kinds that protocols need where possible.
 
-    Args:
-        available: kinds that the data set has; eroded labels can be computed from full ones.
-        headline: kind that must be available or computable.
-        also: kinds that protocols need.
+    ``available`` are the kinds that the data set has; eroded labels are computed from full ones.
     """
-    has_full = "full" in available
-    kinds = tuple(
-        kind
-        for kind in KINDS
-        if kind in {headline, *also} and (kind in available or (kind == "eroded" and has_full))
-    )
+    possible = {*available, *(("eroded",) if "full" in available else ())}
+    kinds = tuple(kind for kind in ("full", "eroded") if kind in possible & {headline, *also})
     assert headline in kinds
     read = {kind if kind in available else "full" for kind in kinds}
     first = headline if headline in read else "full"

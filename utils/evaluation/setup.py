@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from configs.schema import Config
@@ -60,22 +61,27 @@ def load_setup(
     check_split(checkpoint, tile_set.identity(), str(tile_set.root))
     left_out = indices_left_out(config.eval.mean_without, tile_set.classes)
     check_structure(tile_set, config.structure, [split], checkpoint.identity.maps)
+    return EvaluationSetup(
+        checkpoint=checkpoint,
+        config=config,
+        tile_set=tile_set,
+        left_out=tuple(left_out),
+        predictor=load_predictor(checkpoint, config, dist.device),
+    )
+
+
+def load_predictor(checkpoint: Checkpoint, config: Config, device: torch.device) -> Predictor:
+    """Build the network of a checkpoint with everything that a prediction takes."""
     encoder = StructureEncoder(config.structure)
-    precision = Precision(config.run.precision, dist.device)
+    precision = Precision(config.run.precision, device)
     network = load_network(
         checkpoint,
         config.model,
         structure_channels=encoder.num_channels,
         pictures=encoder.pictures,
         frozen_dtype=precision.dtype,
-    ).to(dist.device)
-    return EvaluationSetup(
-        checkpoint=checkpoint,
-        config=config,
-        tile_set=tile_set,
-        left_out=tuple(left_out),
-        predictor=Predictor(network, encoder, precision, config.eval, dist.device),
     )
+    return Predictor(network.to(device), encoder, precision, config.eval, device)
 
 
 def measure(

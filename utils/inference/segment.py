@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from configs.schema import Config, EvalConfig
-from datasets.encodings import StructureEncoder
 from utils.boxes import Box
 from utils.evaluation.evaluate import Predictor, WindowInputs, classes_of
+from utils.evaluation.setup import load_predictor
 from utils.inference.chunks import ChunkGrid
 from utils.inference.inputs import Input
 from utils.inference.maps import MapSource, generated_maps
-from utils.precision import Precision
 from utils.threads import Stopwatch, read_ahead
-from utils.training.checkpoint import Checkpoint, load_network
+from utils.training.checkpoint import Checkpoint
 
 # Rows and columns of an image -> their pixels (h, w, 3) uint8 RGB.
 Read = Callable[[slice, slice], np.ndarray]
@@ -128,16 +127,7 @@ def load_segmenter(
         ConfigError, DataError: as ``utils.inference.maps.generated_maps``.
     """
     maps = maps or generated_maps(checkpoint, config, device)
-    encoder = StructureEncoder(config.structure)
-    precision = Precision(config.run.precision, device)
-    network = load_network(
-        checkpoint,
-        config.model,
-        structure_channels=encoder.num_channels,
-        pictures=encoder.pictures,
-        frozen_dtype=precision.dtype,
-    ).to(device)
-    predictor = Predictor(network, encoder, precision, config.eval, device)
+    predictor = load_predictor(checkpoint, config, device)
     superpixels = config.structure.selected().get("superpixels")
     return Segmenter(predictor, maps, config.eval, getattr(superpixels, "segment_size_px", None))
 
