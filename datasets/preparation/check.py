@@ -35,6 +35,7 @@ from datasets.tile_set import (
     SPLITS,
     TileSet,
     count_values,
+    image_path,
     open_tile_set,
     read_histogram,
 )
@@ -305,14 +306,11 @@ class _Check:
     def find_unexpected_files(self) -> Iterator[Finding]:
         """Find files that belong to no tile, and temporary files of killed runs."""
         stores = store_folder(self.root, "")
-        expected = {
-            self.root / "images": {self.tile_set.image_path(t).name for t in self.tile_set.tiles}
-        }
+        expected = {self.root / "images": {image_path(self.root, t).name for t in self.tiles}}
         for kind, name in LABEL_FOLDERS.items():
             labelled = [tile_id for tile_id, kinds in self.label_kinds.items() if kind in kinds]
-            expected[self.root / name] = {
-                self.tile_set.target_path(tile_id, kind).name for tile_id in labelled
-            }
+            paths = (self.tile_set.target_path(tile_id, kind) for tile_id in labelled)
+            expected[self.root / name] = {path.name for path in paths}
         expected[stores] = {SHEET, *(folder.name for folder in _folders(stores))}
         for folder, (_, sources) in self.stores.items():
             maps = {map_path(folder, tile_id).name for tile_id in sources}

@@ -161,9 +161,7 @@ def _size_faults(source: Source) -> list[tuple[str, str]]:
 
 def _prepare_tiles(folder: Path, plan: Plan, num_workers: int) -> list[Record]:
     """Write the tiles of every source that is not finished; return the records of all."""
-    decoders = {
-        kind: MaskDecoder(classes, plan.mask_kind) for kind, classes in plan.classes.items()
-    }
+    decoders = {kind: MaskDecoder(file, plan.mask_kind) for kind, file in plan.classes.items()}
     unknown_seen: list[Record] = []
 
     def work(job: tuple[str, Source]) -> Record:
@@ -249,15 +247,8 @@ def _prepare_sensors(folder: Path, plan: Plan, records: list[Record], num_worker
             )
             for (_, source), record in zip(plan.jobs(), records, strict=True)
         ]
-        store_rasters(
-            folder,
-            name,
-            rasters,
-            None,
-            plan.ranges.get(name),
-            num_workers,
-            folder / RECORDS / name,
-        )
+        limits, records_of_it = plan.ranges.get(name), folder / RECORDS / name
+        store_rasters(folder, name, rasters, None, limits, num_workers, records_of_it)
 
 
 def _describe_unknown(records: list[Record], text: tuple[str, str]) -> str:
