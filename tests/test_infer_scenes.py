@@ -89,7 +89,7 @@ def test_a_geotiff_comes_back_in_its_place_and_equals_the_image_in_memory(
     monkeypatch.setattr(chunks, "CHUNK_PX", 150)
     monkeypatch.setattr(results, "_STRIP_PX", 20_000)
     kinds = ("index", "color", "overlay", "confidence")
-    output = run_infer(scene, tmp_path / "out", "--write", ",".join(kinds))
+    output = run_infer(scene, tmp_path / "out", "--write", ",".join([*kinds, "polygons"]))
     image = pixels(scene).transpose(1, 2, 0)
     labels = infer.load_predictor(checkpoint.path, device="cpu")(image)
     assert len(np.unique(labels)) > 1
@@ -109,11 +109,6 @@ def test_a_geotiff_comes_back_in_its_place_and_equals_the_image_in_memory(
     counts = np.bincount(labels.ravel(), minlength=len(palette)).tolist()
     assert [int(row["pixels"]) for row in rows] == counts
     assert [float(row["area_m2"]) for row in rows] == pytest.approx([0.09 * n for n in counts])
-
-
-def test_polygons_lie_where_the_image_lies(run_infer, scene, tmp_path):
-    output = run_infer(scene, tmp_path / "out", "--write", "index,polygons")
-    labels = pixels(output / "index/scene.tif")[0]
     shapes = []
     for feature in json.loads((output / "polygons/scene.geojson").read_text())["features"]:
         in_place = transform_geom("EPSG:4326", "EPSG:32188", feature["geometry"])

@@ -9,7 +9,7 @@ from datasets.preparation.writer import TileSetWriter
 from datasets.tile_set import Tile, TileSet, open_tile_set
 from tests.datasets.broken import CLASSES, PALETTE, image_of, target_of
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.inference.inputs import Input, find_inputs, submission_names
+from utils.inference.inputs import Input, find_inputs
 
 
 def write_tiles(root: Path, *tiles: tuple[str, str, int]) -> TileSet:
@@ -54,15 +54,6 @@ def test_images_that_were_cut_are_refused(tmp_path, lefts):
 def test_a_data_set_and_a_split_belong_together(toy, tmp_path, source, split, error, sentence):
     with pytest.raises(error, match=sentence):
         find_inputs(toy.root / source, tmp_path, split)
-
-
-def test_two_images_of_one_stem_cannot_be_submitted(tmp_path):
-    """``tests/test_infer.py`` has what images of other stems are called."""
-    paths = tmp_path / "1.png", tmp_path / "far/1.tif"
-    images = [Input(path=path, result=Path("1.png"), stem="1") for path in paths]
-    sentence = f"{paths[0]} and {paths[1]} would both be 1.png in the submission; rename"
-    with pytest.raises(DataError, match=re.escape(sentence)):
-        submission_names(images)
 
 
 @pytest.fixture

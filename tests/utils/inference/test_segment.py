@@ -118,14 +118,6 @@ def test_every_pixel_is_read_about_once_in_order_and_makes_the_map_of_its_chunk(
     assert seen.mean() < 1.6  # chunks of three windows overlap as windows do
 
 
-def test_an_error_of_the_reader_is_raised_and_ends_the_thread(image):
-    def read(rows, columns):
-        raise ValueError("broken block")
-
-    with pytest.raises(ValueError, match="broken block"):
-        segment(image, None, None, read)
-
-
 def test_class_and_confidence_by_hand():
     logits = torch.tensor([[0.0, 2.0, 1.0], [0.0, 0.0, -1e30]]).view(2, 1, 3)
     assert classes_of(logits).tolist() == [[0, 0, 0]]
