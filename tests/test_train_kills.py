@@ -16,7 +16,7 @@ from train import build_run, train
 from utils.training.checkpoint import load_checkpoint
 
 OVERRIDES = ["optim.num_epochs=4", "eval.every_epochs=2", "run.save_every_steps=1"]
-OVERRIDES += ["model.drop_path=0.3", *NO_VIT]
+OVERRIDES += ["model.drop_path=0.3", "optim.accumulate=2", *NO_VIT]
 
 
 def die() -> None:

@@ -1,14 +1,12 @@
 """What a recipe can ask of training besides the plain run."""
 
-import sys
-
 import pytest
 import torch
 
-import train as script
 from tests.conftest import make_config, single_process
 from tests.test_train import NO_VIT, build, run_to_the_end
-from utils.errors import ConfigError, DataError
+from train import build_run, train_one_epoch
+from utils.errors import ConfigError
 from utils.training.checkpoint import load_checkpoint
 from utils.training.log import read_rows
 
@@ -57,7 +55,7 @@ def test_a_class_left_out_that_is_not_there_is_refused_before_training(data_root
 
 def test_fine_tuning_begins_with_the_weights_of_another_run(checkpoint, data_root, tmp_path):
     config = make_config(data_root, tmp_path, f"run.fine_tune={checkpoint.path}")
-    run = script.build_run(config, single_process())
+    run = build_run(config, single_process())
     run.log.close()
     weights = run.state.network.state_dict()
     for key, value in checkpoint.weights.items():
@@ -68,23 +66,17 @@ def test_fine_tuning_begins_with_the_weights_of_another_run(checkpoint, data_roo
 
 
 def test_a_dry_run_says_what_the_run_would_take_and_leaves_nothing(
-    recipe_path, tmp_path, capsys, monkeypatch
+    recipe_path, tmp_path, run_script
 ):
-    arguments = ["train.py", "--config", str(recipe_path), "run.dry=true", *NO_VIT]
-    monkeypatch.setattr(sys, "argv", arguments)
-    script.main()
-    said = capsys.readouterr().out
+    arguments = ["train", "--config", recipe_path, "run.dry=true", *NO_VIT]
+    code, said, _ = run_script(*arguments)
+    assert code == 0
     assert "dry run: every part works, and no run was started" in said
     assert said.count("s, 6 of them") == 2  # 2 epochs of 3 steps, 2 validations of 3 images
     assert "GiB on cpu" in said
+    code, _, err = run_script(*arguments, "optim.lr=1e30", "optim.warmup_epochs=0")
+    assert code == 2 and "the loss is not finite at step" in err
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_dry_run_finds_what_is_wrong(recipe_path, monkeypatch):
-    arguments = ["train.py", "--config", str(recipe_path), "run.dry=true", "optim.lr=1e30"]
-    monkeypatch.setattr(sys, "argv", [*arguments, "optim.warmup_epochs=0", *NO_VIT])
-    with pytest.raises(DataError, match="the loss is not finite at step"):
-        script.main()
 
 
 def test_bf16_trains_like_fp32(data_root, tmp_path):
@@ -93,7 +85,7 @@ def test_bf16_trains_like_fp32(data_root, tmp_path):
         overrides = [f"run.precision={precision}", f"name={precision}", "optim.lr=3e-3"]
         overrides += ["optim.steps_per_epoch=10", "optim.warmup_epochs=0"]
         run = build(data_root, tmp_path, *overrides)
-        script.train_one_epoch(run)
+        train_one_epoch(run)
         run.log.close()
         losses[precision] = [row["loss"] for row in rows_of(run, "train")]
     assert len(losses["fp32"]) == 10 and losses["fp32"] != losses["bf16"]
