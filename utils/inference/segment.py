@@ -15,6 +15,7 @@ from utils.evaluation.setup import load_predictor
 from utils.inference.chunks import ChunkGrid
 from utils.inference.inputs import Input
 from utils.inference.maps import MapSource, generated_maps
+from utils.malloc import return_freed_memory
 from utils.threads import Stopwatch, read_ahead
 from utils.training.checkpoint import Checkpoint
 
@@ -88,8 +89,10 @@ class Segmenter:
                 with self.watch.time("wait"):
                     loaded, inputs = next(loading)
                 # Windows come row by row: none of a further window lies in a chunk above this one.
-                for above in [other for other in held if other.top_px < loaded.top_px]:
-                    del held[above]
+                if above := [other for other in held if other.top_px < loaded.top_px]:
+                    for other in above:
+                        del held[other]
+                    return_freed_memory()
                 held[loaded] = inputs
             pixels, maps, _ = held[chunk]
             top, left = window.top_px - chunk.top_px, window.left_px - chunk.left_px
