@@ -37,6 +37,7 @@ def test_levels_are_means_of_valid_pixels():
     levels = torch.tensor([[[10, 20, 0, 0], [30, 40, 0, 7]]])
     assert resize_levels(levels, (1, 2)).tolist()[0][0][0] in range(20, 31)
     assert resize_levels(levels, (2, 4)) is levels
+    assert resize_levels(torch.tensor([[[8, 8, 8, 8, 0, 0]]]), (1, 3)).tolist() == [[[8, 8, 0]]]
     assert resize_levels(torch.full((1, 4, 4), 65535), (3, 7)).unique().tolist() == [65535]
     assert not resize_levels(torch.zeros(1, 4, 4), (2, 2)).any()
     pixels = torch.rand(1, 3, 4, 4)
