@@ -20,6 +20,7 @@ from utils.rasters.placement import Placement
 from utils.rasters.reading import open_scene
 from utils.rasters.writing import open_writer
 
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 PHOTO = picture(20, 30)
 NORTH_UP = Affine(0.3, 0, 252930.6, 0, -0.3, 5173152)
 WORLD = "0.5\n0.0\n0.0\n-0.5\n100.25\n199.75\n"
@@ -50,6 +51,15 @@ def seen_by_gdal(path: Path) -> tuple:
         numbers = {k: [f"{n:.12g}" for n in np.ravel(v)] for k, v in rpcs.items() if v}
         area_or_point = file.tags().get("AREA_OR_POINT", "Area")
         return crs, file.transform, file.shape, points, numbers, area_or_point
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not at hand")
+def test_real_images_come_back_where_they_were(tmp_path: Path):
+    paths = [*SHARED.glob("geotiff-samples/images/*.tif"), *SHARED.glob("geodata-samples/*.tif")]
+    paths += SHARED.glob("geodata-samples/*.vrt")
+    assert len(paths) >= 10
+    for path in paths:
+        assert seen_by_gdal(copied(path, tmp_path)) == seen_by_gdal(path), path
 
 
 @pytest.mark.parametrize(
