@@ -17,6 +17,7 @@ Problems = Iterator[tuple[str, str]]
 Encoding = Literal["mean_color", "boundary", "boundary_distance", "log_area", "color_by_id"]
 GENERATORS = ("superpixels", "sam", "depth_anything")  # compute maps from the RGB image
 VALUE_GENERATORS = ("depth_anything",)  # generators whose maps hold values, not segment ids
+RESERVED_NAMES = {"image", "target", "structure_image"}  # members of a sample, so no store's name
 
 
 def _at_least(low: int, section: object, *keys: str) -> Problems:
@@ -187,6 +188,8 @@ class StructureConfig:
         stores = [config.store for config in self.selected().values()] + list(self.sensors())
         if len(set(stores)) < len(set(self.present())):
             yield "modalities", f"two of them share one store ({', '.join(stores)})"
+        if taken := RESERVED_NAMES.intersection(stores):
+            yield "modalities", f"no store may be called '{taken.pop()}', a name of other members"
 
 
 IGNORE_INDEX = 255  # class index of unlabelled pixels, excluded from losses and scores

@@ -93,6 +93,7 @@ def test_depth_is_trained_on_evaluated_and_inferred_with(with_depth, tmp_path):
         ("dropout=1.0", "must be at least 0 and below 1"),
         ("modalities=[../a]", "'../a' is not a valid folder name"),
         ("modalities=[height,height]", "names a modality twice"),
+        ("modalities=[superpixels,image]", "no store may be called 'image', a name of other"),
         ("depth_anything.images_per_batch=0", "must be 1 or more"),
         ("depth_anything.input_size_px=13", "must be 14 or more"),
         ("depth_anything.window_px=63", "must be 64 or more"),

@@ -119,7 +119,7 @@ def test_a_folder_that_is_something_else_is_left_alone(run_prepare, tmp_path):
     [
         (("--seed", -1), "argument --seed: must be 0 or more, not -1"),
         (("--sensor", "dsm="), "argument --sensor: must be NAME=FOLDER, not 'dsm='"),
-        (("--sensor", "sam=x"), "argument --sensor: 'sam' is the name of a generator or no folder"),
+        (("--sensor", "image=x"), "argument --sensor: 'image' is reserved or no folder name"),
         (("--classes", "x.json"), "error: x.json does not exist"),
     ],
 )

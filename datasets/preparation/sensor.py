@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import GENERATORS
+from configs.schema import GENERATORS, RESERVED_NAMES
 from datasets.preparation.archives import ArchiveFile, in_threads, strips
 from datasets.structure_maps import (
     SENSOR,
@@ -71,9 +71,10 @@ def value_range(args: argparse.Namespace) -> tuple[float, float] | None:
 
 def sensor_name(text: str) -> str:
     """Parse ``--name dsm``."""
-    if text in GENERATORS or not text.replace("_", "").replace("-", "").isalnum():
+    is_taken = text in {*GENERATORS, *RESERVED_NAMES}
+    if is_taken or not text.replace("_", "").replace("-", "").isalnum():
         raise argparse.ArgumentTypeError(
-            f"'{text}' is the name of a generator or no folder name; choose another, e.g. dsm"
+            f"'{text}' is reserved or no folder name; choose another, e.g. dsm"
         )
     return text
 

@@ -51,7 +51,7 @@ def test_a_range_is_kept_and_another_one_over_it_refused(data_root, tmp_path, ru
     assert code == 2 and "given was made with other settings" in err and "another --name" in err
     assert len(read_manifest(folder)[1]) == len(tile_set.tiles)
     code, _, err = run_prepare(*command[:4], "sam", *command[5:])
-    assert code == 2 and "--name: 'sam' is the name of a generator or no folder name; ch" in err
+    assert code == 2 and "--name: 'sam' is reserved or no folder name; ch" in err
 
 
 def test_a_store_that_broke_off_names_the_command(tmp_path: Path):
