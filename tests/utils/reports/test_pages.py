@@ -4,7 +4,9 @@ import base64
 import io
 import re
 
+import jinja2
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.utils.reports.findings import CLASSES, ERODED_ONLY, NOTHING, evaluation, find
@@ -119,6 +121,11 @@ def test_numbers_are_aligned_right_and_names_left():
     assert "<th class=text>a</th>\n<th>b</th>" in re.sub(r"\n\s*\n", "\n", text)
     assert re.search(r"<tr>\s*<td class=text>a</td>\s*<td>1</td>\s*</tr>", text)
     assert re.search(r"<tr class=rule>\s*<td class=text>mean</td>\s*<td>2</td>\s*</tr>", text)
+
+
+def test_a_variable_that_a_template_lacks_is_an_error():
+    with pytest.raises(jinja2.UndefinedError, match="'scores' is undefined"):
+        render("comparison.html", title="")
 
 
 def test_what_was_not_measured_is_stated():

@@ -1,6 +1,7 @@
 """Tables of the console to the letter, against hand-computed scores."""
 
 import math
+import re
 
 import torch
 
@@ -87,7 +88,18 @@ def test_console_summary_without_pixels_or_full_labels():
     assert "No boundary scores: they need full labels, because eroded labels ignore" in text
     missing = "not computed: needs full labels, which the data set does not have"
     assert f"\nVSGNet config: {missing}\nall classes: {missing}\n" in text
-    assert "all classes but clutter, whose pixels stay in the" in " ".join(text.split())
+
+
+def test_protocols_are_listed_with_their_labels_and_classes():
+    classes = ("building", "land", "clutter")
+    text = console_summary(find(classes=classes), classes)
+    rows = re.findall(r"^(.+?)  +(eroded|full)  +(\S+)  ", text, re.MULTILINE)
+    names = ["mmsegmentation", "GeoSeg, SSRS", "VSGNet config", "all classes"]
+    assert [name for name, *_ in rows] == names
+    assert [row[1:] for row in rows] == [("eroded", "100.00")] * 2 + [("full", "72.62")] * 2
+    sentences = " ".join(text.split())
+    assert "all classes but clutter, whose pixels stay in the confusion matrix" in sentences
+    assert "VSGNet config: labels full; target pixels of clutter are ignored" in sentences
 
 
 def test_details_of_each_class_and_means_without_a_class():

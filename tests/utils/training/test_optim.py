@@ -33,9 +33,18 @@ def test_norms_biases_and_layer_scales_do_not_decay():
     assert (decay["weight_decay"], no_decay["weight_decay"]) == (0.5, 0.0)
     assert len(no_decay["params"]) == 2 + 2 + 2
     assert id(net[0].gamma) in {id(p) for p in no_decay["params"]}
-    sgd = build_optimizer(net, OptimConfig(optimizer="sgd", momentum=0.5, weight_decay=0.3))
-    assert isinstance(sgd, torch.optim.SGD) and sgd.defaults["momentum"] == 0.5
-    assert [group["weight_decay"] for group in sgd.param_groups] == [0.3, 0.0]
+
+
+def test_sgd_by_hand():
+    """At a rate of 0.1, w goes 0.1 (1 + 0.2 w), and in the second step half the first one too."""
+    net = nn.Linear(1, 1, bias=False)
+    net.weight.data.fill_(1.0)
+    optimizer = build_optimizer(net, OptimConfig(optimizer="sgd", momentum=0.5, weight_decay=0.2))
+    for expected in (0.88, 0.7024):
+        set_learning_rate(optimizer, 0.1)
+        net.weight.grad = torch.ones(1, 1)
+        optimizer.step()
+        assert net.weight.item() == pytest.approx(expected)
 
 
 class Net(nn.Module):

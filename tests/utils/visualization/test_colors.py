@@ -20,7 +20,7 @@ def test_colorize_paints_classes_and_ignored_pixels():
         picture = colorize(np.array([[0, 1, 255]], dtype=dtype), PALETTE)
         assert picture.dtype == np.uint8
         assert picture.tolist() == [[[200, 0, 0], [0, 100, 0], [0, 0, 0]]]
-    for index in (2, -1):
+    for index in (2, -1, 300):
         with pytest.raises(ValueError, match=f"class index {index} has no colour; the palette ha"):
             colorize(np.array([[index]]), PALETTE)
 
