@@ -105,16 +105,6 @@ def test_half_precision_storage_gives_the_bits_of_autocast_in_half_the_memory(ar
             assert half.vit.get_parameter(name).nbytes == before.nbytes // share, name
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiles_without_a_graph_break(architecture, dtype):
-    torch.compiler.reset()
-    model = load_frozen_vit(architecture, "random", num_layers=2, dtype=dtype)
-    picture = torch.rand(1, 3, 33, 48)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(picture), model(picture))
-
-
 # The official networks from here on: their layouts filled at random, their forward pass literally.
 
 

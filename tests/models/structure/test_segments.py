@@ -8,10 +8,6 @@ from models.structure.segments import canonical, connected_components, merge_sma
 from utils.errors import DataError
 
 
-def random_ids(seed, height, width, num_ids=4):
-    return np.random.default_rng(seed).integers(0, num_ids, (height, width))
-
-
 def labelled(ids):
     """4-connected regions of equal id, one id at a time, numbered in raster order; 0 left out."""
     regions = np.zeros(ids.shape, int)
@@ -23,24 +19,13 @@ def labelled(ids):
     return regions
 
 
-SIZES = [(1, 1), (1, 9), (9, 1), (7, 12), (60, 70)]  # small, and with few and many runs
-
-
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (7, 12), (60, 70)])
 @pytest.mark.parametrize("num_ids", [1, 2, 4])
 def test_components_are_those_of_scipy(size, num_ids):
     for seed in range(2):
-        ids = random_ids(seed, *size, num_ids)
+        ids = np.random.default_rng(seed).integers(0, num_ids, size)
         for scaled in (ids, np.kron(ids, np.ones((1, 9), int))):
             assert np.array_equal(connected_components(scaled), labelled(scaled))
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_canonical_does_not_depend_on_the_ids(size):
-    ids = random_ids(1, *size, 9)
-    names = np.concatenate([[0], 1 + np.random.default_rng(2).permutation(8) * 1000])
-    assert np.array_equal(canonical(names[ids]), canonical(ids))
-    assert np.array_equal(canonical(canonical(ids)), canonical(ids))
 
 
 def test_canonical_by_hand():
