@@ -78,23 +78,6 @@ def test_the_first_of_equal_classes_is_taken():
     assert not same(photo(50, 50), {}).any()
 
 
-def test_every_turn_is_predicted_and_averaged_by_hand():
-    """A network that minds: its logits are a ramp over its columns beside the brightness."""
-
-    def network(image, structure):
-        ramp = torch.linspace(0, 1, image.shape[-1]).expand(len(image), *image.shape[-2:])
-        return torch.stack([image.mean(1), ramp], 1)
-
-    image = photo(30, 20)
-    logits = logits_of(predictor(network, turns=8), image, {})
-    brightness = image[0].float().mean(0) / 255
-    across, down = (torch.linspace(0, 1, n) for n in (20, 30))
-    ramps = [across.expand(30, 20), down.view(-1, 1).expand(30, 20)]
-    ramps = [x for ramp in ramps for x in (ramp, 1 - ramp)]  # four of them, each met twice
-    mean = sum(torch.stack([brightness, ramp]).softmax(0) for ramp in ramps) / 4
-    torch.testing.assert_close(logits.softmax(0), mean)
-
-
 @pytest.mark.parametrize("other", [None, photo(32, 24)])
 def test_structure_follows_the_geometry_and_is_encoded_after_it(other):
     structure = StructureConfig(modalities=("superpixels", "height"))
@@ -103,13 +86,15 @@ def test_structure_follows_the_geometry_and_is_encoded_after_it(other):
     levels = torch.randint(1, 65536, (1, 32, 24), dtype=torch.int32)
     whole = predictor(network, encoder, scales=(1.0, 2.0), turns=8)
     logits = logits_of(whole, image, {"superpixels": ids, "height": levels}, other)
-    assert logits.shape[1:] == (32, 24) and len(network.seen) == 16
+    undone = []
     for view, (seen, shown) in zip(views((1.0, 2.0), 8), network.seen, strict=True):
         viewed = view.photo(image.float() / 255)
         maps = {"superpixels": view.ids(ids), "height": view.levels(levels)}
         viewed_other = None if other is None else view.photo(other.float() / 255)
         assert torch.equal(seen, viewed)
         assert torch.equal(shown, encoder(viewed, maps, viewed_other))
+        undone.append(view.undo(torch.cat([seen, shown], 1), (32, 24)).softmax(1))
+    torch.testing.assert_close(logits.softmax(0), sum(undone)[0] / 16)
     zoomed = network.seen[8][1]
     borders = zoomed[:, 3]  # mean colour, borders, ... : rebuilt, so 0 or 1 and nothing between
     assert ((borders == 0) | (borders == 1)).all() and borders.any()
