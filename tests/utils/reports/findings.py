@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import torch
 
-from utils.distributed import DistContext
+from tests.conftest import single_process
 from utils.evaluation.measurements import Measurements
 from utils.evaluation.metrics import confusion_matrix
 from utils.evaluation.morphology import erode
@@ -22,7 +22,6 @@ PREDICTIONS = ([[0, 0, 0, 0, 1], [0, 0, 1, 1, 0]], [[1, 1, 1, 1, 1], [1, 1, 1, 1
 FULL = plan_labels(["full"], "full", ["eroded"])
 ERODED_ONLY = plan_labels(["eroded"], "eroded", ["full", "eroded"])
 CONDITIONS = "two images; windows of 640 px"
-ALONE = DistContext(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 
 
 def find(targets=TARGETS, predictions=PREDICTIONS, classes=CLASSES, left_out=(), plan=FULL):
@@ -41,7 +40,7 @@ def find(targets=TARGETS, predictions=PREDICTIONS, classes=CLASSES, left_out=(),
         )
         measurements.add_strip(image.target, logits, p)
         measurements.add(image)
-    return measurements.findings(ALONE, left_out, CONDITIONS)
+    return measurements.findings(single_process(), left_out, CONDITIONS)
 
 
 FINDINGS = find()

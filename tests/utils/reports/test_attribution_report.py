@@ -18,6 +18,12 @@ from utils.console import percent, points
 from utils.files import read_rgb
 from utils.reports.attribution_report import attribution_text, verdicts, write_attribution
 
+UNUSED = (
+    "sam: zeroed shows no effect (0.00 to 0.00), shuffled shows no effect (0.00 to 0.00): "
+    "no prediction changes, so the network does not use it."
+)
+KIND = "the kind of map; that it uses what the encoded map says about the image is not shown."
+MISLED = ": maps of other images score higher, so the encoded map misleads the network."
 USED = ": the network uses what the encoded map says about the image."
 
 
@@ -38,21 +44,7 @@ def written(folder, found, **header):
 
 @pytest.mark.parametrize(
     ("zeroed", "shuffled", "end"),
-    [
-        (
-            10,
-            10,
-            "sam: zeroed shows no effect (0.00 to 0.00), shuffled shows no effect (0.00 to 0.00): "
-            "no prediction changes, so the network does not use it.",
-        ),
-        (10, 30, USED),
-        (
-            40,
-            10,
-            "the kind of map; that it uses what the encoded map says about the image is not shown.",
-        ),
-        (10, 2, ": maps of other images score higher, so the encoded map misleads the network."),
-    ],
+    [(10, 10, UNUSED), (10, 30, USED), (40, 10, KIND), (10, 2, MISLED)],
 )
 def test_verdict_follows_the_intervals(zeroed, shuffled, end):
     (sentence,) = verdicts(findings((SAM_ZEROED, SAM_SHUFFLED), images_with(zeroed, shuffled)))

@@ -7,41 +7,26 @@ import pytest
 from PIL import Image
 
 from tests.utils.evaluation.test_bootstrap import predictions
-from tests.utils.evaluation.test_compare import content
+from tests.utils.evaluation.test_compare import HEADER, content
 from tests.utils.reports.readers import Reader, read_json
 from utils.console import percent, points
 from utils.evaluation.compare import read_settings
 from utils.reports.comparison_report import compare, comparison_text, write_comparison
 
 
-def write(folder, confusions, structure, left_out=(), **changes):
-    """A report of images with these confusion matrices."""
-    folder.mkdir()
-    report = content(
-        classes=[{"name": name} for name in ("roof", "road", "<tree>")],
-        mean_without=list(left_out),
-        sources=[{"name": f"s{i}", "confusion": c.tolist()} for i, c in enumerate(confusions)],
-    )
-    report["header"] = {**report["header"], "structure": structure}
-    (folder / "report.json").write_text(json.dumps({**report, **changes}))
-    return str(folder)
-
-
-def runs(tmp_path, *rights, num_sources=12, **options):
-    return [
-        write(
-            tmp_path / f"run{number}",
-            predictions(np.random.default_rng(number), num_sources, right),
-            f"kind {number}",
-            **options,
+def runs(tmp_path, *rights, num_sources=12, **changes):
+    """Write a report for each fraction of right pixels."""
+    folders = [tmp_path / f"run{number}" for number in range(len(rights))]
+    for number, (folder, right) in enumerate(zip(folders, rights, strict=True)):
+        matrices = predictions(np.random.default_rng(number), num_sources, right).tolist()
+        report = content(
+            header={**HEADER, "structure": f"kind {number}"},
+            classes=[{"name": name} for name in ("roof", "road", "<tree>")],
+            sources=[{"name": f"s{i}", "confusion": matrix} for i, matrix in enumerate(matrices)],
         )
-        for number, right in enumerate(rights)
-    ]
-
-
-def written(tmp_path, comparison):
-    write_comparison(tmp_path / "out", comparison)
-    return read_json(tmp_path / "out" / "compare.json")
+        folder.mkdir()
+        (folder / "report.json").write_text(json.dumps({**report, **changes}))
+    return [str(folder) for folder in folders]
 
 
 def test_files_hold_scores_and_paired_differences(tmp_path):
@@ -99,13 +84,15 @@ def test_console_shows_scores_differences_and_marks(tmp_path):
     assert "not that of the training seed" in " ".join(blocks[5].split())
 
 
-def test_equal_reports_differ_by_nothing_and_are_not_marked(tmp_path):
-    (place,) = runs(tmp_path, 0.8)
+def test_equal_reports_differ_by_nothing_and_means_without_a_class_are_named(tmp_path):
+    (place,) = runs(tmp_path, 0.8, mean_without=["<tree>"])
     comparison = compare(read_settings([f"a={place}", f"b={place}"]))
-    lines = comparison_text(comparison).split("\n\n")[1].split("\n")
-    table = [line for line in lines[3:] if "---" not in line]
-    assert len(table) == 4
-    assert all(line.endswith("0.00  0.00 to 0.00") for line in table)
+    assert comparison.rows == ["mIoU without <tree>", "roof", "road", "<tree>"]
+    assert comparison.samples[0].mean[0] == pytest.approx(comparison.samples[0].mean[1:3].mean())
+    text = comparison_text(comparison)
+    assert "means over the classes without <tree>" in text
+    table = [line for line in text.split("\n\n")[1].split("\n")[3:] if "---" not in line]
+    assert len(table) == 4 and all(line.endswith("0.00  0.00 to 0.00") for line in table)
     write_comparison(tmp_path / "out", comparison)
     assert "None of those that the reports state." in (tmp_path / "out/compare.html").read_text()
 
@@ -114,7 +101,8 @@ def test_several_seeds_are_one_row_and_the_method_says_so(tmp_path):
     places = runs(tmp_path, 0.8, 0.85, 0.9, 0.92)
     off = f"off={places[0]},{places[1]}"
     comparison = compare(read_settings([off, f"on={','.join(places[2:])}"]))
-    found = written(tmp_path, comparison)
+    write_comparison(tmp_path / "out", comparison)
+    found = read_json(tmp_path / "out" / "compare.json")
     run = found["runs"][0]
     assert run["miou"]["value"] == pytest.approx(sum(run["miou_of_seeds"]) / 2)
     assert run["spread_over_seeds"] == pytest.approx(np.std(run["miou_of_seeds"], ddof=1))
@@ -128,17 +116,11 @@ def test_several_seeds_are_one_row_and_the_method_says_so(tmp_path):
     assert "For a setting with one seed they do not cover" in " ".join(text.split())
 
 
-def test_means_without_a_class_are_named(tmp_path):
-    comparison = compare(read_settings(runs(tmp_path, 0.8, 0.9, left_out=["<tree>"])))
-    assert comparison.rows == ["mIoU without <tree>", "roof", "road", "<tree>"]
-    assert comparison.samples[0].mean[0] == pytest.approx(comparison.samples[0].mean[1:3].mean())
-    assert "means over the classes without <tree>" in comparison_text(comparison)
-
-
 def test_one_image_has_differences_without_intervals(tmp_path):
     """Kappa is null, as where one class is everywhere in target and prediction."""
     comparison = compare(read_settings(runs(tmp_path, 0.8, 0.9, num_sources=1, kappa=None)))
-    found = written(tmp_path, comparison)
+    write_comparison(tmp_path / "out", comparison)
+    found = read_json(tmp_path / "out" / "compare.json")
     gain = found["differences"][0]["miou"]
     assert gain["low"] is None and gain["excludes_zero"] is False and gain["value"] > 0
     assert found["runs"][1]["kappa"] is None and found["runs"][1]["miou"]["value"] > 0.5

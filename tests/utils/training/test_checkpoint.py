@@ -85,8 +85,7 @@ def network(width=2, num_classes=2):
 
 
 @pytest.mark.parametrize(
-    ("classes", "reason"),
-    [("ab", ""), ("abc", "2x2 there"), ("ba", "of other classes there (a, b)")],
+    ("classes", "reason"), [("abc", "2x2 there"), ("ba", "of other classes there (a, b)")]
 )
 def test_fine_tuning_loads_no_classifier_of_other_classes_and_says_so(tmp_path, classes, reason):
     old, new = network(), network(num_classes=len(classes))
@@ -94,19 +93,14 @@ def test_fine_tuning_loads_no_classifier_of_other_classes_and_says_so(tmp_path, 
     save(path := tmp_path / "a.pth", old)
     head, *lines = begin_with(str(path), new, list(classes))
     for key, value in new.state_dict().items():
-        is_new = bool(reason) and key.startswith("head.classify.")
-        assert torch.equal(value, start[key] if is_new else old.state_dict()[key])
-    assert head == f"fine-tuning {path}: {2 if reason else 4} of 4 weights loaded, 0 not used"
-    if reason:
-        here = f"{len(classes)}x2 here"
-        assert lines[0] == f"  not loaded: head.classify.weight, {here}, {reason}"
-    assert len(lines) == (2 if reason else 0)
+        expected = start if key.startswith("head.classify.") else old.state_dict()
+        assert torch.equal(value, expected[key])
+    assert head == f"fine-tuning {path}: 2 of 4 weights loaded, 0 not used" and len(lines) == 2
+    assert lines[0] == f"  not loaded: head.classify.weight, {len(classes)}x2 here, {reason}"
 
 
 def test_fine_tuning_from_nothing_is_refused(tmp_path):
     assert begin_with(None, network(), ["a", "b"]) == []
-    with pytest.raises(MissingDataError, match=r"the checkpoint .*none\.pth does not exist"):
-        begin_with(str(tmp_path / "none.pth"), network(), ["a", "b"])
     save(tmp_path / "a.pth", nn.Linear(2, 2))
     with pytest.raises(DataError, match=r"no weight of .*a\.pth fits .* of the same model\.size"):
         begin_with(str(tmp_path / "a.pth"), network(), ["a", "b"])

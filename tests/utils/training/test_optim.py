@@ -47,27 +47,25 @@ def test_sgd_by_hand():
         assert net.weight.item() == pytest.approx(expected)
 
 
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.ModuleDict({"stem": nn.Linear(2, 2), "stem2": nn.Linear(2, 2)})
-        self.head = nn.Linear(2, 2)
+def network():
+    body = nn.ModuleDict({"stem": nn.Linear(2, 2), "stem2": nn.Linear(2, 2)})
+    return nn.ModuleDict({"body": body, "head": nn.Linear(2, 2)})
 
 
 def test_parts_have_their_factor_and_the_longest_name_wins():
-    net = Net()
+    net = network()
     factors = {"body": 0.5, "body.stem": 0.1, "head": 2}
     optimizer = build_optimizer(net, OptimConfig(lr=0.1, weight_decay=0.5, lr_factors=factors))
     set_learning_rate(optimizer, 0.01)
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     assert len(rates) == sum(len(g["params"]) for g in optimizer.param_groups) == 6
-    stem = net.body["stem"]
+    stem = net["body"]["stem"]
     assert rates[id(stem.weight)] == rates[id(stem.bias)] == pytest.approx(1e-3)
-    assert rates[id(net.body["stem2"].bias)] == pytest.approx(5e-3)
-    assert rates[id(net.head.weight)] == pytest.approx(0.02)
+    assert rates[id(net["body"]["stem2"].bias)] == pytest.approx(5e-3)
+    assert rates[id(net["head"].weight)] == pytest.approx(0.02)
 
 
 def test_a_factor_for_no_part_is_one_sentence():
     message = r"lr_factors names 'tail', which .* begin with body\.stem, body\.stem2, head\."
     with pytest.raises(ConfigError, match=message):
-        build_optimizer(Net(), OptimConfig(lr_factors={"tail": 2.0}))
+        build_optimizer(network(), OptimConfig(lr_factors={"tail": 2.0}))

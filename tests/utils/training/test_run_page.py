@@ -34,10 +34,6 @@ def progress(best_epoch):
     return {"epoch": 9, "step": 90, "best_epoch": best_epoch, "best_score": 0.75}
 
 
-def legend_of(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
-
-
 def test_the_page_shows_losses_scores_and_the_classes_of_the_best_validation(identity):
     rows = [train_row(10, 2.0, dice=1.0), val_row(45, 1.0, 0.5, None, miou=0.75)]
     rows += [train_row(50, 1.0, dice=0.5), val_row(90, 0.1, 0.1, 0.1, miou=0.1)]
@@ -45,7 +41,8 @@ def test_the_page_shows_losses_scores_and_the_classes_of_the_best_validation(ide
     worst = np.full((300, 1100, 3), (7, 77, 177), dtype=np.uint8)
     chart = run_page(rows, identity, progress=progress(4), worst=worst)
     losses, scores, bars, tiles = chart.figure.axes
-    assert legend_of(losses) == ["loss", "dice"] and legend_of(scores) == ["mIoU", "mF1", "OA"]
+    legends = [[t.get_text() for t in axes.get_legend().get_texts()] for axes in (losses, scores)]
+    assert legends == [["loss", "dice"], ["mIoU", "mF1", "OA"]]
     assert losses.lines[0].get_xydata().tolist() == [[10, 2], [50, 1]]
     assert scores.lines[0].get_xydata().tolist() == [[45, 75], [90, 10], [92, 75]]
     assert scores.lines[2].get_ydata().tolist() == [30] * 4

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 from matplotlib.colors import to_hex
 
 from tests.utils.visualization.test_panels import assert_white_edges
@@ -170,42 +169,27 @@ def test_run_chart_shows_the_worst_tiles_pixel_by_pixel():
     )
 
 
-def awkward_differences(value):
-    panels = [
-        DifferencePanel(title=LONG, note=LONG, series={LONG: [value] * 2, "_b": [value] * 2}),
-        DifferencePanel(title="none", series={}),
-    ]
-    return differences(*panels, rows=[LONG, "Straße"])
-
-
-def awkward_run(series):
+def test_charts_of_awkward_values_keep_their_margin():
+    series = {LONG: [(0, 0, 0)] * 2, "_b": [(0, NAN, NAN)] * 2}
+    panel = DifferencePanel(title=LONG, note=LONG, series=series)
     bars = Bars(title=LONG, names=[LONG] * 2, values=[NAN, 1], colors=PALETTE[:2])
-    return run(series, bars=bars, facts={"frozen ViTs": LONG}, worst_title=LONG)
+    curves = {f"{index} {LONG}": [(0, 1e12 * index), (1, 2)] for index in range(12)}
+    for chart in (
+        confusion_chart(np.eye(2), [LONG, "ab日本"]),
+        reliability(),
+        differences(panel, DifferencePanel(title="none", series={}), rows=[LONG, "Straße"]),
+        run(curves, bars=bars, facts={"frozen ViTs": LONG}, worst_title=LONG),
+    ):
+        picture = chart.pixels()
+        assert picture.dtype == np.uint8 and picture.shape[2] == 3
+        assert_white_edges(picture)
 
 
-@pytest.mark.parametrize(
-    ("draw", "values"),
-    [
-        (lambda classes: confusion_chart(np.eye(2), classes), [LONG, "ab日本"]),
-        (lambda bins: reliability(*bins), []),
-        (awkward_differences, (0, 0, 0)),
-        (awkward_differences, (0.1, NAN, NAN)),
-        (awkward_run, {"a": [], "b": [(0, NAN)]}),
-        (awkward_run, {f"{index} {LONG}": [(0, 1e12 * index), (1, 2)] for index in range(12)}),
-    ],
-)
-def test_charts_of_awkward_values_keep_their_margin(draw, values):
-    picture = draw(values).pixels()
-    assert picture.dtype == np.uint8 and picture.shape[2] == 3
-    assert_white_edges(picture)
-
-
-def test_matplotlib_is_imported_by_the_first_chart_and_prints_nothing(tmp_path):
+def test_matplotlib_prints_nothing(tmp_path):
     """Not even with a home folder that cannot be written and a matplotlibrc with mistakes."""
     (tmp_path / "matplotlibrc").write_text("backend: TkAgg\nno.such.key: 1\n")
     code = (
         "import sys; from utils.visualization.charts import confusion_chart\n"
-        "assert 'matplotlib' not in sys.modules\n"
         "confusion_chart([[1, 2], [3, 4]], ['a', 'b']).pixels()\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )

@@ -8,7 +8,6 @@ from utils.visualization.colors import (
     colorize_segments,
     colorize_values,
     draw_boundaries,
-    error_map,
     overlay,
 )
 
@@ -68,12 +67,3 @@ def test_boundaries_are_one_pixel_wide_and_the_image_is_kept():
     assert not border[2:].any()
     assert np.array_equal(drawn[~border], before[~border])
     assert np.array_equal(image, before)
-
-
-def test_errors_are_red_on_a_dimmed_grey_image():
-    image = np.array([[[255, 255, 255], [0, 0, 0], [9, 9, 9], [9, 9, 9]]], dtype=np.uint8)
-    target = np.array([[0, 1, 1, 255]], dtype=np.uint8)
-    prediction = np.array([[0, 1, 0, 1]])
-    assert error_map(image, target, prediction).tolist() == [
-        [[193, 193, 193], [40, 40, 40], [235, 30, 40], [0, 0, 0]]
-    ]

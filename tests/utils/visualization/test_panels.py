@@ -107,10 +107,3 @@ def test_panel_shows_image_structure_target_prediction_and_errors_in_this_order(
     assert_white_edges(panel)
     without = prediction_panel(rows_of_panel(target=None), CLASSES, PALETTE, cell_px=100)
     assert without.shape[1] == 2 * 20 + 2 * 100 + 10 and not has(without, RED).any()
-
-
-def test_panel_keeps_its_margin_white_under_long_names():
-    pixel = np.zeros((1, 1), np.uint8)
-    one = PanelRow(image=np.zeros((1, 1, 3), np.uint8), target=pixel, prediction=pixel)
-    rows = [*rows_of_panel(title="a very long tile id " * 20), one]
-    assert_white_edges(prediction_panel(rows, (LONG * 10, "water"), PALETTE, cell_px=50))
