@@ -5,7 +5,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from datasets.preparation.archives import open_archives
 from tests.datasets.fake_archives import encode, image_of, pack
@@ -128,33 +127,17 @@ def refuse(path, scratch, sentence):
                 read()
 
 
-@pytest.mark.parametrize(
-    ("local", "central", "value", "reason"),
-    [(8, 10, 97, "That compression method is not supported"), (6, 8, 1, ".* is encrypted, .*")],
-)
-def test_a_member_that_cannot_be_unpacked_says_what_to_do(
-    tmp_path, scratch, local, central, value, reason
-):
+def test_an_encrypted_member_says_what_to_do(tmp_path, scratch):
     path = packed(tmp_path) / "One.zip"
     content = bytearray(path.read_bytes())
-    for signature, offset in ((b"PK\3\4", local), (b"PK\1\2", central)):
-        place = content.index(signature) + offset
-        content[place : place + 2] = value.to_bytes(2, "little")
+    for signature, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content[content.index(signature) + offset] = 1
     path.write_bytes(content)
     remedy = "unpack its archive and give the folder instead"
-    refuse(path, scratch, rf"^One\.zip/One/a\.tif cannot be unpacked here \({reason}\); {remedy}$")
+    sentence = rf"a\.tif cannot be unpacked here \(.* is encrypted, .*\); {remedy}$"
+    refuse(path, scratch, rf"^One\.zip/One/{sentence}")
 
 
 def test_a_file_that_is_no_image_is_named_by_its_path_in_the_archive(tmp_path, scratch):
     source = pack({"One": {"a.tif": b"text"}}, tmp_path / "in", "zips")
     refuse(source / "One.zip", scratch, r"^One\.zip/a\.tif cannot be read as an image \(")
-
-
-@pytest.mark.parametrize("how", ["zips", "folders"])
-def test_a_turned_image_has_the_size_it_is_seen_in(tmp_path, scratch, how):
-    exif = Image.Exif()
-    exif[274] = 6
-    files = {"One": {"a.tif": encode(IMAGE, "JPEG", exif=exif, quality=95)}}
-    with open_archives([pack(files, tmp_path / "in", how)], scratch) as archives:
-        file = archives.find(NAMES)["first"]
-        assert file.image_size() == pixels(file).shape[:2] == (70, 90)

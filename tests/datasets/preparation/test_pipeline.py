@@ -1,7 +1,6 @@
 """Preparation: equal results whatever happens on the way, and nothing left after an error."""
 
 import errno
-import hashlib
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from datasets.preparation.check import check_tile_set
 from datasets.preparation.pipeline import split_table
 from datasets.tile_set import open_tile_set
 from tests.datasets.fake_archives import encode, pack, potsdam
+from tests.datasets.fakes import contents
 from tests.datasets.preparation.conftest import prepare_once
 
 SIZE = (32, 40)  # two tiles
@@ -33,14 +33,6 @@ def command(source, root, *more):
     return tuple(map(str, ("potsdam", "--source", source, "--output", root, *options, *more)))
 
 
-def content(root):
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
-
-
 def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -54,7 +46,7 @@ def undisturbed(archives, tmp_path_factory):
 
 def test_the_number_of_workers_changes_nothing(run_prepare, archives, undisturbed, tmp_path):
     assert run_prepare(*command(archives, tmp_path / "set", "--workers", 3))[0] == 0
-    assert content(tmp_path / "set") == content(undisturbed)
+    assert contents(tmp_path / "set") == contents(undisturbed)
 
 
 def test_the_histogram_and_the_maps_are_those_of_the_tiles(undisturbed):
@@ -92,7 +84,7 @@ def test_an_interrupted_run_resumes_where_it_stopped(
     assert run_prepare(*arguments)[0] == 0
     assert not [name for name in opened for tile in done if f"potsdam_{tile}_RGB.tif" in name]
     assert len([name for name in opened if "dsm_" in name]) == 2 * 24 - len(heights)
-    assert content(tmp_path / "set") == content(undisturbed) and names_in(tmp_path) == ["set"]
+    assert contents(tmp_path / "set") == contents(undisturbed) and names_in(tmp_path) == ["set"]
 
 
 @pytest.mark.parametrize("changed", ["archives", "settings"])
@@ -133,29 +125,9 @@ def test_a_full_disk_leaves_nothing(run_prepare, archives, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_set_without_heights_is_one_sentence(run_prepare, files, tmp_path):
-    nothing = encode(np.full(SIZE, np.nan, np.float32))
-    flat = {**files, "1_DSM": dict.fromkeys(files["1_DSM"], nothing)}
-    code, _, err = run_prepare(*command(pack(flat, tmp_path / "in", "zips"), tmp_path / "set"))
-    sentence = "error: no raster of the sensor dsm has a pixel with data; check --no-data or leave "
-    sentence += "it out"
-    assert code == 2 and err.splitlines()[-1] == sentence and names_in(tmp_path) == ["in"]
-
-
-def test_the_table_names_absent_classes_and_ignored_pixels():
-    keys = ("num_sources", "num_tiles", "num_pixels", "class_pixels", "ignored_pixels")
-    numbers = {
-        "train": dict(zip(keys, (3, 5, 2_000_000, [1_500_000, 0], 500_000), strict=True)),
-        "val": dict(zip(keys, (1, 2, 40, [0, 10], 30), strict=True)),
-        "test": dict(zip(keys, (1, 1, 600_000, [0, 0], 0), strict=True)),
-    }
-    assert split_table(("sea", "land"), numbers).splitlines() == [
-        "                train        val       test",
-        "images              3          1          1",
-        "tiles               5          2          1",
-        "megapixels        2.0        0.0        0.6",
-        "sea            75.0 %      0.0 %     hidden",
-        "land            0.0 %     25.0 %     hidden",
-        "ignored        25.0 %     75.0 %     hidden",
-        "warning: no training pixel is of class 'land'",
-    ]
+def test_the_table_has_megapixels_with_and_without_labels():
+    counts = {"num_sources": 1, "num_tiles": 1, "ignored_pixels": 500_000}
+    train = {**counts, "num_pixels": 2_000_000, "class_pixels": [1_500_000]}
+    test = {**counts, "num_pixels": 600_000, "class_pixels": [0], "ignored_pixels": 0}
+    table = split_table(("sea",), {"train": train, "test": test})
+    assert table.splitlines()[3].split() == ["megapixels", "2.0", "0.6"]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from datasets.preparation.writer import Tiling
-from datasets.tile_set import Tile
 from utils.boxes import Box
 from utils.errors import ConfigError
 
@@ -29,13 +28,6 @@ def test_evaluation_windows_are_nearly_equal_parts():
     assert (count == 1).all()  # every pixel is in one of them
 
 
-def test_nothing_is_cut_without_a_size_or_where_asked_to_keep():
-    whole = [Box(0, 0, 200, 300)]
-    assert Tiling(tile_size_px=None).windows("train", 200, 300) == whole
-    tiling = Tiling(tile_size_px=64, keep_whole=("val",))
-    assert tiling.windows("val", 200, 300) == whole and len(tiling.windows("test", 200, 300)) == 20
-
-
 @pytest.mark.parametrize(
     ("size_px", "overlap_px", "sentence"),
     [
@@ -47,10 +39,3 @@ def test_nothing_is_cut_without_a_size_or_where_asked_to_keep():
 def test_tilings_that_cannot_work(size_px, overlap_px, sentence):
     with pytest.raises(ConfigError, match=sentence):
         Tiling(tile_size_px=size_px, overlap_px=overlap_px)
-
-
-def test_tiles_are_named_by_their_place():
-    tiles = TILING.tiles("a", "train", (64, 160))
-    assert [tile.id for tile in tiles] == [f"a_y00000_x{left:05d}" for left in (0, 48, 96)]
-    assert tiles[2] == Tile(0, 96, 64, 64, id="a_y00000_x00096", source="a")
-    assert Tiling(tile_size_px=None).tiles("a", "val", (5, 6))[0].id == "a"
