@@ -48,13 +48,13 @@ def prepared(files, tmp_path_factory):
 
 @pytest.fixture
 def prepare(prepare_archives, files, tmp_path):
-    """Prepare some archives, some members of which are changed (None: taken out)."""
+    """Prepare some archives, some members of which are changed."""
 
     def prepare(archives, *more, **changed):
-        chosen = {}
-        for archive in archives:
-            of = {name: changed.get(Path(name).stem, it) for name, it in files[archive].items()}
-            chosen[archive] = {name: it for name, it in of.items() if it is not None}
+        chosen = {
+            archive: {name: changed.get(Path(name).stem, it) for name, it in files[archive].items()}
+            for archive in archives
+        }
         return prepare_archives("potsdam", pack(chosen, tmp_path / "in", "zips"), *more)
 
     return prepare
