@@ -124,8 +124,8 @@ def test_numbers_are_aligned_right_and_names_left():
 
 
 def test_a_variable_that_a_template_lacks_is_an_error():
-    with pytest.raises(jinja2.UndefinedError, match="'scores' is undefined"):
-        render("comparison.html", title="")
+    with pytest.raises(jinja2.UndefinedError, match="'title' is undefined"):
+        render("base.html", sections=[])
 
 
 def test_what_was_not_measured_is_stated():
