@@ -82,17 +82,14 @@ def test_several_layers_are_evenly_spaced_end_with_the_last_and_are_normalised(v
         assert part.std(1, unbiased=False).mean().item() == pytest.approx(1, abs=0.05)
 
 
-@pytest.fixture(params=[NAME, "vit_small_patch14_reg4_dinov2", "vit_base_patch16_dinov3_qkvb"])
-def architecture(request, monkeypatch):
-    """A plain, a DINOv2 and a DINOv3 name, all of them small now."""
-    if request.param != NAME:
+@pytest.mark.parametrize(
+    "name", [NAME, "vit_small_patch14_reg4_dinov2", "vit_base_patch16_dinov3_qkvb"]
+)
+def test_half_precision_storage_gives_the_bits_of_autocast_in_half_the_memory(name, monkeypatch):
+    if name != NAME:
         make_small(monkeypatch, embed_dim=64, num_heads=2)
-    return request.param
-
-
-def test_half_precision_storage_gives_the_bits_of_autocast_in_half_the_memory(architecture):
-    full = load_frozen_vit(architecture, "random")
-    half = load_frozen_vit(architecture, "random", dtype=torch.bfloat16)
+    full = load_frozen_vit(name, "random")
+    half = load_frozen_vit(name, "random", dtype=torch.bfloat16)
     picture = torch.rand(2, 3, 48, 40)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = full(picture)

@@ -47,7 +47,6 @@ def test_every_window_lies_in_its_chunk_and_chunks_come_in_the_order_of_windows(
     [
         ((1, 1), 512, [Box(0, 0, 1, 1)]),
         ((2048, 2048), 512, [Box(0, 0, 2048, 2048)]),  # one chunk up to that side
-        ((2048, 7), 512, [Box(0, 0, 2048, 7)]),
         ((6000, 3000), 3000, [Box(0, 0, 3000, 3000), Box(3000, 0, 3000, 3000)]),
     ],
 )

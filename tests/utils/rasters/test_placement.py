@@ -118,7 +118,6 @@ def test_rational_polynomials_survive(tmp_path: Path):
     ("crs", "metres"),
     [
         ("EPSG:27700", 1),
-        ("EPSG:31467", 1),
         ("EPSG:2263", 1200 / 3937),  # New York, US survey feet
         ("+proj=utm +zone=33 +units=km", 1000),
         ("EPSG:3857", None),  # Web Mercator
@@ -138,13 +137,7 @@ def test_area_is_stated_where_it_can_be_known(crs: str | None, metres: float | N
 
 @pytest.mark.parametrize(
     ("name", "world"),
-    [
-        ("a.tif", ".tifw"),
-        ("a.tiff", ".tfw"),
-        ("a.JPEG", ".jgw"),
-        ("a.png", ".PGW"),
-        ("a.webp", ".wld"),
-    ],
+    [("a.tif", ".tifw"), ("a.tiff", ".tfw"), ("a.JPEG", ".jgw"), ("a.png", ".PGW")],
 )
 def test_world_files_and_prj_files_are_read(tmp_path: Path, name: str, world: str):
     path = tmp_path / name

@@ -146,9 +146,8 @@ def test_other_types_need_a_stretch(tmp_path: Path, dtype: str):
 
 def test_numbers_without_a_grey(tmp_path: Path):
     values = np.array([[[np.nan], [np.inf], [-np.inf], [1]]], np.float32)
-    assert read_rgb(write_tiff(tmp_path / "a.tif", values), (0, 2))[0, :, 0].tolist() == [
-        *(0, 255, 0, 128)
-    ]
+    rgb = read_rgb(write_tiff(tmp_path / "a.tif", values), (0, 2))
+    assert rgb[0, :, 0].tolist() == [0, 255, 0, 128]
     path = write_tiff(tmp_path / "b.tif", values.astype(np.complex64))
     assert "holds complex128 values; convert them to real numbers" in refusal(path, (0, 2))
 
