@@ -65,10 +65,12 @@ def remove_partial_of(paths: Iterable[Path], prefixes: Iterable[Path] = ()) -> N
     begins = {(path.parent, path.name[:_PARTIAL_LENGTH]) for path in prefixes}
     for folder in {folder for folder, _ in exact | begins}:
         for partial in folder.glob(".*.partial"):
-            if match := _PARTIAL_NAME.fullmatch(partial.name):
-                starts = {(folder, match[1][: end + 1]) for end in range(len(match[1]))}
-                if (folder, match[1]) in exact or begins & starts:
-                    partial.unlink(missing_ok=True)
+            match = _PARTIAL_NAME.fullmatch(partial.name)
+            if match is None or not partial.is_file() or partial.is_symlink():
+                continue
+            starts = {(folder, match[1][: end + 1]) for end in range(len(match[1]))}
+            if (folder, match[1]) in exact or begins & starts:
+                partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
