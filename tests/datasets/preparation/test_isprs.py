@@ -116,7 +116,7 @@ def test_surface_models_become_modalities_over_one_range(prepared):
     assert read_manifest(store_folder(prepared[0], "ndsm"))[0].settings["maximum"] == 37
 
 
-def test_images_and_heights_are_cut_alike_and_the_rest_is_kept_whole(prepare_archives, tmp_path):
+def test_heights_are_cut_like_the_images_and_the_rest_is_kept_whole(prepare_archives, tmp_path):
     files = potsdam((40, 50))
     source = pack({name: files[name] for name in (RGB, LABELS, DSM)}, tmp_path / "in", "folders")
     more = ("--tile-size", 32, "--overlap", 8, "--dsm", "--range", 0, 20)
@@ -124,13 +124,10 @@ def test_images_and_heights_are_cut_alike_and_the_rest_is_kept_whole(prepare_arc
     tiles, name = open_tile_set(root), "2_12_y00008_x00018"
     assert code == 0 and len(tiles.split("train")) == 22 * 4
     assert tiles.split("val") == ("2_10",) and len(tiles.split("test")) == 14
-    part = np.s_[8:40, 18:50]
-    np.testing.assert_array_equal(tiles.read_image(name), image_of(2, 40, 50)[part])
-    np.testing.assert_array_equal(tiles.read_target(name), target_of(2, 40, 50)[part])
     folder = store_folder(root, "dsm")
     assert read_manifest(folder)[0].settings == {"minimum": 0.0, "maximum": 20.0}
     height = from_levels(read_map(map_path(folder, name)), 0, 20)
-    np.testing.assert_allclose(height, height_of(2, 40, 50)[part], atol=1e-3)
+    np.testing.assert_allclose(height, height_of(2, 40, 50)[8:40, 18:50], atol=1e-3)
 
 
 @pytest.mark.parametrize(
