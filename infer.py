@@ -76,7 +76,7 @@ def segment(args: argparse.Namespace, checkpoint: Checkpoint, config: Config) ->
     )
     with distributed_session(config.run.device, PATIENCE) as dist:
         if dist.device.type == "cpu":
-            keep_freed_memory()
+            keep_freed_memory(large=False)
         note = absence_note(config.structure, identity.recipe["structure"])
         if dist.is_main and note is not None:
             print(note)
