@@ -193,7 +193,7 @@ def test_odd_files_are_done_and_a_damaged_one_is_named(run_infer, tmp_path, caps
 
 
 @pytest.mark.slow
-def test_a_scene_of_20000_x_20000_with_the_tiny_network_within_3_gib(data_root, tmp_path):
+def test_a_scene_of_20000_x_20000_with_the_tiny_network_within_2_3_gib(data_root, tmp_path):
     """With superpixels; about a quarter of an hour on two cores."""
     config = make_config(data_root, tmp_path / "runs", "eval.window_px=512", "eval.overlap_px=128")
     checkpoint = load_checkpoint(train_briefly(config))
@@ -208,4 +208,4 @@ def test_a_scene_of_20000_x_20000_with_the_tiny_network_within_3_gib(data_root, 
     out = subprocess.check_output(line, cwd=ROOT, env=environment, text=True)
     peak_mib = int(out.split("peak ")[1]) / 1024
     print(f"{out}peak memory {peak_mib:.0f} MiB")
-    assert peak_mib < 3 * 1024
+    assert peak_mib < 2.3 * 1024

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -52,8 +53,19 @@ def die_after_report(run, step):
 
 
 def die_later(run, delay_s):
-    """Be killed at any moment."""
-    threading.Timer(delay_s, die).start()
+    """Be killed a while after the next checkpoint, whatever happens then."""
+    path = run.folder / "last.pth"
+
+    def written():
+        return path.stat().st_ino if path.exists() else None
+
+    def watch(before):
+        while written() == before:
+            time.sleep(0.001)
+        time.sleep(delay_s)
+        die()
+
+    threading.Thread(target=watch, args=(written(),), daemon=True).start()
     train(run)
 
 
@@ -93,7 +105,7 @@ def test_kills_at_ten_random_moments_change_nothing(data_root, tmp_path):
     straight = run_to_the_end(make_config(data_root, tmp_path, "name=straight", *overrides)).folder
     config, rng = make_config(data_root, tmp_path, *overrides), random.Random(0)
     for _ in range(10):
-        train_in_a_process(config, die_later, rng.uniform(0.1, 0.6))
+        train_in_a_process(config, die_later, rng.uniform(0, 0.3))
     assert load_checkpoint(tmp_path / "run" / "last.pth").progress["step"] < 60
     assert_same_run(straight, run_to_the_end(config).folder)
     assert not list((tmp_path / "run").glob(".*.partial"))
