@@ -3,7 +3,6 @@
 import csv
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -21,7 +20,7 @@ from rasterio.transform import Affine
 from rasterio.warp import transform_geom
 
 import infer
-from tests.conftest import make_config, train_briefly
+from tests.conftest import exit_code_of, make_config, train_briefly
 from tests.utils.rasters.raster_files import picture, write_tiff
 from utils.errors import DataError
 from utils.inference import chunks, results
@@ -140,26 +139,27 @@ def test_ranks_take_images_in_turn(run_infer, checkpoint, photos, tmp_path, rank
         assert (alone / name).read_bytes() == (together / name).read_bytes()
 
 
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-def test_a_kill_between_strips_leaves_nothing_that_looks_finished(
-    run_infer, scene, tmp_path, monkeypatch
-):
-    """Repeated, the command leaves the results of a run in an empty folder."""
+def die_at_the_third_strip(*line):
+    """Run infer.py, which kills itself while it writes results."""
     strips, overlay = itertools.count(1), results.overlay
 
-    def die_at_the_third(*arguments):
+    def overlay_or_die(*arguments):
         if next(strips) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return overlay(*arguments)
 
+    results._STRIP_PX, results.overlay = 20_000, overlay_or_die
+    sys.argv = ["infer.py", *map(str, line)]
+    infer.main()
+
+
+def test_a_kill_between_strips_leaves_nothing_that_looks_finished(
+    run_infer, checkpoint, scene, tmp_path, monkeypatch
+):
+    """Repeated, the command leaves the results of a run in an empty folder."""
     monkeypatch.setattr(results, "_STRIP_PX", 20_000)
-    with monkeypatch.context() as patch:
-        patch.setattr(results, "overlay", die_at_the_third)
-        fork = multiprocessing.get_context("fork")
-        process = fork.Process(target=run_infer, args=(scene, tmp_path / "out"))
-        process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
+    line = ("--checkpoint", checkpoint.path, "--input", scene, "--output", tmp_path / "out")
+    assert exit_code_of(die_at_the_third_strip, *line) == -signal.SIGKILL
     left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert left and all(path.name.endswith(".partial") for path in left)
     again, fresh = (run_infer(scene, tmp_path / name) for name in ("out", "fresh"))

@@ -1,7 +1,6 @@
 """Commands that are killed at any moment, and repeated; for training see test_train_kills.py."""
 
 import importlib
-import multiprocessing
 import os
 import random
 import shutil
@@ -13,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import exit_code_of
 
-def run(name: str, arguments: list[str], delay_s: float | None) -> None:
+
+def run(name: str, arguments: list[str], delay_s: float | None = None) -> None:
     """Run a script in this process, which kills itself after a while; None: it does not."""
     if delay_s is not None:
         timer = threading.Timer(delay_s, os.kill, [os.getpid(), signal.SIGKILL])
@@ -22,16 +23,6 @@ def run(name: str, arguments: list[str], delay_s: float | None) -> None:
         timer.start()
     sys.argv = [f"{name}.py", *arguments]
     importlib.import_module(name).main()
-
-
-def run_in_a_process(name: str, arguments: list[str], delay_s: float | None = None) -> int:
-    """Return the exit code; above zero: a failure."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.conftest", "generate", "infer"])
-    process = context.Process(target=run, args=(name, arguments, delay_s))
-    process.start()
-    process.join()
-    return process.exitcode
 
 
 def finished_files(folder: Path) -> dict[str, bytes]:
@@ -67,7 +58,7 @@ def test_a_kill_at_any_moment_leaves_nothing_half_written(
     def begin_and_run(delay_s=None):
         shutil.rmtree(work, ignore_errors=True)
         arguments = command(name, data_root, recipe_path, checkpoint.path, work)
-        return arguments, run_in_a_process(name, arguments, delay_s)
+        return arguments, exit_code_of(run, name, arguments, delay_s)
 
     start = time.perf_counter()
     arguments, code = begin_and_run()
@@ -79,5 +70,5 @@ def test_a_kill_at_any_moment_leaves_nothing_half_written(
             delay_s /= 2
         assert code == -signal.SIGKILL
         assert finished_files(work).items() <= straight.items()
-        assert run_in_a_process(name, arguments) == 0
+        assert exit_code_of(run, name, arguments) == 0
         assert finished_files(work) == straight and not [*work.rglob("*.partial")]

@@ -1,6 +1,5 @@
 """Runs that are killed in a bad moment and resumed by the same command."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -11,7 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import make_config, single_process
+from tests.conftest import exit_code_of, make_config, single_process
 from tests.test_train import NO_VIT, assert_same_run, run_to_the_end
 from train import build_run, train
 from utils.training.checkpoint import load_checkpoint
@@ -69,17 +68,15 @@ def die_later(run, delay_s):
     train(run)
 
 
+def build_and_act(config, act, moment):
+    act(build_run(config, single_process()), moment)
+
+
 def train_in_a_process(config, act, moment):
-    """Call ``act`` in a fork of this process, and expect it to be killed."""
-    process = multiprocessing.get_context("fork").Process(
-        target=lambda: act(build_run(config, single_process()), moment)
-    )
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
+    """Call ``act`` in another process, and expect it to be killed."""
+    assert exit_code_of(build_and_act, config, act, moment) == -signal.SIGKILL
 
 
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_kills_in_bad_moments_change_nothing(data_root, tmp_path):
     straight = run_to_the_end(make_config(data_root, tmp_path, "name=straight", *OVERRIDES)).folder
     config, folder = make_config(data_root, tmp_path, *OVERRIDES), tmp_path / "run"
@@ -99,7 +96,6 @@ def test_kills_in_bad_moments_change_nothing(data_root, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_kills_at_ten_random_moments_change_nothing(data_root, tmp_path):
     overrides = [*OVERRIDES, "optim.num_epochs=20"]
     straight = run_to_the_end(make_config(data_root, tmp_path, "name=straight", *overrides)).folder
