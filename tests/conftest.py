@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import multiprocessing
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -114,16 +113,6 @@ def run_script(
 def run_prepare(run_script: Callable[..., tuple[int, str, str]]) -> Callable[..., Any]:
     """Run prepare.py in this process; its exit code, output and errors."""
     return partial(run_script, "prepare")
-
-
-def exit_code_of(function: Callable[..., None], *arguments: Any) -> int | None:
-    """Run a function of a module in another process, not a fork: other tests started threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.conftest"])
-    process = context.Process(target=function, args=arguments)
-    process.start()
-    process.join(100)
-    return process.exitcode
 
 
 def train_briefly(config: Config) -> Path:

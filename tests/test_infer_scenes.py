@@ -20,7 +20,8 @@ from rasterio.transform import Affine
 from rasterio.warp import transform_geom
 
 import infer
-from tests.conftest import exit_code_of, make_config, train_briefly
+from tests.conftest import make_config, train_briefly
+from tests.processes import exit_code_of
 from tests.utils.rasters.raster_files import picture, write_tiff
 from utils.errors import DataError
 from utils.inference import chunks, results

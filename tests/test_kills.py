@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import exit_code_of
+from tests.processes import exit_code_of
 
 
 def run(name: str, arguments: list[str], delay_s: float | None = None) -> None:

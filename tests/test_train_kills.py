@@ -10,7 +10,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import exit_code_of, make_config, single_process
+from tests.conftest import make_config, single_process
+from tests.processes import exit_code_of
 from tests.test_train import NO_VIT, assert_same_run, run_to_the_end
 from train import build_run, train
 from utils.training.checkpoint import load_checkpoint

@@ -1,7 +1,6 @@
 """Data sets, pictures cut into overlapping tiles, generators without a network, and kills."""
 
 import hashlib
-import multiprocessing
 import os
 import signal
 import threading
@@ -16,6 +15,7 @@ from datasets.preparation.writer import TileSetWriter, Tiling
 from datasets.structure_generation import Shard, Store, complete_store
 from datasets.structure_maps import MapRecipe, map_path, read_map, store_folder
 from datasets.tile_set import Tile, TileSet, open_tile_set
+from tests.processes import exit_code_of
 from utils.distributed import DistContext
 from utils.errors import DataError
 
@@ -151,12 +151,8 @@ def kill_while(
     work: Callable[..., Any], *arguments: Any, folder: Path, num_maps: int, delay_s: float
 ) -> None:
     """Run a function in a process that kills itself a moment after a folder holds some maps."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.conftest"])
-    process = context.Process(target=_end, args=(work, arguments, folder, num_maps, delay_s))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    code = exit_code_of(_end, work, arguments, folder, num_maps, delay_s)
+    assert code == -signal.SIGKILL
 
 
 def _end(

@@ -8,6 +8,7 @@ import errno
 import os
 import struct
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ _CHUNK_ROWS = 256  # that are filtered at a time: they fit a processor's cache
 _UP = 2  # a PNG filter: the difference to the row above
 
 
-class RasterWriter:
+class RasterWriter(ABC):
     """An open result raster of uint8, 1 or 3 bands; made by ``open_writer``."""
 
     def __init__(self, size: Size, bands: int) -> None:
@@ -58,9 +59,9 @@ class RasterWriter:
         if self._num_rows < self._size[0]:
             raise ValueError(f"{self._num_rows} of {self._size[0]} rows of {path} were written")
 
+    @abstractmethod
     def _add(self, rows: np.ndarray) -> None:
         """Write ``(n, width, bands)``, n above 0, and count them."""
-        raise NotImplementedError
 
 
 class _TiffWriter(RasterWriter):
