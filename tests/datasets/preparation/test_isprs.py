@@ -76,9 +76,11 @@ def assert_content(root, numbers, size_of):
         np.testing.assert_array_equal(tiles.read_target(tile), target)
         assert (eroded[0] == 255).all() and np.array_equal(eroded[1:], target[1:])
         levels = read_map(map_path(store, tile))
+        valid = np.ones(size, bool)
+        valid[:, -1] = tile != "3_13"  # one column narrower than its image
+        np.testing.assert_array_equal(levels > 0, valid)
         heights = from_levels(levels, settings["minimum"], settings["maximum"])
-        expected = np.where(levels > 0, height_of(number, *size), heights)
-        np.testing.assert_allclose(heights, expected, atol=1e-3)
+        np.testing.assert_allclose(heights[valid], height_of(number, *size)[valid], atol=1e-3)
 
 
 def test_archives_of_all_kinds_become_one_set(prepared):
@@ -108,11 +110,7 @@ def test_surface_models_become_modalities_over_one_range(prepared):
     folder = store_folder(prepared[0], "dsm")
     recipe, hashes = read_manifest(folder)
     assert recipe.settings == {"minimum": 0.0, "maximum": 37 + 20 / 8}
-    for tile in hashes:  # 3_13 is one column narrower than its image
-        missing = [SIZE[1] - 1] if tile == "3_13" else []
-        levels = read_map(map_path(folder, tile))
-        assert np.flatnonzero((levels == 0).all(0)).tolist() == missing
-        assert (levels == 0).sum() == len(missing) * SIZE[0]
+    assert sorted(hashes) == sorted(POTSDAM_TILES)
     assert read_manifest(store_folder(prepared[0], "ndsm"))[0].settings["maximum"] == 37
 
 

@@ -38,6 +38,7 @@ def test_a_range_is_kept_and_another_one_over_it_refused(data_root, tmp_path, ru
     tile_set = open_tile_set(data_root)
     raster = np.full((96, 96), -5, np.float32)
     raster[:, 1:4] = (0, 5, 99)
+    raster[1] = np.nan
     save_all(tile_set, tmp_path, raster, ".TIF")
     command = ("sensor", "--data", data_root, "--name", "given", "--rasters", tmp_path)
     code, _, err = run_prepare(*command, "--range", 3, 3)
@@ -47,6 +48,7 @@ def test_a_range_is_kept_and_another_one_over_it_refused(data_root, tmp_path, ru
     assert code == 0 and out.startswith(f"12 maps in {folder}, values 0 to 10; use them with")
     levels = read_map(map_path(folder, tile_set.split("val")[0]))
     assert levels[0, :4].tolist() == [1, 1, 32768, 65535]
+    assert np.flatnonzero((levels == 0).any(1)).tolist() == [1] and not levels[1].any()
     code, _, err = run_prepare(*command)
     assert code == 2 and "given was made with other settings" in err and "another --name" in err
     assert len(read_manifest(folder)[1]) == len(tile_set.tiles)

@@ -22,6 +22,7 @@ from tests.utils.rasters.raster_files import (
 from utils.errors import ConfigError
 from utils.rasters.reading import open_scene
 
+SAMPLES = Path(__file__).parents[4] / "shared" / "data" / "geodata-samples"
 PHOTO = picture(60, 70)
 WINDOW = slice(5, 43), slice(9, 61)
 TILES = {"tiled": "YES", "blockxsize": 32, "blockysize": 16}
@@ -284,3 +285,22 @@ def test_the_content_counts_not_the_name(tmp_path: Path):
     for name, form in (("a.tif", "PNG"), ("a.png", "TIFF")):
         Image.fromarray(PHOTO).save(tmp_path / name, format=form, lossless=True)
         np.testing.assert_array_equal(read_rgb(tmp_path / name), PHOTO)
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="../shared/data is not at hand")
+@pytest.mark.parametrize(
+    ("name", "percent"),
+    [
+        ("RGB.byte.tif", 67.457),
+        ("RGB2.byte.tif", 67.397),
+        ("alpha.tif", 1.550),
+        ("RGBA.uint16.tif", 48.860),
+        ("all-nodata.tif", 0),
+    ],
+)
+def test_masks_of_real_rasters(name: str, percent: float):
+    with open_scene(SAMPLES / name) as raster, rasterio.open(SAMPLES / name) as dataset:
+        mask = raster.read_mask(EVERYTHING, EVERYTHING)
+        assert round(100 * mask.mean(), 3) == pytest.approx(percent)
+        values = raster.read_values(*WINDOW)
+        np.testing.assert_array_equal(np.moveaxis(values, -1, 0), dataset.read()[:, 5:43, 9:61])
