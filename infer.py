@@ -14,7 +14,7 @@ from pathlib import Path
 
 from configs.schema import Config
 from datasets.loaders import absence_note
-from datasets.preparation.loveda import submit
+from datasets.preparation.published.loveda import submit
 from utils.arguments import low_and_high
 from utils.config import config_from_dict
 from utils.distributed import choose_device, distributed_session

@@ -13,16 +13,8 @@
 
 import argparse
 
-from datasets.preparation import (
-    check,
-    folder,
-    loveda,
-    potsdam,
-    sensor,
-    synthetic,
-    tree_mapping,
-    vaihingen,
-)
+from datasets.preparation import check, folder, sensor, synthetic
+from datasets.preparation.published import loveda, potsdam, tree_mapping, vaihingen
 from utils.errors import run_command
 
 COMMANDS = {

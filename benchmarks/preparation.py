@@ -38,7 +38,7 @@ QUICK_TILES = ("2_10", "2_11", "2_13", "3_13")  # two of train, two of test
 # prepare.py with a split of the tiles that there are.
 COMMAND = """
 import sys
-from datasets.preparation import potsdam
+from datasets.preparation.published import potsdam
 from datasets.tile_set import NamedSplit
 tiles = set(sys.argv.pop(1).split(","))
 full = potsdam.SPLITS["official"]

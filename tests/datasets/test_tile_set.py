@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.preparation import potsdam, vaihingen
+from datasets.preparation.published import potsdam, vaihingen
 from datasets.preparation.writer import TileSetWriter
 from datasets.rasters import write_raster
 from datasets.tile_set import (

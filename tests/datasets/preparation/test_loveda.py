@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.preparation.loveda import submit
+from datasets.preparation.published.loveda import submit
 from datasets.tile_set import open_tile_set
 from tests.datasets.fake_archives import LOVEDA_IMAGES, encode, image_of, loveda, pack, target_of
 from tests.datasets.preparation.conftest import nothing_is_left

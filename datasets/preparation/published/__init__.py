@@ -1,0 +1,1 @@
+"""Published data sets: names of their files, splits and known faults."""
