@@ -23,7 +23,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.errors import DataError, MissingDataError, UserError
+from utils.rasters.placement import Grid
 from utils.rasters.reading import Raster, open_scene
+from utils.rasters.rendering import AS_STORED, Rendering
 from utils.threads import read_ahead
 
 T = TypeVar("T")
@@ -54,14 +56,25 @@ class ArchiveFile:
         return [self.name, status.st_size, status.st_mtime_ns]
 
     @contextmanager
-    def open_image(self) -> Iterator[Raster]:
+    def open_image(
+        self,
+        rendering: Rendering = AS_STORED,
+        grid: Grid | None = None,
+        *,
+        bilinear: bool = False,
+    ) -> Iterator[Raster]:
         """Open an image for reading; a member of an archive is extracted and verified first.
+
+        Args:
+            rendering: as in ``open_scene``, like the others.
+            grid: size and placement to warp it to.
+            bilinear: interpolate.
 
         Raises:
             MissingDataError, DataError: the file is missing, damaged, or not an image.
         """
         if self.archive is None:
-            with open_scene(self.path) as raster:
+            with open_scene(self.path, rendering, grid, bilinear=bilinear) as raster:
                 yield raster
             return
         self.scratch.mkdir(parents=True, exist_ok=True)
@@ -70,7 +83,7 @@ class ArchiveFile:
             with self.open() as packed, path.open("wb") as file:
                 shutil.copyfileobj(packed, file, _BLOCK_BYTES)
             try:
-                with open_scene(path) as raster:
+                with open_scene(path, rendering, grid, bilinear=bilinear) as raster:
                     yield raster
             except UserError as error:
                 raise type(error)(str(error).replace(str(path), self.name)) from error

@@ -19,6 +19,7 @@ from utils.inference.progress import DoneMarker, file_state, is_done, read_marke
 from utils.inference.results import KINDS, OutputSettings, RowFile, write_results
 from utils.inference.segment import Segmenter, confidence_of
 from utils.rasters.reading import Raster, open_scene
+from utils.rasters.rendering import Rendering
 from utils.rasters.sources import count_pixels
 from utils.reports.inference_report import NUM_PICTURES, write_inference_report
 from utils.reports.pages import jpeg_base64
@@ -134,7 +135,11 @@ class _RankInference:
         try:
             with ExitStack() as stack:
                 with self._failure_collected(image):
-                    scene = stack.enter_context(open_scene(image.path, self.stretch))
+                    scene = stack.enter_context(
+                        open_scene(
+                            image.path, Rendering(stretch=(self.stretch,) if self.stretch else ())
+                        )
+                    )
                     maps = output.scratch(image.result, scene.size[1])
                     parts = self.segmenter.split_rows(scene.size, group.world_size)
                     if group.rank < len(parts):

@@ -11,9 +11,11 @@ from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.rpc import RPC
 from rasterio.transform import Affine
+from rasterio.warp import transform_bounds
 
 from utils.errors import DataError
 
+_SAME_PX = 0.01  # largest distance of equal corners
 _MAX_COORDINATE = 1e15  # no coordinate of anything on earth; NaN is not below it either
 # Their metres are true to scale at the equator only: at 50 degrees, a square metre counts as 2.4.
 _MERCATOR = ("merc", "webmerc")
@@ -58,6 +60,78 @@ class Placement:
         a, b, c, d, e, f = self.transform[:6]
         numbers = (a, d, b, e, c + (a + b) / 2, f + (d + e) / 2)  # of the first pixel's centre
         return "".join(f"{number!r}\n" for number in numbers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Grid of pixels on the earth: height and width, and a placement with a transform."""
+
+    size: tuple[int, int]
+    placement: Placement
+
+    def bounds_in(self, crs: CRS | None) -> tuple[float, float, float, float]:
+        """Return left, bottom, right and top in a coordinate reference system; None: the own."""
+        height, width = self.size
+        assert self.placement.transform is not None
+        corners = [
+            self.placement.transform @ xy
+            for xy in ((0, 0), (width, 0), (0, height), (width, height))
+        ]
+        x, y = zip(*corners, strict=True)
+        bounds = min(x), min(y), max(x), max(y)
+        own = self.placement.crs
+        if crs is None or own is None or own == crs:
+            return bounds
+        return transform_bounds(own, crs, *bounds)
+
+    def text(self, crs: CRS | None = None) -> str:
+        """Return the extent for a message, in a coordinate reference system; None: the own."""
+        left, bottom, right, top = self.bounds_in(crs)
+        shown = crs or self.placement.crs
+        system = f" ({shown.to_string()[:40]})" if shown is not None else ""
+        return f"x {left:.10g} to {right:.10g}, y {bottom:.10g} to {top:.10g}{system}"
+
+
+def grid_of(size: tuple[int, int], placement: Placement | None) -> Grid | None:
+    """Return the grid of an image; None without a transform."""
+    if placement is None or placement.transform is None:
+        return None
+    return Grid(size=size, placement=placement)
+
+
+def same_grid(one: Grid, other: Grid) -> bool:
+    """Return True for equal sizes, and corners within a hundredth of a pixel.
+
+    Coordinates without a coordinate reference system are taken as those of the other grid.
+    """
+    a, b = one.placement, other.placement
+    assert a.transform is not None and b.transform is not None
+    if one.size != other.size or (a.crs and b.crs and a.crs != b.crs):
+        return False
+    to_pixels = ~a.transform @ b.transform
+    height, width = one.size
+    corners = [(0, 0), (width, 0), (0, height), (width, height)]
+    moved = [(xy, to_pixels @ xy) for xy in corners]
+    return all(abs(p - q) <= _SAME_PX for xy, seen in moved for p, q in zip(xy, seen, strict=True))
+
+
+def covers(one: Grid, other: Grid) -> bool:
+    """Return True if the extent of a grid covers that of another, but for a pixel of either."""
+    crs = other.placement.crs
+    left, bottom, right, top = one.bounds_in(crs)
+    inner = other.bounds_in(crs)
+    pixel = max(
+        (right - left) / one.size[1],
+        (top - bottom) / one.size[0],
+        (inner[2] - inner[0]) / other.size[1],
+        (inner[3] - inner[1]) / other.size[0],
+    )
+    return (
+        left <= inner[0] + pixel
+        and bottom <= inner[1] + pixel
+        and right >= inner[2] - pixel
+        and top >= inner[3] - pixel
+    )
 
 
 def read_placement(path: Path, dataset: DatasetReader | None) -> Placement | None:

@@ -7,10 +7,12 @@ training and inference see the same picture. Every reader may rely on this:
   (rasterio), window by window, in memory that does not grow with the image. PNG, JPEG, BMP, WebP
   and GIF (first frame) are decoded as a whole, up to Pillow's limit for decompression bombs: twice
   ``Image.MAX_IMAGE_PIXELS``, 178,956,970 pixels unless changed.
-- ``read_rgb`` returns what a viewer shows (palettes, inks and depths resolved), ``read_values`` the
-  stored numbers, ``read_mask`` the pixels that hold data. All three agree on rows and columns.
+- ``read_rgb`` returns what a viewer shows (palettes, inks and depths resolved) by the bands and
+  the stretch of a ``Rendering``, ``read_values`` the stored numbers, ``read_mask`` the pixels that
+  hold data. All three agree on rows and columns.
 - An image is seen after its EXIF orientation (TIFF: tag 274), unless it is placed on the earth: a
   placement is that of the stored pixels.
+- With a ``Grid``, the raster is seen through a warp to it: same size, same placement.
 - What cannot be read raises ``DataError`` or ``MissingDataError`` with one sentence. Not every
   flipped bit is noticed: GDAL and Pillow do not check all checksums.
 - Reads of one open raster from several threads take turns. It must not be open across a fork.
@@ -20,15 +22,20 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from utils.errors import ConfigError, DataError
-from utils.rasters.placement import Placement
+from utils.errors import DataError
+from utils.rasters.placement import Grid, Placement
+from utils.rasters.rendering import AS_STORED, Range, Rendering, stretch_text
 from utils.rasters.sources import GdalSource, PillowSource, Slices, open_source
 
-Stretch = tuple[float, float]  # the values that become 0 and 255
+ToBytes = Callable[[np.ndarray], np.ndarray]  # stored values -> 0..255 uint8
+_SAMPLE_PX = 128  # side of the windows of a sample
+_FEW = 1 << 18  # pixels of a sample from which a range is told
+_OUTSIDE, _FILLED = 0.5, 0.1  # share of values outside a stretch, and of it that they fill
 # EXIF orientation -> from the stored to the seen image: transpose, then reverse rows, columns.
 _TURNS = {
     1: (False, False, False),
@@ -48,52 +55,68 @@ class Raster:
     Attributes:
         path: the file.
         size: height and width, as seen.
-        num_bands: number of bands.
+        num_bands: number of bands, a declared alpha band included.
         dtype: of stored values, in native byte order; one for all bands.
+        bits: of a stored value.
         palette: ``(N, 3)`` uint8, the colours that values of the first band stand for, or None.
         no_data: the stored value that stands for no data, or None; see also ``read_mask``.
+        has_mask: False if every pixel holds data.
+        alpha_band: the band that is declared as alpha, counted from 1, or None.
+        rgb_bands: three bands, or one, that ``read_rgb`` shows: those of the rendering, else red,
+            green and blue where the file names each once, else the first three, else the first.
+        assumes_bands: True if there are more than three bands, and neither the rendering nor the
+            file names those of red, green and blue.
         placement: georeferencing by the file and those beside it, or None.
     """
 
-    def __init__(
-        self, path: Path, source: GdalSource | PillowSource, stretch: Stretch | None = None
-    ) -> None:
+    def __init__(self, path: Path, source: GdalSource | PillowSource, rendering: Rendering) -> None:
         self.path = path
-        self.num_bands, self.dtype = source.num_bands, source.dtype
+        self.num_bands, self.dtype, self.bits = source.num_bands, source.dtype, source.bits
         self.palette: np.ndarray | None = source.palette
         self.no_data: float | None = source.no_data
         self.placement: Placement | None = source.placement
-        self._source, self._stretch, self._lock = source, stretch, threading.Lock()
+        self.alpha_band: int | None = source.alpha_band
+        self._source, self._rendering, self._lock = source, rendering, threading.Lock()
         self._turn = _TURNS[1 if self.placement is not None else source.orientation]
         self.size = source.size[::-1] if self._turn[0] else source.size
-        self._to_8_bit: Callable[[np.ndarray], np.ndarray] | None = None
+        ignores_alpha = rendering.alpha_is_data and source.mask_is_alpha
+        self.has_mask = source.has_mask and not ignores_alpha
+        num_colors = self.num_bands - (self.alpha_band is not None and not rendering.alpha_is_data)
+        self.rgb_bands = rendering.bands or source.color_bands or (1, 2, 3)[: num_colors // 3 * 3]
+        self.rgb_bands = self.rgb_bands or (1,)
+        self.assumes_bands = num_colors > 3 and not (rendering.bands or source.color_bands)
+        self._to_bytes: list[ToBytes] = []
 
     def read_rgb(self, rows: slice, columns: slice) -> np.ndarray:
-        """Read a window as a viewer shows it.
+        """Read a window as a viewer shows it, pixels without data as they are stored.
 
-        The first three bands are shown, of fewer the first one as grey; alpha is not.
-        Values become 0..255 by the stretch, else by the whole range of unsigned 8 or 16 bits.
+        One band is shown as grey, alpha is not. Values become 0..255 by the stretch; without one
+        those of up to 8 bits by their whole range.
 
         Args:
             rows: as in a slice of an array; pixels outside the image are left out.
             columns: likewise.
 
         Returns:
-            ``(h, w, 3)`` uint8.
+            ``(h, w, 3)`` uint8; NaN is 0.
 
         Raises:
-            DataError: the window is damaged, or the values need a stretch.
+            DataError: the window is damaged, a band is missing, or the values need a stretch.
         """
-        if self._to_8_bit is None:
-            # A palette stands for 8-bit colours: these are stretched, not the indices.
-            stretch = None if self.palette is not None else self._stretch
-            self._to_8_bit = _levels(self._source, stretch, self.path)
-        if self.palette is not None:
+        if not self._to_bytes:
+            self._to_bytes = self._renderers()
+        if self._shows_palette and self.palette is not None:
             rgb = self.palette[self.read_values(rows, columns, [1])[:, :, 0]]
-            return rgb if self._stretch is None else _scale(np.arange(256), self._stretch)[rgb]
-        values = self.read_values(rows, columns, [1, 2, 3] if self.num_bands >= 3 else [1])
-        rgb = np.broadcast_to(self._to_8_bit(values), (*values.shape[:2], 3))
-        return np.ascontiguousarray(rgb)
+            if not self._rendering.stretch:
+                return rgb
+        else:
+            rgb = self.read_values(rows, columns, self.rgb_bands)
+        if len(self._to_bytes) == 1:
+            found = self._to_bytes[0](rgb)
+        else:
+            channels = [to_bytes(rgb[..., i]) for i, to_bytes in enumerate(self._to_bytes)]
+            found = np.stack(channels, axis=-1)
+        return np.ascontiguousarray(np.broadcast_to(found, (*rgb.shape[:2], 3)))
 
     def read_values(
         self, rows: slice, columns: slice, bands: Sequence[int] | None = None
@@ -118,12 +141,113 @@ class Raster:
     def read_mask(self, rows: slice, columns: slice) -> np.ndarray:
         """Read which pixels of a window hold data, ``(h, w)`` bool.
 
-        By no-data values, mask bands, ``.msk`` files, alpha bands and transparent colours.
+        By no-data values, mask bands, ``.msk`` files, transparent colours and, unless the rendering
+        takes it as data, declared alpha; of floating-point values also by NaN in any shown band.
 
         Raises:
             DataError: the window is damaged.
         """
-        return self._seen(rows, columns, self._source.valid, np.zeros((0, 0), bool))
+        if not self.has_mask:
+            ends = zip((rows, columns), self.size, strict=True)
+            return np.ones([len(range(*part.indices(length))) for part, length in ends], bool)
+        valid = self._seen(rows, columns, self._source.valid, np.zeros((0, 0), bool))
+        if self.dtype.kind == "f":
+            valid &= ~np.isnan(self.read_values(rows, columns, self.rgb_bands)).any(axis=-1)
+        return valid
+
+    def sample(self, num_pixels: int, bands: Sequence[int] | None = None) -> np.ndarray:
+        """Return the values of about so many pixels, those with data, spread over the image.
+
+        All pixels of a smaller image; of a larger one those of windows on a regular grid.
+
+        Args:
+            num_pixels: wanted at most, but at least one window.
+            bands: as in ``read_values``.
+
+        Returns:
+            ``(N, bands)`` in ``dtype``; N may be 0.
+        """
+        height, width = self.size
+        if height * width <= num_pixels:
+            places = [([*range(0, height, _SAMPLE_PX)], _SAMPLE_PX), ([0], width)]
+        else:
+            num = max(1, math.isqrt(num_pixels) // _SAMPLE_PX)
+            places = []
+            for length in self.size:
+                side = min(_SAMPLE_PX, length)
+                last = length - side
+                starts = [round(last * (2 * i + 1) / (2 * num)) for i in range(num)]
+                places.append((sorted({*starts}), side))
+        (tops, high), (lefts, wide) = places
+        found = []
+        for top in tops:
+            for left in lefts:
+                window = slice(top, top + high), slice(left, left + wide)
+                found.append(self.read_values(*window, bands)[self.read_mask(*window)])
+        return np.concatenate(found)
+
+    def stretch_warning(self) -> str | None:
+        """Return a sentence if the values hardly fit the stretch, for a sample of the image.
+
+        That is, if more than half of them lie outside, or they fill less than a tenth of it.
+        """
+        stretch = self._rendering.stretch
+        if not stretch or self._shows_palette:
+            return None
+        values = self.sample(_FEW, self.rgb_bands).astype(np.float64)
+        if not len(values):
+            return None
+        low, high = (np.array(ends) for ends in zip(*stretch, strict=True))
+        outside = ((values < low) | (values > high)).mean()
+        fills = (np.ptp(np.percentile(values, [1, 99], axis=0), axis=0) / (high - low)).max()
+        if outside <= _OUTSIDE and fills >= _FILLED:
+            return None
+        return (
+            f"{self.path} has values of {self._range_text(values)}, of which {outside:.0%} lie "
+            f"outside the stretch {stretch_text(stretch)}; if they have another unit than the "
+            "training images, name their own with --stretch"
+        )
+
+    @property
+    def _shows_palette(self) -> bool:
+        return self.palette is not None and self.rgb_bands == (1,)
+
+    def _range_text(self, values: np.ndarray) -> str:
+        low, high = np.nanmin(values), np.nanmax(values)
+        is_all = self.size[0] * self.size[1] <= _FEW
+        return f"{low:.6g} to {high:.6g}{'' if is_all else ' (in a sample)'}"
+
+    def _renderers(self) -> list[ToBytes]:
+        """Return the mapping of stored values to 0..255, one for all bands or one for each.
+
+        Raises:
+            DataError: a band is missing, or the values have no agreed black and white.
+        """
+        stretch, num_shown = self._rendering.stretch, len(self.rgb_bands)
+        if max(self.rgb_bands) > self.num_bands:
+            raise DataError(
+                f"{self.path} has {self.num_bands} bands, not the bands "
+                f"{','.join(map(str, self.rgb_bands))}; name others with --bands"
+            )
+        if self.dtype.kind not in "uif":
+            raise DataError(
+                f"{self.path} holds {self.dtype.name} values; convert them to real numbers"
+            )
+        if self._shows_palette:
+            # Colours are stretched, not the indices.
+            return [partial(_scale, stretch=pair) for pair in stretch or ((0.0, 255.0),)]
+        if len(stretch) > num_shown:
+            raise DataError(f"{self.path} has one band, and --stretch three pairs; give one pair")
+        if not stretch and not (self.dtype.kind == "u" and self.bits <= 8):
+            values = self.sample(_FEW, self.rgb_bands)
+            if not len(values):
+                raise DataError(f"{self.path} holds no pixel with data; leave it out")
+            found = f"{self.dtype.name} values of {self._range_text(values)}"
+            raise DataError(
+                f"{self.path} holds {found}, without an agreed black and white; name the values "
+                f"that become 0 and 255: --stretch {np.nanmin(values):.6g},{np.nanmax(values):.6g}"
+            )
+        return [_levels(self._source, pair) for pair in stretch or [None]]
 
     def _seen(
         self,
@@ -157,42 +281,33 @@ class Raster:
 
 
 @contextmanager
-def open_scene(path: Path, stretch: Stretch | None = None) -> Iterator[Raster]:
+def open_scene(
+    path: Path,
+    rendering: Rendering = AS_STORED,
+    grid: Grid | None = None,
+    *,
+    bilinear: bool = False,
+) -> Iterator[Raster]:
     """Open an image file for reading by window.
 
     Args:
         path: a raster of any format that the module's docstring names.
-        stretch: the values that ``read_rgb`` turns into 0 and 255.
+        rendering: bands and stretch of ``read_rgb``, meaning of an alpha band.
+        grid: size and placement to warp the raster to; it must be placed itself. Pixels outside
+            the raster hold no data.
+        bilinear: interpolate between pixels of the raster; else values of the nearest one.
 
     Raises:
-        ConfigError: the stretch is empty, reversed or infinite.
         MissingDataError: there is no such file.
         DataError: it cannot be read; the message says why and what to do.
     """
-    if stretch is not None:
-        low, high = stretch
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ConfigError(f"stretch is {low} to {high}; give two numbers, the lower one first")
-    with open_source(path) as source:
-        yield Raster(path, source, stretch)
+    with open_source(path, grid, bilinear=bilinear) as source:
+        yield Raster(path, source, rendering)
 
 
-def _levels(
-    source: GdalSource | PillowSource, stretch: Stretch | None, path: Path
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the mapping of stored values to 0..255: linear between two values, clipped outside.
-
-    Raises:
-        DataError: the type has no agreed black and white, and no stretch is given.
-    """
+def _levels(source: GdalSource | PillowSource, stretch: Range | None) -> ToBytes:
+    """Return the mapping of stored values to 0..255: linear between two values, clipped outside."""
     dtype, bits = source.dtype, source.bits
-    if dtype.kind not in "uif":
-        raise DataError(f"{path} holds {dtype.name} values; convert them to real numbers")
-    if stretch is None and not (dtype.kind == "u" and bits <= 16):
-        raise DataError(
-            f"{path} holds {dtype.name} values, without an agreed black and white; state the two "
-            "values (stretch), or convert it to 8 bits"
-        )
     if dtype.kind == "f" or dtype.itemsize > 2:
         low_and_high = stretch or (0.0, float((1 << bits) - 1))
         return lambda values: _scale(values, low_and_high)
@@ -210,7 +325,7 @@ def _levels(
     return lambda values: table[values.view(unsigned)]
 
 
-def _scale(values: np.ndarray, stretch: Stretch) -> np.ndarray:
+def _scale(values: np.ndarray, stretch: Range) -> np.ndarray:
     """Map values to 0..255 uint8, the two of the stretch to the ends; NaN becomes 0."""
     low, high = stretch
     fraction = (values.astype(np.float64) - low) / (high - low)

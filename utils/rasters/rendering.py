@@ -69,6 +69,9 @@ class Rendering:
         )
 
 
+AS_STORED = Rendering()
+
+
 def bands_of(text: str) -> tuple[int, ...]:
     """Parse ``--bands 3,2,1``, or one band as grey."""
     try:

@@ -11,13 +11,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import rasterio
 from PIL import Image, ImageFile
-from rasterio.enums import ColorInterp
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from utils.errors import DataError, MissingDataError
-from utils.rasters.placement import read_placement
+from utils.rasters.placement import Grid, Placement, read_placement
 
 # For good: a context would also change what other threads, which open files too, may warn of.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
@@ -33,6 +35,8 @@ _GDAL_DRIVERS = [
 ]
 _PILLOW_FORMATS = ["PNG", "JPEG", "BMP", "WEBP", "GIF"]  # GDAL's drivers have the same names
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_WARP_TOLERANCE_PX = 0.01  # of GDAL's approximation of a change of coordinates
+_ANY_CRS = CRS.from_epsg(3857)  # stands for that of coordinates without one
 _ORIENTATION = 274  # the tag of EXIF and TIFF
 _NO_IMAGE = "cannot be read as an image"
 _CONVERT = "convert it to a tiled TIFF (gdal_translate -co TILED=YES -co COMPRESS=DEFLATE)"
@@ -59,7 +63,13 @@ class GdalSource:
             self.palette[list(entries)] = [color[:3] for color in entries.values()]
         self.no_data = dataset.nodata
         self.orientation = _orientation(partial(_tiff_tags, file))  # which GDAL does not report
-        self.placement = read_placement(path, dataset)
+        self.placement: Placement | None = read_placement(path, dataset)
+        self.color_bands = _color_bands(dataset.colorinterp)
+        is_alpha = [each == ColorInterp.alpha for each in dataset.colorinterp]
+        self.alpha_band = 1 + is_alpha.index(True) if True in is_alpha else None
+        flags = {flag for band in dataset.mask_flag_enums for flag in band}
+        self.mask_is_alpha = MaskFlags.alpha in flags
+        self.has_mask = flags != {MaskFlags.all_valid} or self.dtype.kind == "f"
         # GDAL decodes a PNG file from its first row again for each window that lies further up.
         everything = slice(0, dataset.height), slice(0, dataset.width)
         self._whole = self._decode(everything, None) if dataset.driver == "PNG" else None
@@ -76,6 +86,37 @@ class GdalSource:
         """Return ``(h, w)`` bool, False where a no-data value, a mask or alpha says no data."""
         with _errors_of(self._path, _damage(window)):
             return self._dataset.dataset_mask(window=Window.from_slices(*window)) != 0
+
+    def warp(self, grid: Grid, *, bilinear: bool) -> None:
+        """Replace the pixels by those of a grid; outside the raster there is no data.
+
+        Raises:
+            DataError: the raster is not placed.
+        """
+        own, other = self.placement, grid.placement
+        if own is None or own.transform is None:
+            raise DataError(
+                f"{self._path} has no place on the earth, so it cannot be put on another grid; "
+                "give it the size of the image, or a coordinate reference system and a transform"
+            )
+        # Coordinates without a system are taken as those of the other one.
+        source_crs = own.crs or other.crs or _ANY_CRS
+        has_mask = self._dataset.nodata is not None or self.alpha_band is not None
+        with _errors_of(self._path, "cannot be put on the grid of the image"):
+            self._dataset = WarpedVRT(
+                self._dataset,
+                src_crs=source_crs,
+                src_transform=own.transform,
+                crs=other.crs or source_crs,
+                transform=other.transform,
+                height=grid.size[0],
+                width=grid.size[1],
+                resampling=Resampling.bilinear if bilinear else Resampling.nearest,
+                tolerance=_WARP_TOLERANCE_PX,
+                add_alpha=not has_mask,  # to mark the pixels outside
+            )
+        self.size, self.placement = grid.size, other
+        self._whole, self.has_mask = None, True
 
     def _decode(self, window: Slices, bands: list[int] | None) -> np.ndarray:
         within = Window.from_slices(*window)
@@ -94,10 +135,13 @@ class PillowSource:
         bits: of a sample.
         white_is_zero: high values are dark.
         orientation: EXIF orientation, 1 to 8.
+        color_bands: bands of red, green and blue, counted from 1; empty: the file does not say.
+        mask_is_alpha: the mask is the declared alpha band.
     """
 
     white_is_zero = False
     no_data: float | None = None
+    color_bands: tuple[int, ...] = ()
 
     def __init__(self, image: ImageFile.ImageFile, path: Path) -> None:
         with _errors_of(path, _NO_IMAGE), _quiet():
@@ -114,6 +158,9 @@ class PillowSource:
             self.palette = np.zeros((256, 3), np.uint8)
             self.palette[: len(colors)] = colors
         self.orientation = _orientation(image.getexif)
+        self.has_mask: bool = image.has_transparency_data
+        self.alpha_band = self.num_bands if image.mode in ("LA", "RGBA", "PA") else None
+        self.mask_is_alpha = self.alpha_band is not None
         try:
             with DatasetReader(path, driver=_PILLOW_FORMATS) as dataset:
                 self.placement = read_placement(path, dataset)
@@ -140,11 +187,16 @@ class PillowSource:
 
 
 @contextmanager
-def open_source(path: Path) -> Iterator[GdalSource | PillowSource]:
-    """Open the stored pixels of an image file; errors as of ``open_scene``."""
-    with _open(path) as (stored, file):
+def open_source(
+    path: Path, grid: Grid | None = None, *, bilinear: bool = False
+) -> Iterator[GdalSource | PillowSource]:
+    """Open the stored pixels of an image file, or those warped to a grid; as ``open_scene``."""
+    with _open(path, only_gdal=grid is not None) as (stored, file):
         is_gdal = isinstance(stored, DatasetReader)
-        yield GdalSource(stored, path, file) if is_gdal else PillowSource(stored, path)
+        source = GdalSource(stored, path, file) if is_gdal else PillowSource(stored, path)
+        if grid is not None and isinstance(source, GdalSource):
+            source.warp(grid, bilinear=bilinear)
+        yield source
 
 
 def count_pixels(path: Path) -> int:
@@ -159,17 +211,20 @@ def gdal_settings(**options: str) -> rasterio.Env:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[ImageFile.ImageFile | DatasetReader, BinaryIO]]:
+def _open(
+    path: Path, *, only_gdal: bool = False
+) -> Iterator[tuple[ImageFile.ImageFile | DatasetReader, BinaryIO]]:
     """Open an image with Pillow, or with GDAL if Pillow does not read it; yield its file as well.
 
     Nothing is decoded yet.
     """
     with _open_file(path) as file, gdal_settings():
-        if (image := _open_with_pillow(file, path)) is not None:
+        if not only_gdal and (image := _open_with_pillow(file, path)) is not None:
             yield image, file
             return
         with _errors_of(path, _NO_IMAGE):  # not by rasterio.open, which takes a single driver
-            drivers = ["PNG"] if _is_deep_png(file) else _GDAL_DRIVERS
+            drivers = _PILLOW_FORMATS if _is_deep_png(file) or only_gdal else []
+            drivers = drivers + _GDAL_DRIVERS if only_gdal else drivers or _GDAL_DRIVERS
             dataset = DatasetReader(path, driver=drivers)
         with dataset:
             yield dataset, file
@@ -244,6 +299,14 @@ def _damage(window: Slices) -> str:
         f"is damaged: rows {rows.start} to {rows.stop - 1}, columns {columns.start} to "
         f"{columns.stop - 1} cannot be decoded"
     )
+
+
+def _color_bands(colors: Sequence[ColorInterp]) -> tuple[int, ...]:
+    """Return the bands of red, green and blue, if each of them is named once; else nothing."""
+    wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    if any(list(colors).count(color) != 1 for color in wanted):
+        return ()
+    return tuple(1 + list(colors).index(color) for color in wanted)
 
 
 def _orientation(read_tags: Callable[[], Mapping[int, Any]]) -> int:

@@ -14,6 +14,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from utils.errors import DataError
 from utils.rasters.reading import open_scene
+from utils.rasters.rendering import Rendering
 
 EVERYTHING = slice(None)
 
@@ -51,7 +52,7 @@ def write_tiff(
 
 def read_rgb(path: Path, stretch: tuple[float, float] | None = None) -> np.ndarray:
     """The whole image by our reader."""
-    with open_scene(path, stretch) as raster:
+    with open_scene(path, Rendering(stretch=(stretch,) if stretch else ())) as raster:
         return raster.read_rgb(EVERYTHING, EVERYTHING)
 
 
