@@ -9,25 +9,66 @@ shows them. In Python: ``predict = load_predictor("best.pth")``, then ``predict(
 """
 
 import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
-from configs.schema import Config
-from datasets.loaders import absence_note
-from datasets.preparation.published.loveda import submit
-from utils.arguments import low_and_high
-from utils.config import config_from_dict
-from utils.distributed import choose_device, distributed_session
-from utils.errors import ConfigError, run_command
-from utils.inference.export import export_checkpoint
-from utils.inference.inputs import find_inputs, submission_names
-from utils.inference.maps import choose_maps
-from utils.inference.progress import settings_digest
-from utils.inference.results import KINDS, OutputSettings, kinds_of_results
-from utils.inference.run import infer_images
-from utils.inference.segment import Segmenter, load_segmenter
-from utils.malloc import keep_freed_memory
-from utils.training.checkpoint import Checkpoint, load_checkpoint
+_ROOT, _NAMES = Path(__file__).resolve().parent, ("configs", "datasets", "models", "utils")
+_own: dict[str, ModuleType] = {}  # our modules whose names another project has as well
+
+
+def _is_ours(name: str) -> bool:
+    """Return True if a package of this name is, or would be, imported from this folder."""
+    if name in sys.modules:
+        file = getattr(sys.modules[name], "__file__", None)
+    else:
+        file = getattr(find_spec(name), "origin", None)
+    return file is not None and Path(file).resolve() == _ROOT / name / "__init__.py"
+
+
+@contextmanager
+def _own_packages() -> Iterator[None]:
+    """Import packages of this folder; another project's ones of the same names are back afterwards.
+
+    ``load_predictor`` thus works in a project that has a package ``utils`` or uses ``datasets``.
+    """
+    taken = [name for name in _NAMES if not _is_ours(name)]
+
+    def set_aside() -> dict[str, ModuleType]:
+        return {n: sys.modules.pop(n) for n in [*sys.modules] if n.partition(".")[0] in taken}
+
+    others = set_aside()
+    sys.modules.update(_own)
+    sys.path.insert(0, str(_ROOT))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(_ROOT))
+        _own.update(set_aside())
+        sys.modules.update(others)
+
+
+with _own_packages():
+    from configs.schema import Config
+    from datasets.loaders import absence_note
+    from datasets.preparation.published.loveda import submit
+    from utils.arguments import low_and_high
+    from utils.config import config_from_dict
+    from utils.distributed import choose_device, distributed_session
+    from utils.errors import ConfigError, run_command
+    from utils.inference.export import export_checkpoint
+    from utils.inference.inputs import find_inputs, submission_names
+    from utils.inference.maps import choose_maps
+    from utils.inference.progress import settings_digest
+    from utils.inference.results import KINDS, OutputSettings, kinds_of_results
+    from utils.inference.run import infer_images
+    from utils.inference.segment import Segmenter, load_segmenter
+    from utils.malloc import keep_freed_memory
+    from utils.training.checkpoint import Checkpoint, load_checkpoint
 
 PATIENCE = timedelta(days=2)  # ranks wait for each other only after images that may take hours
 
@@ -46,7 +87,8 @@ def load_predictor(checkpoint: str | Path, *overrides: str, device: str = "auto"
     loaded = load_checkpoint(Path(checkpoint))
     recipe = f"the recipe in {checkpoint}"
     config = config_from_dict(loaded.identity.recipe, recipe, [f"run.device={device}", *overrides])
-    return load_segmenter(loaded, config, choose_device(config.run.device))
+    with _own_packages():  # generators are imported when they are built
+        return load_segmenter(loaded, config, choose_device(config.run.device))
 
 
 def main() -> None:
