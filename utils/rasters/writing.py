@@ -5,46 +5,67 @@ written; an error leaves nothing, a kill a ``.partial`` file.
 """
 
 import errno
+import math
 import os
-import struct
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import rasterio
+import rasterio.shutil
+from rasterio.enums import Interleaving, Resampling
 from rasterio.errors import RasterioError
-from rasterio.io import DatasetWriter
+from rasterio.io import DatasetWriter, MemoryFile
 
 from utils.errors import ConfigError
 from utils.files import atomic_path, write_text
 from utils.rasters.placement import Placement
+from utils.rasters.png import PngFile
 from utils.rasters.sources import gdal_settings
 
 Palette = Sequence[tuple[int, int, int]]  # at most 256 colours
 Size = tuple[int, int]  # height and width
 BLOCK_PX = 512
-# Level 6 halves the class maps that level 1 writes; photographs it makes slower, not smaller.
-_LEVELS = {1: 6, 3: 1}
-_CHUNK_ROWS = 256  # that are filtered at a time: they fit a processor's cache
-_UP = 2  # a PNG filter: the difference to the row above
+# Up to this size a file with overviews is Cloud Optimized: it is collected in memory, because the
+# overviews come first in such a file. The image and its overviews take 85 MB there.
+CLOUD_OPTIMIZED_PX = 64_000_000
+_CLASS_LEVEL, _FAST_LEVEL = 6, 1  # of Deflate: 6 halves class maps, and makes photographs slower
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandTags:
+    """Statements of a GeoTIFF file on its bands; a PNG file has no place for them.
+
+    Attributes:
+        names: description of each band.
+        scale: number by which stored values are multiplied; None: 1.
+        no_data: stored value of pixels without data.
+        items: further names and values, of the first band.
+    """
+
+    names: tuple[str, ...] = ()
+    scale: float | None = None
+    no_data: int | None = None
+    items: Mapping[str, str] = field(default_factory=dict)
 
 
 class RasterWriter(ABC):
-    """An open result raster of uint8, 1 or 3 bands; made by ``open_writer``."""
+    """An open result raster of uint8; made by ``open_writer``."""
 
     def __init__(self, size: Size, bands: int) -> None:
         self._size, self._bands = size, bands
         self._num_rows = 0  # that were added
 
-    def write(self, rows: np.ndarray) -> None:
+    def write(self, rows: np.ndarray, valid: np.ndarray | None = None) -> None:
         """Add rows below those that were written.
 
         Args:
-            rows: ``(n, width, 3)`` or, of one band, ``(n, width)`` uint8; any n.
+            rows: ``(n, width, bands)`` or, of one band, ``(n, width)`` uint8; any n.
+            valid: ``(n, width)`` bool, False where there is no data; of a masked file.
         """
         height, width = self._size
         expected = (width,) if self._bands == 1 else (width, self._bands)
@@ -52,7 +73,7 @@ class RasterWriter(ABC):
         if self._num_rows + len(rows) > height:
             raise ValueError(f"{self._num_rows + len(rows)} rows for an image of {height}")
         if len(rows):
-            self._add(rows.reshape(len(rows), width, self._bands))
+            self._add(rows.reshape(len(rows), width, self._bands), valid)
 
     def finish(self, path: Path) -> None:
         """Write what is left of a file; ``ValueError`` unless all rows were written."""
@@ -60,7 +81,7 @@ class RasterWriter(ABC):
             raise ValueError(f"{self._num_rows} of {self._size[0]} rows of {path} were written")
 
     @abstractmethod
-    def _add(self, rows: np.ndarray) -> None:
+    def _add(self, rows: np.ndarray, valid: np.ndarray | None) -> None:
         """Write ``(n, width, bands)``, n above 0, and count them."""
 
 
@@ -71,65 +92,45 @@ class _TiffWriter(RasterWriter):
     times the time, and twice the memory. So rows are collected to whole rows of blocks.
     """
 
-    def __init__(self, dataset: DatasetWriter) -> None:
+    def __init__(self, dataset: DatasetWriter, masked: bool) -> None:
         super().__init__((dataset.height, dataset.width), dataset.count)
         self._dataset = dataset
         self._rows = np.empty((self._bands, BLOCK_PX, dataset.width), np.uint8)
+        self._valid = np.empty((BLOCK_PX, dataset.width), bool) if masked else None
 
-    def _add(self, rows: np.ndarray) -> None:
-        while len(rows):
+    def _add(self, rows: np.ndarray, valid: np.ndarray | None) -> None:
+        done = 0
+        while done < len(rows):
             start = self._num_rows % BLOCK_PX
-            part = rows[: BLOCK_PX - start]
+            part = rows[done : done + BLOCK_PX - start]
             end = start + len(part)
             self._rows[:, start:end] = np.moveaxis(part, -1, 0)
+            if self._valid is not None:
+                self._valid[start:end] = True if valid is None else valid[done : done + len(part)]
             self._num_rows += len(part)
-            rows = rows[len(part) :]
+            done += len(part)
             if end == BLOCK_PX or self._num_rows == self._size[0]:
                 window = (self._num_rows - end, self._num_rows), (0, self._size[1])
                 self._dataset.write(self._rows[:, :end], window=window)
+                if self._valid is not None:
+                    self._dataset.write_mask(self._valid[:end], window=window)
 
 
 class _PngWriter(RasterWriter):
-    """Rows of a PNG file: twice as fast as GDAL, which writes PNG files from other files only.
+    """Rows of a PNG file, which has no mask: pixels without data are what the rows hold."""
 
-    Every row is stored as its difference to the one above. On aerial photographs and on class maps
-    that compressed best, and no slower than no filter.
-    """
-
-    def __init__(self, file: BinaryIO, size: Size, bands: int, palette: Palette | None) -> None:
+    def __init__(self, file: PngFile, size: Size, bands: int) -> None:
         super().__init__(size, bands)
         self._file = file
-        self._above = np.zeros((1, size[1] * bands), np.uint8)
-        self._compressor = zlib.compressobj(_LEVELS[bands])
-        color_type = 2 if bands == 3 else 0 if palette is None else 3
-        file.write(b"\x89PNG\r\n\x1a\n")
-        self._chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], 8, color_type, 0, 0, 0))
-        if palette is not None:
-            self._chunk(b"PLTE", np.array(_full(palette), np.uint8).tobytes())
 
-    def _add(self, rows: np.ndarray) -> None:
-        for top in range(0, len(rows), _CHUNK_ROWS):
-            flat = rows[top : top + _CHUNK_ROWS].reshape(-1, self._above.shape[1])
-            filtered = np.empty((len(flat), flat.shape[1] + 1), np.uint8)
-            filtered[:, 0] = _UP
-            np.subtract(flat[:1], self._above, out=filtered[:1, 1:])
-            np.subtract(flat[1:], flat[:-1], out=filtered[1:, 1:])
-            self._above = flat[-1:].copy()
-            if content := self._compressor.compress(filtered.data):
-                self._chunk(b"IDAT", content)
+    def _add(self, rows: np.ndarray, valid: np.ndarray | None) -> None:
+        self._file.write(rows)
         self._num_rows += len(rows)
 
     def finish(self, path: Path) -> None:
         """Write the end of the file."""
         super().finish(path)
-        self._chunk(b"IDAT", self._compressor.flush())
-        self._chunk(b"IEND", b"")
-
-    def _chunk(self, name: bytes, content: bytes) -> None:
-        checksum = zlib.crc32(content, zlib.crc32(name))
-        self._file.write(struct.pack(">I", len(content)) + name)
-        self._file.write(content)
-        self._file.write(struct.pack(">I", checksum))
+        self._file.finish()
 
 
 @contextmanager
@@ -139,6 +140,10 @@ def open_writer(
     bands: int,
     placement: Placement | None = None,
     palette: Palette | None = None,
+    *,
+    tags: BandTags = BandTags(),
+    masked: bool = False,
+    overviews: bool = False,
 ) -> Iterator[RasterWriter]:
     """Write a .tif or .png file by strips of rows.
 
@@ -148,9 +153,13 @@ def open_writer(
     Args:
         path: file to write.
         size: height and width.
-        bands: 3 (RGB) or 1.
+        bands: 3 (RGB), 1, or in a .tif file as many as ``tags.names``.
         placement: georeferencing of the same grid.
         palette: colours of the values of one band; other values are black.
+        tags: statements on the bands, for a .tif file.
+        masked: give a .tif file an internal mask, for pixels without data.
+        overviews: give a .tif file overviews (nearest pixel), and up to ``CLOUD_OPTIMIZED_PX`` the
+            layout of a Cloud Optimized GeoTIFF.
 
     Raises:
         ConfigError: another suffix.
@@ -163,20 +172,23 @@ def open_writer(
     with atomic_path(path) as partial:
         if suffix == ".png":
             with partial.open("wb") as file:
-                writer = _PngWriter(file, size, bands, palette)
+                colors = None if palette is None else _full(palette)
+                writer = _PngWriter(PngFile(file, size, bands, colors), size, bands)
                 yield writer
                 writer.finish(path)
             _write_world_file(path, placement)
             return
-        with _tiff_errors(path), gdal_settings(GDAL_PAM_ENABLED="NO"):
-            with _create_tiff(partial, size, bands) as dataset:
+        settings = gdal_settings(GDAL_PAM_ENABLED="NO", GDAL_TIFF_INTERNAL_MASK="YES")
+        with _tiff_errors(path), settings, _destination(partial, size, overviews) as plain:
+            with _create_tiff(plain, size, bands, tags, in_memory=plain != partial) as dataset:
                 _place(dataset, placement)
-                if palette is not None:
-                    dataset.write_colormap(1, dict(enumerate(_full(palette))))
-                tiff_writer = _TiffWriter(dataset)
+                _describe(dataset, tags, palette)
+                tiff_writer = _TiffWriter(dataset, masked)
                 yield tiff_writer
                 tiff_writer.finish(path)
-            _check_whole(partial)
+            if overviews:
+                _build_overviews(plain, size)
+        _check_whole(partial, 1 + masked + (len(_overview_factors(size)) if overviews else 0))
 
 
 @contextmanager
@@ -187,7 +199,30 @@ def _tiff_errors(path: Path) -> Iterator[None]:
         raise OSError(f"{path} could not be written ({error.__cause__ or error})") from error
 
 
-def _create_tiff(path: Path, size: Size, bands: int) -> DatasetWriter:
+@contextmanager
+def _destination(path: Path, size: Size, overviews: bool) -> Iterator[Path | str]:
+    """Yield the file that rows are written to: ``path``, or one in memory that becomes ``path``."""
+    if not overviews or math.prod(size) > CLOUD_OPTIMIZED_PX:
+        yield path
+        return
+    with MemoryFile() as memory:
+        yield memory.name
+        options = {"compress": "DEFLATE", "level": _CLASS_LEVEL, "blocksize": BLOCK_PX}
+        try:
+            rasterio.shutil.copy(memory.name, path, driver="COG", bigtiff="IF_SAFER", **options)
+        except Exception as error:  # also private ones of rasterio
+            raise OSError(f"{path} cannot be written ({error})") from error
+
+
+def _create_tiff(
+    path: Path | str, size: Size, bands: int, tags: BandTags, in_memory: bool
+) -> DatasetWriter:
+    is_rgb, is_one = bands == 3 and not tags.names, bands == 1
+    compression = {
+        "compress": "DEFLATE",
+        "zlevel": _CLASS_LEVEL if is_one else _FAST_LEVEL,
+        "predictor": 2 if is_rgb else 1,
+    }
     try:
         return rasterio.open(
             path,
@@ -197,15 +232,13 @@ def _create_tiff(path: Path, size: Size, bands: int) -> DatasetWriter:
             width=size[1],
             count=bands,
             dtype="uint8",
-            photometric="RGB" if bands == 3 else "MINISBLACK",
-            interleave="pixel",
+            photometric="RGB" if is_rgb else "MINISBLACK",
+            interleave="pixel" if is_rgb or is_one else "band",
             tiled=True,
             blockxsize=BLOCK_PX,
             blockysize=BLOCK_PX,
-            compress="DEFLATE",
-            zlevel=_LEVELS[bands],
-            predictor=2 if bands == 3 else 1,
             bigtiff="IF_SAFER",
+            **({} if in_memory else compression),
         )
     except Exception as error:  # also private ones of rasterio
         raise OSError(f"{path} cannot be created ({error})") from error
@@ -213,7 +246,9 @@ def _create_tiff(path: Path, size: Size, bands: int) -> DatasetWriter:
 
 def _place(dataset: DatasetWriter, placement: Placement) -> None:
     """Copy a georeferencing, but no no-data value: it would be a class."""
-    if placement.area_or_point is not None:
+    # A file that says "Point" without a coordinate reference system: GDAL would invent one.
+    is_known = placement.crs is not None or placement.gcps_crs is not None
+    if placement.area_or_point is not None and (is_known or placement.area_or_point == "Area"):
         dataset.update_tags(AREA_OR_POINT=placement.area_or_point)
     if placement.gcps and placement.transform is None:  # a TIFF file holds one of both
         dataset.gcps = [*placement.gcps], placement.gcps_crs
@@ -226,24 +261,57 @@ def _place(dataset: DatasetWriter, placement: Placement) -> None:
         dataset.rpcs = placement.rpcs
 
 
+def _describe(dataset: DatasetWriter, tags: BandTags, palette: Palette | None) -> None:
+    """Write what a file says of its bands; before the pixels, so that its head is written once."""
+    if palette is not None:
+        dataset.write_colormap(1, dict(enumerate(_full(palette))))
+    if tags.no_data is not None:
+        dataset.nodata = tags.no_data
+    for band, name in enumerate(tags.names, 1):
+        dataset.set_band_description(band, name)
+    if tags.scale is not None:
+        dataset.scales = (tags.scale,) * dataset.count
+    dataset.update_tags(1, **tags.items)
+
+
 def _full(palette: Palette) -> list[tuple[int, int, int]]:
     """Return 256 colours: a value without a colour must not make a file invalid."""
     return [*palette, *[(0, 0, 0)] * (256 - len(palette))]
 
 
-def _check_whole(path: Path) -> None:
-    """Raise ``OSError`` unless all blocks of a TIFF file lie within it.
+def _overview_factors(size: Size) -> list[int]:
+    """Return 2, 4, 8 ... until an overview is a single block."""
+    return [1 << n for n in range(1, 32) if max(size) >> (n - 1) > BLOCK_PX]
+
+
+def _build_overviews(path: Path | str, size: Size) -> None:
+    if factors := _overview_factors(size):
+        with rasterio.open(path, "r+") as dataset:
+            dataset.build_overviews(factors, Resampling.nearest)
+
+
+def _check_whole(path: Path, num_images: int) -> None:
+    """Raise ``OSError`` unless all blocks of all images of a TIFF file lie within it.
 
     GDAL does not report errors of the last writes, which closing a file causes.
+
+    Args:
+        path: the file.
+        num_images: number of its overviews and masks, and one.
     """
     num_bytes = path.stat().st_size
-    with rasterio.open(path) as dataset:
-        height, width = dataset.block_shapes[0]
-        for down in range(-(-dataset.height // height)):
-            for across in range(-(-dataset.width // width)):
+    for number in range(1, num_images + 1):
+        with _tiff_errors(path), rasterio.open(f"GTIFF_DIR:{number}:{path}") as dataset:
+            height, width = dataset.block_shapes[0]
+            # Blocks of interleaved bands are the same.
+            bands = dataset.indexes if dataset.interleaving == Interleaving.band else [1]
+            across, down = -(-dataset.width // width), -(-dataset.height // height)
+            for band, column, row in product(bands, range(across), range(down)):
                 offset, length = (
-                    int(dataset.get_tag_item(f"BLOCK_{what}_{across}_{down}", "TIFF", bidx=1) or 0)
-                    for what in ("OFFSET", "SIZE")
+                    int(
+                        dataset.get_tag_item(f"BLOCK_{part}_{column}_{row}", "TIFF", bidx=band) or 0
+                    )
+                    for part in ("OFFSET", "SIZE")
                 )
                 if not offset or offset + length > num_bytes:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
