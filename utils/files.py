@@ -5,8 +5,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -17,9 +19,21 @@ from PIL import Image
 from utils.errors import DataError, MissingDataError
 
 T = TypeVar("T")
+_NUM_SUFFIXES = 5  # in a message
 _PARTIAL_LENGTH = 50  # characters of a name in that of its temporary file
 _PARTIAL_NAME = re.compile(r"\.(.*)\.[0-9a-f]{12}\.partial", re.DOTALL)
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".img"),
+    *(".vrt", ".ntf", ".nitf", ".pix", ".ers", ".mrf", ".ppm", ".pgm", ".sgi"),
+)
+_RAW_SUFFIXES = (".bil", ".bip", ".bsq", ".dat", ".raw")  # of images if a header lies beside them
+_HEADER = ".hdr"
+# Files that belong to an image of the same stem: placement, statistics, masks, overviews, styles.
+_SIDECARS = (
+    *(".tfw", ".tifw", ".tfwx", ".jgw", ".jpgw", ".pgw", ".pngw", ".gfw", ".bpw", ".j2w", ".wld"),
+    *(".prj", ".xml", ".msk", ".ovr", ".qml", ".points", ".rpb", ".rrd", ".ige", ".idx", ".ppg"),
+    *(".stx", ".clr", _HEADER),
+)
 
 
 @contextmanager
@@ -155,20 +169,76 @@ def read_rgb(path: Path) -> np.ndarray:
         raise DataError(f"{path} cannot be read as an image ({error}); replace the file") from error
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Return all image files below ``folder``, sorted; hidden files and folders are skipped.
+@dataclass(frozen=True, kw_only=True)
+class FolderContent:
+    """Visible files at any depth of a folder, by their suffixes."""
+
+    images: list[Path]  # sorted
+    passed_over: list[Path]  # sorted; neither images nor files that belong to one
+
+
+def list_content(folder: Path, more_suffixes: Collection[str] = ()) -> FolderContent:
+    """List all files below ``folder``; hidden files and folders are left out.
+
+    World files, statistics, masks and the like (``a.tfw`` and ``a.tif.aux.xml`` of ``a.tif``) are
+    in neither list.
+
+    Args:
+        folder: folder to search.
+        more_suffixes: in lower case; files with these count as images too.
 
     Raises:
         MissingDataError: the folder is missing or holds no image.
     """
     if not folder.is_dir():
         raise MissingDataError(f"{folder} is not a folder")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    hidden = [any(part.startswith(".") for part in p.relative_to(folder).parts) for p in paths]
-    paths = [p for p, skip in zip(paths, hidden, strict=True) if p.is_file() and not skip]
-    if not paths:
-        raise MissingDataError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    return paths
+    visible = (
+        path
+        for path in folder.rglob("*")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    files = {path: None for path in sorted(visible) if path.is_file()}  # ordered, and fast to ask
+    suffixes = (*IMAGE_SUFFIXES, *more_suffixes)
+    images = [path for path in files if path.suffix.lower() in suffixes or _is_raw(path, files)]
+    owners = {*images, *(path.with_suffix("") for path in images)}
+    others = [path for path in files if path not in owners and not _is_sidecar(path, owners)]
+    if not images:
+        found = f", only {_suffixes_of(others)}" if others else ""
+        raise MissingDataError(f"{folder} holds no image ({', '.join(suffixes)}){found}")
+    return FolderContent(images=images, passed_over=others)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return all image files below ``folder`` as ``list_content`` finds them; errors as there."""
+    return list_content(folder).images
+
+
+def passed_over_line(folder: Path, files: Sequence[Path]) -> str | None:
+    """Return a line that counts the files passed over in a folder of images; None without any."""
+    if not files:
+        return None
+    number, suffixes = len(files), _suffixes_of(files)
+    if number == 1:
+        return f"1 file of {folder} is no image by its suffix ({suffixes}) and was passed over"
+    of = f"{number} files of {folder} are no images"
+    return f"{of} by their suffix ({suffixes}) and were passed over"
+
+
+def _is_raw(path: Path, files: Collection[Path]) -> bool:
+    headers = path.with_suffix(_HEADER), path.with_name(path.name + _HEADER)
+    return path.suffix.lower() in _RAW_SUFFIXES and any(header in files for header in headers)
+
+
+def _is_sidecar(path: Path, owners: Collection[Path]) -> bool:
+    stem = path.with_suffix("")
+    return path.suffix.lower() in _SIDECARS and (stem in owners or stem.with_suffix("") in owners)
+
+
+def _suffixes_of(files: Iterable[Path]) -> str:
+    """Return the suffixes of files, the most frequent first, for messages."""
+    counts = Counter(path.suffix.lower() or "none" for path in files)
+    listed = [suffix for suffix, _ in counts.most_common(_NUM_SUFFIXES)]
+    return ", ".join([*listed, "..."] if len(counts) > _NUM_SUFFIXES else listed)
 
 
 def sha256_of(path: Path) -> str:

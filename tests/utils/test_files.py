@@ -12,7 +12,9 @@ from PIL import Image
 from utils.errors import DataError, MissingDataError
 from utils.files import (
     atomic_path,
+    list_content,
     list_images,
+    passed_over_line,
     read_json,
     read_rgb,
     remembered,
@@ -116,11 +118,48 @@ def test_images_are_listed_sorted_at_any_depth_without_hidden_ones(tmp_path: Pat
     assert [path.relative_to(folder).as_posix() for path in list_images(folder)] == wanted
 
 
+def touch_all(folder: Path, names: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in names.split():
+        (folder / name).touch()
+
+
+def test_files_that_are_no_images_are_counted_but_not_those_that_belong_to_one(tmp_path: Path):
+    """Case 23 of docs/trials.md: files of a folder were passed over without a word."""
+    sidecars = "a.tfw a.prj a.aux.xml a.tif.aux.xml a.tif.msk a.tif.ovr a.xml a.qml A.TFW .x.txt"
+    touch_all(tmp_path, f"a.tif {sidecars}")
+    content = list_content(tmp_path)
+    assert [path.name for path in content.images] == ["a.tif"] and content.passed_over == []
+    assert passed_over_line(tmp_path, content.passed_over) is None
+    touch_all(tmp_path, "b.TXT")
+    assert passed_over_line(tmp_path, list_content(tmp_path).passed_over) == (
+        f"1 file of {tmp_path} is no image by its suffix (.txt) and was passed over"
+    )
+    touch_all(tmp_path, "c.txt b.prj style.qml README a.json")
+    assert passed_over_line(tmp_path, list_content(tmp_path).passed_over) == (
+        f"6 files of {tmp_path} are no images by their suffix (.txt, none, .json, .prj, .qml) and "
+        "were passed over"
+    )
+
+
+def test_rasters_of_other_formats_are_found(tmp_path: Path):
+    """Case 23 of docs/trials.md: folders of JPEG 2000, ERDAS, VRT or ENVI held no image."""
+    wanted = "a.jp2 b.IMG c.vrt d.ntf e.pix f.ers g.dat h.bil i.bsq"
+    touch_all(tmp_path, f"{wanted} f g.hdr h.hdr i.bsq.hdr other.dat notes.hdr heights.asc")
+    content = list_content(tmp_path)
+    assert [path.name for path in content.images] == wanted.split()
+    passed_over = [path.name for path in content.passed_over]
+    assert passed_over == ["heights.asc", "notes.hdr", "other.dat"]
+
+
 def test_a_folder_without_images_is_named(tmp_path: Path):
-    with pytest.raises(MissingDataError, match=r"holds no image \(\.png, \.jpg"):
+    with pytest.raises(MissingDataError, match=r"holds no image \(\.png, \.jpg.*\)$"):
         list_images(tmp_path)
     with pytest.raises(MissingDataError, match="no is not a folder"):
         list_images(tmp_path / "no")
+    touch_all(tmp_path, "a.txt")
+    with pytest.raises(MissingDataError, match=r"\), only \.txt$"):
+        list_images(tmp_path)
 
 
 def test_hash_is_the_sha256_of_all_bytes(tmp_path: Path):
