@@ -126,7 +126,7 @@ def touch_all(folder: Path, names: str) -> None:
 
 def test_files_that_are_no_images_are_counted_but_not_those_that_belong_to_one(tmp_path: Path):
     """Case 23 of docs/trials.md: files of a folder were passed over without a word."""
-    sidecars = "a.tfw a.prj a.aux.xml a.tif.aux.xml a.tif.msk a.tif.ovr a.xml a.qml A.TFW .x.txt"
+    sidecars = "a.tfw a.prj a.aux.xml a.tif.aux.xml a.tif.msk a.tif.ovr a.xml a.qml a.TFWX .x.txt"
     touch_all(tmp_path, f"a.tif {sidecars}")
     content = list_content(tmp_path)
     assert [path.name for path in content.images] == ["a.tif"] and content.passed_over == []
