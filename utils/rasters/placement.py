@@ -1,17 +1,20 @@
 """Georeferencing of rasters: what GDAL reads of a file, and world and .prj files beside it."""
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from rasterio._err import CPLE_BaseError
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.rpc import RPC
 from rasterio.transform import Affine
-from rasterio.warp import transform_bounds
+from rasterio.warp import transform, transform_bounds
 
 from utils.errors import DataError
 
@@ -208,3 +211,19 @@ def _beside(path: Path, suffixes: list[str]) -> Path | None:
 
 def _text_of(path: Path) -> str:
     return path.read_text("utf-8", errors="replace")
+
+
+def transform_points(
+    points: Sequence[tuple[float, float]], crs_from: str, crs_to: str
+) -> list[tuple[float, float]] | None:
+    """Transform x and y from one coordinate reference system to another (WKT, or ``EPSG:4326``).
+
+    Returns:
+        None where there is no way, e.g. from a local system, or a point has no coordinates there.
+    """
+    try:
+        systems = CRS.from_string(crs_from), CRS.from_string(crs_to)
+        x, y = transform(*systems, *zip(*points, strict=True))
+    except (CRSError, CPLE_BaseError):
+        return None
+    return list(zip(x, y, strict=True)) if np.isfinite([x, y]).all() else None
