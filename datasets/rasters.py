@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from utils.errors import DataError, MissingDataError
 from utils.files import atomic_path
@@ -103,10 +104,11 @@ def _parse_header(path: Path, num_bytes: int, version: tuple[int, int]) -> _Head
     ``version`` distinguishes the file from earlier ones of this name in the cache.
     """
     try:
-        with Image.open(path, formats=["TIFF"]) as image:
+        # Not by Image.open, which refuses large images: of these only the header is read.
+        with TiffImageFile(path) as image:
             mode, size, parts = image.mode, image.size, image.tile
-            text = image.tag_v2.get(_DESCRIPTION, "")  # type: ignore[attr-defined]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            text = image.tag_v2.get(_DESCRIPTION, "")
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError) as error:
         raise _wrong_format(path, str(error)) from error
     codecs = {codec for codec, *_ in parts}
     if mode not in _KINDS or len(parts) != 1 or codecs != {"raw"}:

@@ -2,16 +2,18 @@
 
 ::
 
-    ROOT/dataset.json          name, classes, palette, ignore index, origin, split, settings
-    ROOT/tiles.csv             id, source image, offset and size in it, of every tile
+    ROOT/dataset.json          name, classes, palette, origin, split, rendering, settings
+    ROOT/sources.json          image, size, place and hash of the pixels of every source
+    ROOT/tiles.csv             id, source, offset and size in its image, of every tile
     ROOT/histogram.csv         pixels of every class, and ignored ones, of every labelled tile
     ROOT/splits/SPLIT.txt      tile ids, one per line
     ROOT/images/ID.tif         (H, W, 3) 8-bit RGB
+    ROOT/valid/ID.tif          (H, W) 8-bit, 0 = no data; only of tiles that have such pixels
     ROOT/labels/ID.tif         (H, W) 8-bit class index, 255 = ignore
     ROOT/labels_eroded/ID.tif  the same, ignored along class borders, where published
 
-A tile comes from one source image, and a source image is in one split. Splits whose labels are
-hidden (``unlabelled``) have no labels.
+A tile comes from one source, and a source is in one split. A source is an image, or a block of one
+that was split by blocks. Splits whose labels are hidden (``unlabelled``) have no labels.
 """
 
 import csv
@@ -28,12 +30,13 @@ import numpy as np
 
 from configs.schema import IGNORE_INDEX
 from datasets.rasters import SUFFIX, read_raster
+from datasets.sources import SourceFacts, read_sources
 from utils.boxes import Box
 from utils.config import differences
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import read_json, write_text
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SPLITS = ("train", "val", "test")
 LABEL_FOLDERS = {"full": "labels", "eroded": "labels_eroded"}
 HISTOGRAM = "histogram.csv"
@@ -158,7 +161,9 @@ class TileSet:
     split_sha256: str  # of the lists on disk
     unlabelled: tuple[str, ...]  # splits whose labels are hidden
     label_kinds: tuple[str, ...]  # of LABEL_FOLDERS
-    bands: str  # of the three channels: rgb or irrg
+    channels: str  # of the three: rgb or irrg
+    rendering: dict[str, Any]  # bands and stretch of the images, see utils.rasters.rendering
+    sources: dict[str, SourceFacts] = field(repr=False)
     tiles: dict[str, Tile] = field(repr=False)
     splits: dict[str, tuple[str, ...]] = field(repr=False)
 
@@ -209,6 +214,11 @@ class TileSet:
         check_target(path, target, len(self.classes))
         return target
 
+    def read_valid(self, tile_id: str) -> np.ndarray | None:
+        """Read which pixels of a tile hold data, ``(H, W)`` bool; None: all of them."""
+        path = valid_path(self.root, tile_id)
+        return read_raster(path, "8-bit") != 0 if path.is_file() else None
+
     def kinds_of(self, split: str) -> tuple[str, ...]:
         """Return the label kinds of a split; a kind counts if all of its tiles have it."""
         tile_ids = self.split(split)
@@ -239,6 +249,11 @@ class TileSet:
 def image_path(root: Path, tile_id: str) -> Path:
     """Return the path of a tile's RGB image in a set, complete or not."""
     return root / "images" / f"{tile_id}{SUFFIX}"
+
+
+def valid_path(root: Path, tile_id: str) -> Path:
+    """Return the path of the file that tells which pixels of a tile hold data, if it is needed."""
+    return root / "valid" / f"{tile_id}{SUFFIX}"
 
 
 def target_path(root: Path, tile_id: str, kind: str) -> Path:
@@ -321,7 +336,9 @@ def open_tile_set(root: Path) -> TileSet:
         split_sha256=hashed,
         unlabelled=tuple(split["unlabelled"]),
         label_kinds=tuple(meta["labels"]),
-        bands=meta["bands"],
+        channels=meta["channels"],
+        rendering=meta["rendering"],
+        sources=read_sources(root),
         tiles=tiles,
         splits=splits,
     )

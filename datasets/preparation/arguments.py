@@ -14,7 +14,11 @@ from datasets.preparation.writer import Tiling
 from datasets.tile_set import SPLITS, NamedSplit, find_split, is_prepared
 from utils.arguments import default_workers, non_negative_int, positive_int
 from utils.errors import ConfigError
+from utils.rasters.rendering import Rendering
 
+FindSources = Callable[
+    [Archives, argparse.Namespace, tuple[str, ...]], tuple[dict[str, Source], Rendering]
+]
 _NO_SETTINGS = ("run", "output", "source", "workers")  # they do not affect the prepared set
 
 
@@ -55,8 +59,8 @@ def prepare_isprs(
     args: argparse.Namespace,
     name: str,
     splits: Mapping[str, NamedSplit],
-    find_sources: Callable[[Archives, argparse.Namespace, tuple[str, ...]], dict[str, Source]],
-    bands: str,
+    find_sources: FindSources,
+    channels: str,
     **chosen: Collection[str],
 ) -> None:
     """Prepare one of the two ISPRS sets, unless that was done with the same settings.
@@ -65,8 +69,9 @@ def prepare_isprs(
         args: parsed arguments of the command.
         name: its name: potsdam or vaihingen.
         splits: published splits of the set, by name.
-        find_sources: finds the files of the source images with the given ids.
-        bands: channels of the images.
+        find_sources: finds the files of the source images with the given ids, and the bands of
+            them to read.
+        channels: of the images.
         **chosen: ``skip`` and ``in_place`` of ``open_archives``.
     """
     split = find_split(args.split, splits, name)
@@ -75,14 +80,15 @@ def prepare_isprs(
         raise ConfigError("--range needs --dsm")
 
     def plan_of(archives: Archives, shared: dict[str, Any]) -> Plan:
-        sources = find_sources(archives, args, split.sources())
+        sources, rendering = find_sources(archives, args, split.sources())
         return Plan(
             name=name,
             origin=f"ISPRS 2D semantic labelling, {name.capitalize()}",
             classes=ISPRS_CLASSES,
             sources={key: [sources[i] for i in ids] for key, ids in split.lists.items()},
             split=split,
-            bands=bands,
+            channels=channels,
+            rendering=rendering,
             mask_kind="color",
             ranges=ranges,
             **shared,

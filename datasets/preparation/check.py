@@ -127,7 +127,7 @@ def check_tile_set(tile_set: TileSet) -> tuple[dict[str, Any], list[str]]:
         "data": str(tile_set.root),
         "name": tile_set.name,
         "classes": list(tile_set.classes),
-        "bands": tile_set.bands,
+        "channels": tile_set.channels,
         "split": {"name": tile_set.split_name, "sha256": tile_set.split_sha256},
         "splits": {split: check.numbers_of(split) for split in splits},
         "stores": {folder.name: recipe.generator for folder, (recipe, _) in check.stores.items()},
@@ -385,8 +385,8 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         for name, generator in summary["stores"].items()
     )
     blocks = [
-        f"{summary['data']}: {len(summary['classes'])} classes, bands {summary['bands']}, split "
-        f"'{split['name']}', SHA-256 {split['sha256'][:16]}...",
+        f"{summary['data']}: {len(summary['classes'])} classes, channels {summary['channels']}, "
+        f"split '{split['name']}', SHA-256 {split['sha256'][:16]}...",
         split_table(summary["classes"], splits),
         f"structure maps: {stores or 'none'}",
     ]

@@ -1,43 +1,84 @@
-"""Class files, and the decoding of masks to class indices.
+"""Class files, and the decoding of masks and polygons to class indices.
 
 A class file maps the colours or values of a user's masks to classes. It is JSON, for example::
 
-    {"classes": [{"name": "building", "color": "#3C1098", "value": 1}, ...],
-     "ignore": {"colors": ["#9B9B9B"], "values": [0]}}
+    {"classes": [{"name": "building", "color": "#3C1098", "values": [1, "257..512"]}, ...],
+     "ignore": {"colors": ["#9B9B9B"], "values": [0, "-9999..-1"]}}
 
-``color`` is the colour in RGB masks and in the pictures of reports, as ``"#RRGGBB"`` or
-``[r, g, b]``. ``value`` is the value in index masks; its default is the position in the list.
+``color`` is the colour in the pictures of reports, as ``"#RRGGBB"`` or ``[r, g, b]``, and in RGB
+masks unless ``colors`` lists others. ``value`` is the value in index masks, ``values`` lists several
+and ranges of them; the default is the position in the list. ``"others"`` in place of such a list
+stands for all that no other entry names, e.g. the numbers of instances.
 """
 
+import json
+import math
 import re
+from bisect import bisect_right
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
-from datasets.preparation.archives import strips
-from datasets.tile_set import Color, count_values
+from datasets.tile_set import Color
 from utils.errors import ConfigError, DataError
 from utils.files import read_json
+from utils.rasters.placement import Grid
 from utils.rasters.reading import Raster
+from utils.rasters.vectors import OUTSIDE, PlacedPolygons, Polygons
 
 UNKNOWN = 254  # class index of a colour or value that the class file does not name
-MAX_VALUE = 65535
+OTHERS = "others"  # all values, or colours, that no other entry names
+_LOWEST, _HIGHEST = -(1 << 63), (1 << 64) - 1  # of 64-bit whole numbers
+_FIRST_POLYGON = 256  # above all class indices
+_MAX_FRACTIONS = 1000  # unknown values in a strip, from which a file of floats is no mask
 Counts = dict[str, int]
+Value = int | range  # a range stands for all its values
+Values = int | tuple[Value, ...] | str  # one, several, or OTHERS
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFile:
-    """Names, colours and raw values of the classes, in the order of their indices."""
+    """Names, colours and raw values of the classes, in the order of their indices.
+
+    Attributes:
+        names: of the classes.
+        colors: in pictures.
+        values: in index masks.
+        ignore_colors: in RGB masks, of pixels of no class.
+        ignore_values: in index masks, of pixels of no class.
+        mask_colors: in RGB masks; empty: ``colors``.
+    """
 
     names: tuple[str, ...]
     colors: tuple[Color, ...]
-    values: tuple[int, ...]
+    values: tuple[Values, ...]
     ignore_colors: tuple[Color, ...]
-    ignore_values: tuple[int, ...]
+    ignore_values: tuple[Value, ...]
+    mask_colors: tuple[tuple[Color, ...] | str, ...] = ()
+
+    def named_values(self) -> Iterator[tuple[range, int]]:
+        """Yield every range of values that an entry names, and its class index; 255: ignore."""
+        for index, values in [*enumerate(self.values), (IGNORE_INDEX, self.ignore_values)]:
+            if not isinstance(values, str):
+                for value in values if isinstance(values, tuple) else (values,):
+                    yield value if isinstance(value, range) else range(value, value + 1), index
+
+    def named_colors(self) -> Iterator[tuple[Color, int]]:
+        """Yield every colour of masks that an entry names, and its class index; 255: ignore."""
+        of_classes = self.mask_colors or [(color,) for color in self.colors]
+        for index, colors in [*enumerate(of_classes), (IGNORE_INDEX, self.ignore_colors)]:
+            if not isinstance(colors, str):
+                yield from ((color, index) for color in colors)
+
+    def rest_of(self, items: Sequence[Any]) -> int:
+        """Return the class index of unnamed values, or of unnamed ``mask_colors``."""
+        return items.index(OTHERS) if OTHERS in items else UNKNOWN
 
 
 _ISPRS = ClassFile(
@@ -69,30 +110,57 @@ def read_class_file(path: Path) -> ClassFile:
         raise ConfigError(f"{path} must have a list 'classes' of 1 to {UNKNOWN} entries")
     for number, entry in enumerate(entries):
         where = f"{path}: classes[{number}]"
-        name = _section(entry, where, "name", "color", "value").get("name")
+        keys = ("name", "color", "value", "values", "colors")
+        name = _section(entry, where, *keys).get("name")
         if not isinstance(name, str) or not name.strip():
             raise ConfigError(f"{where} needs a 'name' and a 'color'")
     ignore = _section(content.get("ignore", {}), f"{path}: ignore", "colors", "values")
     for key, items in ignore.items():
         if not isinstance(items, list):
             raise ConfigError(f"{path}: ignore: '{key}' must be a list, not {items!r}")
+    wheres = [f"{path}: class '{entry['name']}'" for entry in entries]
+    colors = tuple(_color(e.get("color"), where) for e, where in zip(entries, wheres, strict=True))
     classes = ClassFile(
         names=tuple(entry["name"] for entry in entries),
-        colors=tuple(_color(e.get("color"), f"{path}: class '{e['name']}'") for e in entries),
-        values=tuple(_value(e.get("value", i), path) for i, e in enumerate(entries)),
+        colors=colors,
+        values=tuple(_values(entry, i, wheres[i]) for i, entry in enumerate(entries)),
         ignore_colors=tuple(_color(c, f"{path}: ignore") for c in ignore.get("colors", [])),
-        ignore_values=tuple(_value(value, path) for value in ignore.get("values", [])),
+        ignore_values=tuple(_value(v, f"{path}: ignore") for v in ignore.get("values", [])),
     )
-    groups: dict[str, tuple[Any, ...]] = {
-        "name": classes.names,
-        "color": classes.colors + classes.ignore_colors,
-        "value": classes.values + classes.ignore_values,
-    }
-    for what, group in groups.items():
-        if twice := [item for item in group if group.count(item) > 1]:
-            hint = " (a class without 'value' has its position)" if what == "value" else ""
-            raise ConfigError(f"{path} gives the {what} {twice[0]} to two entries{hint}")
+    if any("colors" in entry for entry in entries):
+        several = (_mask_colors(entry, colors[i], wheres[i]) for i, entry in enumerate(entries))
+        classes = replace(classes, mask_colors=tuple(several))
+    _check_unique(classes, path)
     return classes
+
+
+def _check_unique(classes: ClassFile, path: Path) -> None:
+    """Refuse names, colours and values that two entries have."""
+    owner = dict(enumerate(f"class '{name}'" for name in classes.names))
+    owner[IGNORE_INDEX] = "ignore"
+    for what, items in (("name", classes.names), ("color", classes.colors)):
+        if twice := [item for item in items if items.count(item) > 1]:
+            raise ConfigError(f"{path} gives the {what} {_text(twice[0])} to two classes")
+    for what, each in (("values", classes.values), ("colors", classes.mask_colors)):
+        if len(found := [owner[index] for index, item in enumerate(each) if item == OTHERS]) > 1:
+            raise ConfigError(f'{path} gives the {what} "{OTHERS}" to {found[0]} and to {found[1]}')
+    seen: dict[Color, int] = {}
+    for color, index in classes.named_colors():
+        if color in seen:
+            both = f"{owner[seen[color]]} and to {owner[index]}"
+            raise ConfigError(f"{path} gives the color {_text(color)} to {both}")
+        seen[color] = index
+    spans = sorted((each.start, each.stop, index) for each, index in classes.named_values())
+    for (_, end, one), (start, _, other) in pairwise(spans):
+        if start < end:
+            raise ConfigError(
+                f"{path} gives the value {start} to {owner[one]} and to {owner[other]} (a class "
+                "without 'value' and 'values' has its position)"
+            )
+
+
+def _text(item: str | Color) -> str:
+    return item if isinstance(item, str) else f"#{pack(item):06X}"
 
 
 def _section(value: Any, where: str, *known: str) -> dict[str, Any]:
@@ -120,11 +188,93 @@ def _color(value: Any, where: str) -> Color:
     raise ConfigError(f"{where}: the color must be '#RRGGBB' or [r, g, b] in 0..255, not {value!r}")
 
 
-def _value(value: Any, path: Path) -> int:
-    if type(value) is not int or not 0 <= value <= MAX_VALUE:
-        text = f"a value must be a whole number in 0..{MAX_VALUE}, not {value!r}"
-        raise ConfigError(f"{path}: {text}")
-    return value
+def _mask_colors(entry: dict[str, Any], color: Color, where: str) -> tuple[Color, ...] | str:
+    given = entry.get("colors", [list(color)])
+    if given == OTHERS:
+        return OTHERS
+    if not isinstance(given, list) or not given:
+        raise ConfigError(f"{where}: 'colors' must be a list, or \"{OTHERS}\", not {given!r}")
+    return tuple(_color(each, where) for each in given)
+
+
+def _values(entry: dict[str, Any], index: int, where: str) -> Values:
+    if "values" not in entry:
+        return _value(entry.get("value", index), where)
+    given = entry["values"]
+    if "value" in entry:
+        raise ConfigError(f"{where} has both 'value' and 'values'; give one of them")
+    if given == OTHERS:
+        return OTHERS
+    if not isinstance(given, list) or not given:
+        raise ConfigError(f"{where}: 'values' must be a list, or \"{OTHERS}\", not {given!r}")
+    return tuple(_value(each, where) for each in given)
+
+
+def _value(value: Any, where: str) -> Value:
+    """Return a value, or a range for a text such as ``-5..-1``."""
+    if type(value) is int and _LOWEST <= value <= _HIGHEST:
+        return value
+    if isinstance(value, str) and (match := re.fullmatch(r"(-?[0-9]+)\.\.(-?[0-9]+)", value)):
+        first, last = int(match[1]), int(match[2])
+        if _LOWEST <= first <= last <= _HIGHEST:
+            return range(first, last + 1)
+    raise ConfigError(
+        f"{where}: a value must be a whole number of 64 bits, or a range of them, the lower one "
+        f"first, as \"257..512\", not {value!r}; several go into 'values'"
+    )
+
+
+class _ValueTable:
+    """Class indices by value, for all types of numbers."""
+
+    def __init__(self, classes: ClassFile) -> None:
+        rest = classes.rest_of(classes.values)
+        self._names_class = [span for span, i in classes.named_values() if i != IGNORE_INDEX]
+        # The class changes at each of these values; the first class is that of all lower ones.
+        self._edges: list[int] = []
+        self._codes = [rest]
+        for span, index in sorted(classes.named_values(), key=lambda each: each[0].start):
+            if self._edges and self._edges[-1] == span.start:
+                self._codes[-1] = index
+            else:
+                self._edges.append(span.start)
+                self._codes.append(index)
+            self._edges.append(span.stop)
+            self._codes.append(rest)
+        self._tables: dict[np.dtype, np.ndarray] = {}  # of types of up to 16 bits
+
+    def names_class(self, value: float) -> bool:
+        """Return True for a value that a class, not ignore, names by itself."""
+        return value == value // 1 and any(int(value) in span for span in self._names_class)
+
+    def find_one(self, value: int) -> int:
+        """Return the class index of a value."""
+        return self._codes[bisect_right(self._edges, value)]
+
+    def find(self, values: np.ndarray) -> np.ndarray:
+        """Return class indices, uint8, of an array of whole numbers, or of floats that are whole.
+
+        Other floats are unknown.
+        """
+        if values.dtype.kind == "f":
+            is_whole = (values == np.rint(values)) & (np.abs(values) < -float(_LOWEST))
+            found = self._search(np.where(is_whole, values, 0).astype(np.int64))
+            found[~is_whole] = UNKNOWN
+            return found
+        if values.dtype.itemsize > 2:
+            return self._search(values)
+        unsigned = np.dtype(f"u{values.dtype.itemsize}")
+        if values.dtype not in self._tables:
+            every = np.arange(1 << 8 * values.dtype.itemsize).astype(unsigned).view(values.dtype)
+            self._tables[values.dtype] = self._search(every)
+        return self._tables[values.dtype][values.view(unsigned)]
+
+    def _search(self, values: np.ndarray) -> np.ndarray:
+        lowest, highest = np.iinfo(values.dtype).min, np.iinfo(values.dtype).max
+        first, end = bisect_right(self._edges, lowest), bisect_right(self._edges, highest)
+        edges = np.array(self._edges[first:end], values.dtype)
+        codes = np.array(self._codes[first : end + 1], np.uint8)
+        return codes[np.searchsorted(edges, values, side="right")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,12 +299,25 @@ class LabelRepair:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decoded:
-    """A mask as class indices."""
+    """Rows of a mask, or of polygons, as class indices.
 
-    target: np.ndarray  # (H, W) uint8 class indices, 255 = ignore or unknown
-    pixels: np.ndarray  # (256,) int64: number of pixels of every class index
-    unknown: Counts  # pixels of each unknown colour (as #RRGGBB) or value
-    num_repaired: int  # pixels
+    Attributes:
+        target: ``(h, W)`` uint8 class indices, 255 = ignored, no data or unknown.
+        unknown: pixels of each unknown colour (as #RRGGBB), value or attribute.
+        num_repaired: pixels whose colour was corrected.
+        num_no_data: pixels that the file declares as no data, or that are NaN.
+        tagged: pixels of a class though the file declares its value as no data.
+        num_outside: pixels outside all polygons that are of no class therefore.
+        hint: a clause on the cause of unknown pixels, if there is a likely one.
+    """
+
+    target: np.ndarray
+    unknown: Counts
+    num_repaired: int = 0
+    num_no_data: int = 0
+    tagged: int = 0
+    num_outside: int = 0
+    hint: str | None = None
 
 
 class MaskDecoder:
@@ -163,69 +326,124 @@ class MaskDecoder:
     Args:
         classes: the class file.
         kind: ``color``, ``index``, or ``auto``: files with one channel are indices, all others
-            (also palette files) are colours.
+            (also palette files) are colours. Alpha does not count.
     """
 
     def __init__(self, classes: ClassFile, kind: str = "auto") -> None:
         self._kind = kind
-        self._colors = np.full(1 << 24, UNKNOWN, np.uint8)  # class index by 24-bit RGB
-        self._values = np.full(MAX_VALUE + 2, UNKNOWN, np.uint8)  # by value; the last: unknown
-        for color in classes.ignore_colors:
-            self._colors[pack(color)] = IGNORE_INDEX
-        for index, color in enumerate(classes.colors):
+        self._values = _ValueTable(classes)
+        rest = classes.rest_of(classes.mask_colors)
+        self._colors = np.full(1 << 24, rest, np.uint8)  # class index by 24-bit RGB
+        self._class_colors = set()
+        for color, index in classes.named_colors():
             self._colors[pack(color)] = index
-        self._values[list(classes.ignore_values)] = IGNORE_INDEX
-        self._values[list(classes.values)] = np.arange(len(classes.values))
+            if index != IGNORE_INDEX:
+                self._class_colors.add(pack(color))
 
-    def decode(self, mask: Raster, name: str, repair: LabelRepair | None = None) -> Decoded:
-        """Decode a mask.
+    def decode(
+        self, mask: Raster, rows: slice, name: str, repair: LabelRepair | None = None
+    ) -> Decoded:
+        """Decode rows of a mask.
+
+        A pixel without data is ignored. But where the class file names the no-data value of the
+        file, it is right: many label rasters declare 0 as no data although 0 is a class.
 
         Args:
             mask: the open file.
+            rows: to decode, in full width.
             name: of the file, for errors.
             repair: correction of known faults in its colours.
 
         Raises:
-            DataError: the mask is not of the requested kind, has transparent pixels, or is damaged.
+            DataError: the mask is not of the requested kind, has partly transparent pixels, holds
+                measurements instead of classes, or is damaged.
         """
         by_value = self._is_by_value(mask, name)
-        target = np.empty(mask.size, np.uint8)
-        pixels, num_repaired = np.zeros(256, np.int64), 0
-        unknown: Counter[int] = Counter()
-        for rows in strips(mask.size[0]):
-            if by_value:
-                raw = mask.read_values(rows, slice(None), [1])[..., 0]
-                # Values out of range are looked up in the last entry of the table: unknown.
-                found = self._values[np.clip(raw.astype(np.int64), -1, MAX_VALUE + 1)]
-            else:
-                raw = _read_colors(mask, rows, name)
-                found = self._colors[raw]
+        if by_value:
+            raw = mask.read_values(rows, slice(None), [1])[..., 0]
+            found = self._values.find(raw)
+        else:
+            raw = pack(np.moveaxis(mask.read_rgb(rows, slice(None)).astype(np.int32), -1, 0))
+            found = self._colors[raw]
+        absent, num_tagged = self._find_absent(mask, rows, name, by_value)
+        if absent is not None:
+            found[absent] = IGNORE_INDEX
+        num_repaired, unknown, hint = 0, {}, None
+        strange = found == UNKNOWN
+        if strange.any() and repair is not None and not by_value:
+            found[strange] = self._colors[repair.mend(raw[strange])]
+            num_repaired = int(strange.sum()) - int((found == UNKNOWN).sum())
             strange = found == UNKNOWN
-            if strange.any():
-                if repair is not None and not by_value:
-                    found[strange] = self._colors[repair.mend(raw[strange])]
-                    num_repaired += int(strange.sum()) - int((found == UNKNOWN).sum())
-                    strange = found == UNKNOWN
-                keys, counts = np.unique(raw[strange], return_counts=True)
-                unknown.update(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
-                found[strange] = IGNORE_INDEX
-            pixels += count_values(found)
-            target[rows] = found
-        name_of = str if by_value else "#{:06X}".format
+        if strange.any():
+            keys, counts = np.unique(raw[strange], return_counts=True)
+            names = _value_names(keys, name) if by_value else map("#{:06X}".format, keys)
+            unknown = dict(zip(names, counts.tolist(), strict=True))
+            hint = self._hint(mask, name, keys, by_value)
+            found[strange] = IGNORE_INDEX
         return Decoded(
-            target=target,
-            pixels=pixels,
-            unknown={name_of(key): number for key, number in sorted(unknown.items())},
+            target=found,
+            unknown=unknown,
             num_repaired=num_repaired,
+            num_no_data=0 if absent is None else int(absent.sum()),
+            tagged=num_tagged,
+            hint=hint,
         )
+
+    def _find_absent(
+        self, mask: Raster, rows: slice, name: str, by_value: bool
+    ) -> tuple[np.ndarray | None, int]:
+        """Return the pixels without data, and the number of those that are of a class after all."""
+        absent = ~mask.read_mask(rows, slice(None)) if mask.has_mask else None
+        if alpha_band := mask.alpha_band or (4 if mask.num_bands == 4 else None):
+            alpha = mask.read_values(rows, slice(None), [alpha_band])[..., 0]
+            is_partly = alpha != np.iinfo(alpha.dtype).max
+            if (is_partly if absent is None else is_partly & ~absent).any():
+                raise DataError(
+                    f"{name} has partly transparent pixels, or a fourth band that is not alpha, "
+                    "whose meaning is undefined; save it without transparency"
+                )
+        if absent is None or not absent.any() or not self._tag_is_class(mask, by_value):
+            return absent, 0
+        stored = mask.read_values(rows, slice(None), mask.rgb_bands)
+        tagged = absent & (stored == mask.no_data).all(axis=-1)
+        return absent & ~tagged, int(tagged.sum())
+
+    def _tag_is_class(self, mask: Raster, by_value: bool) -> bool:
+        """Return True if the class file gives a class to what the file declares as no data."""
+        no_data = mask.no_data
+        if no_data is None or not math.isfinite(no_data):
+            return False
+        if by_value:
+            return self._values.names_class(no_data)
+        if no_data not in range(256):
+            return False
+        color = (int(no_data),) * 3 if mask.palette is None else mask.palette[int(no_data)].tolist()
+        return pack(color) in self._class_colors
+
+    def _hint(self, mask: Raster, name: str, keys: np.ndarray, by_value: bool) -> str | None:
+        """Return a clause on the likely cause of unknown colours or values."""
+        if by_value:
+            if mask.bits == 1:
+                return (
+                    f"{name} has 1 bit a pixel: its values are 0 and 1, but viewers show 0 and 255"
+                )
+            return None
+        greys = [key for key in keys.tolist() if key and key % 0x010101 == 0]
+        if not (greys := [key for key in greys if self._values.names_class(key & 255)]):
+            return None
+        remedy = "save the masks with one channel instead of three"
+        if mask.palette is not None:
+            remedy = "give --label-kind index to read the values instead of the palette"
+        return f"#{greys[0]:06X} looks like the class value {greys[0] & 255}; {remedy}"
 
     def _is_by_value(self, mask: Raster, name: str) -> bool:
         """Return True if the mask holds values, False if it holds colours."""
         bands, depth = mask.num_bands, mask.dtype.name
         found = f"{name} has {bands} band{'s' if bands > 1 else ''} of {depth}"
         has_palette = mask.palette is not None
-        is_index = bands == 1 and mask.dtype.kind in "iu" and not has_palette
-        is_color = depth == "uint8" and (has_palette or bands in (3, 4))
+        num_channels = bands - (mask.alpha_band is not None)
+        is_index = num_channels == 1 and mask.dtype.kind in "iuf" and not has_palette
+        is_color = depth == "uint8" and (has_palette or num_channels == 3 or bands == 4)
         if not is_index and not is_color:
             text = "masks must be RGB or palette files, or one band of whole numbers"
             raise DataError(f"{found}; {text}")
@@ -236,9 +454,91 @@ class MaskDecoder:
         return self._kind == "index" or (self._kind == "auto" and is_index)
 
 
-def _read_colors(mask: Raster, rows: slice, name: str) -> np.ndarray:
-    """Read colours as 24-bit numbers, ``(h, W)`` int32."""
-    if mask.num_bands == 4 and (mask.read_values(rows, slice(None), [4]) != 255).any():
-        text = "transparent pixels, whose meaning is undefined; save it without transparency"
-        raise DataError(f"{name} has {text}")
-    return pack(np.moveaxis(mask.read_rgb(rows, slice(None)).astype(np.int32), -1, 0))
+def _value_names(values: np.ndarray, name: str) -> list[str]:
+    """Return unknown values as a class file has them; fractions, which it cannot have, as they are.
+
+    Raises:
+        DataError: there are so many fractions that the file holds measurements.
+    """
+    if values.dtype.kind != "f":
+        return [str(value) for value in values.tolist()]
+    fractions = values[values != np.rint(values)]
+    if len(fractions) > _MAX_FRACTIONS:
+        raise DataError(
+            f"{name} holds numbers with fractions, such as {fractions[0]} and {fractions[-1]}, as "
+            "of heights or probabilities; masks hold whole numbers"
+        )
+    return [str(int(value)) if value.is_integer() else str(value) for value in values]
+
+
+class PolygonDecoder:
+    """Decoder of polygons to class indices.
+
+    The attribute of a polygon is the name of a class, or else one of its values in the class file.
+
+    Args:
+        classes: the class file.
+        background: name of the class of pixels outside all polygons; None: they are ignored.
+
+    Raises:
+        ConfigError: there is no class of this name.
+    """
+
+    def __init__(self, classes: ClassFile, background: str | None = None) -> None:
+        if background is not None and background not in classes.names:
+            raise ConfigError(
+                f"--background is '{background}', but the classes are {', '.join(classes.names)}"
+            )
+        self._names = {name: index for index, name in enumerate(classes.names)}
+        self._background = None if background is None else self._names[background]
+        self._values = _ValueTable(classes)
+
+    def place(self, polygons: Polygons, grid: Grid | None, name: str) -> PlacedPolygons:
+        """Put polygons on the grid of an image.
+
+        Args:
+            polygons: of a file.
+            grid: of the image; None: it has no place on the earth.
+            name: of the image, for errors.
+
+        Raises:
+            DataError: the image is not placed, or the polygons cannot be put there.
+        """
+        codes = np.array([self._find(value) for value in polygons.values])
+        # An unknown polygon is burned as itself, so that its attribute is known afterwards.
+        codes = np.where(codes == UNKNOWN, _FIRST_POLYGON + np.arange(len(codes)), codes)
+        return polygons.on(grid, codes, name)
+
+    def decode(self, placed: PlacedPolygons, rows: slice) -> Decoded:
+        """Decode rows of an image.
+
+        Args:
+            placed: the polygons, as ``place`` returns them.
+            rows: of the image, from ``start`` up to ``stop``, in full width.
+        """
+        burned = placed.burn(rows)
+        strange = burned >= _FIRST_POLYGON
+        numbers, counts = np.unique(burned[strange] - _FIRST_POLYGON, return_counts=True)
+        unknown: Counter[str] = Counter()
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            value = placed.polygons.values[number]
+            unknown[value if isinstance(value, str) else json.dumps(value)] += count
+        burned[strange] = IGNORE_INDEX
+        is_outside = burned == OUTSIDE
+        burned[is_outside] = IGNORE_INDEX if self._background is None else self._background
+        return Decoded(
+            target=burned.astype(np.uint8),
+            unknown=dict(unknown),
+            num_outside=int(is_outside.sum()) if self._background is None else 0,
+            hint=f"they are values of an attribute of {placed.polygons.path}" if unknown else None,
+        )
+
+    def _find(self, value: Any) -> int:
+        """Return the class index of an attribute."""
+        if isinstance(value, str):
+            if value in self._names:
+                return self._names[value]
+            value = int(value) if re.fullmatch(r"-?[0-9]{1,20}", value) else None
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        return self._values.find_one(value) if type(value) is int else UNKNOWN

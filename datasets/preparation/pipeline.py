@@ -13,22 +13,29 @@ tables in memory, and would continue for a while after the program is killed.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
-from datasets.preparation.archives import ArchiveFile, in_threads, strips
-from datasets.preparation.classes import ClassFile, Decoded, LabelRepair, MaskDecoder
+from datasets.preparation.archives import ArchiveFile, in_threads
+from datasets.preparation.classes import ClassFile, LabelRepair, MaskDecoder, PolygonDecoder
+from datasets.preparation.cutting import ImageCutter
+from datasets.preparation.labels import Decoder, is_polygons, open_labels
 from datasets.preparation.sensor import SourceRaster, store_rasters
-from datasets.preparation.writer import RECORDS, TileSetWriter, Tiling, write_tile
-from datasets.tile_set import LABEL_FOLDERS, NamedSplit, Tile, count_classes
+from datasets.preparation.writer import RECORDS, TileSetWriter, Tiling
+from datasets.sources import SourceFacts
+from datasets.tile_set import LABEL_FOLDERS, NamedSplit, Tile
+from utils.boxes import Box
 from utils.console import Table
 from utils.errors import DataError
 from utils.files import read_json, write_json
+from utils.rasters.placement import grid_of
+from utils.rasters.rendering import AS_STORED, Rendering
 
 _NUM_LISTED = 20  # unknown colours in an error; a lossy mask has thousands
 _MASK_NAMES = {"full": "mask", "eroded": "eroded mask"}
@@ -41,13 +48,14 @@ Record = dict[str, Any]  # results for one finished source image, as plain value
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A source image with its labels and sensor rasters, as files."""
+    """A source with its labels and sensor rasters, as files: an image, or a block of one."""
 
     id: str
     image: ArchiveFile
     labels: dict[str, ArchiveFile]  # by kind; empty if its labels are hidden
     rasters: dict[str, ArchiveFile] = field(default_factory=dict)  # by name of the sensor
-    channels: tuple[int, int, int] | None = None  # bands to read from a file with more than three
+    image_id: str = ""  # of the image that it is a block of; empty: the source is the image
+    box: Box | None = None  # the block; None: all of the image
     repair: LabelRepair | None = None
     lacks_columns_px: int = 0  # columns missing at the right of its rasters: no data there
 
@@ -63,7 +71,10 @@ class Plan:
     split: NamedSplit
     tiling: Tiling
     prepared_with: dict[str, Any]
-    bands: str = "rgb"
+    channels: str = "rgb"
+    rendering: Rendering = AS_STORED
+    attribute: str = "class"  # of polygons: the property that names the class
+    background: str | None = None  # class of pixels that no polygon covers; None: ignored
     mask_kind: str = "auto"  # see MaskDecoder
     unknown_to_ignore: bool = False
     unknown_text: tuple[str, str] = _UNKNOWN_TEXT  # see _describe_unknown
@@ -73,6 +84,13 @@ class Plan:
     def jobs(self) -> list[tuple[str, Source]]:
         """Return every source with its split."""
         return [(split, source) for split, members in self.sources.items() for source in members]
+
+    def images(self) -> dict[str, list[Source]]:
+        """Return the sources of every image, by the id of the image."""
+        found: dict[str, list[Source]] = {}
+        for _, source in self.jobs():
+            found.setdefault(source.image_id or source.id, []).append(source)
+        return found
 
     def num_classes(self) -> int:
         """Return the number of classes."""
@@ -94,16 +112,18 @@ class Plan:
 
 
 def prepare(root: Path, plan: Plan, num_workers: int) -> str:
-    """Read every source once, cut it and write the data set; then import its sensors.
+    """Read every image once, cut it and write the data set; then import its sensors.
 
-    The result depends neither on ``num_workers`` nor on interruptions.
+    The result depends neither on ``num_workers`` nor on interruptions. Images are read by strips
+    of rows, so memory grows with their width and the size of tiles only.
 
     Returns:
         Lines for the console: numbers, warnings and notes.
 
     Raises:
-        MissingDataError, DataError: a file cannot be read, sizes differ, or masks contain colours
-            or values of no class (all of them are counted). Nothing is left at ``root``.
+        MissingDataError, DataError: a file cannot be read, sizes differ, a label does not cover
+            its image, or masks contain colours or values of no class (all of them are counted).
+            Nothing is left at ``root``.
     """
     classes = next(iter(plan.classes.values()))
     _check_sizes(plan, num_workers)
@@ -118,22 +138,26 @@ def prepare(root: Path, plan: Plan, num_workers: int) -> str:
         split_source=plan.split.source,
         unlabelled=plan.split.unlabelled,
         label_kinds=plan.label_kinds(),
-        bands=plan.bands,
+        channels=plan.channels,
+        rendering=plan.rendering,
         digest=plan.digest(),
     )
     with writer:
-        records = _prepare_tiles(writer.folder, plan, num_workers)
-        for (split, _), record in zip(plan.jobs(), records, strict=True):
-            for entry in record["tiles"]:
+        records = _prepare_images(writer.folder, plan, num_workers)
+        found = {source: own for record in records for source, own in record["sources"].items()}
+        for split, source in plan.jobs():
+            own = found[source.id]
+            for entry in own["tiles"]:
                 writer.record(split, Tile(**entry["tile"]), entry["pixels"])
+            writer.record_source(source.id, _facts(own))
         notes = _notes(plan, records, writer.split_sha256())
-        _prepare_sensors(writer.folder, plan, records, num_workers)
-    return "\n".join([split_table(classes.names, _numbers(plan, records)), *notes])
+        _prepare_sensors(writer.folder, plan, found, num_workers)
+    return "\n".join([split_table(classes.names, _numbers(plan, found)), *notes])
 
 
 def _check_sizes(plan: Plan, num_workers: int) -> None:
-    """Compare the size of every image with those of its masks and rasters."""
-    sources = [source for _, source in plan.jobs()]
+    """Compare the size of every image with those of its masks and rasters, unless placed."""
+    sources = [members[0] for members in plan.images().values()]
     checked = in_threads(_size_faults, sources, "checking", num_workers)
     faults = [fault for found in checked for fault in found]
     if faults:
@@ -141,7 +165,7 @@ def _check_sizes(plan: Plan, num_workers: int) -> None:
         number = [other for other, _ in faults].count(what)
         raise DataError(
             f"{number} of {len(sources)} images differ in size from their {what} (height x width; "
-            f"first: {first}); give them one size"
+            f"first: {first}); give them one size, or place both on the earth"
         )
 
 
@@ -152,103 +176,84 @@ def _size_faults(source: Source) -> list[tuple[str, str]]:
     others += [(name, file, source.lacks_columns_px) for name, file in source.rasters.items()]
     faults = []
     for what, file, lacks_px in others:
+        if is_polygons(file):
+            continue
         rows, columns = file.image_size()
-        if rows != height or columns not in (width, width - lacks_px):
-            sizes = f"{source.image.name} is {height} x {width} and {file.name} is"
-            faults.append((what, f"{sizes} {rows} x {columns}"))
+        if rows == height and columns in (width, width - lacks_px):
+            continue
+        with source.image.open_image() as image, file.open_image() as other:
+            if all(grid_of(each.size, each.placement) for each in (image, other)):
+                continue  # they are put together by their places
+        sizes = f"{source.image.name} is {height} x {width} and {file.name} is"
+        faults.append((what, f"{sizes} {rows} x {columns}"))
     return faults
 
 
-def _prepare_tiles(folder: Path, plan: Plan, num_workers: int) -> list[Record]:
-    """Write the tiles of every source that is not finished; return the records of all."""
-    decoders = {kind: MaskDecoder(file, plan.mask_kind) for kind, file in plan.classes.items()}
+def _prepare_images(folder: Path, plan: Plan, num_workers: int) -> list[Record]:
+    """Write the tiles of every image that is not finished; return the records of all."""
+    decoders: dict[tuple[str, bool], Decoder] = {}
+    for kind, file in plan.classes.items():
+        decoders[kind, False] = MaskDecoder(file, plan.mask_kind)
+        decoders[kind, True] = PolygonDecoder(file, plan.attribute, plan.background)
+    split_of = {source.id: split for split, source in plan.jobs()}
     unknown_seen: list[Record] = []
 
-    def work(job: tuple[str, Source]) -> Record:
-        split, source = job
-        path = folder / RECORDS / "tiles" / f"{source.id}.json"
+    def work(item: tuple[str, list[Source]]) -> Record:
+        image_id, sources = item
+        path = folder / RECORDS / "tiles" / f"{image_id}.json"
         if path.is_file():
             return read_json(path)
-        decoded = {}
-        for kind, file in source.labels.items():
-            with file.open_image() as mask:
-                decoded[kind] = decoders[kind].decode(mask, file.name, source.repair)
-        record = _record(source, decoded)
+        first = sources[0]
+        with ExitStack() as stack:
+            image = stack.enter_context(first.image.open_image(plan.rendering))
+            labels = {}
+            for kind, file in first.labels.items():
+                decoder = decoders[kind, is_polygons(file)]
+                opened = open_labels(file, image, first.image.name, decoder, first.repair)
+                labels[kind] = stack.enter_context(opened)
+            boxes = [source.box or Box(0, 0, *image.size) for source in sources]
+            parts = [
+                (source.id, box, plan.tiling.tiles(source.id, split_of[source.id], box))
+                for source, box in zip(sources, boxes, strict=True)
+            ]
+            cutter = ImageCutter(
+                folder, image, labels, parts, plan.num_classes(), lambda: not unknown_seen
+            )
+            record = cutter.cut(image_id) | {"image": first.image.name}
         if record["unknown"] and not plan.unknown_to_ignore:
             unknown_seen.append(record)
-        if not unknown_seen:  # else only the other unknown colours are of interest
-            record |= _write_source(folder, plan, split, source, decoded)
+        if not unknown_seen:
             write_json(path, record)
         return record
 
-    records = in_threads(work, plan.jobs(), "preparing", num_workers)
+    records = in_threads(work, plan.images().items(), "preparing", num_workers)
     if unknown_seen:
         raise DataError(_describe_unknown(records, plan.unknown_text))
     return records
 
 
-def _record(source: Source, decoded: dict[str, Decoded]) -> Record:
-    found = decoded.items()
-    return {
-        "pixels": decoded["full"].pixels.tolist() if "full" in decoded else None,
-        "num_label_pixels": sum(mask.target.size for mask in decoded.values()),
-        "unknown": {
-            kind: {"in": source.labels[kind].name, "counts": mask.unknown}
-            for kind, mask in found
-            if mask.unknown
-        },
-        "num_repaired": {kind: mask.num_repaired for kind, mask in found if mask.num_repaired},
-    }
-
-
-def _write_source(
-    folder: Path, plan: Plan, split: str, source: Source, decoded: dict[str, Decoded]
-) -> Record:
-    """Cut and write one source; return its tiles and their class histograms."""
-    image, entries = _read_image(source), []
-    for tile in plan.tiling.tiles(source.id, split, image.shape[:2]):
-        targets = {kind: result.target[tile.slices] for kind, result in decoded.items()}
-        write_tile(folder, tile, image[tile.slices], targets)
-        pixels = count_classes(targets["full"], plan.num_classes()) if "full" in targets else None
-        entries.append({"tile": asdict(tile), "pixels": pixels})
-    return {"tiles": entries, "num_pixels": image.shape[0] * image.shape[1]}
-
-
-def _read_image(source: Source) -> np.ndarray:
-    """Read the chosen bands, or what a viewer shows, ``(H, W, 3)`` uint8."""
-    name, channels = source.image.name, source.channels
-    with source.image.open_image() as image:
-        if image.dtype != np.uint8:
-            raise DataError(
-                f"{name} has more than 8 bits a channel ({image.dtype.name}); convert it to 8-bit "
-                "RGB"
-            )
-        if channels and max(channels) >= image.num_bands:
-            raise DataError(
-                f"{name} has {image.num_bands} bands instead of four; add the archive of the "
-                "images with three"
-            )
-        pixels, bands = np.empty((*image.size, 3), np.uint8), [c + 1 for c in channels or ()]
-        for rows in strips(image.size[0]):
-            window = rows, slice(None)
-            pixels[rows] = image.read_values(*window, bands) if bands else image.read_rgb(*window)
-    return pixels
-
-
-def _prepare_sensors(folder: Path, plan: Plan, records: list[Record], num_workers: int) -> None:
-    """Write the store of every sensor."""
+def _prepare_sensors(
+    folder: Path, plan: Plan, found: Mapping[str, Record], num_workers: int
+) -> None:
+    """Write the store of every sensor; ``found`` has the record of every source."""
     for name in sorted({name for _, source in plan.jobs() for name in source.rasters}):
         rasters = [
             SourceRaster(
                 id=source.id,
                 file=source.rasters[name],
-                tiles=[Tile(**entry["tile"]) for entry in record["tiles"]],
+                tiles=[Tile(**entry["tile"]) for entry in found[source.id]["tiles"]],
+                facts=_facts(found[source.id]),
                 lacks_columns_px=source.lacks_columns_px,
             )
-            for (_, source), record in zip(plan.jobs(), records, strict=True)
+            for _, source in plan.jobs()
         ]
         limits, records_of_it = plan.ranges.get(name), folder / RECORDS / name
-        store_rasters(folder, name, rasters, None, limits, num_workers, records_of_it)
+        store_rasters(folder, name, rasters, limits, num_workers, records=records_of_it)
+
+
+def _facts(record: Record) -> SourceFacts:
+    """Return the facts in the record of a source."""
+    return SourceFacts(**{**record["facts"], "box": Box(*record["facts"]["box"])})
 
 
 def _describe_unknown(records: list[Record], text: tuple[str, str]) -> str:
@@ -270,11 +275,12 @@ def _describe_unknown(records: list[Record], text: tuple[str, str]) -> str:
     ]
     if len(unknown) > _NUM_LISTED:
         lines.append(f"\n  and {len(unknown) - _NUM_LISTED} more")
+    hint = next((f"; {record['hint']}" for record in records if record["hint"]), "")
     suffixes = {PurePosixPath(name).suffix.lower() for name in example.values()}
     lossy = "; JPEG blurs colours, masks should be PNG" if suffixes & {".jpg", ".jpeg"} else ""
     return (
         f"the masks hold {len(unknown)} colours or values that {text[0]} "
-        f"({unknown.total() / total:.3%} of all pixels{lossy}); {text[1]}:{''.join(lines)}"
+        f"({unknown.total() / total:.3%} of all pixels{lossy}{hint}); {text[1]}:{''.join(lines)}"
     )
 
 
@@ -286,13 +292,11 @@ def _count_unknown(records: list[Record]) -> Counter[str]:
     return unknown
 
 
-def _numbers(plan: Plan, records: list[Record]) -> dict[str, dict[str, Any]]:
+def _numbers(plan: Plan, found: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
     """Return the numbers that ``split_table`` formats. Overlaps of tiles count once."""
-    groups: dict[str, list[Record]] = {}
-    for (split, _), record in zip(plan.jobs(), records, strict=True):
-        groups.setdefault(split, []).append(record)
     numbers = {}
-    for split, group in groups.items():
+    for split, sources in plan.sources.items():
+        group = [found[source.id] for source in sources]
         pixels = np.zeros(IGNORE_INDEX + 1, np.int64)
         for record in group:
             pixels += np.array(record["pixels"] or 0)
@@ -335,17 +339,53 @@ def split_table(names: Sequence[str], numbers: Mapping[str, Mapping[str, Any]]) 
 
 
 def _notes(plan: Plan, records: list[Record], sha256: str) -> tuple[str, ...]:
-    """Return lines on unknown colours, the split, the labels and the repairs."""
+    """Return lines on the split, the labels, and all that was ignored, assumed or repaired."""
     sources = [source for _, source in plan.jobs()]
     kinds = [f"{kind} of {sum(kind in s.labels for s in sources)}" for kind in plan.label_kinds()]
     unknown = _count_unknown(records).most_common()
     lines = [
         *(f"ignored: {count:,} pixels of the unknown {key}" for key, count in unknown),
+        *_reading_notes(plan, records),
         f"split '{plan.split.name}', SHA-256 {sha256[:8]}...: {plan.split.source}",
-        f"labels of {len(sources)} images: {', '.join(kinds)}",
+        f"labels of {len(sources)} images: {', '.join(kinds) or 'none'}",
     ]
-    for source, record in zip(sources, records, strict=True):
+    for members, record in zip(plan.images().values(), records, strict=True):
         for kind, number in record["num_repaired"].items():
-            why = source.repair.why if source.repair else ""
-            lines.append(f"repaired: {number:,} pixels of {source.id} ({kind}): {why}")
+            repair = members[0].repair
+            why = repair.why if repair else ""
+            lines.append(f"repaired: {number:,} pixels of {members[0].id} ({kind}): {why}")
     return (*lines, *plan.notes)
+
+
+def _reading_notes(plan: Plan, records: list[Record]) -> Iterator[str]:
+    """Yield lines on pixels without data, and on assumptions about the files."""
+    own = [each for record in records for each in record["sources"].values()]
+    total = sum(each["num_pixels"] for each in own)
+    if num := sum(each["num_no_data"] for each in own):
+        images = sum(any(e["num_no_data"] for e in r["sources"].values()) for r in records)
+        yield f"no data: {num:,} pixels ({num / total:.1%}) of {images} images, which are ignored"
+    if num := sum(each["num_empty"] for each in own):
+        yield f"left out: {num} tiles without a pixel that holds data"
+    num_labels = sum(record["num_label_pixels"] for record in records)
+    counts = {
+        "num_label_no_data": "no data in the labels: {} pixels ({:.1%}), which are ignored",
+        "num_outside": "outside all polygons: {} pixels ({:.1%})"
+        + ("" if plan.background else ", which are ignored; --background names a class for them"),
+        "num_tagged": "note: {} pixels ({:.1%}) of the labels have the no-data value of their "
+        "file, but the class file names that value: they count as it says",
+    }
+    for key, text in counts.items():
+        if num := sum(record[key] for record in records):
+            yield text.format(f"{num:,}", num / num_labels)
+    if num := sum(record["num_warped"] > 0 for record in records):
+        yield f"labels of {num} of {len(records)} images were put on the grid of their image"
+    if assumed := [record["image"] for record in records if record["assumes_bands"]]:
+        yield (
+            f"note: {len(assumed)} images have more than three bands, and neither file nor --bands "
+            f"names red, green and blue: the bands 1,2,3 were taken (first: {assumed[0]})"
+        )
+    if busy := [record["image"] for record in records if record["has_busy_alpha"]]:
+        yield (
+            f"note: the alpha band of {len(busy)} images looks like data, e.g. near infrared "
+            f"(first: {busy[0]}); if it is, give --alpha-is-data"
+        )

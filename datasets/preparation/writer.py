@@ -9,14 +9,15 @@ import csv
 import io
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
-from datasets.rasters import write_raster
+from datasets.rasters import read_raster, write_raster
+from datasets.sources import SourceFacts, pixel_hash, write_sources
 from datasets.tile_set import (
     FORMAT_VERSION,
     SPLITS,
@@ -26,11 +27,13 @@ from datasets.tile_set import (
     count_classes,
     image_path,
     target_path,
+    valid_path,
     write_histogram,
 )
 from utils.boxes import Box, window_starts
 from utils.errors import ConfigError, DataError
 from utils.files import write_json, write_text
+from utils.rasters.rendering import AS_STORED, Rendering
 
 RECORDS = "records"  # folder of what an unfinished run has done; not in the finished set
 _DIGEST = "digest.txt"
@@ -68,17 +71,17 @@ class Tiling:
         columns = _spans(split, width, self.tile_size_px, self.overlap_px)
         return [Box(top, left, h, w) for top, h in rows for left, w in columns]
 
-    def tiles(self, source: str, split: str, size: tuple[int, int]) -> list[Tile]:
-        """Return all tiles of a source image of a height and width, named by their place."""
-        windows = self.windows(split, *size)
-        return [
-            Tile(
-                id=f"{source}_y{box.top_px:05d}_x{box.left_px:05d}" if len(windows) > 1 else source,
-                source=source,
-                **asdict(box),
+    def tiles(self, source: str, split: str, box: Box) -> list[Tile]:
+        """Return all tiles of a source, which is a part of its image, named by their place."""
+        tiles = []
+        windows = self.windows(split, box.height_px, box.width_px)
+        for window in windows:
+            place = replace(
+                window, top_px=box.top_px + window.top_px, left_px=box.left_px + window.left_px
             )
-            for box in windows
-        ]
+            suffix = f"_y{place.top_px:05d}_x{place.left_px:05d}" if len(windows) > 1 else ""
+            tiles.append(Tile(id=f"{source}{suffix}", source=source, **asdict(place)))
+        return tiles
 
 
 def _spans(split: str, length_px: int, size_px: int, overlap_px: int) -> list[tuple[int, int]]:
@@ -92,7 +95,11 @@ def _spans(split: str, length_px: int, size_px: int, overlap_px: int) -> list[tu
 
 
 def write_tile(
-    folder: Path, tile: Tile, image: np.ndarray, targets: Mapping[str, np.ndarray]
+    folder: Path,
+    tile: Tile,
+    image: np.ndarray,
+    targets: Mapping[str, np.ndarray],
+    valid: np.ndarray | None = None,
 ) -> Path:
     """Write the files of one tile.
 
@@ -101,6 +108,8 @@ def write_tile(
         tile: gives the file name.
         image: ``(H, W, 3)`` uint8 RGB.
         targets: ``(H, W)`` uint8 class indices, 255 = ignore, by label kind.
+        valid: ``(H, W)`` bool, pixels that hold data; None: all. Of those that do not, targets must
+            be ignored.
 
     Returns:
         The image file.
@@ -115,6 +124,8 @@ def write_tile(
     write_raster(path, image)
     for kind, target in targets.items():
         write_raster(target_path(folder, tile.id, kind), target)
+    if valid is not None and not valid.all():
+        write_raster(valid_path(folder, tile.id), valid.astype(np.uint8))
     return path
 
 
@@ -145,13 +156,15 @@ class TileSetWriter:
         split_source: str | None = None,
         unlabelled: tuple[str, ...] = (),
         label_kinds: tuple[str, ...] = ("full",),
-        bands: str = "rgb",
+        channels: str = "rgb",
+        rendering: Rendering = AS_STORED,
         digest: str = "",
     ) -> None:
         self.folder = partial_folder(root)  # holds the set until it is finished
         self._root, self._digest = root, digest
         self._tiles: dict[str, Tile] = {}
         self._pixels: dict[str, list[int]] = {}
+        self._sources: dict[str, SourceFacts] = {}
         self._splits: dict[str, list[str]] = {split: [] for split in SPLITS}
         self._num_classes = len(classes)
         self._meta: dict[str, Any] = {
@@ -168,7 +181,8 @@ class TileSetWriter:
                 "unlabelled": list(unlabelled),
             },
             "labels": list(label_kinds),
-            "bands": bands,
+            "channels": channels,
+            "rendering": rendering.to_plain(),
             "prepared_with": prepared_with,
         }
 
@@ -213,6 +227,19 @@ class TileSetWriter:
         if pixels is not None:
             self._pixels[tile.id] = pixels
 
+    def record_source(self, source: str, facts: SourceFacts) -> None:
+        """Enter a source; without an entry it is the bounding rectangle of its tiles."""
+        self._sources[source] = facts
+
+    def _facts_of(self, source: str) -> SourceFacts:
+        """Return the entry of a source that has none, from the files of its tiles."""
+        tiles = [tile for _, tile in sorted(self._tiles.items()) if tile.source == source]
+        size = max(t.bottom_px for t in tiles), max(t.right_px for t in tiles)
+        pixels = pixel_hash(size)
+        for tile in tiles:
+            pixels.update(read_raster(image_path(self.folder, tile.id), "RGB").data)
+        return SourceFacts(image=source, size=size, box=Box(0, 0, *size), sha256=pixels.hexdigest())
+
     def split_sha256(self) -> str:
         """Return the hash of the split as recorded so far, see ``datasets.tile_set``."""
         return check_splits(self._root, self._tiles, {k: tuple(v) for k, v in self._splits.items()})
@@ -228,6 +255,9 @@ class TileSetWriter:
         rows.writerows(asdict(self._tiles[tile_id]) for tile_id in sorted(self._tiles))
         write_text(self.folder / "tiles.csv", text.getvalue())
         write_histogram(self.folder, self._num_classes, self._pixels)
+        sources = {tile.source for tile in self._tiles.values()}
+        known = self._sources
+        write_sources(self.folder, {s: known.get(s) or self._facts_of(s) for s in sources})
         write_json(self.folder / "dataset.json", self._meta)
         shutil.rmtree(self.folder / RECORDS, ignore_errors=True)
         self.folder.rename(self._root)

@@ -63,7 +63,7 @@ def test_a_file_of_another_length_than_its_header_says_is_named(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("mode", "options", "found"),
     [
-        ("RGB", {"format": "PNG"}, "cannot identify image file"),
+        ("RGB", {"format": "PNG"}, "not a TIFF file"),
         ("RGB", {"format": "TIFF", "compression": "tiff_lzw"}, r"RGB, 1 strips or tiles, libtiff"),
         ("RGBA", {"format": "TIFF"}, r"RGBA, 1 strips or tiles, raw"),
         ("I;16B", {"format": "TIFF"}, r"I;16B, 1 strips or tiles, raw"),

@@ -59,7 +59,7 @@ def test_what_is_written_is_read_back(root: Path):
     tile_set = open_tile_set(root)
     assert (tile_set.root, tile_set.name) == (root, "toy")
     assert {name: getattr(tile_set, name) for name in FACTS} == FACTS
-    assert tile_set.prepared_with == {"seed": 0} and tile_set.bands == "rgb"
+    assert tile_set.prepared_with == {"seed": 0} and tile_set.channels == "rgb"
     assert tile_set.tiles["big photo a"] == tile("big photo a", "big photo")
     assert tile_set.split("train") == ("big photo a", "big photo b")  # ids may hold spaces
     assert tile_set.split("val") == ("other",)
@@ -121,7 +121,7 @@ def test_labels_that_were_never_there_lost_ones_and_unknown_classes_are_told_apa
     ("file", "text", "problem"),
     [
         ("dataset.json", None, r"toy is not a prepared data set .* prepare\.py"),
-        ("dataset.json", '{"format_version": 99}', "format 99, this program reads 2; prepare it"),
+        ("dataset.json", '{"format_version": 99}', "format 99, this program reads 3; prepare it"),
         ("tiles.csv", None, r"tiles\.csv does not exist; prepare .* again"),
         ("splits/test.txt", "ghost", r"test\.txt names 'ghost', tiles\.csv does not"),
         (

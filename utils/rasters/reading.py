@@ -35,6 +35,7 @@ from utils.rasters.sources import GdalSource, PillowSource, Slices, open_source
 ToBytes = Callable[[np.ndarray], np.ndarray]  # stored values -> 0..255 uint8
 _SAMPLE_PX = 128  # side of the windows of a sample
 _FEW = 1 << 18  # pixels of a sample from which a range is told
+_BUSY, _FEW_VALUES = 0.1, 16  # an alpha band of data: share of such pixels, number of values
 _OUTSIDE, _FILLED = 0.5, 0.1  # share of values outside a stretch, and of it that they fill
 # EXIF orientation -> from the stored to the seen image: transpose, then reverse rows, columns.
 _TURNS = {
@@ -79,9 +80,10 @@ class Raster:
         self._source, self._rendering, self._lock = source, rendering, threading.Lock()
         self._turn = _TURNS[1 if self.placement is not None else source.orientation]
         self.size = source.size[::-1] if self._turn[0] else source.size
-        ignores_alpha = rendering.alpha_is_data and source.mask_is_alpha
-        self.has_mask = source.has_mask and not ignores_alpha
-        num_colors = self.num_bands - (self.alpha_band is not None and not rendering.alpha_is_data)
+        # An alpha band that is shown as a colour is data.
+        takes_alpha = rendering.alpha_is_data or self.alpha_band in rendering.bands
+        self.has_mask = source.has_mask and not (takes_alpha and source.mask_is_alpha)
+        num_colors = self.num_bands - (self.alpha_band is not None and not takes_alpha)
         self.rgb_bands = rendering.bands or source.color_bands or (1, 2, 3)[: num_colors // 3 * 3]
         self.rgb_bands = self.rgb_bands or (1,)
         self.assumes_bands = num_colors > 3 and not (rendering.bands or source.color_bands)
@@ -185,6 +187,18 @@ class Raster:
                 window = slice(top, top + high), slice(left, left + wide)
                 found.append(self.read_values(*window, bands)[self.read_mask(*window)])
         return np.concatenate(found)
+
+    def has_busy_alpha(self) -> bool:
+        """Return True if a declared alpha band is a mask, but has values like those of a picture.
+
+        That is, many of them between transparent and opaque, in a sample of the image.
+        """
+        if self.alpha_band is None or not (self.has_mask and self._source.mask_is_alpha):
+            return False
+        values = self.sample(_FEW, [self.alpha_band])
+        opaque = (1 << self.bits) - 1
+        between = values[(values > 0) & (values < opaque)]
+        return len(between) > _BUSY * len(values) and len(np.unique(between)) > _FEW_VALUES
 
     def stretch_warning(self) -> str | None:
         """Return a sentence if the values hardly fit the stretch, for a sample of the image.

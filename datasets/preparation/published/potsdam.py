@@ -13,6 +13,7 @@ from datasets.preparation.arguments import add_isprs_arguments, prepare_isprs
 from datasets.preparation.classes import LabelRepair
 from datasets.preparation.pipeline import Source
 from datasets.tile_set import NamedSplit
+from utils.rasters.rendering import AS_STORED, Rendering
 
 _TRAIN = (
     *("2_10", "2_11", "2_12", "3_10", "3_11", "3_12", "4_10", "4_11", "4_12", "5_10", "5_11"),
@@ -58,7 +59,7 @@ REPAIRS = {
 LACKS_COLUMNS_PX = {"3_13": 1}  # of the surface models: 5999 wide
 _IMAGES = {"rgb": "2_Ortho_RGB.zip", "irrg": "3_Ortho_IRRG.zip"}  # by bands
 _RGBIR, _DSM, _NDSM = "4_Ortho_RGBIR.zip", "1_DSM.zip", "1_DSM_normalisation.zip"
-_CHANNELS = {"rgb": (0, 1, 2), "irrg": (3, 0, 1)}  # of the files with four
+_BANDS = {"rgb": (1, 2, 3), "irrg": (4, 1, 2)}  # of the files with four
 
 
 def add_arguments(add: Callable[..., Any]) -> None:
@@ -79,8 +80,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _find_sources(
     archives: Archives, args: argparse.Namespace, tiles: tuple[str, ...]
-) -> dict[str, Source]:
-    images, channels = _find_images(archives, args.bands, tiles)
+) -> tuple[dict[str, Source], Rendering]:
+    images, rendering = _find_images(archives, args.bands, tiles)
     full = archives.require(
         "label",
         {tile: f"top_potsdam_{tile}_label.tif" for tile in tiles},
@@ -95,26 +96,26 @@ def _find_sources(
     if args.ndsm:
         names = {tile: f"dsm_potsdam_{padded[tile]}_normalized_lastools.jpg" for tile in tiles}
         rasters["ndsm"] = archives.require("normalised surface model", names, _NDSM)
-    return {
+    sources = {
         tile: Source(
             id=tile,
             image=images[tile],
             labels={"full": full[tile], **({"eroded": eroded[tile]} if tile in eroded else {})},
             rasters={name: members[tile] for name, members in rasters.items()},
-            channels=channels,
             repair=REPAIRS.get(tile),
             lacks_columns_px=LACKS_COLUMNS_PX.get(tile, 0),
         )
         for tile in tiles
     }
+    return sources, rendering
 
 
 def _find_images(
     archives: Archives, bands: str, tiles: tuple[str, ...]
-) -> tuple[dict[str, ArchiveFile], tuple[int, int, int] | None]:
-    """Return the images, and the bands to read if only those with four bands are complete."""
+) -> tuple[dict[str, ArchiveFile], Rendering]:
+    """Return the images, and their bands to read if only those with four bands are complete."""
     four = archives.find({tile: f"top_potsdam_{tile}_RGBIR.tif" for tile in tiles})
     names = {tile: f"top_potsdam_{tile}_{bands.upper()}.tif" for tile in tiles}
     if len(four) == len(tiles) and len(archives.find(names)) < len(tiles):
-        return four, _CHANNELS[bands]
-    return archives.require(f"{bands.upper()} image", names, _IMAGES[bands]), None
+        return four, Rendering(bands=_BANDS[bands], alpha_is_data=True)
+    return archives.require(f"{bands.upper()} image", names, _IMAGES[bands]), AS_STORED

@@ -16,6 +16,7 @@ from datasets.preparation.archives import Archives
 from datasets.preparation.arguments import add_isprs_arguments, prepare_isprs
 from datasets.preparation.pipeline import Source
 from datasets.tile_set import NamedSplit
+from utils.rasters.rendering import AS_STORED, Rendering
 
 _TRAIN = tuple(map(str, (1, 3, 5, 7, 11, 13, 15, 17, 21, 23, 26, 28, 30, 32, 34, 37)))
 _TEST = tuple(map(str, (2, 4, 6, 8, 10, 12, 14, 16, 20, 22, 24, 27, 29, 31, 33, 35, 38)))
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _find_sources(
     archives: Archives, args: argparse.Namespace, areas: tuple[str, ...]
-) -> dict[str, Source]:
+) -> tuple[dict[str, Source], Rendering]:
     names = {area: f"top_mosaic_09cm_area{area}.tif" for area in areas}
     images = archives.require("image", names, f"{_ALL}.zip", ["top"])
     places = [r"[^/]*ground_truth_COMPLETE", r"gts[^/]*"]  # gts_for_participants lacks the test
@@ -71,7 +72,7 @@ def _find_sources(
     eroded = archives.find(bordered)
     heights = {area: f"dsm_09cm_matching_area{area}.tif" for area in areas}
     rasters = archives.require("surface model", heights, f"{_ALL}.zip") if args.dsm else {}
-    return {
+    sources = {
         area: Source(
             id=area,
             image=images[area],
@@ -80,3 +81,4 @@ def _find_sources(
         )
         for area in areas
     }
+    return sources, AS_STORED

@@ -80,7 +80,7 @@ def test_the_command_prints_what_it_writes(toy, run_prepare, tmp_path):
     assert {"images 2 1 1", "tiles 2 1 1", "roof 25.0 % 37.5 % 37.5 %"} <= {*rows}
     assert "ignored 12.5 % 0.0 % 0.0 %" in rows
     sha256 = found["split"]["sha256"][:16]
-    assert rows[0] == f"{toy.root}: 3 classes, bands rgb, split 'own', SHA-256 {sha256}..."
+    assert rows[0] == f"{toy.root}: 3 classes, channels rgb, split 'own', SHA-256 {sha256}..."
     assert "warning: no training pixel is of class 'water'" in rows
     assert "structure maps: depth (depth_anything), dsm (sensor), superpixels" in rows
     assert found["stores"] == {name: recipe.generator for name, recipe in RECIPES.items()}

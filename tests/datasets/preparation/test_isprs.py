@@ -85,7 +85,7 @@ def assert_content(root, numbers, size_of):
 
 def test_archives_of_all_kinds_become_one_set(prepared):
     tiles = open_tile_set(prepared[0])
-    assert (tiles.name, tiles.bands, tiles.label_kinds) == ("potsdam", "rgb", ("full", "eroded"))
+    assert (tiles.name, tiles.channels, tiles.label_kinds) == ("potsdam", "rgb", ("full", "eroded"))
     assert (tiles.classes, tiles.palette) == (CLASSES, tuple(map(tuple, COLORS)))
     numbers = {tile: number for number, tile in enumerate(POTSDAM_TILES)}
     assert_content(prepared[0], numbers, lambda _: SIZE)
@@ -136,7 +136,7 @@ def test_irrg_comes_from_its_own_archive_or_from_four_bands(prepare, archive, ba
     image = image_of(index_of("2_10"), *SIZE)
     root, code, *_ = prepare((archive, LABELS), "--bands", bands)
     tiles = open_tile_set(root)
-    assert code == 0 and (tiles.bands, tiles.label_kinds) == (bands, ("full",))
+    assert code == 0 and (tiles.channels, tiles.label_kinds) == (bands, ("full",))
     if archive == "3_Ortho_IRRG":
         image = 255 - image
     elif bands == "irrg":
@@ -196,7 +196,7 @@ def test_vaihingens_images_and_labels_of_one_name_are_told_apart(prepare_archive
     source = pack(vaihingen(), tmp_path / "in", how)
     root, code, *_ = prepare_archives("vaihingen", source, "--split", "official", "--dsm")
     tiles = open_tile_set(root)
-    assert code == 0 and (tiles.bands, tiles.label_kinds) == ("irrg", ("full", "eroded"))
+    assert code == 0 and (tiles.channels, tiles.label_kinds) == ("irrg", ("full", "eroded"))
     assert_content(root, {str(area): area for area in VAIHINGEN_AREAS}, vaihingen_size)
 
 

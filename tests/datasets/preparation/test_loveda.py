@@ -41,7 +41,7 @@ def test_town_and_country_and_a_test_set_without_labels(prepare):
     assert code == 0 and tiles.split("train") == ("0", "1", "1366", "1367", "2")
     assert tiles.split("val") == ("2522", "2523", "3514")
     assert tiles.split("test") == ("4191", "4192", "5167")
-    assert (tiles.split_name, tiles.unlabelled, tiles.bands) == ("official", ("test",), "rgb")
+    assert (tiles.split_name, tiles.unlabelled, tiles.channels) == ("official", ("test",), "rgb")
     for number in itertools.chain(*LOVEDA_IMAGES.values()):
         np.testing.assert_array_equal(tiles.read_image(str(number)), image_of(number, *SIZE))
         if str(number) in tiles.split("test"):
