@@ -152,22 +152,27 @@ def _candidates(
         return {}
     keys = np.concatenate([found.keys for found in prints.values()])
     places = np.concatenate([found.places for found in prints.values()])
-    tiles = np.repeat(np.arange(len(prints)), [len(found.keys) for found in prints.values()])
+    counts = [len(found.keys) for found in prints.values()]
+    tiles = np.repeat(np.arange(len(prints), dtype=np.int32), counts)
     numbers = {split: number for number, split in enumerate(dict.fromkeys(split_of.values()))}
-    splits = np.array([numbers[split_of[tile_id]] for tile_id in prints])[tiles]
-    # Sort by key, and in a key by tile; most keys are of one tile.
+    split_of_tile = np.array([numbers[split_of[tile_id]] for tile_id in prints])
+    # Sort by key, and in a key by tile. Most keys occur once.
     order = np.argsort(keys, kind="stable")
-    repeats = np.diff(keys[order]) == 0
-    order = order[np.append(repeats, False) | np.insert(repeats, 0, False)]
     keys = keys[order]
+    repeats = keys[1:] == keys[:-1]
+    chosen = np.flatnonzero(np.append(repeats, False) | np.insert(repeats, 0, False))
+    keys, order = keys[chosen], order[chosen]
+    tiles, places = tiles[order], places[order]
+    splits = split_of_tile[tiles]
     candidates: defaultdict[tuple[int, int], Counter[tuple[int, int]]] = defaultdict(Counter)
     for lag in range(1, _MAX_SHARING):
-        equal = np.flatnonzero(keys[lag:] == keys[:-lag])
-        one, other = order[equal], order[equal + lag]
-        pair = np.stack([one, other], 1)[splits[one] != splits[other]]
-        offsets = places[pair[:, 0]] - places[pair[:, 1]]
-        found, counts = np.unique(np.hstack([tiles[pair], offsets]), axis=0, return_counts=True)
-        for (first, second, down, across), count in zip(found.tolist(), counts, strict=True):
+        one = np.flatnonzero((keys[lag:] == keys[:-lag]) & (splits[lag:] != splits[:-lag]))
+        other = one + lag
+        found = np.stack([tiles[one], tiles[other], *(places[one] - places[other]).T], axis=1)
+        # Equal rows have equal sums; unequal ones would need the same 64 bits by chance.
+        sums = found.astype(np.uint64) @ _WEIGHTS[:4]
+        _, index, votes = np.unique(sums, return_index=True, return_counts=True)
+        for (first, second, down, across), count in zip(found[index].tolist(), votes, strict=True):
             candidates[first, second][down, across] += int(count)
     return candidates
 
