@@ -6,15 +6,14 @@ A class file maps the colours or values of a user's masks to classes. It is JSON
      "ignore": {"colors": ["#9B9B9B"], "values": [0, "-9999..-1"]}}
 
 ``color`` is the colour in the pictures of reports, as ``"#RRGGBB"`` or ``[r, g, b]``, and in RGB
-masks unless ``colors`` lists others. ``value`` is the value in index masks, ``values`` lists several
-and ranges of them; the default is the position in the list. ``"others"`` in place of such a list
-stands for all that no other entry names, e.g. the numbers of instances.
+masks unless ``colors`` lists others. ``value`` is the value in index masks, ``values`` lists
+several and ranges of them; the default is the position in the list. ``"others"`` in place of such
+a list stands for all that no other entry names, e.g. the numbers of instances.
 """
 
 import json
-import math
 import re
-from bisect import bisect_right
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,9 +27,9 @@ from configs.schema import IGNORE_INDEX
 from datasets.tile_set import Color
 from utils.errors import ConfigError, DataError
 from utils.files import read_json
-from utils.rasters.placement import Grid
 from utils.rasters.reading import Raster
-from utils.rasters.vectors import OUTSIDE, PlacedPolygons, Polygons
+from utils.rasters.vectors import OUTSIDE, PlacedPolygons, Polygons, read_polygons
+from utils.value_table import ValueTable
 
 UNKNOWN = 254  # class index of a colour or value that the class file does not name
 OTHERS = "others"  # all values, or colours, that no other entry names
@@ -44,14 +43,13 @@ Values = int | tuple[Value, ...] | str  # one, several, or OTHERS
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFile:
-    """Names, colours and raw values of the classes, in the order of their indices.
+    """Meaning of colours and values of masks; the classes are in the order of their indices.
 
     Attributes:
         names: of the classes.
         colors: in pictures.
         values: in index masks.
-        ignore_colors: in RGB masks, of pixels of no class.
-        ignore_values: in index masks, of pixels of no class.
+        ignore_colors, ignore_values: of pixels of no class.
         mask_colors: in RGB masks; empty: ``colors``.
     """
 
@@ -76,9 +74,20 @@ class ClassFile:
             if not isinstance(colors, str):
                 yield from ((color, index) for color in colors)
 
-    def rest_of(self, items: Sequence[Any]) -> int:
-        """Return the class index of unnamed values, or of unnamed ``mask_colors``."""
-        return items.index(OTHERS) if OTHERS in items else UNKNOWN
+    def value_table(self) -> ValueTable:
+        """Return the class indices of values; 255: ignore, 254: unknown."""
+        return ValueTable(self.named_values(), _index_of_others(self.values), UNKNOWN)
+
+    def color_table(self) -> np.ndarray:
+        """Return the class indices of all 24-bit colours, uint8; 255: ignore, 254: unknown."""
+        table = np.full(1 << 24, _index_of_others(self.mask_colors), np.uint8)
+        for color, index in self.named_colors():
+            table[pack(color)] = index
+        return table
+
+
+def _index_of_others(items: Sequence[Any]) -> int:
+    return items.index(OTHERS) if OTHERS in items else UNKNOWN
 
 
 _ISPRS = ClassFile(
@@ -110,8 +119,7 @@ def read_class_file(path: Path) -> ClassFile:
         raise ConfigError(f"{path} must have a list 'classes' of 1 to {UNKNOWN} entries")
     for number, entry in enumerate(entries):
         where = f"{path}: classes[{number}]"
-        keys = ("name", "color", "value", "values", "colors")
-        name = _section(entry, where, *keys).get("name")
+        name = _section(entry, where, "name", "color", "value", "values", "colors").get("name")
         if not isinstance(name, str) or not name.strip():
             raise ConfigError(f"{where} needs a 'name' and a 'color'")
     ignore = _section(content.get("ignore", {}), f"{path}: ignore", "colors", "values")
@@ -189,25 +197,27 @@ def _color(value: Any, where: str) -> Color:
 
 
 def _mask_colors(entry: dict[str, Any], color: Color, where: str) -> tuple[Color, ...] | str:
-    given = entry.get("colors", [list(color)])
-    if given == OTHERS:
-        return OTHERS
-    if not isinstance(given, list) or not given:
-        raise ConfigError(f"{where}: 'colors' must be a list, or \"{OTHERS}\", not {given!r}")
-    return tuple(_color(each, where) for each in given)
+    if "colors" not in entry:
+        return (color,)
+    several = _several(entry, "colors", where)
+    return several if isinstance(several, str) else tuple(_color(c, where) for c in several)
 
 
 def _values(entry: dict[str, Any], index: int, where: str) -> Values:
     if "values" not in entry:
-        return _value(entry.get("value", index), where)
-    given = entry["values"]
+        value = _value(entry.get("value", index), where)
+        return value if isinstance(value, int) else (value,)
     if "value" in entry:
         raise ConfigError(f"{where} has both 'value' and 'values'; give one of them")
-    if given == OTHERS:
-        return OTHERS
-    if not isinstance(given, list) or not given:
-        raise ConfigError(f"{where}: 'values' must be a list, or \"{OTHERS}\", not {given!r}")
-    return tuple(_value(each, where) for each in given)
+    several = _several(entry, "values", where)
+    return several if isinstance(several, str) else tuple(_value(v, where) for v in several)
+
+
+def _several(entry: dict[str, Any], key: str, where: str) -> list[Any] | str:
+    given = entry[key]
+    if given == OTHERS or (isinstance(given, list) and given):
+        return given
+    raise ConfigError(f"{where}: '{key}' must be a list, or \"{OTHERS}\", not {given!r}")
 
 
 def _value(value: Any, where: str) -> Value:
@@ -222,59 +232,6 @@ def _value(value: Any, where: str) -> Value:
         f"{where}: a value must be a whole number of 64 bits, or a range of them, the lower one "
         f"first, as \"257..512\", not {value!r}; several go into 'values'"
     )
-
-
-class _ValueTable:
-    """Class indices by value, for all types of numbers."""
-
-    def __init__(self, classes: ClassFile) -> None:
-        rest = classes.rest_of(classes.values)
-        self._names_class = [span for span, i in classes.named_values() if i != IGNORE_INDEX]
-        # The class changes at each of these values; the first class is that of all lower ones.
-        self._edges: list[int] = []
-        self._codes = [rest]
-        for span, index in sorted(classes.named_values(), key=lambda each: each[0].start):
-            if self._edges and self._edges[-1] == span.start:
-                self._codes[-1] = index
-            else:
-                self._edges.append(span.start)
-                self._codes.append(index)
-            self._edges.append(span.stop)
-            self._codes.append(rest)
-        self._tables: dict[np.dtype, np.ndarray] = {}  # of types of up to 16 bits
-
-    def names_class(self, value: float) -> bool:
-        """Return True for a value that a class, not ignore, names by itself."""
-        return value == value // 1 and any(int(value) in span for span in self._names_class)
-
-    def find_one(self, value: int) -> int:
-        """Return the class index of a value."""
-        return self._codes[bisect_right(self._edges, value)]
-
-    def find(self, values: np.ndarray) -> np.ndarray:
-        """Return class indices, uint8, of an array of whole numbers, or of floats that are whole.
-
-        Other floats are unknown.
-        """
-        if values.dtype.kind == "f":
-            is_whole = (values == np.rint(values)) & (np.abs(values) < -float(_LOWEST))
-            found = self._search(np.where(is_whole, values, 0).astype(np.int64))
-            found[~is_whole] = UNKNOWN
-            return found
-        if values.dtype.itemsize > 2:
-            return self._search(values)
-        unsigned = np.dtype(f"u{values.dtype.itemsize}")
-        if values.dtype not in self._tables:
-            every = np.arange(1 << 8 * values.dtype.itemsize).astype(unsigned).view(values.dtype)
-            self._tables[values.dtype] = self._search(every)
-        return self._tables[values.dtype][values.view(unsigned)]
-
-    def _search(self, values: np.ndarray) -> np.ndarray:
-        lowest, highest = np.iinfo(values.dtype).min, np.iinfo(values.dtype).max
-        first, end = bisect_right(self._edges, lowest), bisect_right(self._edges, highest)
-        edges = np.array(self._edges[first:end], values.dtype)
-        codes = np.array(self._codes[first : end + 1], np.uint8)
-        return codes[np.searchsorted(edges, values, side="right")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,7 +263,7 @@ class Decoded:
         unknown: pixels of each unknown colour (as #RRGGBB), value or attribute.
         num_repaired: pixels whose colour was corrected.
         num_no_data: pixels that the file declares as no data, or that are NaN.
-        tagged: pixels of a class though the file declares its value as no data.
+        num_tagged: pixels of a class though the file declares its value as no data.
         num_outside: pixels outside all polygons that are of no class therefore.
         hint: a clause on the cause of unknown pixels, if there is a likely one.
     """
@@ -315,7 +272,7 @@ class Decoded:
     unknown: Counts
     num_repaired: int = 0
     num_no_data: int = 0
-    tagged: int = 0
+    num_tagged: int = 0
     num_outside: int = 0
     hint: str | None = None
 
@@ -330,15 +287,8 @@ class MaskDecoder:
     """
 
     def __init__(self, classes: ClassFile, kind: str = "auto") -> None:
-        self._kind = kind
-        self._values = _ValueTable(classes)
-        rest = classes.rest_of(classes.mask_colors)
-        self._colors = np.full(1 << 24, rest, np.uint8)  # class index by 24-bit RGB
-        self._class_colors = set()
-        for color, index in classes.named_colors():
-            self._colors[pack(color)] = index
-            if index != IGNORE_INDEX:
-                self._class_colors.add(pack(color))
+        self._classes, self._kind = classes, kind
+        self._values, self._colors = classes.value_table(), classes.color_table()
 
     def decode(
         self, mask: Raster, rows: slice, name: str, repair: LabelRepair | None = None
@@ -385,7 +335,7 @@ class MaskDecoder:
             unknown=unknown,
             num_repaired=num_repaired,
             num_no_data=0 if absent is None else int(absent.sum()),
-            tagged=num_tagged,
+            num_tagged=num_tagged,
             hint=hint,
         )
 
@@ -410,26 +360,28 @@ class MaskDecoder:
 
     def _tag_is_class(self, mask: Raster, by_value: bool) -> bool:
         """Return True if the class file gives a class to what the file declares as no data."""
-        no_data = mask.no_data
-        if no_data is None or not math.isfinite(no_data):
+        if mask.no_data is None or not float(mask.no_data).is_integer():
             return False
+        value = int(mask.no_data)
         if by_value:
-            return self._values.names_class(no_data)
-        if no_data not in range(256):
+            return self._names_class(value)
+        if not 0 <= value <= 255:
             return False
-        color = (int(no_data),) * 3 if mask.palette is None else mask.palette[int(no_data)].tolist()
-        return pack(color) in self._class_colors
+        color = (value, value, value) if mask.palette is None else mask.palette[value].tolist()
+        return dict(self._classes.named_colors()).get(tuple(color), UNKNOWN) < UNKNOWN
+
+    def _names_class(self, value: int) -> bool:
+        """Return True for a value that a class names by itself, not as one of the others."""
+        return any(value in span for span, i in self._classes.named_values() if i < UNKNOWN)
 
     def _hint(self, mask: Raster, name: str, keys: np.ndarray, by_value: bool) -> str | None:
         """Return a clause on the likely cause of unknown colours or values."""
         if by_value:
-            if mask.bits == 1:
-                return (
-                    f"{name} has 1 bit a pixel: its values are 0 and 1, but viewers show 0 and 255"
-                )
-            return None
+            shown = f"{name} has 1 bit a pixel: its values are 0 and 1, but viewers show 0 and 255"
+            return shown if mask.bits == 1 else None
         greys = [key for key in keys.tolist() if key and key % 0x010101 == 0]
-        if not (greys := [key for key in greys if self._values.names_class(key & 255)]):
+        greys = [key for key in greys if self._names_class(key & 255)]
+        if not greys:
             return None
         remedy = "save the masks with one channel instead of three"
         if mask.palette is not None:
@@ -478,59 +430,63 @@ class PolygonDecoder:
 
     Args:
         classes: the class file.
+        attribute: name of the attribute.
         background: name of the class of pixels outside all polygons; None: they are ignored.
 
     Raises:
         ConfigError: there is no class of this name.
     """
 
-    def __init__(self, classes: ClassFile, background: str | None = None) -> None:
+    def __init__(self, classes: ClassFile, attribute: str, background: str | None = None) -> None:
         if background is not None and background not in classes.names:
             raise ConfigError(
                 f"--background is '{background}', but the classes are {', '.join(classes.names)}"
             )
+        self._attribute, self._values = attribute, classes.value_table()
         self._names = {name: index for index, name in enumerate(classes.names)}
-        self._background = None if background is None else self._names[background]
-        self._values = _ValueTable(classes)
+        self._background = IGNORE_INDEX if background is None else self._names[background]
+        self._last: Polygons | None = None  # one file often holds the polygons of all images
+        self._lock = threading.Lock()
 
-    def place(self, polygons: Polygons, grid: Grid | None, name: str) -> PlacedPolygons:
-        """Put polygons on the grid of an image.
-
-        Args:
-            polygons: of a file.
-            grid: of the image; None: it has no place on the earth.
-            name: of the image, for errors.
+    def polygons_of(self, path: Path) -> Polygons:
+        """Read a file of polygons, which are to be put on the grids of images.
 
         Raises:
-            DataError: the image is not placed, or the polygons cannot be put there.
+            MissingDataError, DataError: as ``read_polygons``.
         """
-        codes = np.array([self._find(value) for value in polygons.values])
-        # An unknown polygon is burned as itself, so that its attribute is known afterwards.
-        codes = np.where(codes == UNKNOWN, _FIRST_POLYGON + np.arange(len(codes)), codes)
-        return polygons.on(grid, codes, name)
+        with self._lock:
+            if self._last is None or self._last.path != path:
+                found = read_polygons(path, self._attribute)
+                codes = np.array([self._find(value) for value in found.values])
+                # An unknown polygon is burned as itself, so that its attribute is known afterwards.
+                itself = _FIRST_POLYGON + np.arange(len(codes))
+                self._last = replace(found, numbers=np.where(codes == UNKNOWN, itself, codes))
+            return self._last
 
-    def decode(self, placed: PlacedPolygons, rows: slice) -> Decoded:
+    def decode(self, placed: PlacedPolygons, rows: slice, name: str) -> Decoded:
         """Decode rows of an image.
 
         Args:
-            placed: the polygons, as ``place`` returns them.
+            placed: polygons of ``polygons_of`` on the grid of the image.
             rows: of the image, from ``start`` up to ``stop``, in full width.
+            name: of the file, for the hint.
         """
         burned = placed.burn(rows)
-        strange = burned >= _FIRST_POLYGON
-        numbers, counts = np.unique(burned[strange] - _FIRST_POLYGON, return_counts=True)
         unknown: Counter[str] = Counter()
-        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-            value = placed.polygons.values[number]
-            unknown[value if isinstance(value, str) else json.dumps(value)] += count
-        burned[strange] = IGNORE_INDEX
+        strange = burned >= _FIRST_POLYGON
+        if strange.any():
+            numbers, counts = np.unique(burned[strange] - _FIRST_POLYGON, return_counts=True)
+            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+                value = placed.polygons.values[number]
+                unknown[value if isinstance(value, str) else json.dumps(value)] += count
+            burned[strange] = IGNORE_INDEX
         is_outside = burned == OUTSIDE
-        burned[is_outside] = IGNORE_INDEX if self._background is None else self._background
+        burned[is_outside] = self._background
         return Decoded(
             target=burned.astype(np.uint8),
             unknown=dict(unknown),
-            num_outside=int(is_outside.sum()) if self._background is None else 0,
-            hint=f"they are values of an attribute of {placed.polygons.path}" if unknown else None,
+            num_outside=int(is_outside.sum()) if self._background == IGNORE_INDEX else 0,
+            hint=f"these are values of '{self._attribute}' in {name}" if unknown else None,
         )
 
     def _find(self, value: Any) -> int:
