@@ -34,7 +34,7 @@ LAYERS = {
 }
 THIRD_PARTY = {"torch", "torchvision", "segment_anything", "timm", "numpy", "PIL", "tqdm"}
 THIRD_PARTY |= {"tensorboard", "yaml", "rasterio", "matplotlib", "jinja2"}
-THIRD_PARTY |= {"onnxruntime"}  # only where ONNX is requested, and imported there
+THIRD_PARTY |= {"onnxruntime", "shapely"}  # only where they are requested, and imported there
 TEST_EXTRAS = {"pytest", "scipy"}  # references that tests compare with
 BENCHMARK_EXTRAS = {"skimage", "segmentation_models_pytorch", "transformers", "cv2"}  # peers
 FOR_BENCHMARKS = ("tests.models.literal", "tests.datasets")  # references and fake archives
@@ -45,6 +45,7 @@ HOMES = {
     "timm": "models/",
     "segment_anything": "models/structure/",
     "onnxruntime": "models/export.py",
+    "shapely": "utils/rasters/simplification.py",
     "tensorboard": "utils/training/log.py",
     "torch.utils.tensorboard": "utils/training/log.py",
     "yaml": "utils/config.py",

@@ -1,9 +1,11 @@
 """Polygons of the classes of a label map as a GeoJSON file (RFC 7946)."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from dataclasses import dataclass
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -18,6 +20,8 @@ from configs.schema import IGNORE_INDEX
 from utils.errors import DataError
 from utils.files import atomic_path
 from utils.rasters.placement import Placement
+from utils.rasters.region_sums import RegionSums
+from utils.rasters.simplification import simplify_borders
 from utils.rasters.sources import gdal_settings
 
 # Corners that are converted at a time: a call of PROJ costs as much as hundreds of them.
@@ -29,6 +33,57 @@ _SIGNIFICANT_DIGITS = 15  # of other coordinates
 Locate = Callable[[np.ndarray], np.ndarray]
 
 
+@dataclass(frozen=True)
+class PolygonFacts:
+    """Facts on the polygons of an image that a user should know.
+
+    Attributes:
+        num_written: number of polygons in the file.
+        num_dropped: number of those left out because they are small.
+        are_pixels: True if coordinates are columns and rows, because nothing places the image.
+    """
+
+    num_written: int
+    num_dropped: int
+    are_pixels: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Regions:
+    """Regions of a map and their rings in pixels.
+
+    Attributes:
+        classes: ``(N,)`` int64.
+        areas_px: ``(N,)`` int64.
+        first: ``(N,)`` int64, flat index of the first pixel, in rows from the top.
+        points: ``(P, 2)`` int64, columns and rows of corners; the first one of a ring is repeated
+            at its end.
+        lengths: ``(R,)`` number of points of each ring.
+        is_hole: ``(R,)`` bool; the first ring of a region is no hole.
+    """
+
+    classes: np.ndarray
+    areas_px: np.ndarray
+    first: np.ndarray
+    points: np.ndarray
+    lengths: np.ndarray
+    is_hole: np.ndarray
+
+    def only(self, chosen: np.ndarray) -> "_Regions":
+        """Return some regions; ``chosen`` is ``(N,)`` bool."""
+        if chosen.all():
+            return self
+        rings = chosen[np.cumsum(~self.is_hole) - 1]
+        return _Regions(
+            classes=self.classes[chosen],
+            areas_px=self.areas_px[chosen],
+            first=self.first[chosen],
+            points=self.points[np.repeat(rings, self.lengths)],
+            lengths=self.lengths[rings],
+            is_hole=self.is_hole[rings],
+        )
+
+
 def write_geojson(
     index: Path,
     size: tuple[int, int],
@@ -37,18 +92,23 @@ def write_geojson(
     names: Sequence[str],
     palette: Sequence[tuple[int, int, int]],
     placement: Placement | None,
-) -> None:
+    confidence: RegionSums | None = None,
+    min_area: float = 0.0,
+    simplify_m: float | None = None,
+) -> PolygonFacts:
     """Write one feature for each 4-connected region of a class.
 
     Polygons follow the edges of the pixels and are valid in the sense of OGC; exterior rings are
     counter-clockwise, holes clockwise. Properties: ``class`` (index), ``name``, ``color``
-    (#rrggbb), ``area_px``, and ``area_m2`` where it is known.
+    (#rrggbb), ``area_px``, ``area_m2`` where it is known, and ``confidence``, the mean of its
+    pixels, 0..1.
 
     Coordinates are longitude and latitude on WGS 84. Of an image that has a transform, but no
     coordinate reference system that leads there, they are those of the image; without a transform,
     x = column and y = row from the upper left corner downwards.
 
-    The map is read in strips. GDAL keeps all regions in memory, about 1 kB each.
+    The map is read in strips. GDAL keeps all regions in memory, about 1 kB each; simplification
+    takes all corners as well.
 
     Args:
         index: file of ``(H, W)`` uint8 class indices without a header; 255 is ignored and gives no
@@ -58,33 +118,44 @@ def write_geojson(
         names: of the classes.
         palette: colours of the classes, 0..255.
         placement: georeferencing of the image.
+        confidence: sums of the pixels' confidence in steps of 1/255, by region.
+        min_area: smaller regions are left out; in square metres where the area of a pixel is
+            known, else in pixels.
+        simplify_m: size in metres of what borders between regions lose, see ``simplify_borders``;
+            areas remain those of the pixels.
 
     Raises:
-        DataError: the map holds a class that has no name, or a corner has no longitude.
+        ConfigError: polygons are to be simplified, and shapely is not installed.
+        DataError: the map holds a class that has no name, a corner has no longitude, or the size
+            of pixels in metres, which simplification needs, is unknown.
     """
     locate, decimals = _locator(placement, size)
     pixel_m2 = None if placement is None else placement.pixel_area_m2()
+    least_px = min_area / (pixel_m2 or 1)
     classes = [_class_members(i, *each) for i, each in enumerate(zip(names, palette, strict=True))]
+    if simplify_m is None:
+        batches = _batches(index, size)
+    else:
+        batches = _simplified(index, size, simplify_m / _pixel_size_m(path, placement))
+    num_written = num_dropped = 0
     with atomic_path(path) as partial, partial.open("wb") as file:
         file.write(b'{"type":"FeatureCollection","features":[')
-        separator = b"\n"
-        for values, regions in _batches(index, size):
-            if max(values) >= len(classes):
-                raise DataError(
-                    f"{path} cannot be written: the map holds class {max(values)}, but only "
-                    f"{len(classes)} classes have names; give those that the map was made with"
-                )
-            polygons = _polygons(regions, locate, decimals, path)
-            for value, (text, area_px) in zip(values, polygons, strict=True):
-                members = f'{classes[value]},"area_px":{area_px}'
-                if pixel_m2 is not None:
-                    members += f',"area_m2":{area_px * pixel_m2:.12g}'
+        for regions in batches:
+            is_large = regions.areas_px >= least_px
+            num_dropped += int((~is_large & (regions.classes != IGNORE_INDEX)).sum())
+            regions = regions.only(is_large & (regions.classes != IGNORE_INDEX))
+            _check_classes(regions.classes, len(classes), path)
+            rings = _polygons(regions, locate, decimals, path)
+            for text, members in zip(
+                rings, _members(regions, classes, pixel_m2, confidence), strict=True
+            ):
                 file.write(
                     b'%s{"type":"Feature","properties":{%s},"geometry":{"type":"Polygon",'
-                    b'"coordinates":[%s]}}' % (separator, members.encode(), text)
+                    b'"coordinates":[%s]}}' % (b",\n" if num_written else b"\n", members, text)
                 )
-                separator = b",\n"
+                num_written += 1
         file.write(b"\n]}\n")
+    return PolygonFacts(num_written, num_dropped, placement is None or placement.transform is None)
 
 
 def _class_members(index: int, name: str, colour: tuple[int, int, int]) -> str:
@@ -92,19 +163,55 @@ def _class_members(index: int, name: str, colour: tuple[int, int, int]) -> str:
     return f'"class":{index},"name":{text},"color":"#{bytes(colour).hex()}"'
 
 
-def _batches(
-    index: Path, size: tuple[int, int]
-) -> Iterator[tuple[list[int], list[list[np.ndarray]]]]:
-    """Yield classes and rings of regions, of some hundred thousand corners at a time.
+def _members(
+    regions: _Regions,
+    classes: Sequence[str],
+    pixel_m2: float | None,
+    confidence: RegionSums | None,
+) -> Iterator[bytes]:
+    """Yield the properties of each region as JSON, without brackets."""
+    means = None
+    if confidence is not None:
+        means = confidence.of(regions.first) / (255 * regions.areas_px)
+    areas_px = regions.areas_px.tolist()
+    for number, (value, area_px) in enumerate(zip(regions.classes.tolist(), areas_px, strict=True)):
+        text = f'{classes[value]},"area_px":{area_px}'
+        if pixel_m2 is not None:
+            text += f',"area_m2":{area_px * pixel_m2:.12g}'
+        if means is not None:
+            text += f',"confidence":{means[number]:.3f}'
+        yield text.encode()
 
-    A ring is ``x, y, x, y ...`` in pixels, its first corner repeated at the end.
-    """
+
+def _check_classes(values: np.ndarray, num_classes: int, path: Path) -> None:
+    if (largest := values.max(initial=0)) >= num_classes:
+        raise DataError(
+            f"{path} cannot be written: the map holds class {largest}, but only {num_classes} "
+            "classes have names; give those that the map was made with"
+        )
+
+
+def _pixel_size_m(path: Path, placement: Placement | None) -> float:
+    """Return the side of a square of the area of a pixel, in metres."""
+    pixel_m2 = None if placement is None else placement.pixel_area_m2()
+    if pixel_m2 is None:
+        raise DataError(
+            f"{path} cannot be simplified by metres: the image has no coordinate system in which "
+            "its pixels have a size in metres; leave --simplify out, or project it (gdalwarp)"
+        )
+    return math.sqrt(pixel_m2)
+
+
+def _batches(
+    index: Path, size: tuple[int, int], *, also_ignored: bool = False
+) -> Iterator[_Regions]:
+    """Yield the regions of a map, of some hundred thousand corners at a time."""
     values: list[int] = []
     regions: list[list[np.ndarray]] = []
     num_points = 0
     with _open_map(index, size) as dataset:
         for geometry, value in shapes(rasterio.band(dataset, 1), connectivity=4):
-            if value == IGNORE_INDEX:
+            if value == IGNORE_INDEX and not also_ignored:
                 continue
             # At once: arrays take a tenth of the memory of tuples, which is slow when it is large.
             rings = [np.fromiter(chain.from_iterable(r), float) for r in geometry["coordinates"]]
@@ -112,10 +219,54 @@ def _batches(
             regions.append(rings)
             num_points += sum(map(len, rings)) // 2
             if num_points >= _BATCH_POINTS:
-                yield values, regions
+                yield _regions(values, regions, size[1])
                 values, regions, num_points = [], [], 0
     if values:
-        yield values, regions
+        yield _regions(values, regions, size[1])
+
+
+def _regions(values: list[int], regions: list[list[np.ndarray]], width: int) -> _Regions:
+    """Collect and measure regions; a ring is ``x, y, x, y ...``."""
+    rings = [ring for region in regions for ring in region]
+    points = np.concatenate(rings).reshape(-1, 2).astype(np.int64)
+    lengths = np.array([len(ring) // 2 for ring in rings])
+    starts = np.cumsum(lengths) - lengths
+    is_hole = np.array([number > 0 for region in regions for number in range(len(region))])
+    areas_px = np.abs(_signed_areas(points, starts, starts + lengths))
+    areas_px = np.add.reduceat(np.where(is_hole, -areas_px, areas_px), np.flatnonzero(~is_hole))
+    # The leftmost of the uppermost corners is that of the first pixel.
+    corners = np.minimum.reduceat(points[:, 1] * (width + 1) + points[:, 0], starts)[~is_hole]
+    return _Regions(
+        classes=np.array(values),
+        areas_px=np.rint(areas_px).astype(np.int64),
+        first=corners // (width + 1) * width + corners % (width + 1),
+        points=points,
+        lengths=lengths,
+        is_hole=is_hole,
+    )
+
+
+def _simplified(index: Path, size: tuple[int, int], tolerance: float) -> Iterator[_Regions]:
+    """Yield simplified regions, also those without data: borders with them are shared ones."""
+    parts = [*_batches(index, size, also_ignored=True)]
+    members = ("classes", "areas_px", "first", "points", "lengths", "is_hole")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in members}
+    numbers = np.cumsum([0, *(len(part.classes) for part in parts)]).tolist()
+    del parts
+    outlines = joined["points"], joined["lengths"], joined["is_hole"]
+    points, lengths, is_hole = simplify_borders(*outlines, tolerance)
+    of_regions = {name: joined[name] for name in members[:3]}
+    del joined, outlines
+    ring_ends = np.append(np.flatnonzero(~is_hole), len(is_hole))
+    point_ends = np.append(0, np.cumsum(lengths))
+    for start, end in pairwise(numbers):  # in the batches that they came in
+        rings = slice(ring_ends[start], ring_ends[end])
+        yield _Regions(
+            **{name: values[start:end] for name, values in of_regions.items()},
+            points=points[point_ends[rings.start] : point_ends[rings.stop]],
+            lengths=lengths[rings],
+            is_hole=is_hole[rings],
+        )
 
 
 @contextmanager
@@ -134,18 +285,13 @@ def _open_map(path: Path, size: tuple[int, int]) -> Iterator[DatasetReader]:
             yield dataset
 
 
-def _polygons(
-    regions: list[list[np.ndarray]], locate: Locate, decimals: int, path: Path
-) -> Iterator[tuple[bytes, int]]:
-    """Yield each region's rings as JSON, without the outer brackets, and its area in pixels."""
-    rings = [ring for region in regions for ring in region]
-    points = np.concatenate(rings).reshape(-1, 2).astype(np.int64)
-    lengths = np.array([len(ring) // 2 for ring in rings])
+def _polygons(regions: _Regions, locate: Locate, decimals: int, path: Path) -> Iterator[bytes]:
+    """Yield each region's rings as JSON, without the outer brackets."""
+    points, lengths, is_hole = regions.points, regions.lengths, regions.is_hole
+    if not len(points):
+        return
     ends = np.cumsum(lengths)
     starts = ends - lengths
-    is_hole = np.array([number > 0 for region in regions for number in range(len(region))])
-    areas_px = np.abs(_signed_areas(points, starts, ends))
-    areas_px = np.add.reduceat(np.where(is_hole, -areas_px, areas_px), np.flatnonzero(~is_hole))
     # Regions meet in corners, so there are about half as many places as corners.
     keys, place = np.unique(points[:, 0] << 32 | points[:, 1], return_inverse=True)
     located = locate(np.stack([keys >> 32, keys & 0xFFFFFFFF], axis=1))
@@ -162,8 +308,8 @@ def _polygons(
     text = _pairs(np.rint(located * 10.0**decimals).astype(np.int64), decimals)[place]
     spans = zip(starts.tolist(), ends.tolist(), strict=True)
     texts = (b"[%s]" % text[start:end].tobytes().translate(None, b" ")[1:] for start, end in spans)
-    for region, area_px in zip(regions, np.rint(areas_px).astype(int).tolist(), strict=True):
-        yield b",".join(islice(texts, len(region))), area_px
+    for num_rings in np.diff(np.flatnonzero(~is_hole), append=len(is_hole)).tolist():
+        yield b",".join(islice(texts, num_rings))
 
 
 def _pairs(units: np.ndarray, decimals: int) -> np.ndarray:
