@@ -5,15 +5,18 @@ the largest value of the whole data set, which the manifest records.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from configs.schema import GENERATORS, RESERVED_NAMES
 from datasets.preparation.archives import ArchiveFile, in_threads, strips
+from datasets.rasters import read_raster
+from datasets.sensors import SensorBand, find_raster, open_band, sensor_name
+from datasets.sources import SourceFacts
 from datasets.structure_maps import (
     SENSOR,
     MapRecipe,
@@ -23,13 +26,15 @@ from datasets.structure_maps import (
     write_manifest,
     write_map,
 )
-from datasets.tile_set import Tile, TileSet, image_path, open_tile_set
-from utils.arguments import default_workers
-from utils.errors import ConfigError, DataError, MissingDataError
+from datasets.tile_set import Tile, TileSet, image_path, open_tile_set, valid_path
+from utils.arguments import default_workers, positive_int
+from utils.boxes import Box
+from utils.errors import ConfigError, DataError
 from utils.files import remembered, sha256_of
-from utils.rasters.reading import Raster
+from utils.rasters.frames import recorded_frame
+from utils.rasters.rendering import AS_STORED, Rendering
 
-SUFFIXES = (".tif", ".tiff", ".png")
+_WINDOW_COLUMNS = 8192  # of a strip of rows that are read at a time
 
 
 def add_arguments(add: Callable[..., Any]) -> None:
@@ -37,7 +42,11 @@ def add_arguments(add: Callable[..., Any]) -> None:
     add("--data", type=Path, required=True, help="a prepared data set, data/NAME")
     text = "of the modality, e.g. dsm or nir"
     add("--name", type=sensor_name, required=True, help=text)
-    add("--rasters", type=Path, required=True, help="folder: the images' names, one band each")
+    add("--rasters", type=Path, help="folder of rasters: the images' names")
+    text = "folder of the images themselves, which hold the sensor in a further band"
+    add("--images", type=Path, help=text)
+    text = "of the rasters or images that holds the sensor, counted from 1 (default: the only one)"
+    add("--band", type=positive_int, help=text)
     add_range(add, "values to store")
     add_no_data(add)
 
@@ -69,34 +78,36 @@ def value_range(args: argparse.Namespace) -> tuple[float, float] | None:
     return low, high
 
 
-def sensor_name(text: str) -> str:
-    """Parse ``--name dsm``."""
-    is_taken = text in {*GENERATORS, *RESERVED_NAMES}
-    if is_taken or not text.replace("_", "").replace("-", "").isalnum():
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is reserved or no folder name; choose another, e.g. dsm"
-        )
-    return text
-
-
-def name_and_folder(text: str) -> tuple[str, Path]:
-    """Parse ``--sensor dsm=FOLDER``."""
-    name, _, folder = text.partition("=")
-    if not folder:
-        raise argparse.ArgumentTypeError(f"must be NAME=FOLDER, not '{text}'")
-    return sensor_name(name), Path(folder)
-
-
 def run(args: argparse.Namespace) -> None:
     """Run ``prepare.py sensor``."""
     limits = value_range(args)
-    import_sensor(open_tile_set(args.data), args.name, args.rasters, args.no_data, limits)
+    if (args.rasters is None) == (args.images is None):
+        raise ConfigError("give --rasters FOLDER, or --images FOLDER and --band")
+    if args.images is not None and args.band is None:
+        raise ConfigError("--images needs --band: the band of the images that is the sensor")
+    tile_set = open_tile_set(args.data)
+    files = rasters_of(tile_set, args.images or args.rasters)
+    is_of_images = args.images is not None
+    import_sensor(tile_set, args.name, files, args.band, is_of_images, args.no_data, limits)
+
+
+def rasters_of(tile_set: TileSet, folder: Path) -> dict[str, ArchiveFile]:
+    """Return the raster of every image of a data set, by the id of the image.
+
+    Raises:
+        MissingDataError, DataError: as ``find_raster``.
+    """
+    images = sorted({facts.image for facts in tile_set.sources.values()})
+    paths = {image: find_raster(folder, image) for image in images}
+    return {image: ArchiveFile(name=str(path), path=path) for image, path in paths.items()}
 
 
 def import_sensor(
     tile_set: TileSet,
     name: str,
-    rasters: Path,
+    files: Mapping[str, ArchiveFile],
+    band: int | None = None,
+    is_of_images: bool = False,
     no_data: float | None = None,
     limits: tuple[float, float] | None = None,
 ) -> None:
@@ -105,161 +116,189 @@ def import_sensor(
     Args:
         tile_set: the prepared data set.
         name: name of the store.
-        rasters: folder with a raster of the name and size of every source image.
+        files: a raster for every image, by the id of the image.
+        band: of the rasters, counted from 1; None: the only one.
+        is_of_images: the files are the images, and the sensor is a further band of them.
         no_data: value of pixels without data, beside NaN and what a file declares.
         limits: lowest and highest value of the stored range, which values are clipped to; None:
             the range of the values.
 
     Raises:
-        MissingDataError: an image has no raster.
-        DataError: sizes differ, a file cannot be read, no pixel has data, or the store exists
-            with another range.
+        DataError: a raster does not fit its image, a file cannot be read, no pixel has data, or
+            the store exists with another range.
     """
     by_source: dict[str, list[Tile]] = {}
     for tile in tile_set.tiles.values():
         by_source.setdefault(tile.source, []).append(tile)
     found = [
-        SourceRaster(id=source, file=_find(rasters, source), tiles=tiles)
+        SourceRaster(
+            id=source,
+            file=files[tile_set.sources[source].image],
+            tiles=tiles,
+            facts=tile_set.sources[source],
+        )
         for source, tiles in by_source.items()
     ]
-    folder = store_folder(tile_set.root, name)
-    low, high = store_rasters(tile_set.root, name, found, no_data, limits, default_workers())
+    folder, workers = store_folder(tile_set.root, name), default_workers()
+    rendering = Rendering.from_plain(tile_set.rendering) if is_of_images else AS_STORED
+    reading = Reading(band=band, rendering=rendering, no_data=no_data)
+    stored = store_rasters(
+        tile_set.root, name, found, limits, workers, reading, is_of_images=is_of_images
+    )
+    if stored.num_warped:
+        print(
+            f"{stored.num_warped} of {stored.num_rasters} rasters of {name} were put on the grid "
+            "of their image"
+        )
     print(
-        f"{len(tile_set.tiles)} maps in {folder}, values {low:g} to {high:g}; use them with "
-        f"structure.modalities=[..., {name}]"
+        f"{len(tile_set.tiles)} maps in {folder}, values {stored.low:g} to {stored.high:g}; use "
+        f"them with structure.modalities=[..., {name}]"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceRaster:
-    """Raster of a sensor that belongs to a source image."""
+class Reading:
+    """Settings of how the rasters of a sensor are read, see ``open_band``."""
 
-    id: str  # of the source image
+    band: int | None = None
+    rendering: Rendering = AS_STORED
+    no_data: float | None = None
+
+
+AS_ONE_BAND = Reading()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRange:
+    """Range of the levels of a store, and number of its rasters."""
+
+    low: float
+    high: float
+    num_rasters: int
+    num_warped: int  # to the grid of their image
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRaster:
+    """Raster of a sensor that belongs to a source: an image, or a block of one."""
+
+    id: str  # of the source
     file: ArchiveFile
     tiles: list[Tile]
+    facts: SourceFacts  # of the source
     lacks_columns_px: int = 0  # columns that may be missing at its right: no data there
 
-    def read(self, no_data: float | None) -> np.ndarray:
-        """Read the band as in ``read_band``, padded to the size of the image."""
-        with self.file.open_image() as opened:
-            raster = read_band(opened, self.file.name, no_data)
-        height = max(tile.bottom_px for tile in self.tiles)
-        width = max(tile.right_px for tile in self.tiles)
-        lacks_px = width - raster.shape[1]
-        if 0 < lacks_px <= self.lacks_columns_px:
-            raster = np.pad(raster, ((0, 0), (0, lacks_px)), constant_values=np.nan)
-        if raster.shape != (height, width):
-            raise DataError(
-                f"{self.file.name} is {raster.shape[0]} x {raster.shape[1]} and its image {height} "
-                f"x {width} (height x width); give them one size"
-            )
-        return raster
+    def open(self, reading: Reading) -> AbstractContextManager[SensorBand]:
+        """Open the band on the grid of the image."""
+        facts = self.facts
+        return open_band(
+            self.file.open_image,
+            recorded_frame(f"'{facts.image}'", facts.size, facts.crs, facts.transform),
+            rendering=reading.rendering,
+            band=reading.band,
+            no_data=reading.no_data,
+            lacks_columns_px=self.lacks_columns_px,
+        )
 
 
 def store_rasters(
     root: Path,
     name: str,
     rasters: list[SourceRaster],
-    no_data: float | None,
     limits: tuple[float, float] | None,
     num_workers: int,
+    reading: Reading = AS_ONE_BAND,
+    *,
+    is_of_images: bool = False,
     records: Path | None = None,
-) -> tuple[float, float]:
+) -> StoredRange:
     """Write the rasters of a set, whose images are written already, as the store ``name``.
+
+    Memory holds a tile and a part of a strip of rows, however large the rasters are.
 
     Args:
         root: the set, finished or not.
         name: name of the store.
-        rasters: rasters of every source image.
-        no_data: as in ``import_sensor``.
+        rasters: rasters of every source.
         limits: as in ``import_sensor``.
         num_workers: number of rasters read at a time.
+        reading: how to read them.
+        is_of_images: as in ``import_sensor``; recorded with the band in the recipe of the store,
+            so that inference reads this band of an image.
         records: folder of finished work, from which a killed run resumes; None: never resume.
-
-    Returns:
-        Lowest and highest value of the stored range.
     """
 
-    def find_range(raster: SourceRaster) -> list[float]:
+    def find_range(raster: SourceRaster) -> dict[str, Any]:
         path = records / f"{raster.id}.range.json" if records is not None else None
-        return remembered(path, lambda: _range_of(raster.read(no_data)))
+        return remembered(path, lambda: _survey(raster, reading))
 
-    ranges = [own for own in in_threads(find_range, rasters, f"{name}: range", num_workers) if own]
-    if not ranges:
+    found = in_threads(find_range, rasters, f"{name}: range", num_workers)
+    if not any(own["range"] for own in found):
         raise DataError(
             f"no raster of the sensor {name} has a pixel with data; check --no-data or leave it out"
         )
-    low, high = limits or (min(own[0] for own in ranges), max(own[1] for own in ranges))
-    settings = {"minimum": low, "maximum": high}
+    lows, highs = zip(*(own["range"] for own in found if own["range"]), strict=True)
+    low, high = limits or (min(lows), max(highs))
+    settings: dict[str, Any] = {"minimum": low, "maximum": high}
+    if is_of_images:
+        settings["band"] = reading.band
     recipe = MapRecipe(generator=SENSOR, settings=settings, weights_sha256=None)
     folder = store_folder(root, name)
     begin_store(folder, recipe)
 
     def write(raster: SourceRaster) -> dict[str, str]:
         path = records / f"{raster.id}.json" if records is not None else None
-        return remembered(path, lambda: _write_maps(root, folder, raster, no_data, recipe))
+        return remembered(path, lambda: _write_maps(root, folder, raster, reading, recipe))
 
     hashes: dict[str, str] = {}
     for own in in_threads(write, rasters, name, num_workers):
         hashes |= own
     write_manifest(folder, recipe, dict(sorted(hashes.items())))
-    return low, high
+    is_warped = {r.facts.image: own["is_warped"] for r, own in zip(rasters, found, strict=True)}
+    return StoredRange(
+        low=low, high=high, num_rasters=len(is_warped), num_warped=sum(is_warped.values())
+    )
 
 
-def _range_of(raster: np.ndarray) -> list[float]:
-    """Return the smallest and the largest value; nothing if there is no data."""
-    if not np.isfinite(raster).any():
-        return []
-    return [float(np.nanmin(raster)), float(np.nanmax(raster))]
+def _survey(raster: SourceRaster, reading: Reading) -> dict[str, Any]:
+    """Return the smallest and the largest value in the source, and if the raster is warped."""
+    lows, highs = [], []
+    with raster.open(reading) as band:
+        for rows, columns in _windows(raster.facts.box):
+            values = band.read(rows, columns)
+            if np.isfinite(values).any():
+                lows.append(float(np.nanmin(values)))
+                highs.append(float(np.nanmax(values)))
+    return {"range": [min(lows), max(highs)] if lows else [], "is_warped": band.is_warped}
+
+
+def _windows(box: Box) -> Iterator[tuple[slice, slice]]:
+    """Yield windows that cover a rectangle: rows from the top down, each from the left."""
+    for rows in strips(box.height_px):
+        for left in range(0, box.width_px, _WINDOW_COLUMNS):
+            right = min(left + _WINDOW_COLUMNS, box.width_px)
+            yield (
+                slice(box.top_px + rows.start, box.top_px + rows.stop),
+                slice(box.left_px + left, box.left_px + right),
+            )
 
 
 def _write_maps(
-    root: Path, folder: Path, raster: SourceRaster, no_data: float | None, recipe: MapRecipe
+    root: Path, folder: Path, raster: SourceRaster, reading: Reading, recipe: MapRecipe
 ) -> dict[str, str]:
-    """Cut a raster like its image; return the hash of the image of every tile."""
+    """Cut a raster like its source; return the hash of the image of every tile."""
     low, high = recipe.settings["minimum"], recipe.settings["maximum"]
-    values, hashes = raster.read(no_data), {}
-    for tile in raster.tiles:
-        part = values[tile.slices]
-        levels = np.empty(part.shape, np.uint16)
-        for rows in strips(len(part)):  # the arithmetic is in 64 bits
-            levels[rows] = to_levels(part[rows], low, high)
-        hashes[tile.id] = sha256_of(image_path(root, tile.id))
-        write_map(folder, tile.id, levels, hashes[tile.id], recipe)
+    hashes = {}
+    with raster.open(reading) as band:
+        for tile in raster.tiles:
+            levels = np.empty((tile.height_px, tile.width_px), np.uint16)
+            for rows, columns in _windows(tile):  # the arithmetic is in 64 bits
+                top, left = rows.start - tile.top_px, columns.start - tile.left_px
+                part = to_levels(band.read(rows, columns), low, high)
+                levels[top : top + part.shape[0], left : left + part.shape[1]] = part
+            valid = valid_path(root, tile.id)
+            if valid.is_file():
+                levels[read_raster(valid, "8-bit") == 0] = 0
+            hashes[tile.id] = sha256_of(image_path(root, tile.id))
+            write_map(folder, tile.id, levels, hashes[tile.id], recipe)
     return hashes
-
-
-def read_band(raster: Raster, name: str, no_data: float | None) -> np.ndarray:
-    """Read a single band, ``(H, W)`` float32 or float64, NaN where there is no data.
-
-    Args:
-        raster: the open file, whose own no-data values and masks apply too.
-        name: of the file, for errors.
-        no_data: value without data.
-
-    Raises:
-        DataError: the file has several bands, or does not hold numbers.
-    """
-    if raster.num_bands != 1 or raster.palette is not None or raster.dtype.kind not in "iuf":
-        what = "colours of a palette" if raster.palette is not None else raster.dtype.name
-        raise DataError(f"{name} must hold one band of numbers, not {raster.num_bands} of {what}")
-    values = np.empty(raster.size, np.result_type(raster.dtype, np.float32))
-    for rows in strips(raster.size[0]):
-        stored = raster.read_values(rows, slice(None))[..., 0]
-        valid = raster.read_mask(rows, slice(None)) & np.isfinite(stored)
-        if no_data is not None:
-            # -9999.9 is another number in a float file than on the command line.
-            valid &= stored != (stored.dtype.type(no_data) if stored.dtype.kind == "f" else no_data)
-        values[rows] = np.where(valid, stored, np.nan)
-    return values
-
-
-def _find(rasters: Path, source: str) -> ArchiveFile:
-    # The id of an image in a subfolder has '__' in place of '/'.
-    for stem in (source, source.replace("__", "/")):
-        for suffix in (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES)):
-            if (path := rasters / f"{stem}{suffix}").is_file():
-                return ArchiveFile(name=str(path), path=path)
-    raise MissingDataError(
-        f"the image '{source}' has no raster {rasters / source}{{{','.join(SUFFIXES)}}}; add it"
-    )
