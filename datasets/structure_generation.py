@@ -27,8 +27,7 @@ from datasets.structure_maps import (
     MapRecipe,
     begin_store,
     check_recipe,
-    depth_levels,
-    holds_values,
+    finish_map,
     map_path,
     read_facts,
     write_manifest,
@@ -69,6 +68,15 @@ class Shard:
 
     index: int  # from 1
     count: int
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image that a map is made of."""
+
+    pixels: np.ndarray  # (H, W, 3) uint8 RGB
+    valid: np.ndarray | None  # (H, W) bool, the pixels that hold data; None: all of them
+    source: str  # SHA-256 of its file
 
 
 @dataclass(frozen=True)
@@ -204,14 +212,14 @@ def _make_maps(
     units = plan.units[dist.rank :: dist.world_size]
     sources: dict[str, str] = {}
     failures: dict[str, str] = {}
-    values = holds_values(store.recipe.generator)
 
-    def read(tile_id: str) -> tuple[np.ndarray, str] | str:  # pixels and SHA-256, or its failure
+    def read(tile_id: str) -> _Image | str:  # or the reason of its failure
         try:
             pixels = store.tile_set.read_image(tile_id)
+            valid = store.tile_set.read_valid(tile_id)
         except UserError as error:
             return str(error)
-        return pixels, sha256_of(store.tile_set.image_path(tile_id))
+        return _Image(pixels, valid, sha256_of(store.tile_set.image_path(tile_id)))
 
     reading = read_ahead(read, chain(*units), num_threads=_NUM_READERS, ahead=ahead)
     num_pending = len(plan.pending.intersection(chain(*units)))
@@ -224,38 +232,39 @@ def _make_maps(
             found = dict(zip(unit, islice(reading, len(unit)), strict=True))
             failures |= {t: reason for t, reason in found.items() if isinstance(reason, str)}
             images = {t: image for t, image in found.items() if not isinstance(image, str)}
-            results = _generate(generate_batch, [pixels for pixels, _ in images.values()], values)
-            for (tile_id, (_, source)), made in zip(images.items(), results, strict=True):
+            results = _generate(generate_batch, [*images.values()], store.recipe.generator)
+            for (tile_id, image), made in zip(images.items(), results, strict=True):
                 if tile_id not in plan.pending:
                     continue
                 if isinstance(made, str):
                     failures[tile_id] = made
                     continue
-                sources[tile_id] = source
+                sources[tile_id] = image.source
                 folder = store.parts if tile_id in plan.to_join else store.folder
                 levels, facts = made
-                write_later(write_map, folder, tile_id, levels, source, store.recipe, facts)
+                write_later(write_map, folder, tile_id, levels, image.source, store.recipe, facts)
             bar.update(len(plan.pending.intersection(unit)))
     each_sources, each_failures = zip(*dist.gather((sources, failures)), strict=True)
     return dict(ChainMap(*each_sources)), dict(ChainMap(*each_failures))
 
 
 def _generate(
-    generate_batch: GenerateBatch, images: Sequence[np.ndarray], values: bool
+    generate_batch: GenerateBatch, images: Sequence[_Image], generator: str
 ) -> list[Made | str]:
     """Return the map of each image as it is written, or the reason of its failure."""
     if not images:
         return []
     try:
-        made = generate_batch(images)
-        if values:
-            return [(levels, {"range": ends}) for levels, ends in map(depth_levels, made)]
-        return [(ids, {"num_segments": int(ids.max())}) for ids in made]
+        made = generate_batch([image.pixels for image in images])
+        return [
+            finish_map(each, generator, image.valid)
+            for each, image in zip(made, images, strict=True)
+        ]
     except UserError as error:
         if len(images) == 1:
             return [str(error)]
         # One by one, to find the image that failed.
-        return [_generate(generate_batch, [image], values)[0] for image in images]
+        return [_generate(generate_batch, [image], generator)[0] for image in images]
 
 
 def _finish(store: Store, groups: Sequence[Group], sources: Mapping[str, str]) -> None:

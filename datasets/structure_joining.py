@@ -112,11 +112,12 @@ class _Parts:
         return found
 
     def _read(self, tile: Tile) -> np.ndarray:
-        """Read a part's ids, ``(H, W)`` int32, or its values, ``(H, W)`` float32."""
+        """Read a part's ids, ``(H, W)`` int32, or its values, ``(H, W)`` float32 or NaN."""
         levels = read_map(map_path(self._folder, tile.id))
         if not holds_values(self._recipe.generator):
             return levels.astype(np.int32)
-        return from_levels(levels, *self.facts(tile)["range"]).astype(np.float32)
+        ends = self.facts(tile)["range"] or (0.0, 0.0)  # no pixel holds data
+        return from_levels(levels, *ends).astype(np.float32)
 
 
 def join_groups(
@@ -198,10 +199,12 @@ def _solve(
                 "structure.sam.join_tiles=false, or settings that give larger segments"
             )
         return _Solution({"num_segments": num_segments}, tables=tables)
-    alignment = align(compared, len(facts))
-    ends = np.array([each["range"] for each in facts]) * alignment.scale[:, np.newaxis]
-    ends += alignment.shift[:, np.newaxis]
-    low, high = float(ends.min()), float(ends.max())
+    # Tiles that share no pixel with data are not comparable.
+    alignment = align({pair: of for pair, of in compared.items() if of[0]}, len(facts))
+    ends = np.array([each["range"] or (np.nan, np.nan) for each in facts])
+    ends = ends * alignment.scale[:, np.newaxis] + alignment.shift[:, np.newaxis]
+    ends = ends[~np.isnan(ends)]
+    low, high = (float(ends.min()), float(ends.max())) if ends.size else (0.0, 0.0)
     residual = alignment.residual / max(high - low, 1e-12)
     return _Solution({"range": [low, high], "residual": float(residual)}, alignment=alignment)
 

@@ -65,15 +65,16 @@ def to_levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def from_levels(levels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Invert ``to_levels`` for a map without gaps, ``(H, W)`` float64."""
-    return low + (levels.astype(np.float64) - 1) / (LARGEST - 1) * (high - low)
+    """Invert ``to_levels``, ``(H, W)`` float64; NaN where there is no data."""
+    values = low + (levels.astype(np.float64) - 1) / (LARGEST - 1) * (high - low)
+    return np.where(levels > 0, values, np.nan)
 
 
 def depth_levels(depth: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """Quantise ``(H, W)`` float depth over its own range.
+    """Quantise float depth of any shape over its own range.
 
     Returns:
-        ``(H, W)`` uint16 levels, and the smallest and the largest depth.
+        uint16 levels of that shape, and the smallest and the largest depth.
 
     Raises:
         DataError: it is not finite everywhere.
@@ -84,6 +85,36 @@ def depth_levels(depth: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
         )
     low, high = float(depth.min()), float(depth.max())
     return to_levels(depth, low, high), (low, high)
+
+
+def finish_map(
+    made: np.ndarray, generator: str, valid: np.ndarray | None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return a map as it is stored, 0 where the image holds no data, and the facts of its file.
+
+    Args:
+        made: ``(H, W)`` segment ids, or depth.
+        generator: its maker.
+        valid: ``(H, W)`` bool, the pixels that hold data; None: all of them.
+
+    Returns:
+        ``(H, W)`` uint16 ids or levels; ``num_segments``, or ``range``: the smallest and the
+        largest depth of the pixels that hold data, None if there are none.
+
+    Raises:
+        DataError: see ``depth_levels``.
+    """
+    if not holds_values(generator):
+        ids = made if valid is None else np.where(valid, made, 0).astype(made.dtype)
+        return ids, {"num_segments": int(ids.max())}
+    if valid is None:
+        levels, ends = depth_levels(made)
+        return levels, {"range": ends}
+    levels = np.zeros(made.shape, np.uint16)
+    if not valid.any():
+        return levels, {"range": None}
+    levels[valid], ends = depth_levels(made[valid])
+    return levels, {"range": ends}
 
 
 def write_map(

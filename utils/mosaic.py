@@ -211,13 +211,18 @@ def _ramps(layout: Layout, tile: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def overlap_moments(values_a: np.ndarray, values_b: np.ndarray) -> np.ndarray:
-    """Return the statistics of two tiles' finite values of the same pixels that ``align`` needs.
+    """Return the statistics of two tiles' values of the same pixels that ``align`` needs.
 
-    These are ``(6,)`` float64: number of pixels, means of a and b, (co)variances aa, ab and bb.
+    These are ``(6,)`` float64, of pixels that are finite in both: their number, means of a and b,
+    (co)variances aa, ab and bb. All are 0 if there are none.
     """
+    is_finite = np.isfinite(values_a) & np.isfinite(values_b)
+    if not is_finite.any():
+        return np.zeros(6)
+    both = np.stack([values_a[is_finite], values_b[is_finite]]).astype(np.float64)
     # Subtract the first value before the mean, so that a constant has a variance of exactly 0.
-    first = np.array([values_a[0, 0], values_b[0, 0]], dtype=np.float64)
-    both = np.stack([values_a.ravel(), values_b.ravel()]).astype(np.float64) - first[:, None]
+    first = both[:, 0]
+    both = both - first[:, None]
     means = both.mean(axis=1)
     a, b = both - means[:, None]
     return np.array([a.size, *(first + means), (a * a).mean(), (a * b).mean(), (b * b).mean()])

@@ -63,7 +63,11 @@ class Predictor:
         return self.strips_of((image.shape[-2], image.shape[-1]), crop)
 
     def strips_of(
-        self, size: tuple[int, int], crop: Callable[[Box], WindowInputs], part: slice = slice(None)
+        self,
+        size: tuple[int, int],
+        crop: Callable[[Box], WindowInputs],
+        part: slice = slice(None),
+        is_wanted: Callable[[Box], bool] | None = None,
     ) -> Iterator[tuple[slice, Tensor]]:
         """Return the logits of one image from the top down; those of a large one are never held.
 
@@ -73,6 +77,7 @@ class Predictor:
             size: height and width of the image.
             crop: called once for each window, row by row of windows.
             part: requested rows of the image.
+            is_wanted: tells windows that are predicted, as in ``predict_strips``.
 
         Returns:
             Iterator of rows and their logits ``(C, rows, W)`` float32 on the device.
@@ -95,6 +100,7 @@ class Predictor:
             overlap_px=self.config.overlap_px,
             batch_size=self.config.batch_size,
             part=part,
+            is_wanted=is_wanted,
         )
 
     def _stack(self, parts: Sequence[Tensor]) -> Tensor:

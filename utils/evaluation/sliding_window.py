@@ -39,12 +39,13 @@ def predict_strips(
     overlap_px: int,
     batch_size: int,
     part: slice = slice(None),
+    is_wanted: Callable[[Box], bool] | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Average the logits of all windows, in strips from the top of the image down.
 
     A strip is yielded as soon as no further window covers its rows, and is then released: memory
     grows with the width of the image and the height of the windows of one batch, not with the
-    height of the image.
+    height of the image, nor with rows that no wanted window covers.
 
     Args:
         forward: windows of one size -> their logits ``(N, C, h, w)``.
@@ -53,27 +54,58 @@ def predict_strips(
         overlap_px: least overlap of neighbouring windows, below ``window_px``.
         batch_size: windows per call, which may lie in several rows of windows.
         part: requested rows of the image; windows that do not cover any are skipped.
+        is_wanted: tells windows that are predicted; None: all are. Pixels that only wanted windows
+            cover have the same logits as if all were; those that none covers have logits of 0.
 
     Yields:
-        Rows of the image, those of ``part`` in ascending order, and their logits
-        ``(C, rows, width)`` float32 on the device of ``forward``.
+        Rows of the image, those of ``part`` that a wanted window covers in ascending order, and
+        their logits ``(C, rows, width)`` float32 on the device of ``forward``.
     """
     weights = [window_weights(length, window_px, overlap_px) for length in size]
     height, width = (min(window_px, length) for length in size)
     begin, end, _ = part.indices(size[0])
-    windows = [
+    boxes = (
         Box(top, left, height, width)
         for top in weights[0]
         if top < end and top + height > begin
         for left in weights[1]
-    ]
+    )
+    windows = [window for window in boxes if is_wanted is None or is_wanted(window)]
+    for run in _runs(windows):
+        for rows, logits in _predict_run(forward, run, size[1], weights, batch_size):
+            if rows.start < end and rows.stop > begin:
+                first, last = max(begin - rows.start, 0), min(rows.stop, end) - rows.start
+                yield slice(rows.start + first, rows.start + last), logits[:, first:last]
+            del logits  # released before the next ones are computed
+
+
+def _runs(windows: Sequence[Box]) -> Iterator[list[Box]]:
+    """Split windows, ordered by first row, where a row of the image lies in none of them."""
+    run: list[Box] = []
+    for window in windows:
+        if run and window.top_px > run[-1].bottom_px:
+            yield run
+            run = []
+        run.append(window)
+    if run:
+        yield run
+
+
+def _predict_run(
+    forward: Callable[[list[Box]], Tensor],
+    windows: list[Box],
+    width: int,
+    weights: Sequence[dict[int, Tensor]],
+    batch_size: int,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield all rows of windows of one height that leave no row out; see ``predict_strips``."""
     # Weighted sums of the rows from ``done`` on, as far down as a window has reached.
     held, done = None, windows[0].top_px
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
         logits = forward(batch).float()
         if held is None:
-            held = logits.new_zeros(logits.shape[1], 0, size[1])
+            held = logits.new_zeros(logits.shape[1], 0, width)
             weights = [{s: x.to(logits.device) for s, x in axis.items()} for axis in weights]
         held = _with_rows(held, batch[-1].bottom_px - done)
         for window, each in zip(batch, logits, strict=True):
@@ -84,11 +116,9 @@ def predict_strips(
         last = first + batch_size >= len(windows)
         complete = batch[-1].bottom_px if last else windows[first + batch_size].top_px
         if complete > done:
-            rows = slice(max(done, begin), min(complete, end))
-            finished = held[:, max(rows.start - done, 0) : rows.stop - done]
+            rows, finished = slice(done, complete), held[:, : complete - done]
             held, done = held[:, complete - done :].clone(), complete
-            if rows.start < rows.stop:
-                yield rows, finished
+            yield rows, finished
             del finished  # a view that keeps all the sums it was cut from alive
 
 

@@ -1,8 +1,8 @@
 """Structure maps for inference: generated for each chunk of an image, or read from a data set."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,7 @@ from datasets.encodings import StructureEncoder
 from datasets.loaders import check_structure
 from datasets.structure_maps import (
     MapRecipe,
-    depth_levels,
-    holds_values,
+    finish_map,
     map_path,
     map_settings,
     read_facts,
@@ -28,9 +27,7 @@ from utils.boxes import Box
 from utils.config import differences
 from utils.distributed import DistContext
 from utils.errors import DataError, UserError
-from utils.files import sha256_of
 from utils.inference.inputs import Input
-from utils.inference.progress import file_state
 from utils.training.checkpoint import Checkpoint
 
 
@@ -53,7 +50,7 @@ class GeneratedMaps:
         self._generators, self._folder = generators, folder
 
     def of_chunk(
-        self, image: Input | None, chunk: Box, pixels: np.ndarray
+        self, image: Input | None, chunk: Box, pixels: np.ndarray, valid: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
         """Make the maps of a chunk.
 
@@ -61,21 +58,23 @@ class GeneratedMaps:
             image: None: an image without a file.
             chunk: where in the image.
             pixels: ``(h, w, 3)`` uint8 RGB of the chunk.
+            valid: ``(h, w)`` bool, its pixels that hold data; None: all of them.
 
         Returns:
-            Ids or levels ``(h, w)`` uint16 by store.
+            Ids or levels ``(h, w)`` uint16 by store, 0 where there is no data.
         """
         if self._folder is None or image is None:
-            return {store: _generate(*pair, pixels) for store, pair in self._generators.items()}
+            pairs = self._generators.items()
+            return {store: _generate(*pair, pixels, valid) for store, pair in pairs}
         name = f"{image.result.with_suffix('')}_y{chunk.top_px:05d}_x{chunk.left_px:05d}"
         name += f"_{chunk.height_px}x{chunk.width_px}"
-        maps = {}
+        maps, source = {}, _sha256(pixels, valid)
         for store, (generator, recipe) in self._generators.items():
-            folder, source = self._folder / store, _sha256(image.path, file_state(image.path))
+            folder = self._folder / store
             if read_facts(folder, name, source, recipe) is not None:
                 maps[store] = np.array(read_map(map_path(folder, name)))
             else:
-                maps[store] = _generate(generator, recipe, pixels)
+                maps[store] = _generate(generator, recipe, pixels, valid)
                 write_map(folder, name, maps[store], source, recipe)
         return maps
 
@@ -94,7 +93,7 @@ class StoredMaps:
         self._folders = {store: store_folder(root, store) for store in stores}
 
     def of_chunk(
-        self, image: Input | None, chunk: Box, pixels: np.ndarray
+        self, image: Input | None, chunk: Box, pixels: np.ndarray, valid: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
         """Read the maps of a chunk, see ``GeneratedMaps.of_chunk``; the image must be a tile."""
         assert image is not None and image.tile_id is not None
@@ -174,12 +173,16 @@ def generated_maps(
     return GeneratedMaps(generators, keep)
 
 
-def _generate(generator: StructureGenerator, recipe: MapRecipe, pixels: np.ndarray) -> np.ndarray:
+def _generate(
+    generator: StructureGenerator, recipe: MapRecipe, pixels: np.ndarray, valid: np.ndarray | None
+) -> np.ndarray:
     (made,) = generator.generate_batch([pixels])
-    return depth_levels(made)[0] if holds_values(recipe.generator) else made
+    return finish_map(made, recipe.generator, valid)[0]
 
 
-@lru_cache(maxsize=4)  # the chunks of one image follow each other
-def _sha256(path: Path, state: tuple[int, int]) -> str:
-    """Return the hash of a file, once for each of its states."""
-    return sha256_of(path)
+def _sha256(pixels: np.ndarray, valid: np.ndarray | None) -> str:
+    """Return the hash of what a map is made of: not of a file, which can be read in many ways."""
+    digest = hashlib.sha256(pixels.tobytes())
+    if valid is not None:
+        digest.update(np.packbits(valid).tobytes())
+    return digest.hexdigest()

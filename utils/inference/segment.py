@@ -12,9 +12,11 @@ from configs.schema import Config, EvalConfig
 from utils.boxes import Box
 from utils.evaluation.evaluate import Predictor, WindowInputs, classes_of
 from utils.evaluation.setup import load_predictor
+from utils.inference.arguments import checked_image
 from utils.inference.chunks import ChunkGrid
 from utils.inference.inputs import Input
 from utils.inference.maps import MapSource, generated_maps
+from utils.inference.validity import ReadMask, ValidCells
 from utils.malloc import return_freed_memory
 from utils.threads import Stopwatch, read_ahead
 from utils.training.checkpoint import Checkpoint
@@ -48,7 +50,12 @@ class Segmenter:
         self._config, self._segment_px = config, segment_px
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Segment an image in memory: ``(H, W, 3)`` uint8 RGB -> ``(H, W)`` uint8 class indices."""
+        """Segment an image in memory: ``(H, W, 3)`` uint8 RGB -> ``(H, W)`` uint8 class indices.
+
+        Raises:
+            DataError: it is no such image; the message says how to convert it.
+        """
+        image = checked_image(image)
         strips = self.strips(None, image.shape[:2], lambda rows, columns: image[rows, columns])
         return torch.cat([classes_of(logits) for _, logits in strips]).numpy()
 
@@ -65,6 +72,7 @@ class Segmenter:
         size: tuple[int, int],
         read: Read,
         rows: slice | None = None,
+        read_mask: ReadMask | None = None,
     ) -> Iterator[tuple[slice, Tensor]]:
         """Yield the logits of an image of any size from the top down.
 
@@ -76,11 +84,21 @@ class Segmenter:
             size: height and width.
             read: returns pixels; called in the thread, once a chunk, in order.
             rows: range to predict; None: all.
+            read_mask: tells pixels that hold data; None: all do. Chunks and windows without any
+                are skipped, which changes no pixel that holds data.
 
         Yields:
-            Rows and their logits ``(C, rows, W)``, float32, on the predictor's device.
+            Rows that some predicted window covers, and their logits ``(C, rows, W)``, float32, on
+            the predictor's device.
         """
         grid, rows = self._grid(size), rows or slice(0, size[0])
+        chunks, is_wanted = [*grid.covering(rows)], None
+        if read_mask is not None:
+            with self.watch.time("read"):
+                bottom = max(chunk.bottom_px for chunk in chunks)
+                cells = ValidCells(read_mask, size, slice(chunks[0].top_px, bottom))
+            is_wanted = cells.any_in
+            chunks = [chunk for chunk in chunks if is_wanted(chunk)]
         held: dict[Box, WindowInputs] = {}
 
         def crop(window: Box) -> WindowInputs:
@@ -99,17 +117,20 @@ class Segmenter:
             inside = (..., *Box(top, left, window.height_px, window.width_px).slices)
             return pixels[inside], {store: levels[inside] for store, levels in maps.items()}, None
 
-        load = partial(self._load, image, read)
+        load = partial(self._load, image, read, read_mask)
         ahead = grid.num_across + 1  # the next row of chunks is loaded while this one is predicted
-        with closing(read_ahead(load, grid.covering(rows), num_threads=1, ahead=ahead)) as loading:
-            yield from self._predictor.strips_of(size, crop, rows)
+        with closing(read_ahead(load, chunks, num_threads=1, ahead=ahead)) as loading:
+            yield from self._predictor.strips_of(size, crop, rows, is_wanted)
 
-    def _load(self, image: Input | None, read: Read, chunk: Box) -> tuple[Box, WindowInputs]:
+    def _load(
+        self, image: Input | None, read: Read, read_mask: ReadMask | None, chunk: Box
+    ) -> tuple[Box, WindowInputs]:
         """Read a chunk and make its maps."""
         with self.watch.time("read"):
             pixels = read(*chunk.slices)
+            valid = None if read_mask is None else read_mask(*chunk.slices)
         with self.watch.time("structure"):
-            maps = self._maps.of_chunk(image, chunk, pixels)
+            maps = self._maps.of_chunk(image, chunk, pixels, valid)
         array = np.require(pixels, requirements=["C", "W"])  # as PyTorch wants it
         tensor = torch.from_numpy(array).movedim(-1, 0).unsqueeze(0)
         return chunk, (tensor, {s: torch.from_numpy(m).unsqueeze(0) for s, m in maps.items()}, None)

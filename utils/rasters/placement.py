@@ -16,6 +16,7 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 from rasterio.warp import transform, transform_bounds
 
+from utils.boxes import Box
 from utils.errors import DataError
 
 _SAME_PX = 0.01  # largest distance of equal corners
@@ -93,6 +94,19 @@ class Grid:
         shown = crs or self.placement.crs
         system = f" ({shown.to_string()[:40]})" if shown is not None else ""
         return f"x {left:.10g} to {right:.10g}, y {bottom:.10g} to {top:.10g}{system}"
+
+
+def placement_of(crs: str | None, transform: Sequence[float], box: Box) -> Placement:
+    """Return the placement of a rectangle of an image.
+
+    Args:
+        crs: coordinate reference system of the image, as WKT.
+        transform: of the image, the six numbers of ``Affine``.
+        box: the rectangle.
+    """
+    corner = Affine.translation(box.left_px, box.top_px)
+    known = None if crs is None else CRS.from_wkt(crs)
+    return Placement(crs=known, transform=Affine(*transform) @ corner)
 
 
 def grid_of(size: tuple[int, int], placement: Placement | None) -> Grid | None:

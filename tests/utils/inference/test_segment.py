@@ -33,15 +33,15 @@ class Levels:
         return maps["height"].unsqueeze(1).float() / 65535
 
 
-def no_map(image, chunk, pixels):
+def no_map(image, chunk, pixels, valid=None):
     return {"height": np.zeros(pixels.shape[:2], np.uint16)}
 
 
-def strips_of(image, make_maps, rows=None, read=None, network=None):
+def strips_of(image, make_maps, rows=None, read=None, network=None, read_mask=None):
     read = read or (lambda rows, columns: image[rows, columns])
     predictor = Predictor(network or Sum(), Levels(), Precision("fp32", CPU), CONFIG, CPU)
     segmenter = Segmenter(predictor, SimpleNamespace(of_chunk=make_maps), CONFIG)
-    return segmenter.strips(None, image.shape[:2], read, rows)
+    return segmenter.strips(None, image.shape[:2], read, rows, read_mask)
 
 
 def segment(*arguments):
@@ -61,7 +61,7 @@ def image():
 def test_a_scene_in_chunks_equals_the_scene_at_once(image):
     """With maps that do not depend on the chunk: values of the whole image, cropped."""
     levels = np.random.default_rng(1).integers(0, 65536, image.shape[:2], dtype=np.uint16)
-    logits = segment(image, lambda image, chunk, pixels: {"height": levels[chunk.slices]})
+    logits = segment(image, lambda image, chunk, pixels, valid: {"height": levels[chunk.slices]})
     predictor = Predictor(Sum(), Levels(), Precision("fp32", CPU), CONFIG, CPU)
     whole = predictor.strips(
         torch.from_numpy(image).movedim(-1, 0).unsqueeze(0),
@@ -72,7 +72,7 @@ def test_a_scene_in_chunks_equals_the_scene_at_once(image):
 
 @pytest.mark.parametrize("part", [slice(0, 100), slice(100, 431), slice(200, 201)])
 def test_rows_alone_equal_those_of_the_whole(image, part):
-    def make(_, chunk, pixels):  # other values in each chunk
+    def make(_, chunk, pixels, valid):  # other values in each chunk
         return {"height": np.full(pixels.shape[:2], (chunk.top_px + chunk.left_px) * 50, np.uint16)}
 
     whole = segment(image, make)
@@ -109,7 +109,7 @@ def test_every_pixel_is_read_about_once_in_order_and_makes_the_map_of_its_chunk(
         tops.append(rows.start)
         return image[rows, columns]
 
-    def make(_, chunk, pixels):
+    def make(_, chunk, pixels, valid):
         assert np.array_equal(pixels, image[chunk.slices])
         return no_map(_, chunk, pixels)
 
@@ -123,3 +123,39 @@ def test_class_and_confidence_by_hand():
     assert classes_of(logits).tolist() == [[0, 0, 0]]
     expected = [255 * 0.5, 255 / (1 + np.exp(-2.0)), 255]
     assert np.abs(confidence_of(logits)[0] - expected).max() <= 0.5
+
+
+def test_chunks_without_data_are_neither_read_nor_mapped_and_no_other_pixel_changes(image):
+    """A chunk that holds data in part has its mask for the maps; whole rows of chunks are left."""
+    valid = np.zeros(image.shape[:2], bool)
+    valid[5:9, 200:300], valid[400:410, 3] = True, True
+    levels = np.random.default_rng(1).integers(0, 65536, image.shape[:2], dtype=np.uint16)
+    read, predicted = [], []
+
+    def read_pixels(rows, columns):
+        read.append((rows, columns))
+        return image[rows, columns]
+
+    def make(_, chunk, pixels, mask):
+        assert mask is None or np.array_equal(mask, valid[chunk.slices])
+        return {"height": levels[chunk.slices]}
+
+    class Counting(Sum):
+        def forward(self, image, structure):
+            predicted.append(len(image))
+            return super().forward(image, structure)
+
+    def run(read_mask):
+        read.clear()
+        predicted.clear()
+        found = torch.full((3, *valid.shape), torch.nan)
+        strips = strips_of(image, make, None, read_pixels, Counting(), read_mask)
+        for rows, logits in strips:
+            found[:, rows] = logits
+        return found, len(read), sum(predicted)
+
+    whole, num_read, num_windows = run(None)
+    found, num_read_valid, num_windows_valid = run(lambda rows, columns: valid[rows, columns])
+    assert torch.equal(found[:, valid], whole[:, valid])
+    assert 0 < num_read_valid < num_read / 2 and num_windows_valid < num_windows / 3
+    assert [*run(lambda rows, columns: np.zeros_like(valid)[rows, columns])][1:] == [0, 0]
