@@ -101,7 +101,7 @@ def test_a_folder_that_is_something_else_is_left_alone(run_prepare, tmp_path):
     with pytest.raises(DataError, match=r"other settings \(wanted \| found\): seed: 1 \| None"):
         is_prepared(tmp_path, {"seed": 1})
     (tmp_path / "dataset.json").write_text('{"prepared_with": {"seed": 1}, "format_version": 1}')
-    with pytest.raises(DataError, match=r"data set format 1, this program writes 2\. Delete it"):
+    with pytest.raises(DataError, match=r"data set format 1, this program writes 3\. Delete it"):
         is_prepared(tmp_path, {"seed": 1})
 
 

@@ -69,7 +69,7 @@ class _LabelTally:
         self.unknown.update(decoded.unknown)
         self.num_repaired += decoded.num_repaired
         self.num_no_data += decoded.num_no_data
-        self.num_tagged += decoded.num_tagged
+        self.num_tagged += decoded.tagged
         self.num_outside += decoded.num_outside
         self.hint = self.hint or decoded.hint
 
@@ -214,9 +214,7 @@ class ImageCutter:
         plain = [box.top_px, box.left_px, box.height_px, box.width_px]
         order = {tile.id: number for number, tile in enumerate(source.tiles)}
         return {
-            "tiles": sorted(
-                source.written, key=lambda each: source.tiles.index(Tile(**each["tile"]))
-            ),
+            "tiles": sorted(source.written, key=lambda each: order[each["tile"]["id"]]),
             "pixels": source.counts.tolist() if "full" in self._labels else None,
             "num_pixels": box.height_px * box.width_px,
             "num_no_data": source.num_no_data,

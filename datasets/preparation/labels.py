@@ -1,15 +1,17 @@
 """Labels of an image on its grid: masks beside it, masks placed elsewhere, and polygons."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
 
 from datasets.preparation.archives import ArchiveFile
 from datasets.preparation.classes import Decoded, LabelRepair, MaskDecoder, PolygonDecoder
 from utils.errors import DataError
 from utils.rasters.placement import Grid, covers, grid_of, same_grid
 from utils.rasters.reading import Raster
-from utils.rasters.vectors import PlacedPolygons
+from utils.rasters.vectors import POLYGON_SUFFIX, Polygons, read_polygons
 
 POLYGON_SUFFIX = ".geojson"
 Decoder = MaskDecoder | PolygonDecoder
@@ -17,21 +19,61 @@ Decoder = MaskDecoder | PolygonDecoder
 
 @dataclass(frozen=True, kw_only=True)
 class OpenLabels:
-    """Labels of one kind of an open image, read by rows."""
+    """Labels of one kind of an open image."""
 
     name: str  # of the file
     is_warped: bool  # read through a warp, because the file has another grid
-    _source: Raster | PlacedPolygons
-    _decoder: Decoder
-    _repair: LabelRepair | None
+    decode: Callable[[slice], Decoded]  # rows of the image, in its full width
 
-    def decode(self, rows: slice) -> Decoded:
-        """Decode rows of the image, in its full width."""
-        if isinstance(self._decoder, MaskDecoder):
-            assert isinstance(self._source, Raster)
-            return self._decoder.decode(self._source, rows, self.name, self._repair)
-        assert not isinstance(self._source, Raster)
-        return self._decoder.decode(self._source, rows, self.name)
+
+@dataclass(frozen=True, kw_only=True)
+class LabelReader:
+    """Reader of the labels of one kind.
+
+    Attributes:
+        masks: decoder of masks.
+        polygons: decoder of polygons.
+        attribute: property of a polygon that names its class.
+    """
+
+    masks: MaskDecoder
+    polygons: PolygonDecoder
+    attribute: str
+
+    @contextmanager
+    def open(
+        self,
+        file: ArchiveFile,
+        image: Raster,
+        image_name: str,
+        repair: LabelRepair | None = None,
+    ) -> Iterator[OpenLabels]:
+        """Open the labels of an image.
+
+        Two placed files are brought together by their places: a mask on another grid, or in another
+        coordinate reference system, is warped to that of the image, by nearest pixels. If one of
+        them has no place, they belong together pixel by pixel. Polygons are drawn on the grid.
+
+        Raises:
+            DataError: the mask does not cover the image, or differs in size; polygons, but the
+                image has no place.
+        """
+        if is_polygons(file):
+            polygons = _polygons_of(file.path, self.attribute)
+            placed = self.polygons.place(polygons, grid_of(image.size, image.placement), image_name)
+            decode = partial(self.polygons.decode, placed)
+            yield OpenLabels(name=file.name, is_warped=False, decode=decode)
+            return
+        with ExitStack() as stack:
+            mask = stack.enter_context(file.open_image())
+            warp = wanted_warp(mask, image, (file.name, image_name))
+            if warp is not None:
+                mask = stack.enter_context(file.open_image(grid=warp))
+
+            def decode_rows(rows: slice) -> Decoded:
+                return self.masks.decode(mask, rows, file.name, repair)
+
+            yield OpenLabels(name=file.name, is_warped=warp is not None, decode=decode_rows)
 
 
 def is_polygons(file: ArchiveFile) -> bool:
@@ -39,47 +81,9 @@ def is_polygons(file: ArchiveFile) -> bool:
     return file.name.lower().endswith(POLYGON_SUFFIX)
 
 
-@contextmanager
-def open_labels(
-    file: ArchiveFile,
-    image: Raster,
-    image_name: str,
-    decoder: Decoder,
-    repair: LabelRepair | None = None,
-) -> Iterator[OpenLabels]:
-    """Open the labels of an image.
-
-    Two placed files are brought together by their places: a mask on another grid, or in another
-    coordinate reference system, is warped to that of the image, by nearest pixels. If one of them
-    has no place, they belong together pixel by pixel.
-
-    Raises:
-        DataError: the mask does not cover the image, or differs in size; polygons, but the image
-            has no place.
-    """
-    grid = grid_of(image.size, image.placement)
-    if isinstance(decoder, PolygonDecoder):
-        if grid is None or grid.placement.crs is None:
-            raise DataError(
-                f"{image_name} has no place on the earth, which labels as polygons need; give it a "
-                "coordinate reference system and a transform, or masks as labels"
-            )
-        burned = decoder.polygons_of(file.path).on(grid)
-        yield OpenLabels(
-            name=file.name, is_warped=False, _source=burned, _decoder=decoder, _repair=None
-        )
-        return
-    with file.open_image() as mask:
-        warp = wanted_warp(mask, image, (file.name, image_name))
-        if warp is None:
-            yield OpenLabels(
-                name=file.name, is_warped=False, _source=mask, _decoder=decoder, _repair=repair
-            )
-            return
-    with file.open_image(grid=warp) as mask:
-        yield OpenLabels(
-            name=file.name, is_warped=True, _source=mask, _decoder=decoder, _repair=repair
-        )
+@lru_cache(maxsize=8)  # one file may hold the polygons of all images
+def _polygons_of(path: Path, attribute: str) -> Polygons:
+    return read_polygons(path, attribute)
 
 
 def wanted_warp(raster: Raster, image: Raster, names: tuple[str, str]) -> Grid | None:
@@ -96,10 +100,8 @@ def wanted_warp(raster: Raster, image: Raster, names: tuple[str, str]) -> Grid |
     own, grid = grid_of(raster.size, raster.placement), grid_of(image.size, image.placement)
     if own is None or grid is None:
         if raster.size != image.size:
-            sizes = [
-                f"{name} is {s[0]} x {s[1]}"
-                for name, s in zip(names, (raster.size, image.size), strict=True)
-            ]
+            each = zip(names, (raster.size, image.size), strict=True)
+            sizes = [f"{name} is {s[0]} x {s[1]}" for name, s in each]
             raise DataError(
                 f"{' and '.join(sizes)} (height x width); give them one size, or place both on the "
                 "earth"

@@ -25,7 +25,7 @@ from configs.schema import IGNORE_INDEX
 from datasets.preparation.archives import ArchiveFile, in_threads
 from datasets.preparation.classes import ClassFile, LabelRepair, MaskDecoder, PolygonDecoder
 from datasets.preparation.cutting import ImageCutter
-from datasets.preparation.labels import Decoder, is_polygons, open_labels
+from datasets.preparation.labels import LabelReader, is_polygons
 from datasets.preparation.sensor import SourceRaster, store_rasters
 from datasets.preparation.writer import RECORDS, TileSetWriter, Tiling
 from datasets.sources import SourceFacts
@@ -191,10 +191,14 @@ def _size_faults(source: Source) -> list[tuple[str, str]]:
 
 def _prepare_images(folder: Path, plan: Plan, num_workers: int) -> list[Record]:
     """Write the tiles of every image that is not finished; return the records of all."""
-    decoders: dict[tuple[str, bool], Decoder] = {}
-    for kind, file in plan.classes.items():
-        decoders[kind, False] = MaskDecoder(file, plan.mask_kind)
-        decoders[kind, True] = PolygonDecoder(file, plan.attribute, plan.background)
+    readers = {
+        kind: LabelReader(
+            masks=MaskDecoder(file, plan.mask_kind),
+            polygons=PolygonDecoder(file, plan.background),
+            attribute=plan.attribute,
+        )
+        for kind, file in plan.classes.items()
+    }
     split_of = {source.id: split for split, source in plan.jobs()}
     unknown_seen: list[Record] = []
 
@@ -206,11 +210,12 @@ def _prepare_images(folder: Path, plan: Plan, num_workers: int) -> list[Record]:
         first = sources[0]
         with ExitStack() as stack:
             image = stack.enter_context(first.image.open_image(plan.rendering))
-            labels = {}
-            for kind, file in first.labels.items():
-                decoder = decoders[kind, is_polygons(file)]
-                opened = open_labels(file, image, first.image.name, decoder, first.repair)
-                labels[kind] = stack.enter_context(opened)
+            labels = {
+                kind: stack.enter_context(
+                    readers[kind].open(file, image, first.image.name, first.repair)
+                )
+                for kind, file in first.labels.items()
+            }
             boxes = [source.box or Box(0, 0, *image.size) for source in sources]
             parts = [
                 (source.id, box, plan.tiling.tiles(source.id, split_of[source.id], box))

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.boxes import Box
 from utils.errors import DataError
 from utils.rasters.placement import Grid, Placement
 from utils.rasters.rendering import AS_STORED, Range, Rendering, stretch_text
@@ -157,7 +158,9 @@ class Raster:
             valid &= ~np.isnan(self.read_values(rows, columns, self.rgb_bands)).any(axis=-1)
         return valid
 
-    def sample(self, num_pixels: int, bands: Sequence[int] | None = None) -> np.ndarray:
+    def sample(
+        self, num_pixels: int, bands: Sequence[int] | None = None, box: Box | None = None
+    ) -> np.ndarray:
         """Return the values of about so many pixels, those with data, spread over the image.
 
         All pixels of a smaller image; of a larger one those of windows on a regular grid.
@@ -165,26 +168,28 @@ class Raster:
         Args:
             num_pixels: wanted at most, but at least one window.
             bands: as in ``read_values``.
+            box: part of the image; None: all of it.
 
         Returns:
             ``(N, bands)`` in ``dtype``; N may be 0.
         """
-        height, width = self.size
+        box = box or Box(0, 0, *self.size)
+        height, width = box.height_px, box.width_px
         if height * width <= num_pixels:
             places = [([*range(0, height, _SAMPLE_PX)], _SAMPLE_PX), ([0], width)]
         else:
             num = max(1, math.isqrt(num_pixels) // _SAMPLE_PX)
             places = []
-            for length in self.size:
+            for length in (height, width):
                 side = min(_SAMPLE_PX, length)
                 last = length - side
                 starts = [round(last * (2 * i + 1) / (2 * num)) for i in range(num)]
                 places.append((sorted({*starts}), side))
         (tops, high), (lefts, wide) = places
         found = []
-        for top in tops:
-            for left in lefts:
-                window = slice(top, top + high), slice(left, left + wide)
+        for top in (box.top_px + start for start in tops):
+            for left in (box.left_px + start for start in lefts):
+                window = slice(top, min(top + high, box.bottom_px)), slice(left, left + wide)
                 found.append(self.read_values(*window, bands)[self.read_mask(*window)])
         return np.concatenate(found)
 

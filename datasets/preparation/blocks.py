@@ -1,0 +1,106 @@
+"""Spatial splits: blocks of one or few large images become training, validation and test data.
+
+Neighbouring pixels resemble each other, so blocks of different splits are kept apart by a gap, and
+no tile leaves its block.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from datasets.preparation.pipeline import Source
+from datasets.tile_set import SPLITS
+from utils.boxes import Box
+from utils.errors import ConfigError
+
+_MIN_BLOCK_PX = 32  # the coarsest scale of the network is 1/32
+
+
+def split_by_blocks(
+    sources: Sequence[Source],
+    side_px: int,
+    gap_px: int,
+    shares: tuple[float, float, float],
+    seed: int,
+) -> dict[str, list[Source]]:
+    """Cut every image into blocks, and distribute these over the splits at random.
+
+    An image has as many rows and columns of blocks as its sides hold ``side_px``, rounded, at least
+    one. A block is smaller by half of the gap at every side beyond which, also diagonally, lies a
+    block of another split; the pixels of the gap are in no split.
+
+    Args:
+        sources: images with their labels.
+        side_px: side of a block.
+        gap_px: least distance of blocks of different splits.
+        shares: fractions of the blocks for train, val and test, as ``shares_of`` checks them.
+        seed: 0 or more.
+
+    Returns:
+        Blocks by split, as sources named ``IMAGE_bROW_COLUMN``.
+
+    Raises:
+        ConfigError: blocks are smaller than the gap allows, or fewer than the splits.
+    """
+    if side_px - gap_px < _MIN_BLOCK_PX or gap_px < 0:
+        raise ConfigError(
+            f"--blocks {side_px} with --gap {gap_px} leaves less than {_MIN_BLOCK_PX} pixels; take "
+            "larger blocks or a smaller gap"
+        )
+    grids = [_edges(source.image.image_size(), side_px) for source in sources]
+    num_blocks = [(len(rows) - 1) * (len(columns) - 1) for rows, columns in grids]
+    splits = _draw(sum(num_blocks), shares, seed)
+    found: dict[str, list[Source]] = {split: [] for split in SPLITS}
+    ends = np.cumsum([0, *num_blocks])
+    for number, (source, (rows, columns)) in enumerate(zip(sources, grids, strict=True)):
+        own = splits[ends[number] : ends[number + 1]].reshape(len(rows) - 1, len(columns) - 1)
+        for row, column in np.ndindex(own.shape):
+            box = _shrunk(own, row, column, rows, columns, gap_px)
+            block = replace(
+                source,
+                id=f"{source.id}_b{row:02d}_{column:02d}",
+                image_id=source.id,
+                box=box,
+            )
+            found[SPLITS[own[row, column]]].append(block)
+    return {split: blocks for split, blocks in found.items() if blocks}
+
+
+def _edges(size: tuple[int, int], side_px: int) -> tuple[list[int], list[int]]:
+    """Return the first row of every row of blocks and the end of the last one; so for columns."""
+    counts = [max(1, round(length / side_px)) for length in size]
+    rows, columns = (
+        [i * length // count for i in range(count + 1)]
+        for length, count in zip(size, counts, strict=True)
+    )
+    return rows, columns
+
+
+def _draw(num_blocks: int, shares: tuple[float, float, float], seed: int) -> np.ndarray:
+    """Return the index of the split of every block, ``(num_blocks,)``."""
+    counts = [max(1, round(share * num_blocks)) if share else 0 for share in shares]
+    counts[0] = num_blocks - sum(counts[1:])
+    if counts[0] < 1:
+        raise ConfigError(
+            f"{num_blocks} blocks are too few for --shares {' '.join(map(str, shares))}; every "
+            "split needs one: take smaller --blocks"
+        )
+    return np.random.default_rng(seed).permutation(np.repeat([0, 1, 2], counts))
+
+
+def _shrunk(
+    splits: np.ndarray, row: int, column: int, rows: list[int], columns: list[int], gap_px: int
+) -> Box:
+    """Return a block without its part of the gap."""
+    own = splits[row, column]
+    around = splits[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+    here = min(row, 1), min(column, 1)  # of the block in its surroundings
+    other = around != own
+    before, after = gap_px // 2, math.ceil(gap_px / 2)
+    top = rows[row] + after * bool(here[0] and other[0].any())
+    left = columns[column] + after * bool(here[1] and other[:, 0].any())
+    bottom = rows[row + 1] - before * bool(other[here[0] + 1 :].any())
+    right = columns[column + 1] - before * bool(other[:, here[1] + 1 :].any())
+    return Box(top, left, bottom - top, right - left)
