@@ -16,6 +16,7 @@ from datasets.structure_generation import Shard, Store, complete_store
 from datasets.structure_maps import MapRecipe, map_path, read_map, store_folder
 from datasets.tile_set import Tile, TileSet, open_tile_set
 from tests.processes import exit_code_of
+from utils.boxes import Box
 from utils.distributed import DistContext
 from utils.errors import DataError
 
@@ -69,7 +70,7 @@ def write_cut_set(
     """Cut pictures as prepare.py cuts training images."""
     tiling, members = Tiling(tile_size_px=size_px, overlap_px=overlap_px), []
     for source, image in pictures.items():
-        for tile in tiling.tiles(source, "train", image.shape[:2]):
+        for tile in tiling.tiles(source, "train", Box(0, 0, *image.shape[:2])):
             part = image[tile.slices]
             members.append(("train", tile, part, np.zeros(part.shape[:2], np.uint8)))
     return write_tiles(root, members)
