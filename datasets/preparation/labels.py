@@ -13,7 +13,6 @@ from utils.rasters.placement import Grid, covers, grid_of, same_grid
 from utils.rasters.reading import Raster
 from utils.rasters.vectors import POLYGON_SUFFIX, Polygons, read_polygons
 
-POLYGON_SUFFIX = ".geojson"
 Decoder = MaskDecoder | PolygonDecoder
 
 
