@@ -13,7 +13,6 @@ a list stands for all that no other entry names, e.g. the numbers of instances.
 
 import json
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,8 +26,9 @@ from configs.schema import IGNORE_INDEX
 from datasets.tile_set import Color
 from utils.errors import ConfigError, DataError
 from utils.files import read_json
+from utils.rasters.placement import Grid
 from utils.rasters.reading import Raster
-from utils.rasters.vectors import OUTSIDE, PlacedPolygons, Polygons, read_polygons
+from utils.rasters.vectors import OUTSIDE, PlacedPolygons, Polygons
 from utils.value_table import ValueTable
 
 UNKNOWN = 254  # class index of a colour or value that the class file does not name
@@ -430,46 +430,43 @@ class PolygonDecoder:
 
     Args:
         classes: the class file.
-        attribute: name of the attribute.
         background: name of the class of pixels outside all polygons; None: they are ignored.
 
     Raises:
         ConfigError: there is no class of this name.
     """
 
-    def __init__(self, classes: ClassFile, attribute: str, background: str | None = None) -> None:
+    def __init__(self, classes: ClassFile, background: str | None = None) -> None:
         if background is not None and background not in classes.names:
             raise ConfigError(
                 f"--background is '{background}', but the classes are {', '.join(classes.names)}"
             )
-        self._attribute, self._values = attribute, classes.value_table()
+        self._values = classes.value_table()
         self._names = {name: index for index, name in enumerate(classes.names)}
         self._background = IGNORE_INDEX if background is None else self._names[background]
-        self._last: Polygons | None = None  # one file often holds the polygons of all images
-        self._lock = threading.Lock()
 
-    def polygons_of(self, path: Path) -> Polygons:
-        """Read a file of polygons, which are to be put on the grids of images.
+    def place(self, polygons: Polygons, grid: Grid | None, name: str) -> PlacedPolygons:
+        """Put polygons on the grid of an image.
+
+        Args:
+            polygons: of a file.
+            grid: of the image; None: it has no place on the earth.
+            name: of the image, for errors.
 
         Raises:
-            MissingDataError, DataError: as ``read_polygons``.
+            DataError: as ``Polygons.on``.
         """
-        with self._lock:
-            if self._last is None or self._last.path != path:
-                found = read_polygons(path, self._attribute)
-                codes = np.array([self._find(value) for value in found.values])
-                # An unknown polygon is burned as itself, so that its attribute is known afterwards.
-                itself = _FIRST_POLYGON + np.arange(len(codes))
-                self._last = replace(found, numbers=np.where(codes == UNKNOWN, itself, codes))
-            return self._last
+        codes = np.array([self._find(value) for value in polygons.values])
+        # An unknown polygon is burned as itself, so that its attribute is known afterwards.
+        itself = _FIRST_POLYGON + np.arange(len(codes))
+        return polygons.on(grid, np.where(codes == UNKNOWN, itself, codes), name)
 
-    def decode(self, placed: PlacedPolygons, rows: slice, name: str) -> Decoded:
+    def decode(self, placed: PlacedPolygons, rows: slice) -> Decoded:
         """Decode rows of an image.
 
         Args:
-            placed: polygons of ``polygons_of`` on the grid of the image.
-            rows: of the image, from ``start`` up to ``stop``, in full width.
-            name: of the file, for the hint.
+            placed: the polygons on its grid.
+            rows: from ``start`` up to ``stop``, in full width.
         """
         burned = placed.burn(rows)
         unknown: Counter[str] = Counter()
@@ -482,11 +479,12 @@ class PolygonDecoder:
             burned[strange] = IGNORE_INDEX
         is_outside = burned == OUTSIDE
         burned[is_outside] = self._background
+        origin = f"they are values of '{placed.polygons.attribute}' in {placed.polygons.path}"
         return Decoded(
             target=burned.astype(np.uint8),
             unknown=dict(unknown),
             num_outside=int(is_outside.sum()) if self._background == IGNORE_INDEX else 0,
-            hint=f"these are values of '{self._attribute}' in {name}" if unknown else None,
+            hint=origin if unknown else None,
         )
 
     def _find(self, value: Any) -> int:

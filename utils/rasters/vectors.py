@@ -94,16 +94,16 @@ class Polygons:
     Attributes:
         path: the file.
         crs: coordinate reference system of the corners.
+        attribute: its name.
         values: the attribute of every feature that has a polygon; None where it is missing.
-        numbers: what to burn for every feature, from 0; its position in ``values`` unless replaced.
         shapes: the polygons.
         features: ``(P,)`` the feature that a polygon belongs to.
     """
 
     path: Path
     crs: CRS
+    attribute: str
     values: Sequence[Any]
-    numbers: np.ndarray
     shapes: _Shapes
     features: np.ndarray
 
@@ -118,28 +118,44 @@ class Polygons:
         extent = f"x {left:.10g} to {right:.10g}, y {bottom:.10g} to {top:.10g}"
         return f"{extent} ({self.crs.to_string()[:40]})"
 
-    def on(self, grid: Grid) -> "PlacedPolygons":
+    def on(self, grid: Grid | None, numbers: np.ndarray, name: str) -> "PlacedPolygons":
         """Put the polygons on the grid of an image; those far from it are not converted.
 
         Args:
-            grid: of the image, with a coordinate reference system.
+            grid: of the image; None: it has no place on the earth.
+            numbers: what to burn for every feature, 0 or more.
+            name: of the image, for errors.
 
         Raises:
-            DataError: the corners cannot be converted to it.
+            DataError: the image is not placed, lies outside the extent of all polygons, or the
+                corners cannot be converted to its grid.
         """
-        assert grid.placement.crs is not None
+        if grid is None or grid.placement.crs is None:
+            lacks = "transform" if grid is None else "coordinate reference system"
+            raise DataError(
+                f"{name} has no {lacks}, but labels as polygons need an image that is placed on "
+                "the earth; place it (gdal_edit.py, gdalwarp), or give masks as labels"
+            )
         try:
-            near = self.shapes.meets(_with_margin(grid.bounds_in(self.crs)))
+            left, bottom, right, top = _with_margin(grid.bounds_in(self.crs))
+            near = self.shapes.meets((left, bottom, right, top))
             shapes = self.shapes.take(near)
             shapes = shapes.moved_to(self._to_pixels(shapes.corners, grid))
         except Exception as error:  # GDAL's own, private ones
             raise DataError(
-                f"{self.path} ({self.crs.to_string()[:40]}) cannot be put on an image in "
-                f"{grid.placement.crs.to_string()[:40]}; convert the polygons to the coordinate "
+                f"{self.path} ({self.crs.to_string()[:40]}) cannot be put on {name} "
+                f"({grid.placement.crs.to_string()[:40]}); convert the polygons to the coordinate "
                 "reference system of the image (ogr2ogr -t_srs)"
             ) from error
-        numbers = self.numbers[self.features[near]]
-        return PlacedPolygons(polygons=self, grid=grid, shapes=shapes, numbers=numbers)
+        own = self.bounds
+        if own[0] > right or own[2] < left or own[1] > top or own[3] < bottom:
+            raise DataError(
+                f"{name} lies outside {self.path}: it spans {grid.text(self.crs)}, the polygons "
+                f"{self.text()}; give the polygons of this image, or correct their coordinate "
+                "reference system"
+            )
+        burned = numbers[self.features[near]]
+        return PlacedPolygons(polygons=self, grid=grid, shapes=shapes, numbers=burned)
 
     def _to_pixels(self, corners: np.ndarray, grid: Grid) -> np.ndarray:
         """Convert corners to columns and rows; raises an error where that is impossible."""
@@ -190,19 +206,6 @@ class PlacedPolygons:
             rasterize(drawn, out=burned, transform=Affine.translation(0, rows.start))
         return burned
 
-    def check_overlap(self, name: str) -> None:
-        """Refuse an image, of that name, which no polygon meets.
-
-        Raises:
-            DataError: with the extents of both, in the system of the polygons.
-        """
-        if not self._meets(slice(0, self.grid.size[0])).any():
-            raise DataError(
-                f"no polygon of {self.polygons.path} lies in {name}: {self.polygons.text()} "
-                f"against {self.grid.text(self.polygons.crs)}; give the polygons of this image, or "
-                "correct their coordinate reference system"
-            )
-
     def _meets(self, rows: slice) -> np.ndarray:
         return self.shapes.meets((0, rows.start, self.grid.size[1], rows.stop))
 
@@ -244,8 +247,8 @@ def read_polygons(path: Path, attribute: str) -> Polygons:
     return Polygons(
         path=path,
         crs=crs,
+        attribute=attribute,
         values=[each.get(attribute) for each in properties],
-        numbers=np.arange(len(properties)),
         shapes=_Shapes(_coordinates(corners, crs, path), *map(np.array, (ring_lengths, num_rings))),
         features=np.array(owners),
     )
