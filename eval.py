@@ -33,7 +33,7 @@ from utils.evaluation.attribution import (
 )
 from utils.evaluation.compare import read_settings
 from utils.evaluation.examples import ExampleTiles
-from utils.evaluation.setup import load_setup, measure
+from utils.evaluation.setup import EvaluationSetup, load_setup, measure
 from utils.malloc import keep_freed_memory
 from utils.reports.attribution_report import attribution_text, write_attribution
 from utils.reports.comparison_report import compare, comparison_text, write_comparison
@@ -66,6 +66,7 @@ def evaluate_split(
     )
     write_report(output, evaluation)
     print(console_summary(findings, tile_set.classes))
+    print_warnings(setup)
     if note := absence_note(config.structure, checkpoint.identity.recipe["structure"]):
         print(note)
     if split == checkpoint.identity.selected_on:
@@ -87,11 +88,18 @@ def attribute(
         num_times = 1 + len(measured(ablations))
         print(f"{len(tile_set.split(split))} tiles, each predicted {num_times} times")
         print("\n".join(f"{name}: {source}" for name, source in sources.items()))
+        print_warnings(setup)
     findings = measure_ablations(setup, split, ablations, pairs, superpixels, dist)
     if dist.is_main:
         header, classes = header_of(setup, split) | {"unit": "tile"} | sources, tile_set.classes
         write_attribution(output, findings=findings, classes=classes, header=header)
         print(f"\n{attribution_text(findings, classes)}\n\nreport: {output / 'attribution.json'}")
+
+
+def print_warnings(setup: EvaluationSetup) -> None:
+    """Print the reasons to distrust the scores."""
+    for note in setup.notes:
+        print(f"warning: {note}")
 
 
 def run_on_checkpoint(

@@ -175,11 +175,15 @@ def build_state(
         frozen_dtype=precision.dtype,
     ).to(dist.device)
     folder, checkpoint = open_run_folder(config, dist)
-    notes = []
     if checkpoint is None:
-        notes = begin_with(config.run.fine_tune, network, tile_set.classes)
+        notes, trained_on = begin_with(config.run.fine_tune, network, tile_set.classes)
     else:
         check_split(checkpoint, tile_set.identity(), config.data.root)
+        notes, trained_on = [], checkpoint.identity.trained_on
+    sources = {
+        tile_set.tiles[tile_id].source for tile_id in tile_set.split(config.data.train_split)
+    }
+    trained_on = sorted({*trained_on, *(tile_set.sources[source].sha256 for source in sources)})
     state = TrainState(
         network=network,
         optimizer=build_optimizer(network, config.optim),
@@ -188,6 +192,9 @@ def build_state(
         identity=Identity(
             recipe=config_to_dict(config),
             **tile_set.identity(),
+            trained_on=trained_on,
+            channels=tile_set.channels,
+            rendering=tile_set.rendering,
             maps={store: asdict(recipe) for store, recipe in maps.items()},
             frozen=frozen_identities(network),
             selected_on=config.data.val_split,

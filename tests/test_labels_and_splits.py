@@ -8,6 +8,7 @@ import pytest
 from datasets.loaders import build_eval_loader, build_train_loader
 from datasets.rasters import write_raster
 from datasets.tile_set import open_tile_set
+from eval import attribute, evaluate_split
 from tests.conftest import evaluate, make_config, single_process, train_briefly
 from tests.datasets.broken import edit_json
 from tests.test_train import NO_VIT
@@ -106,7 +107,7 @@ def test_labels_that_are_not_there_are_one_sentence_before_anything_is_written(d
     assert not (tmp_path / "runs").exists()
 
 
-def test_another_split_of_the_same_set_is_refused_with_both_sides(data_root, tmp_path):
+def test_a_training_image_in_another_split_is_refused(data_root, tmp_path):
     root = shutil.copytree(data_root, tmp_path / "scenes")
     brief = ("optim.num_epochs=1", "optim.warmup_epochs=0")
     config = make_config(root, tmp_path, *NO_VIT, *brief)
@@ -116,9 +117,11 @@ def test_another_split_of_the_same_set_is_refused_with_both_sides(data_root, tmp
     train.write_text("\n".join(others))
     val.write_text(val.read_text() + first)
     edit_json(root / "dataset.json", split={"name": "mine", "source": "here", "unlabelled": []})
+    seen = rf"^1 of 4 images of the split val of {root} were trained on \(first: '{first}'\); score"
+    for command in (evaluate_split, attribute):
+        with pytest.raises(DataError, match=seen):
+            evaluate(best, tmp_path / "out", command=command)
     then, now = (open_tile_set(each).split_sha256[:8] for each in (data_root, root))
     both = rf"'synthetic' \({then}\) of synthetic, {root} has 'mine' \({now}\), so images may"
-    with pytest.raises(DataError, match=both):
-        evaluate(best, tmp_path / "out")
     with pytest.raises(DataError, match=both):
         build_run(config, single_process())

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from configs.schema import Config
 from datasets.dataset import Batch
 from datasets.encodings import StructureEncoder
 from datasets.loaders import build_eval_loader, check_structure
-from datasets.tile_set import TileSet, open_tile_set
+from datasets.tile_set import SourceImage, TileSet, open_tile_set, source_images
 from utils.distributed import DistContext
 from utils.errors import DataError
 from utils.evaluation.evaluate import Predictor, evaluate
@@ -23,7 +24,8 @@ from utils.evaluation.protocols import (
     protocols_of,
 )
 from utils.precision import Precision
-from utils.training.checkpoint import Checkpoint, check_split, load_network
+from utils.rasters.rendering import Rendering, stretch_text
+from utils.training.checkpoint import Checkpoint, load_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class EvaluationSetup:
     config: Config
     tile_set: TileSet
     left_out: tuple[int, ...]  # indices of the classes that the means leave out
+    notes: tuple[str, ...]  # reasons to distrust the scores, a sentence each
     predictor: Predictor
 
     def sources(self, split: str) -> dict[str, str]:
@@ -48,7 +51,8 @@ def load_setup(
     """Build the network, once the data set is known to fit the checkpoint.
 
     Raises:
-        DataError: other classes (or their order), split lists or structure maps than in training.
+        DataError: other classes (or their order) or structure maps than in training, or images
+            that were trained on; see ``check_unseen``.
         ConfigError: ``eval.mean_without`` names a class that the data set does not have.
     """
     tile_set = open_tile_set(Path(config.data.root))
@@ -58,7 +62,7 @@ def load_setup(
             f"{', '.join(checkpoint.identity.classes)}; {tile_set.root} has "
             f"{', '.join(tile_set.classes)}"
         )
-    check_split(checkpoint, tile_set.identity(), str(tile_set.root))
+    notes = [*check_unseen(checkpoint, tile_set, split), *_rendering_notes(checkpoint, tile_set)]
     left_out = indices_left_out(config.eval.mean_without, tile_set.classes)
     check_structure(tile_set, config.structure, [split], checkpoint.identity.maps)
     return EvaluationSetup(
@@ -66,8 +70,60 @@ def load_setup(
         config=config,
         tile_set=tile_set,
         left_out=tuple(left_out),
+        notes=tuple(notes),
         predictor=load_predictor(checkpoint, config, dist.device),
     )
+
+
+def check_unseen(checkpoint: Checkpoint, tile_set: TileSet, split: str) -> list[str]:
+    """Refuse a split with images that the checkpoint was trained on, in whatever data set.
+
+    An image is known by its pixels. One of a single color teaches nothing, and is not counted.
+
+    Returns:
+        A note if the split is the training split itself, which may be scored as a diagnosis.
+
+    Raises:
+        DataError: an image was trained on.
+    """
+    identity = checkpoint.identity
+    if (tile_set.name, split) == (identity.dataset, identity.recipe["data"]["train_split"]):
+        if tile_set.split_sha256 == identity.split["sha256"]:
+            return [f"the split {split} was trained on; its scores say nothing about other images"]
+    trained_on = {*identity.trained_on}
+    images = source_images((tile_set.tiles[each] for each in tile_set.split(split)), "source")
+    seen = [
+        image.source
+        for image in images
+        if tile_set.sources[image.source].sha256 in trained_on and not _is_blank(tile_set, image)
+    ]
+    if seen:
+        raise DataError(
+            f"{len(seen)} of {len(images)} images of the split {split} of {tile_set.root} were "
+            f"trained on (first: '{seen[0]}'); score others, or make a split without them"
+        )
+    return []
+
+
+def _is_blank(tile_set: TileSet, image: SourceImage) -> bool:
+    tiles = (tile_set.read_image(tile.id) for tile in image.tiles)
+    return all((pixels == pixels[0, 0]).all() for pixels in tiles)
+
+
+def _rendering_notes(checkpoint: Checkpoint, tile_set: TileSet) -> list[str]:
+    """Return a sentence if stored values have other colors here than they had in training."""
+    identity = checkpoint.identity
+    then = _phrase(identity.channels, identity.rendering)
+    now = _phrase(tile_set.channels, tile_set.rendering)
+    if then == now:
+        return []
+    return [f"{checkpoint.path} was trained on {then}, {tile_set.root} has {now}"]
+
+
+def _phrase(channels: str, plain: dict[str, Any]) -> str:
+    rendering = Rendering.from_plain(plain)
+    bands = ",".join(map(str, rendering.bands)) or "as in the files"
+    return f"{channels} images (bands {bands}; stretch {stretch_text(rendering.stretch) or 'none'})"
 
 
 def load_predictor(checkpoint: Checkpoint, config: Config, device: torch.device) -> Predictor:

@@ -52,10 +52,14 @@ def header_of(setup: EvaluationSetup, split: str) -> dict[str, Any]:
         modalities += f"; absent: {', '.join(sorted(absent))}"
     scales = ", ".join(f"{scale:g}" for scale in config.eval.scales)
     sources, kinds = setup.sources(split), tile_set.kinds_of(split)
-    return {
+    identity = checkpoint.identity
+    trained, lists = identity.recipe["data"]["train_split"], identity.split
+    header = {
         "checkpoint": str(checkpoint.path),
         "epoch": checkpoint.progress["epoch"],
-        "selected on": checkpoint.identity.selected_on,
+        "selected on": identity.selected_on,
+        "trained on": _split_of(identity.dataset, trained, lists["name"], lists["sha256"]),
+        "scored on": _split_of(tile_set.name, split, tile_set.split_name, tile_set.split_sha256),
         "data": str(tile_set.root),
         "split": split,
         "lists": f"{tile_set.split_name}, SHA-256 {tile_set.split_sha256}",
@@ -68,6 +72,11 @@ def header_of(setup: EvaluationSetup, split: str) -> dict[str, Any]:
         "views": f"scales {scales}; turns {config.eval.turns}",
         "precision": setup.predictor.precision.name,
     }
+    return header | ({"warning": "; ".join(setup.notes)} if setup.notes else {})
+
+
+def _split_of(data_set: str, split: str, lists: str, sha256: str) -> str:
+    return f"{data_set}, split {split} of {lists}, SHA-256 {sha256}"
 
 
 def cost_of_split(setup: EvaluationSetup, split: str) -> Cost:

@@ -19,7 +19,7 @@ from models.weights import check_layout
 from utils.errors import DataError, MissingDataError
 from utils.files import atomic_path
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _CLASSIFIER = "head.classify."  # beginning of the names of weights with one row per class
 
 
@@ -32,6 +32,9 @@ class Identity:
     classes: list[str]
     palette: list[list[int]]  # RGB of each class
     split: dict[str, str]  # name and sha256 of the lists of source images
+    trained_on: list[str]  # sha256 of the pixels of each training image, also of a fine-tuned run
+    channels: str  # of the images: rgb or irrg
+    rendering: dict[str, Any]  # of stored values as these, see utils.rasters.rendering
     maps: dict[str, dict[str, Any]]  # store -> generator, settings, weights_sha256
     frozen: dict[str, dict[str, str]]  # branch -> name and sha256 of the frozen ViT
     selected_on: str  # split that selects the best checkpoint
@@ -142,7 +145,9 @@ def load_trained(network: nn.Module, weights: dict[str, Tensor], path: Path) -> 
     network.load_state_dict(weights, strict=False)  # frozen weights are in no state_dict
 
 
-def begin_with(path: str | None, network: nn.Module, classes: Sequence[str]) -> list[str]:
+def begin_with(
+    path: str | None, network: nn.Module, classes: Sequence[str]
+) -> tuple[list[str], list[str]]:
     """Initialise a network from another run, as far as names, shapes and classes agree.
 
     Args:
@@ -151,13 +156,14 @@ def begin_with(path: str | None, network: nn.Module, classes: Sequence[str]) -> 
         classes: of the data set. The classifier is loaded only if they are those of the checkpoint.
 
     Returns:
-        Lines for the log: how many weights were loaded, and which were not.
+        Lines for the log: how many weights were loaded, and which were not; and the hashes of the
+        images that these weights were trained on.
 
     Raises:
         MissingDataError, DataError: no such checkpoint, or nothing in it fits.
     """
     if path is None:
-        return []
+        return [], []
     checkpoint, own = load_checkpoint(Path(path)), network.state_dict()
     same_classes = checkpoint.identity.classes == [*classes]
     fitting, skipped = {}, []
@@ -181,7 +187,7 @@ def begin_with(path: str | None, network: nn.Module, classes: Sequence[str]) -> 
     network.load_state_dict(fitting, strict=False)
     unused = len(checkpoint.weights.keys() - own.keys())
     head = f"fine-tuning {path}: {len(fitting)} of {len(own)} weights loaded, {unused} not used"
-    return [head, *skipped]
+    return [head, *skipped], checkpoint.identity.trained_on
 
 
 def _size(tensor: Tensor) -> str:
@@ -189,17 +195,15 @@ def _size(tensor: Tensor) -> str:
 
 
 def check_split(checkpoint: Checkpoint, data: dict[str, Any], where: str) -> None:
-    """Refuse to resume or to score with other split lists than those of the training.
-
-    Another data set of the same classes is not refused.
+    """Refuse to resume with other split lists than those of the training.
 
     Args:
-        checkpoint: the trained network.
+        checkpoint: of the run that is resumed.
         data: ``TileSet.identity()`` of the data set in use.
         where: path of that data set.
 
     Raises:
-        DataError: the same data set, split otherwise: test images may have been trained on.
+        DataError: the same data set, split otherwise.
     """
     then, now = checkpoint.identity.split, data["split"]
     if checkpoint.identity.dataset == data["dataset"] and then["sha256"] != now["sha256"]:

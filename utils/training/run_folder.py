@@ -23,7 +23,8 @@ from utils.training.checkpoint import Checkpoint, load_checkpoint
 from utils.training.state import TrainState
 
 _PACKAGES = ("torch", "torchvision", "timm", "segment-anything", "numpy", "pillow")
-_ELSEWHERE = ("recipe", "palette")  # keys of the identity that config.yaml and the data set hold
+# Keys of the identity that config.yaml and the data set hold.
+_ELSEWHERE = ("recipe", "palette", "trained_on")
 
 
 def record_environment(folder: Path, state: TrainState, optim: OptimConfig) -> None:
@@ -130,7 +131,8 @@ def open_run_folder(config: Config, dist: DistContext) -> tuple[Path, Checkpoint
         if lines:
             raise ConfigError(
                 f"{folder} holds a run of another recipe (this one | that one): "
-                f"{'; '.join(lines)}. Give this run another name, or delete the folder"
+                f"{'; '.join(lines)}. Give this run another name (name=NEW), where "
+                f"run.fine_tune={last} starts from the weights of that one, or delete the folder"
             )
     dist.barrier()  # the main rank writes after all have read
     if dist.is_main:

@@ -22,6 +22,9 @@ IDENTITY = Identity(
     maps={},
     frozen={"rgb_vit": {"name": "v", "sha256": "1"}},
     split={"name": "own", "sha256": "0" * 64},
+    trained_on=["1" * 64],
+    channels="rgb",
+    rendering={"bands": [], "stretch": [], "alpha_is_data": False},
     selected_on="val",
     selected_by="miou",
 )
@@ -53,9 +56,10 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
         load_checkpoint(tmp_path / "none.pth")
     path = tmp_path / "a.pth"
     for content, message in (
-        ({"format_version": 99}, "has format 99, this program reads 3"),
-        ({"format_version": 3, "identity": {"recipe": {}}}, r"a\.pth is not a complete checkpoint"),
-        ({"state_dict": {}}, "has no format version, this program reads 3"),
+        ({"format_version": 99}, "has format 99, this program reads 4"),
+        ({"format_version": 3}, "has format 3, this program reads 4; use a checkpoint that its own"),
+        ({"format_version": 4, "identity": {"recipe": {}}}, r"a\.pth is not a complete checkpoint"),
+        ({"state_dict": {}}, "has no format version, this program reads 4"),
     ):
         torch.save(content, path)
         with pytest.raises(DataError, match=message):
@@ -68,7 +72,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
             load_checkpoint(path)
 
 
-def test_other_split_lists_of_the_same_data_set_are_refused(tmp_path):
+def test_a_run_is_not_resumed_with_other_split_lists_of_its_data_set(tmp_path):
     save(tmp_path / "a.pth", nn.Linear(2, 3))
     checkpoint = load_checkpoint(tmp_path / "a.pth")
     same, other = {"name": "own", "sha256": "0" * 64}, {"name": "own", "sha256": "1" * 64}
@@ -91,7 +95,8 @@ def test_fine_tuning_loads_no_classifier_of_other_classes_and_says_so(tmp_path, 
     old, new = network(), network(num_classes=len(classes))
     start = {key: value.clone() for key, value in new.state_dict().items()}
     save(path := tmp_path / "a.pth", old)
-    head, *lines = begin_with(str(path), new, list(classes))
+    (head, *lines), trained_on = begin_with(str(path), new, list(classes))
+    assert trained_on == IDENTITY.trained_on
     for key, value in new.state_dict().items():
         expected = start if key.startswith("head.classify.") else old.state_dict()
         assert torch.equal(value, expected[key])
@@ -100,7 +105,7 @@ def test_fine_tuning_loads_no_classifier_of_other_classes_and_says_so(tmp_path, 
 
 
 def test_fine_tuning_from_nothing_is_refused(tmp_path):
-    assert begin_with(None, network(), ["a", "b"]) == []
+    assert begin_with(None, network(), ["a", "b"]) == ([], [])
     save(tmp_path / "a.pth", nn.Linear(2, 2))
     with pytest.raises(DataError, match=r"no weight of .*a\.pth fits .* of the same model\.size"):
         begin_with(str(tmp_path / "a.pth"), network(), ["a", "b"])
