@@ -136,7 +136,7 @@ def write_geojson(
     if simplify_m is None:
         batches = _batches(index, size)
     else:
-        batches = _simplified(index, size, simplify_m / _pixel_size_m(path, placement))
+        batches = _simplified(index, size, simplify_m / pixel_size_m(path, placement))
     num_written = num_dropped = 0
     with atomic_path(path) as partial, partial.open("wb") as file:
         file.write(b'{"type":"FeatureCollection","features":[')
@@ -191,13 +191,18 @@ def _check_classes(values: np.ndarray, num_classes: int, path: Path) -> None:
         )
 
 
-def _pixel_size_m(path: Path, placement: Placement | None) -> float:
-    """Return the side of a square of the area of a pixel, in metres."""
+def pixel_size_m(path: Path, placement: Placement | None) -> float:
+    """Return the side of a square of the area of a pixel, in metres.
+
+    Raises:
+        DataError: it is unknown; names ``path``.
+    """
     pixel_m2 = None if placement is None else placement.pixel_area_m2()
     if pixel_m2 is None:
         raise DataError(
-            f"{path} cannot be simplified by metres: the image has no coordinate system in which "
-            "its pixels have a size in metres; leave --simplify out, or project it (gdalwarp)"
+            f"{path}: polygons cannot be simplified by metres, because the image has no coordinate "
+            "system in which its pixels have a size in metres; leave --simplify out, or project "
+            "the image (gdalwarp)"
         )
     return math.sqrt(pixel_m2)
 

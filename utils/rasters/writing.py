@@ -64,12 +64,11 @@ class RasterWriter(ABC):
         """Add rows below those that were written.
 
         Args:
-            rows: ``(n, width, bands)`` or, of one band, ``(n, width)`` uint8; any n.
+            rows: ``(n, width, bands)`` uint8, also ``(n, width)`` of one band; any n.
             valid: ``(n, width)`` bool, False where there is no data; of a masked file.
         """
         height, width = self._size
-        expected = (width,) if self._bands == 1 else (width, self._bands)
-        assert rows.dtype == np.uint8 and rows.shape[1:] == expected
+        assert rows.dtype == np.uint8 and rows.shape[1:] in [(width, self._bands), (width,)]
         if self._num_rows + len(rows) > height:
             raise ValueError(f"{self._num_rows + len(rows)} rows for an image of {height}")
         if len(rows):
