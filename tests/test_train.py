@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,17 @@ def test_a_run_interrupted_while_validating_repeats_only_the_validation(
 def test_another_recipe_in_the_same_folder_is_refused_with_both_sides(data_root, straight):
     with pytest.raises(ConfigError, match=r"another recipe .*optim\.lr: 0\.01 \| 0\.001"):
         build(data_root, straight.parent, *RESUMED, "optim.lr=0.01")
+
+
+def test_more_epochs_are_refused_with_the_way_to_go_on(data_root, straight, tmp_path):
+    """Case 19 of docs/trials.md: the sentence is followed to the letter."""
+    more = [*RESUMED, "optim.num_epochs=4"]
+    with pytest.raises(ConfigError, match=r"optim\.num_epochs: 4 \| 2\. Give this run") as error:
+        build(data_root, straight.parent, *more)
+    way = re.findall(r"name=NEW|run\.fine_tune=\S+", str(error.value))
+    assert way == ["name=NEW", f"run.fine_tune={straight / 'last.pth'}"]
+    run = build(data_root, tmp_path, *more, *way)
+    assert run.folder == tmp_path / "NEW" and run.notes[0].startswith(f"fine-tuning {straight}")
 
 
 def test_a_finished_run_is_not_trained_again(data_root, tmp_path, straight):
