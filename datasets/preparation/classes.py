@@ -355,7 +355,9 @@ class MaskDecoder:
         if absent is None or not absent.any() or not self._tag_is_class(mask, by_value):
             return absent, 0
         stored = mask.read_values(rows, slice(None), mask.rgb_bands)
-        tagged = absent & (stored == mask.no_data).all(axis=-1)
+        tagged = (
+            absent & (stored == mask.no_data).all(axis=-1) & mask.read_inside(rows, slice(None))
+        )
         return absent & ~tagged, int(tagged.sum())
 
     def _tag_is_class(self, mask: Raster, by_value: bool) -> bool:

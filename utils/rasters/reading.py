@@ -158,6 +158,17 @@ class Raster:
             valid &= ~np.isnan(self.read_values(rows, columns, self.rgb_bands)).any(axis=-1)
         return valid
 
+    def read_inside(self, rows: slice, columns: slice) -> np.ndarray:
+        """Read which pixels of a window lie in the extent of the file, ``(h, w)`` bool.
+
+        Told of a file with a no-data value that is warped by nearest pixels, where ``read_mask`` is
+        False for both; of any other, all are True.
+
+        Raises:
+            DataError: the window is damaged.
+        """
+        return self._seen(rows, columns, self._source.inside, np.zeros((0, 0), bool))
+
     def sample(
         self, num_pixels: int, bands: Sequence[int] | None = None, box: Box | None = None
     ) -> np.ndarray:

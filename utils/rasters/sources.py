@@ -73,6 +73,7 @@ class GdalSource:
         # GDAL decodes a PNG file from its first row again for each window that lies further up.
         everything = slice(0, dataset.height), slice(0, dataset.width)
         self._whole = self._decode(everything, None) if dataset.driver == "PNG" else None
+        self._mask_is_extent = False  # the mask of the dataset does not tell no-data values
 
     def values(self, window: Slices, bands: Sequence[int]) -> np.ndarray:
         """Return ``(h, w, bands)`` of a window, in ``dtype``; bands count from 1."""
@@ -84,6 +85,19 @@ class GdalSource:
 
     def valid(self, window: Slices) -> np.ndarray:
         """Return ``(h, w)`` bool, False where a no-data value, a mask or alpha says no data."""
+        found = self._read_mask(window)
+        if self._mask_is_extent:
+            values = self._decode(window, [*range(1, 1 + self.num_bands)])
+            found &= (values != self.no_data).any(axis=0)
+        return found
+
+    def inside(self, window: Slices) -> np.ndarray:
+        """Return ``(h, w)`` bool, False outside the extent of a warped raster."""
+        if self._mask_is_extent:
+            return self._read_mask(window)
+        return np.ones([part.stop - part.start for part in window], bool)
+
+    def _read_mask(self, window: Slices) -> np.ndarray:
         with _errors_of(self._path, _damage(window)):
             return self._dataset.dataset_mask(window=Window.from_slices(*window)) != 0
 
@@ -102,6 +116,9 @@ class GdalSource:
         # Coordinates without a system are taken as those of the other one.
         source_crs = own.crs or other.crs or _ANY_CRS
         has_mask = self._dataset.nodata is not None or self.alpha_band is not None
+        # Nearest pixels with the no-data value are told apart from those outside.
+        own_tag = not bilinear and self.no_data is not None and self.alpha_band is None
+        without_tag = {"src_nodata": None, "nodata": None} if own_tag else {}
         with _errors_of(self._path, "cannot be put on the grid of the image"):
             self._dataset = WarpedVRT(
                 self._dataset,
@@ -113,8 +130,10 @@ class GdalSource:
                 width=grid.size[1],
                 resampling=Resampling.bilinear if bilinear else Resampling.nearest,
                 tolerance=_WARP_TOLERANCE_PX,
-                add_alpha=not has_mask,  # to mark the pixels outside
+                add_alpha=own_tag or not has_mask,  # to mark the pixels outside
+                **without_tag,
             )
+        self._mask_is_extent = own_tag
         self.size, self.placement = grid.size, other
         self._whole, self.has_mask = None, True
 
@@ -179,6 +198,10 @@ class PillowSource:
             return np.ones((part.height, part.width), bool)
         with _quiet():
             return np.asarray(part.convert("RGBA").getchannel("A")) != 0
+
+    def inside(self, window: Slices) -> np.ndarray:
+        """Return ``(h, w)`` bool: all True."""
+        return np.ones([part.stop - part.start for part in window], bool)
 
     def _crop(self, window: Slices) -> Image.Image:
         rows, columns = window
