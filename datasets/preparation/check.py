@@ -8,24 +8,23 @@ import csv
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
 from configs.schema import IGNORE_INDEX
 from datasets.preparation.archives import in_threads
+from datasets.preparation.checks.overlaps import OverlapFinder
+from datasets.preparation.checks.tile_files import PREPARE, Finding, TileExaminer, TileFacts
 from datasets.preparation.pipeline import split_table
 from datasets.preparation.writer import partial_folder
-from datasets.rasters import Kind, open_raster
 from datasets.structure_maps import (
     SHEET,
     MapRecipe,
     maker,
     map_path,
-    read_facts,
     read_manifest,
     store_folder,
 )
@@ -34,37 +33,19 @@ from datasets.tile_set import (
     LABEL_FOLDERS,
     SPLITS,
     TileSet,
-    count_values,
     image_path,
     open_tile_set,
     read_histogram,
+    valid_path,
 )
+from utils.boxes import Box
 from utils.errors import DataError, UserError
-from utils.files import sha256_of, write_json
+from utils.files import write_json
+from utils.mosaic import overlap_of
 
 _MANIFEST = "manifest.json"
-_PREPARE = "prepare the data set again"
 _DAMAGE = (AttributeError, KeyError, TypeError, ValueError)  # of a file edited by hand
-_NUM_LISTED = 5  # unknown values in a sentence
 _NUM_SHOWN = 3  # findings of a kind on the console
-
-
-class Finding(NamedTuple):
-    """A fault or a warning: one line that names the problem, the place and the remedy."""
-
-    kind: str  # findings of one kind are printed together, under this title
-    text: str
-    is_fault: bool = True
-
-
-@dataclass(kw_only=True)
-class TileFacts:
-    """Content of the files of one tile."""
-
-    image_sha256: str | None = None  # of the file, if it is readable and has several colours
-    counts: np.ndarray | None = None  # (256,) int64 pixels of every value of the full label
-    flat: list[Path] = field(default_factory=list)  # stores whose map of this tile has one value
-    findings: list[Finding] = field(default_factory=list)
 
 
 def add_arguments(add: Callable[..., Any]) -> None:
@@ -87,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
         raise
     except _DAMAGE as error:
         text = f"{args.data}: dataset.json, tiles.csv or a list in splits is damaged ({error!r})"
-        raise DataError(f"{text}; {_PREPARE}") from error
+        raise DataError(f"{text}; {PREPARE}") from error
     summary, readable = check_tile_set(tile_set)
     folder = args.output or args.data / "check"
     path = folder / "check.json"
@@ -111,25 +92,27 @@ def check_tile_set(tile_set: TileSet) -> tuple[dict[str, Any], list[str]]:
     """
     check = _Check(tile_set)
     findings = [*check.open_stores(), *check.compare_lists()]
+    examiner = TileExaminer(tile_set, check.label_kinds, check.stores)
     num_threads = os.cpu_count() or 1  # hashing and counting keep all cores busy
     with catch_warnings():
         simplefilter("ignore", UserWarning)  # Pillow's, of damaged headers: they are faults here
-        found = in_threads(check.examine, [*tile_set.tiles], "checking", num_threads, "tile")
+        found = in_threads(examiner.examine, [*tile_set.tiles], "checking", num_threads, "tile")
     check.tiles = dict(zip(tile_set.tiles, found, strict=True))
     findings += [finding for facts in found for finding in facts.findings]
-    findings += [*check.compare_histogram(), *check.find_duplicates(), *check.find_flat_maps()]
-    findings += check.find_unexpected_files()
+    overlaps = OverlapFinder(tile_set, check.split_of, check.tiles)
+    findings += [*check.compare_histogram(), *check.compare_sources()]
+    findings += [*overlaps.find_copies(), *overlaps.find_shared_parts()]
+    findings += [*check.find_flat_maps(), *check.find_unexpected_files()]
     texts: dict[bool, dict[str, list[str]]] = {False: {}, True: {}}
     for finding in findings:
         texts[finding.is_fault].setdefault(finding.kind, []).append(finding.text)
-    splits = sorted(tile_set.splits, key=[*SPLITS, *tile_set.splits].index)
     summary = {
         "data": str(tile_set.root),
         "name": tile_set.name,
         "classes": list(tile_set.classes),
         "channels": tile_set.channels,
         "split": {"name": tile_set.split_name, "sha256": tile_set.split_sha256},
-        "splits": {split: check.numbers_of(split) for split in splits},
+        "splits": {split: check.numbers_of(split) for split in check.splits},
         "stores": {folder.name: recipe.generator for folder, (recipe, _) in check.stores.items()},
         "warnings": texts[False],
         "faults": texts[True],
@@ -142,6 +125,8 @@ class _Check:
 
     def __init__(self, tile_set: TileSet) -> None:
         self.tile_set, self.root = tile_set, tile_set.root
+        self.splits = sorted(tile_set.splits, key=[*SPLITS, *tile_set.splits].index)
+        self.split_of = {t: split for split in self.splits for t in tile_set.splits[split]}
         hidden = {t for split in tile_set.unlabelled for t in tile_set.splits.get(split, ())}
         self.label_kinds = {t: () if t in hidden else tile_set.label_kinds for t in tile_set.tiles}
         self.counted = [*range(len(tile_set.classes)), IGNORE_INDEX]  # values of sound labels
@@ -189,74 +174,6 @@ class _Check:
                 text = f"'{tile_id}' is in no split; add it to a list in {self.root}/splits if it "
                 yield Finding("tiles without a split", f"{text}is to be used", is_fault=False)
 
-    def examine(self, tile_id: str) -> TileFacts:
-        """Read all files of a tile to their end."""
-        facts, path = TileFacts(), self.tile_set.image_path(tile_id)
-        image = self._read(facts, tile_id, path, "RGB", _PREPARE)
-        sha256 = None if image is None else sha256_of(path)
-        for kind in self.label_kinds[tile_id]:
-            label_path = self.tile_set.target_path(tile_id, kind)
-            target = self._read(facts, tile_id, label_path, "8-bit", _PREPARE)
-            if target is not None:
-                counts = count_values(target)
-                facts.findings += self._find_unknown(label_path, counts)
-                facts.counts = counts if kind == "full" else facts.counts
-        for folder, (recipe, sources) in self.stores.items():
-            if sha256 is not None and sources.get(tile_id, sha256) != sha256:
-                text = f"{path} changed after its map in {folder} was made; run "
-                text += f"{maker(recipe.generator)} again"
-                facts.findings.append(Finding("maps of changed images", text))
-            self._examine_map(facts, tile_id, folder)
-        if image is not None and (image != image[0, 0]).any():  # else it is no duplicate
-            facts.image_sha256 = sha256
-        return facts
-
-    def _read(
-        self, facts: TileFacts, tile_id: str, path: Path, kind: Kind, remedy: str
-    ) -> np.ndarray | None:
-        """Map the pixels of a file and compare its size with the tile's; None if unreadable."""
-        if not path.is_file():
-            facts.findings.append(Finding("missing files", f"{path} does not exist; {remedy}"))
-            return None
-        try:
-            array = open_raster(path, kind)
-        except UserError as error:
-            facts.findings.append(Finding("unreadable files", str(error)))
-            return None
-        found, tile = array.shape, self.tile_set.tiles[tile_id]
-        if found[:2] != (tile.height_px, tile.width_px):
-            text = f"{path} is {found[0]} x {found[1]}, tiles.csv says {tile.height_px} x "
-            text += f"{tile.width_px} (height x width); {remedy}"
-            facts.findings.append(Finding("wrong sizes", text))
-        return array
-
-    def _find_unknown(self, path: Path, counts: np.ndarray) -> Iterator[Finding]:
-        unknown = np.setdiff1d(np.flatnonzero(counts), self.counted).tolist()
-        if unknown:
-            listed = ", ".join(f"{v} ({counts[v]:,} pixels)" for v in unknown[:_NUM_LISTED])
-            more = f" and {len(unknown) - _NUM_LISTED} more" if len(unknown) > _NUM_LISTED else ""
-            last = len(self.tile_set.classes) - 1
-            text = f"{path} holds {listed}{more}; the classes are 0..{last}, {IGNORE_INDEX} = "
-            text += f"ignore; correct the masks and {_PREPARE}"
-            yield Finding("unknown label values", text)
-
-    def _examine_map(self, facts: TileFacts, tile_id: str, folder: Path) -> None:
-        """Compare the map of a tile with the manifest of its store."""
-        recipe, sources = self.stores[folder]
-        path, again = map_path(folder, tile_id), f"run {maker(recipe.generator)} again"
-        if tile_id not in sources or not path.is_file():
-            where = "no map" if tile_id in sources else "no map in its manifest"
-            text = f"{folder}: '{tile_id}' has {where}; {again}"
-            facts.findings.append(Finding("missing maps", text))
-            return
-        levels = self._read(facts, tile_id, path, "16-bit", again)
-        if levels is not None and read_facts(folder, tile_id, sources[tile_id], recipe) is None:
-            text = f"{path} was made from another image or with other settings than its manifest "
-            text += f"records; delete it and {again}"
-            facts.findings.append(Finding("maps that differ from their manifest", text))
-        if levels is not None and (levels == levels[0, 0]).all():
-            facts.flat.append(folder)
-
     def compare_histogram(self) -> Iterator[Finding]:
         """Compare ``histogram.csv``, from which training chooses crops, with the labels."""
         path, kind = self.root / HISTOGRAM, "wrong histogram.csv"
@@ -269,28 +186,33 @@ class _Check:
         for tile_id in sorted(self.tile_set.tiles.keys() | rows.keys()):
             if (tile_id in rows) != (tile_id in labelled):
                 what = "lists" if tile_id in rows else "lacks"
-                yield Finding(kind, f"{path} {what} '{tile_id}'; {_PREPARE}")
+                yield Finding(kind, f"{path} {what} '{tile_id}'; {PREPARE}")
             elif tile_id in rows and not self.tiles[tile_id].findings:  # else reported already
                 counts = self.tiles[tile_id].counts
                 if counts is not None and rows[tile_id].tolist() != counts[self.counted].tolist():
                     text = f"{path} differs from the pixel counts of the label of '{tile_id}'"
-                    yield Finding(kind, f"{text}; {_PREPARE}")
+                    yield Finding(kind, f"{text}; {PREPARE}")
 
-    def find_duplicates(self) -> Iterator[Finding]:
-        """Find tiles with equal pixels; those of one colour do not count."""
-        groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        for split, tile_ids in self.tile_set.splits.items():
-            for tile_id in dict.fromkeys(tile_ids):
-                if (sha256 := self.tiles[tile_id].image_sha256) is not None:
-                    groups[sha256].append((split, tile_id))
-        for members in groups.values():
-            named = ", ".join(f"'{tile_id}' ({split})" for split, tile_id in members)
-            if len({split for split, _ in members}) > 1:
-                text = f"{named} have the same pixels; remove the image from all splits but one"
-                yield Finding("same pixels in two splits", text)
-            elif len(members) > 1:
-                text = f"{named} have the same pixels and count more than other tiles"
-                yield Finding("same pixels twice in a split", text, is_fault=False)
+    def compare_sources(self) -> Iterator[Finding]:
+        """Compare ``sources.json`` with the tiles, and find sources with equal pixels."""
+        path, kind, known = self.root / "sources.json", "wrong sources.json", self.tile_set.sources
+        same: dict[str, dict[str, str]] = defaultdict(dict)  # splits by source, by hash
+        missing = {tile.source for tile in self.tile_set.tiles.values()} - known.keys()
+        for source in sorted(missing):
+            yield Finding(kind, f"{path} lacks '{source}', which tiles.csv names; {PREPARE}")
+        for tile_id, tile in self.tile_set.tiles.items():
+            if (facts := known.get(tile.source)) is None:
+                continue
+            if not (_is_within(tile, facts.box) and _is_within(tile, Box(0, 0, *facts.size))):
+                text = f"{path}: the tile '{tile_id}' is not within its source '{tile.source}'"
+                yield Finding(kind, f"{text}; {PREPARE}")
+            if tile_id in self.split_of and self.tiles[tile_id].image_sha256:
+                same[facts.sha256][tile.source] = self.split_of[tile_id]
+        for split_of in same.values():
+            if len({*split_of.values()}) > 1:
+                named = ", ".join(f"'{source}' ({split})" for source, split in split_of.items())
+                text = f"{named} are the same image; remove it from all splits but one"
+                yield Finding("same image under two names", text)
 
     def find_flat_maps(self) -> Iterator[Finding]:
         """Find maps of one value: a warning, and a fault if they are more than half of a store."""
@@ -315,6 +237,7 @@ class _Check:
         for folder, (_, sources) in self.stores.items():
             maps = {map_path(folder, tile_id).name for tile_id in sources}
             expected[folder] = maps | {_MANIFEST, SHEET}
+        expected[self.root / "valid"] = {valid_path(self.root, t).name for t in self.tiles}
         unfinished = partial_folder(self.root)
         temporary = [unfinished] if unfinished.exists() else []
         for folder, names in expected.items():
@@ -322,7 +245,7 @@ class _Check:
                 if path.name.startswith("."):
                     temporary.append(path)
                 elif path.name not in names:
-                    text = f"no list names {path}; delete it or {_PREPARE}"
+                    text = f"no list names {path}; delete it or {PREPARE}"
                     yield Finding("unexpected files", text)
         for path in temporary:
             text = f"{path} was left by a killed run, or belongs to a running one; if none is "
@@ -341,6 +264,7 @@ class _Check:
             "num_pixels": sum(tile.height_px * tile.width_px for tile in tiles),
             "class_pixels": pixels[:, :-1].sum(0).tolist(),
             "ignored_pixels": int(pixels[:, -1].sum()),
+            "no_data_pixels": sum(self.tiles[tile_id].num_no_data for tile_id in tile_ids),
             "class_weights": median_frequency_weights(pixels[:, :-1]),
         }
 
@@ -370,6 +294,10 @@ def median_frequency_weights(class_pixels: np.ndarray) -> tuple[float, ...] | No
     weights = np.zeros(len(pixels))
     weights[shown] = np.median(frequency) / frequency
     return tuple(float(f"{weight:.4g}") for weight in weights)
+
+
+def _is_within(one: Box, other: Box) -> bool:
+    return overlap_of(one, other)[0] == (slice(0, one.height_px), slice(0, one.width_px))
 
 
 def _folders(parent: Path) -> list[Path]:

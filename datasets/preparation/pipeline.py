@@ -321,7 +321,7 @@ def split_table(names: Sequence[str], numbers: Mapping[str, Mapping[str, Any]]) 
     Args:
         names: of the classes.
         numbers: by split: num_sources, num_tiles, num_pixels, class_pixels (without labels: all 0)
-            and ignored_pixels.
+            and ignored_pixels; no_data_pixels if they are known.
     """
     pixels = {split: [*n["class_pixels"], n["ignored_pixels"]] for split, n in numbers.items()}
     areas = [sum(pixels[split]) or n["num_pixels"] for split, n in numbers.items()]
@@ -336,6 +336,11 @@ def split_table(names: Sequence[str], numbers: Mapping[str, Mapping[str, Any]]) 
             for counts in pixels.values()
         ]
         rows.append([name, *cells])
+    no_data = [(n.get("no_data_pixels", 0), n["num_pixels"]) for n in numbers.values()]
+    if any(count for count, _ in no_data):
+        rows.append(
+            ["no data", *(f"{100 * count / max(total, 1):.1f} %" for count, total in no_data)]
+        )
     lines = [str(Table(head=["", *numbers], rows=rows, rules=()))]
     for name, count in zip(names, pixels.get("train", []), strict=False):
         if count == 0:

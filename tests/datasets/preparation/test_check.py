@@ -53,6 +53,7 @@ def test_a_sound_set_has_no_fault_and_the_right_numbers(toy):
         "num_pixels": 128,
         "class_pixels": [32 + 48, 32, 0],
         "ignored_pixels": 16,
+        "no_data_pixels": 0,
         # Frequencies: ground 80/(64+48), roof 32/64; their median is 0.6071.
         "class_weights": (0.85, 1.214, 0.0),
     }
@@ -245,7 +246,7 @@ def test_eroded_labels_are_examined_like_the_others(toy):
 @pytest.mark.parametrize(
     ("pair", "what", "sentence"),
     [
-        ("ad", "faults", "'d' (test), 'a' (train) have the same pixels; remove the image from all"),
+        ("ad", "faults", "'a' (train), 'd' (test) have the same pixels; remove the image from all"),
         ("ab", "warnings", "'a' (train), 'b' (train) have the same pixels and count more than ot"),
     ],
 )

@@ -1,22 +1,20 @@
-"""Overlaps between splits: tiles that hold the same pixels, or show the same ground.
+"""Fingerprints of tiles: tiles that hold a part of the same picture, at any offset.
 
 Crops that were cut with overlap before ``prepare.py`` saw them have names of their own and no
-common source. They are found by fingerprints, hashes of windows of 16 x 16 pixels. The hash of a
-window alone decides if it is kept, so two crops keep the same windows wherever they were cut, and a
-window that both keep gives their offset. The pixels are then compared.
+common source. They are found by hashes of windows of 16 x 16 pixels. The hash of a window alone
+decides if it is kept, so two crops keep the same windows wherever they were cut, and a window that
+both keep gives their offset. The pixels are then compared.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from utils.boxes import Box
-from utils.mosaic import overlap_of, overlapping_pairs
-from utils.rasters.placement import transform_points
+from utils.mosaic import overlap_of
 
 Pair = tuple[str, str]  # ids of two tiles
 Size = tuple[int, int]  # height and width in pixels
@@ -31,10 +29,6 @@ _WEIGHTS = np.random.default_rng(0).integers(2**63, size=_WINDOW_PX**2, dtype=np
 _MAX_SHARING = 16  # tiles that hold one window, within which all pairs are formed
 _MAX_OFFSETS = 4  # of a pair of tiles to compare: windows that repeat suggest wrong ones
 _COMPARED_ROWS = 64
-_MIN_OVERLAP_PX = 0.01  # of ground; less is rounding of the transforms
-_MIN_OVERLAP_OTHER_CRS_PX = 1.0  # there, edges between the transformed corners are not straight
-_GEOGRAPHIC = "EPSG:4326"
-_PAD = 0.01  # of an extent, for the same reason
 
 
 class Fingerprints(NamedTuple):
@@ -189,139 +183,3 @@ def _equal_area(one: np.ndarray, other: np.ndarray, offset: Sequence[int]) -> Si
         if not np.array_equal(part[rows], copy[rows]):
             return None
     return part.shape[0], part.shape[1]
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Place of a tile in an image, and of that image on the earth."""
-
-    image: str  # id of the image
-    box: Box  # the tile in it
-    crs: str | None = None  # of the image, as WKT
-    transform: tuple[float, ...] | None = None  # of the image: (a, b, c, d, e, f) of Affine
-
-    def corners(self) -> np.ndarray:
-        """Return the x and y of the four corners in turn, ``(4, 2)`` float64."""
-        assert self.transform is not None
-        a, b, c, d, e, f = self.transform
-        box = self.box
-        columns = np.array([box.left_px, box.right_px, box.right_px, box.left_px])
-        rows = np.array([box.top_px, box.top_px, box.bottom_px, box.bottom_px])
-        return np.stack([a * columns + b * rows + c, d * columns + e * rows + f], axis=1)
-
-    def pixels_of(self, points: np.ndarray) -> np.ndarray:
-        """Return the column and row in the image of each x and y, ``(N, 2)`` float64."""
-        assert self.transform is not None
-        a, b, c, d, e, f = self.transform
-        return (points - [c, f]) @ np.linalg.inv([[a, b], [d, e]]).T
-
-
-def shared_boxes(
-    places: Mapping[str, Footprint], split_of: Mapping[str, str]
-) -> Iterator[tuple[Pair, Size]]:
-    """Find tiles of different splits that overlap in one image.
-
-    Args:
-        places: of each tile, by id; sets the order of ids.
-        split_of: the split of each of them.
-
-    Yields:
-        Two ids, and height and width of their overlap in pixels.
-    """
-    images: defaultdict[str, list[str]] = defaultdict(list)
-    for tile_id, place in places.items():
-        images[place.image].append(tile_id)
-    for tile_ids in images.values():
-        boxes = [places[tile_id].box for tile_id in tile_ids]
-        for i, j in overlapping_pairs(boxes):
-            one, other = tile_ids[i], tile_ids[j]
-            if split_of[one] != split_of[other]:
-                rows, columns = overlap_of(boxes[i], boxes[j])[0]
-                yield (one, other), (rows.stop - rows.start, columns.stop - columns.start)
-
-
-def shared_ground(
-    places: Mapping[str, Footprint], split_of: Mapping[str, str]
-) -> Iterator[tuple[Pair, tuple[float, float]]]:
-    """Find tiles of different splits and images that show the same ground, by their georeference.
-
-    Tiles without a coordinate reference system are left out.
-
-    Args:
-        places: of each tile, by id; sets the order of ids.
-        split_of: the split of each of them.
-
-    Yields:
-        Two ids, and height and width of their overlap, more than a hundredth of a pixel (a pixel
-        between coordinate reference systems), in pixels of the first one.
-    """
-    placed = {t: place for t, place in places.items() if place.crs and place.transform}
-    outlines: dict[str, np.ndarray] = {t: place.corners() for t, place in placed.items()}
-    if len({place.crs for place in placed.values()}) > 1:
-        for tile_id, corners in list(outlines.items()):
-            moved = transform_points(corners.tolist(), str(placed[tile_id].crs), _GEOGRAPHIC)
-            if moved is None:
-                del outlines[tile_id]
-            else:
-                outlines[tile_id] = np.array(moved)
-    tile_ids = list(outlines)
-    for i, j in _meeting([*outlines.values()]):
-        one, other = tile_ids[i], tile_ids[j]
-        if split_of[one] == split_of[other] or placed[one].image == placed[other].image:
-            continue
-        size = _common_ground(placed[one], placed[other])
-        if size is not None:
-            yield (one, other), size
-
-
-def _meeting(outlines: Sequence[np.ndarray]) -> list[tuple[int, int]]:
-    """Return the pairs of outlines whose bounding rectangles, a little enlarged, overlap."""
-    if not outlines:
-        return []
-    points = np.stack(outlines)
-    low, high = points.min(axis=1), points.max(axis=1)
-    pad = _PAD * (high - low)
-    unit = pad.min()  # overlapping_pairs takes whole numbers
-    first = np.floor((low - pad) / unit).astype(np.int64)
-    length = np.ceil((high + pad) / unit).astype(np.int64) - first
-    rectangles = np.hstack([first[:, ::-1], length[:, ::-1]]).tolist()  # rows first
-    return overlapping_pairs([Box(*rectangle) for rectangle in rectangles])
-
-
-def _common_ground(one: Footprint, other: Footprint) -> tuple[float, float] | None:
-    """Return height and width of the overlap in pixels of the first tile, if there is one."""
-    corners, least = other.corners(), _MIN_OVERLAP_PX
-    if one.crs != other.crs:
-        moved = transform_points(corners.tolist(), str(other.crs), str(one.crs))
-        if moved is None:
-            return None
-        corners, least = np.array(moved), _MIN_OVERLAP_OTHER_CRS_PX
-    outline = one.pixels_of(corners)
-    box = one.box
-    for axis, limit, sign in (
-        (0, box.left_px, 1),
-        (0, box.right_px, -1),
-        (1, box.top_px, 1),
-        (1, box.bottom_px, -1),
-    ):
-        outline = _cut(outline, sign * (outline[:, axis] - limit))
-    if not len(outline):
-        return None
-    width, height = np.ptp(outline, axis=0).tolist()
-    return (height, width) if min(height, width) > least else None
-
-
-def _cut(outline: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Return the part of a convex polygon ``(N, 2)`` where a linear function is not negative.
-
-    ``inside`` holds the values of the function at the corners, ``(N,)``.
-    """
-    parts = []
-    for start, end, here, there in zip(
-        outline, np.roll(outline, -1, 0), inside, np.roll(inside, -1), strict=True
-    ):
-        if here >= 0:
-            parts.append(start)
-        if here * there < 0:
-            parts.append(start + (end - start) * here / (here - there))
-    return np.array(parts).reshape(-1, 2)
