@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 
 from datasets.rasters import write_raster
-from datasets.structure_maps import map_path, read_manifest, read_map
-from datasets.tile_set import TileSet
-from tests.conftest import single_process
+from datasets.structure_maps import map_path, read_manifest, read_map, store_folder
+from datasets.tile_set import TileSet, valid_path
+from generate import generate_store
+from tests.conftest import make_config, single_process
 from tests.datasets.fakes import (
     FakeGenerator,
     complete,
     contents,
+    depth_of,
     fill,
     inodes,
     picture,
     store_of,
+    whole_map,
     write_cut_set,
 )
 from utils.errors import DataError
@@ -90,3 +93,44 @@ def test_tiles_are_written_as_they_are_if_they_are_not_to_be_joined(tmp_path):
     for tile_id in tiles.tiles:
         (expected,) = generator.generate_batch([tiles.read_image(tile_id)])
         assert np.array_equal(read_map(map_path(apart.folder, tile_id)), expected)
+
+
+def write_valid(tiles: TileSet, whole: np.ndarray) -> None:
+    """Mark pixels of a source as prepare.py does: a file for tiles with pixels without data."""
+    for tile in tiles.tiles.values():
+        valid = whole[tile.slices]
+        if not valid.all():
+            write_raster(valid_path(tiles.root, tile.id), valid.astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["segments", "values"])
+def test_no_map_has_anything_in_the_collar_and_joined_ones_agree_elsewhere(tmp_path, kind):
+    """Tiles that overlap, one of them empty; the collar of the picture is far from its depths."""
+    image, valid = picture(160, 230, 1), np.zeros((160, 230), bool)
+    valid[20:130, 90:] = True
+    image[~valid] = (255, 255, 7)
+    tiles = write_cut_set(tmp_path / "cut", {"p": image}, 64, 24)
+    write_valid(tiles, valid)
+    assert not all(tiles.read_valid(tile_id) is None for tile_id in tiles.tiles)
+    levels = whole_map(tiles, complete(tiles, FakeGenerator(kind), single_process()), "p")
+    assert not levels[~valid].any()
+    if kind == "values":  # one scale, stretched over the pixels that hold data
+        truth = depth_of(image)[valid]
+        fit = np.polyval(np.polyfit(truth, levels[valid], 1), truth)
+        assert np.abs(levels[valid] - fit).max() < 1e-3 * 65535
+        assert levels[valid].min() < 10 and levels[valid].max() > 65525
+    else:  # the same objects, whatever their numbers
+        pairs = np.unique(np.stack([levels[valid], image[..., 2][valid]]), axis=1).T
+        assert len(pairs) == len({*pairs[:, 0]}) == len({*pairs[:, 1]}) > 5
+
+
+def test_superpixels_end_where_the_data_end(tmp_path):
+    image, valid = picture(64, 80, 1), np.ones((64, 80), bool)
+    valid[:, :33] = False
+    tiles = write_cut_set(tmp_path / "cut", {"p": image}, 128, 0)
+    write_valid(tiles, valid)
+    config = make_config(tiles.root, tmp_path)
+    generate_store(config, "superpixels", tiles, single_process())
+    (name,) = tiles.tiles
+    ids = read_map(map_path(store_folder(tiles.root, "superpixels"), name))
+    assert not ids[~valid].any() and (ids[valid] > 0).all()

@@ -14,6 +14,7 @@ from datasets.structure_maps import (
     begin_store,
     check_store,
     depth_levels,
+    finish_map,
     from_levels,
     map_path,
     map_settings,
@@ -79,6 +80,22 @@ def test_levels_are_those_of_a_range():
     assert clipped.tolist() == [[1, 1, 32768, 65535, 65535, 0]]
     with pytest.raises(DataError, match=r"not finite everywhere.*precision=fp32"):
         depth_levels(np.full((2, 2), np.inf, np.float32))
+
+
+def test_a_map_is_0_where_there_is_no_data_and_its_range_is_that_of_the_rest():
+    depth = np.array([[-100, 1, 2], [5, 999, 3]], np.float32)
+    valid = np.array([[False, True, True], [True, False, True]])
+    levels, facts = finish_map(depth, "depth_anything", valid)
+    assert facts == {"range": (1.0, 5.0)}
+    assert levels.tolist() == [[0, 1, 16385], [65535, 0, 32768]]
+    back = from_levels(levels, *facts["range"])
+    assert np.isnan(back[~valid]).all() and np.abs(back - depth)[valid].max() < 1e-4
+    levels, facts = finish_map(depth, "depth_anything", np.zeros_like(valid))
+    assert not levels.any() and facts == {"range": None}
+    ids = np.array([[9, 1, 2], [2, 9, 3]], np.uint16)
+    found, facts = finish_map(ids, "sam", valid)
+    assert found.tolist() == [[0, 1, 2], [2, 0, 3]] and facts == {"num_segments": 3}
+    assert found.dtype == np.uint16 and finish_map(ids, "sam", None)[0] is ids
 
 
 @pytest.mark.parametrize("config", [SuperpixelsConfig(), SamConfig(), DepthAnythingConfig()])

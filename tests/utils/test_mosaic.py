@@ -160,6 +160,10 @@ def test_objects_are_numbered_by_their_first_piece_and_id():
 def test_moments_by_hand():
     a, b = np.array([[1, 3], [5, 7]], np.uint16), np.array([[2, 2], [2, 6]], np.float32)
     assert overlap_moments(a, b).tolist() == [4, 4, 3, 5, 3, 3]
+    gaps = [np.pad(a, 1).astype(float), np.pad(b, 1)]
+    gaps[0][[0, -1]], gaps[1][:, [0, -1]] = np.nan, np.nan
+    assert overlap_moments(*gaps).tolist() == [4, 4, 3, 5, 3, 3]  # of pixels finite in both
+    assert overlap_moments(np.full((2, 2), np.nan), b).tolist() == [0] * 6
     for value in (0.1, 1e6 + 0.3, -7.7):
         constant = np.full((7, 13), value, np.float32)
         count, mean, _, aa, ab, _ = overlap_moments(constant, np.arange(91.0).reshape(7, 13))
