@@ -1,6 +1,7 @@
 """Polygons of label maps: drawn by hand, rasterised back by rasterio, counted by scipy."""
 
 import json
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from rasterio.crs import CRS
 from rasterio.features import rasterize
 from rasterio.warp import transform_geom
 from scipy import ndimage
+from shapely import coverage_is_valid
+from shapely.geometry import shape
 
-from utils.errors import DataError
-from utils.rasters import polygons
+from utils.errors import ConfigError, DataError
+from utils.rasters import polygons, simplification
 from utils.rasters.placement import Placement
-from utils.rasters.polygons import write_geojson
+from utils.rasters.polygons import PolygonFacts, write_geojson
+from utils.rasters.region_sums import region_sums
 
 IGNORED = 255
 NAMES = ("road", "Gebäude", 'a "b"', "tree", "car")
@@ -30,14 +34,18 @@ MARS = CRS.from_wkt(
 SQUARE = np.zeros((2, 2), np.uint8)
 
 
-def features_of(path: Path, label_map: np.ndarray, placement: Placement | None = None) -> list:
+def written(path: Path, label_map: np.ndarray, placement=None, **options) -> PolygonFacts:
     source = path.with_name("<map> & index.partial")
     source.write_bytes(label_map.tobytes())
+    options |= {"names": NAMES, "palette": PALETTE, "placement": placement}
     try:
-        names = {"names": NAMES, "palette": PALETTE}
-        write_geojson(source, label_map.shape, path, placement=placement, **names)
+        return write_geojson(source, label_map.shape, path, **options)
     finally:
         source.unlink()
+
+
+def features_of(path: Path, label_map: np.ndarray, placement=None, **options) -> list:
+    written(path, label_map, placement, **options)
     content = json.loads(path.read_text(encoding="utf-8"))
     assert [*content] == ["type", "features"]  # RFC 7946 has done with "crs"
     return content["features"]
@@ -204,3 +212,113 @@ def test_the_map_is_not_held_in_memory(tmp_path):
     write_geojson(source, label_map.shape, tmp_path / "a", placement=None, **names)
     assert tracemalloc.get_traced_memory()[1] < label_map.nbytes / 4
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_confidence_is_the_mean_of_the_pixels_of_each_polygon(tmp_path, monkeypatch, seed):
+    """Polygons are found by GDAL, sums by us: each polygon is burned again to take its mean."""
+    monkeypatch.setattr(polygons, "_BATCH_POINTS", 40)
+    label_map = noise((23, 31), [0.5, 0.3], seed)
+    confidence = np.random.default_rng(seed).integers(0, 256, label_map.shape).astype(np.uint8)
+    strips = ((label_map[top : top + 5], confidence[top : top + 5]) for top in range(0, 23, 5))
+    sums = region_sums(strips, 31, IGNORED)
+    features = features_of(tmp_path / "a", label_map, confidence=sums)
+    assert len(features) > 50
+    for feature in features:
+        inside = rasterize([feature["geometry"]], out_shape=label_map.shape) == 1
+        mean = round(confidence[inside].mean() / 255, 3)
+        assert feature["properties"]["confidence"] == pytest.approx(mean, abs=0.0011)
+
+
+@pytest.mark.parametrize(
+    ("placement", "min_area", "kept"),
+    [
+        (None, 3.0, [9, 3]),
+        (None, 3.5, [9]),
+        (Placement(crs=UTM_33, transform=NORTH_UP), 0.25, [9, 3, 2]),  # m2: pixels of 1/8 m2
+        (Placement(crs=UTM_33, transform=NORTH_UP), 0.26, [9, 3]),
+        (Placement(crs=CRS.from_epsg(4326), transform=NORTH_UP), 3.0, [9, 3]),
+    ],
+)
+def test_small_polygons_are_dropped_and_counted(tmp_path, placement, min_area, kept):
+    """Pixels without data are no dropped polygons."""
+    if placement is not None and placement.crs.is_geographic:
+        placement = Placement(crs=placement.crs, transform=Affine(1e-5, 0, 15, 0, -1e-5, 46))
+    label_map = drawn("00011", "000.1", "00022")
+    facts = written(tmp_path / "a", label_map, placement, min_area=min_area)
+    features = json.loads((tmp_path / "a").read_text(encoding="utf-8"))["features"]
+    assert sorted((f["properties"]["area_px"] for f in features), reverse=True) == kept
+    assert (facts.num_written, facts.num_dropped) == (len(kept), 3 - len(kept))
+
+
+@pytest.mark.parametrize(
+    ("placement", "are_pixels"),
+    [
+        (None, True),
+        (Placement(crs=UTM_33), True),
+        (Placement(transform=NORTH_UP), False),
+        (Placement(crs=UTM_33, transform=NORTH_UP), False),
+    ],
+)
+def test_coordinates_in_pixels_are_told(tmp_path, placement, are_pixels):
+    """Case 22 of docs/trials.md: control points or RPCs alone place no polygon."""
+    assert written(tmp_path / "a", SQUARE, placement).are_pixels == are_pixels
+
+
+def blobs(size: tuple[int, int], seed: int) -> np.ndarray:
+    """Rounded regions of four classes, and a corner without data."""
+    field = ndimage.gaussian_filter(np.random.default_rng(seed).random(size), 2)
+    label_map = np.digitize(field, np.quantile(field, [0.3, 0.5, 0.8])).astype(np.uint8)
+    label_map[np.add.outer(np.arange(size[0]), 2 * np.arange(size[1])) < size[0]] = IGNORED
+    return label_map
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("metres", [0.5, 1.5])
+def test_simplified_polygons_share_their_borders(tmp_path, monkeypatch, seed, metres):
+    """No gap, no overlap, no lost polygon; the frame and what the map says of regions stay."""
+    monkeypatch.setattr(polygons, "_BATCH_POINTS", 100)
+    monkeypatch.setattr(polygons, "_locator", lambda placement, size: (lambda points: points, 0))
+    placement = Placement(crs=UTM_33, transform=Affine(0.5, 0, 500000, 0, -0.5, 5173152))
+    label_map = blobs((50, 70), seed) if seed else noise((30, 20), [0.6, 0.3], 1)
+    plain = features_of(tmp_path / "a", label_map, placement)
+    simple = features_of(tmp_path / "b", label_map, placement, simplify_m=metres)
+    assert [f["properties"] for f in simple] == [f["properties"] for f in plain]
+    before, after = ([shape(f["geometry"]) for f in found] for found in (plain, simple))
+    assert all(each.is_valid and each.geom_type == "Polygon" and each.area > 0 for each in after)
+    assert coverage_is_valid(after)
+    num_corners = [sum(len(str(f["geometry"]).split("], [")) for f in s) for s in (plain, simple)]
+    assert num_corners[1] < 0.85 * num_corners[0]
+    # Only borders with pixels without data may move, each corner by less than the tolerance.
+    num_valid = (label_map != IGNORED).sum()
+    perimeter = sum(each.length for each in before)
+    assert abs(sum(each.area for each in after) - num_valid) < perimeter * metres / 0.5
+    if not (label_map == IGNORED).any():
+        assert sum(each.area for each in after) == num_valid
+
+
+def test_simplified_polygons_cover_a_whole_image_exactly(tmp_path, monkeypatch):
+    monkeypatch.setattr(polygons, "_locator", lambda placement, size: (lambda points: points, 0))
+    placement = Placement(crs=UTM_33, transform=NORTH_UP)
+    label_map = blobs((40, 60), 5)
+    label_map[label_map == IGNORED] = 4
+    features = features_of(tmp_path / "a", label_map, placement, simplify_m=1.0)
+    assert sum(shape(f["geometry"]).area for f in features) == label_map.size
+
+
+@pytest.mark.parametrize("placement", [None, Placement(crs=CRS.from_epsg(4326))])
+def test_metres_need_pixels_of_a_known_size(tmp_path, placement):
+    with pytest.raises(DataError, match="polygons cannot be simplified by metres, because the im"):
+        written(tmp_path / "a", SQUARE, placement, simplify_m=1.0)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("found", ["none", "old"])
+def test_a_missing_or_old_shapely_is_named(monkeypatch, found):
+    if found == "none":
+        monkeypatch.setitem(sys.modules, "shapely", None)
+        monkeypatch.setattr(simplification.importlib.util, "find_spec", lambda name: None)
+    else:
+        monkeypatch.delattr("shapely.coverage_simplify")
+    with pytest.raises(ConfigError, match=r"pip install 'shapely>=2.1', or leave --simplify out$"):
+        simplification.require_shapely()
