@@ -56,18 +56,19 @@ with _own_packages():
     from configs.schema import Config
     from datasets.loaders import absence_note
     from datasets.preparation.published.loveda import submit
-    from utils.arguments import low_and_high
+    from datasets.sensors import named_sensor
     from utils.config import config_from_dict
     from utils.distributed import choose_device, distributed_session
     from utils.errors import ConfigError, run_command
     from utils.inference.export import export_checkpoint
-    from utils.inference.inputs import find_inputs, submission_names
+    from utils.inference.inputs import choose_rendering, find_inputs, passed_over, submission_names
     from utils.inference.maps import choose_maps
     from utils.inference.progress import settings_digest
     from utils.inference.results import KINDS, OutputSettings, kinds_of_results
     from utils.inference.run import infer_images
     from utils.inference.segment import Segmenter, load_segmenter
     from utils.malloc import keep_freed_memory
+    from utils.rasters.rendering import AS_STORED, Rendering, bands_of, stretch_of
     from utils.training.checkpoint import Checkpoint, load_checkpoint
 
 PATIENCE = timedelta(days=2)  # ranks wait for each other only after images that may take hours
@@ -82,7 +83,8 @@ def load_predictor(checkpoint: str | Path, *overrides: str, device: str = "auto"
         device: auto, cpu or cuda.
 
     Returns:
-        ``(H, W, 3)`` uint8 RGB -> ``(H, W)`` uint8 class indices.
+        ``(H, W, 3)`` uint8 RGB -> ``(H, W)`` uint8 class indices; of a network that was trained
+        with a sensor: ``predict(image, dsm=array)``, see ``Segmenter``.
     """
     loaded = load_checkpoint(Path(checkpoint))
     recipe = f"the recipe in {checkpoint}"
@@ -107,6 +109,7 @@ def main() -> None:
 
 def segment(args: argparse.Namespace, checkpoint: Checkpoint, config: Config) -> None:
     """Segment the images that the command line names."""
+    rendering, line = _rendering(args, Rendering.from_plain(checkpoint.identity.rendering))
     inputs = find_inputs(args.input, args.output, args.split, png=args.submission)
     names = submission_names(inputs) if args.submission else {}
     identity = checkpoint.identity
@@ -119,27 +122,45 @@ def segment(args: argparse.Namespace, checkpoint: Checkpoint, config: Config) ->
     with distributed_session(config.run.device, PATIENCE) as dist:
         if dist.device.type == "cpu":
             keep_freed_memory(large=False)
-        note = absence_note(config.structure, identity.recipe["structure"])
-        if dist.is_main and note is not None:
-            print(note)
+        if dist.is_main:
+            notes = [absence_note(config.structure, identity.recipe["structure"]), line]
+            if args.split is None:
+                notes.append(passed_over(args.input, args.output))
+            print(*(f"{note}\n" for note in notes if note is not None), sep="", end="")
         maps = choose_maps(
             checkpoint,
             config,
             dist,
             data_split=None if args.split is None else (Path(args.input), args.split),
             keep=args.output / "maps" if args.keep_maps else None,
+            files=dict(args.sensor),
+            rendering=rendering,
+            num_images=len(inputs),
         )
         sizes = infer_images(
             load_segmenter(checkpoint, config, dist.device, maps),
             inputs,
             output,
             dist,
-            digest=settings_digest(checkpoint, config, args.stretch, maps.kind),
-            stretch=args.stretch,
+            digest=settings_digest(checkpoint, config, rendering, maps.kind),
+            rendering=rendering,
             overwrite=args.overwrite,
         )
     if names and dist.is_main:
         submit(args.output, names, sizes, len(identity.classes))
+
+
+def _rendering(args: argparse.Namespace, trained: Rendering) -> tuple[Rendering, str | None]:
+    """Return the rendering of the images, and a line for the console."""
+    own = {"bands": args.bands, "stretch": args.stretch, "alpha_is_data": args.alpha_is_data}
+    if args.split is None:
+        return choose_rendering(trained, **own)
+    if any(own.values()):
+        raise ConfigError(
+            "--bands, --stretch and --alpha-is-data tell how image files are read; those of a "
+            "prepared data set (--split) are RGB already"
+        )
+    return AS_STORED, None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -157,10 +178,28 @@ def _parser() -> argparse.ArgumentParser:
         help=f"some of {','.join(KINDS)} (default: index,color,overlay)",
     )
     add(
+        "--bands",
+        type=bands_of,
+        default=(),
+        metavar="R,G,B",
+        help="bands as red, green and blue, counted from 1 (default: as in training)",
+    )
+    add(
         "--stretch",
-        type=low_and_high,
+        type=stretch_of,
+        default=(),
         metavar="LOW,HIGH",
-        help="values of a channel that become 0 and 255 (default for 16 bit: 0,65535)",
+        help="values that become 0 and 255, one pair or one a band (default: as in training)",
+    )
+    add("--alpha-is-data", action="store_true", help="an alpha band does not mark missing pixels")
+    add(
+        "--sensor",
+        type=named_sensor,
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="raster, or folder of a raster per image, of a sensor; PATH:band:N for one of several "
+        "bands, or NAME=band:N of the images; repeatable",
     )
     add("--keep-maps", action="store_true", help="store structure maps in OUTPUT/maps for reuse")
     add("--overwrite", action="store_true", help="repeat images that are done")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from utils.errors import UserError
 from utils.files import read_json, sha256_of
 from utils.inference.inputs import Input
 from utils.inference.results import OutputSettings
+from utils.rasters.rendering import Rendering
 from utils.training.checkpoint import Checkpoint
 
 # Keys of ``model`` that act in training only, or that the checkpoint's hash already covers.
@@ -35,14 +35,14 @@ class DoneMarker:
 
 
 def settings_digest(
-    checkpoint: Checkpoint, config: Config, stretch: Sequence[float] | None, map_source: str
+    checkpoint: Checkpoint, config: Config, rendering: Rendering, map_source: str
 ) -> str:
     """Return a hash of the checkpoint and of the settings that decide its results, nothing else.
 
     Args:
         checkpoint: its file is hashed.
         config: its recipe, possibly overridden.
-        stretch: see ``--stretch``.
+        rendering: of the images.
         map_source: ``kind`` of the structure maps' source; generated maps of a large image differ
             from stored ones at the borders of chunks.
     """
@@ -55,7 +55,7 @@ def settings_digest(
         [(vit.name, vit.num_layers, vit.join) for vit in (model.rgb_vit, model.structure_vit)],
         [evaluation.window_px, evaluation.overlap_px, evaluation.scales, evaluation.turns],
         config.run.precision,
-        stretch,
+        rendering.to_plain(),
         map_source,
     ]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()

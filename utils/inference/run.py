@@ -8,18 +8,23 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
+from configs.schema import IGNORE_INDEX
 from utils.distributed import DistContext
 from utils.errors import DataError, UserError
 from utils.evaluation.evaluate import classes_of
 from utils.files import remove_partial_of, write_json, write_png
-from utils.inference.inputs import Input
+from utils.inference.inputs import Input, open_input
 from utils.inference.progress import DoneMarker, file_state, is_done, read_marker
-from utils.inference.results import KINDS, OutputSettings, RowFile, write_results
+from utils.inference.remarks import Remarks, remaining_lines
+from utils.inference.results import KINDS, OutputSettings, RowFile, strips_of, write_results
 from utils.inference.segment import Segmenter, confidence_of
-from utils.rasters.reading import Raster, open_scene
-from utils.rasters.rendering import Rendering
+from utils.rasters.placement import grid_of
+from utils.rasters.reading import Raster
+from utils.rasters.rendering import AS_STORED, Rendering
 from utils.rasters.sources import count_pixels
 from utils.reports.inference_report import NUM_PICTURES, write_inference_report
 from utils.reports.pages import jpeg_base64
@@ -28,6 +33,7 @@ from utils.visualization.panels import legend
 
 SHARED_FROM_PX = 64_000_000  # all ranks share the rows of a larger image
 _BAR_FROM_PX = 16_000_000  # a larger image has its own progress bar
+_NO_DATA = {"index": IGNORE_INDEX, "confidence": 0}  # of temporary maps, where there is no data
 
 
 def infer_images(
@@ -37,7 +43,7 @@ def infer_images(
     dist: DistContext,
     *,
     digest: str,
-    stretch: tuple[float, float] | None = None,
+    rendering: Rendering = AS_STORED,
     overwrite: bool = False,
 ) -> dict[Path, tuple[int, int]]:
     """Segment images; continue after broken ones and report them at the end. Call on all ranks.
@@ -49,7 +55,7 @@ def infer_images(
         dist: this process.
         digest: of everything that decides the results; finished images of the same digest are
             skipped.
-        stretch: values of a channel that become 0 and 255.
+        rendering: of stored values as RGB; tiles of a prepared set are RGB.
         overwrite: repeat finished images.
 
     Returns:
@@ -62,12 +68,16 @@ def infer_images(
     whole: list[Input] = []
     shared: list[Input] = []
     if dist.is_main:  # the other ranks wait at the gather
-        pending = [image for image in images if overwrite or not is_done(output, image, digest)]
+        pending = [
+            image
+            for image in images
+            if overwrite or not is_done(output, image, segmenter.digest_of(image, digest))
+        ]
         _remove_leftovers(output, pending)
         for image in pending:
             (shared if dist.world_size > 1 and _is_large(image) else whole).append(image)
     whole, shared = dist.gather((whole, shared))[0]
-    rank = _RankInference(segmenter, output, digest, stretch, dist.is_main)
+    rank = _RankInference(segmenter, output, digest, rendering, Remarks(is_shown=dist.is_main))
     alone = replace(dist, rank=0, world_size=1)
     own = whole[dist.rank :: dist.world_size]
     for image in tqdm(own, desc="infer", unit="image", disable=not dist.is_main):
@@ -77,7 +87,10 @@ def infer_images(
     # Ranks that share an image may fail at the same block: one sentence an image.
     found = {result: text for part in dist.gather(rank.failures) for result, text in part.items()}
     failures, markers = sorted(found.values()), {}
+    remarks = dist.gather(rank.remarks)
     if dist.is_main:
+        for line in remaining_lines(remarks):
+            print(line)
         markers = _read_markers(output, images)
         skipped = len(images) - len(whole) - len(shared)
         _write_summary(output, [*markers.values()], failures, len(images), skipped)
@@ -122,8 +135,8 @@ class _RankInference:
     segmenter: Segmenter
     output: OutputSettings
     digest: str
-    stretch: tuple[float, float] | None
-    shows_progress: bool
+    rendering: Rendering
+    remarks: Remarks
     failures: dict[Path, str] = field(default_factory=dict)
     num_pixels: int = 0
 
@@ -135,11 +148,8 @@ class _RankInference:
         try:
             with ExitStack() as stack:
                 with self._failure_collected(image):
-                    scene = stack.enter_context(
-                        open_scene(
-                            image.path, Rendering(stretch=(self.stretch,) if self.stretch else ())
-                        )
-                    )
+                    scene = stack.enter_context(open_input(image, self.rendering))
+                    self._inspect(image, scene)
                     maps = output.scratch(image.result, scene.size[1])
                     parts = self.segmenter.split_rows(scene.size, group.world_size)
                     if group.rank < len(parts):
@@ -153,36 +163,82 @@ class _RankInference:
             if is_writer:
                 output.remove_scratch(image.result)
 
+    def _inspect(self, image: Input, scene: Raster) -> None:
+        """Refuse values that have no rendering, and remember what a user should know."""
+        scene.read_rgb(slice(0), slice(0))
+        if (sentence := scene.stretch_warning()) is not None:
+            self.remarks.warn(image.path, sentence)
+        if scene.assumes_bands:
+            self.remarks.add("bands", image.path)
+        if scene.has_busy_alpha():
+            self.remarks.add("alpha", image.path)
+        if "polygons" in self.output.kinds and grid_of(scene.size, scene.placement) is None:
+            self.remarks.add("pixels", image.path)
+
     def _predict(
         self, image: Input, scene: Raster, maps: Mapping[str, RowFile], part: slice
     ) -> None:
         """Predict some rows of an image."""
         num_rows = part.stop - part.start
         self.num_pixels += num_rows * scene.size[1]
-        hidden = not self.shows_progress or math.prod(scene.size) < _BAR_FROM_PX
+        hidden = not self.remarks.is_shown or math.prod(scene.size) < _BAR_FROM_PX
         bar = tqdm(desc=image.path.name, total=num_rows, unit="row", leave=False, disable=hidden)
         with bar, self.segmenter.watch.time("predict"):
-            for rows, logits in self.segmenter.strips(image, scene.size, scene.read_rgb, part):
-                maps["index"].write(rows.start, classes_of(logits).numpy())
-                if "confidence" in self.output.kinds:
-                    maps["confidence"].write(rows.start, confidence_of(logits))
+            read_mask = scene.read_mask if scene.has_mask else None
+            done = part.start
+            for rows, logits in self.segmenter.strips(
+                image, scene.size, scene.read_rgb, part, read_mask
+            ):
+                self._keep_no_data(scene, maps, slice(done, rows.start))
+                self._keep(scene, maps, rows, logits)
                 del logits  # not held while the next strip is predicted
-                bar.update(rows.stop - rows.start)
+                bar.update(rows.stop - done)
+                done = rows.stop
+            self._keep_no_data(scene, maps, slice(done, part.stop))
+
+    def _keep(
+        self, scene: Raster, maps: Mapping[str, RowFile], rows: slice, logits: Tensor
+    ) -> None:
+        """Write a strip of predictions to the temporary maps."""
+        found = {"index": classes_of(logits).numpy()}
+        if "confidence" in self._kept:
+            found["confidence"] = confidence_of(logits)
+        is_invalid = ~scene.read_mask(rows, slice(0, scene.size[1])) if scene.has_mask else None
+        for kind, values in found.items():
+            if is_invalid is not None:
+                values[is_invalid] = _NO_DATA[kind]
+            maps[kind].write(rows.start, values)
+
+    def _keep_no_data(self, scene: Raster, maps: Mapping[str, RowFile], rows: slice) -> None:
+        """Write rows of which no pixel was predicted to the temporary maps."""
+        width = scene.size[1]
+        for strip in strips_of((rows.stop - rows.start, width)):
+            for kind in self._kept:
+                values = np.full((strip.stop - strip.start, width), _NO_DATA[kind], np.uint8)
+                maps[kind].write(rows.start + strip.start, values)
+
+    @property
+    def _kept(self) -> tuple[str, ...]:
+        """Return the kinds of temporary maps that the results are written from."""
+        needs_confidence = not {"confidence", "polygons"}.isdisjoint(self.output.kinds)
+        return ("index", "confidence") if needs_confidence else ("index",)
 
     def _write(self, image: Input, scene: Raster, maps: Mapping[str, RowFile]) -> None:
         """Write the results of an image, then its done marker."""
-        pixels, thumbnail = write_results(self.output, image.result, scene, maps)
+        written = write_results(self.output, image.result, scene, maps)
+        if not any(written.pixels):
+            self.remarks.add("empty", image.path)
         place = scene.placement
         marker = DoneMarker(
             image=str(image.path),
             file=file_state(image.path),
-            digest=self.digest,
+            digest=self.segmenter.digest_of(image, self.digest),
             result=str(image.result),
             kinds=self.output.kinds,
             size=scene.size,
-            pixels=pixels,
+            pixels=written.pixels,
             pixel_area_m2=None if place is None else place.pixel_area_m2(),
-            thumbnail=jpeg_base64(thumbnail),
+            thumbnail=jpeg_base64(written.thumbnail),
         )
         write_json(self.output.marker(image.result), asdict(marker))
 

@@ -2,11 +2,12 @@
 
 from utils.config import config_from_dict
 from utils.inference.progress import settings_digest
+from utils.rasters.rendering import Rendering
 
 
-def digest(checkpoint, *overrides, stretch=None, maps="generated"):
+def digest(checkpoint, *overrides, maps="generated", **rendering):
     config = config_from_dict(checkpoint.identity.recipe, "recipe", [*overrides])
-    return settings_digest(checkpoint, config, stretch, maps)
+    return settings_digest(checkpoint, config, Rendering(**rendering), maps)
 
 
 def test_settings_that_do_not_decide_a_result_are_not_in_the_digest(checkpoint):
@@ -31,5 +32,6 @@ def test_settings_that_decide_a_result_are_in_the_digest(checkpoint):
         "model.structure_vit.join=depth_to_space",
     ]
     found = [digest(checkpoint), *(digest(checkpoint, override) for override in overrides)]
-    found += [digest(checkpoint, stretch=(0.0, 9.0)), digest(checkpoint, maps="stored")]
+    found += [digest(checkpoint, maps="stored"), digest(checkpoint, bands=(3, 2, 1))]
+    found += [digest(checkpoint, stretch=((0.0, 9.0),)), digest(checkpoint, alpha_is_data=True)]
     assert len(set(found)) == len(found)
