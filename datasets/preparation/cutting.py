@@ -69,7 +69,7 @@ class _LabelTally:
         self.unknown.update(decoded.unknown)
         self.num_repaired += decoded.num_repaired
         self.num_no_data += decoded.num_no_data
-        self.num_tagged += decoded.tagged
+        self.num_tagged += decoded.num_tagged
         self.num_outside += decoded.num_outside
         self.hint = self.hint or decoded.hint
 
