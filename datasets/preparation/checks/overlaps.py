@@ -61,6 +61,8 @@ def shared_boxes(
     for tile_id, place in places.items():
         images[place.image].append(tile_id)
     for tile_ids in images.values():
+        if len({split_of[tile_id] for tile_id in tile_ids}) == 1:
+            continue
         boxes = [places[tile_id].box for tile_id in tile_ids]
         for i, j in overlapping_pairs(boxes):
             one, other = tile_ids[i], tile_ids[j]

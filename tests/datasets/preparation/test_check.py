@@ -6,11 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
+from rasterio.crs import CRS
 
 from datasets.preparation.check import check_tile_set
-from datasets.rasters import write_raster
+from datasets.rasters import read_raster, write_raster
 from datasets.structure_maps import map_path
-from datasets.tile_set import FORMAT_VERSION, TileSet, open_tile_set
+from datasets.tile_set import FORMAT_VERSION, TileSet, open_tile_set, valid_path
 from tests.conftest import make_config
 from tests.datasets.broken import (
     RECIPES,
@@ -25,6 +26,7 @@ from tests.datasets.broken import (
     truncate,
     write_eroded,
 )
+from tests.datasets.fakes import picture, tile_at, write_tiles
 from utils.files import read_rgb
 
 AGAIN = "prepare the data set again"
@@ -283,3 +285,161 @@ def test_files_that_belong_to_no_tile(toy):
     found = texts_of(toy, "warnings")
     for name, text in zip((".toy.partial", ".a.0.partial", ".parts"), found, strict=True):
         assert f"{name} was left by a killed run, or belongs to a running one; if none" in text
+
+
+def edit_source(toy, name, **changes):
+    path = toy.root / "sources.json"
+    sources = json.loads(path.read_text())
+    edit_json(path, **{name: {**sources[name], **changes}})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda sources: {"z": sources.pop("a"), **sources}, "lacks 'a', which tiles.csv names"),
+        (
+            lambda sources: {**sources, "a": {**sources["a"], "box": [1, 0, 7, 8]}},
+            ": the tile 'a' is not within its source 'a'",
+        ),
+        (
+            lambda sources: {**sources, "a": {**sources["a"], "size": [8, 7]}},
+            ": the tile 'a' is not within its source 'a'",
+        ),
+    ],
+)
+def test_facts_of_sources_that_are_not_those_of_the_tiles(toy, change, sentence):
+    path = toy.root / "sources.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    (found,) = faults_of(toy)
+    assert found.removeprefix("ROOT/sources.json").strip() == f"{sentence}; {AGAIN}"
+
+
+def test_an_image_under_two_names_is_one_fault(tmp_path):
+    image, target = picture(64, 96), np.zeros((64, 96), np.uint8)
+    names = {"a": "train", "b": "val"}
+    members = [(split, tile_at(name, (64, 96)), image, target) for name, split in names.items()]
+    toy = write_tiles(tmp_path / "toy", members)
+    assert faults_of(toy) == [
+        "'a' (train), 'b' (val) are the same image; remove it from all splits but one"
+    ]
+
+
+def test_crops_that_were_cut_with_overlap(tmp_path):
+    """Case 13 of docs/trials.md: every validation and test tile shares pixels with a training tile.
+
+    36 crops of 128 px at a step of 64 px have names of their own, and are split at random.
+    """
+    image, target = picture(448, 448, seed=2), np.zeros((128, 128), np.uint8)
+    places = [(64 * row, 64 * column) for row in range(6) for column in range(6)]
+    order = np.random.default_rng(0).permutation(36).tolist()
+    split_of, members = {}, []
+    for number, (top, left) in enumerate(places):
+        name = f"2_10_{left}_{top}_{left + 128}_{top + 128}"
+        split_of[name] = ("train", "val", "test")[np.searchsorted([22, 29], order[number], "right")]
+        crop = image[top : top + 128, left : left + 128]
+        members.append((split_of[name], tile_at(name, (128, 128)), crop, target))
+    found = faults_of(write_tiles(tmp_path / "toy", members))
+    pattern = (
+        r"'(.+)' \((.+)\) and '(.+)' \((.+)\) share (\d+) x (\d+) pixels; keep the crops of .*"
+    )
+    pairs = [re.fullmatch(pattern, text).groups() for text in found]
+    for one, split, other, other_split, height, width in pairs:
+        assert (split_of[one], split_of[other]) == (split, other_split)
+        a, b = (np.array(name.split("_")[2:4], int) for name in (one, other))
+        assert (128 - abs(a - b)).tolist() == [int(width), int(height)]
+    for split in ("val", "test"):
+        named = {
+            other for _, first, other, second, *_ in pairs if (first, second) == ("train", split)
+        }
+        assert len(named) == 7
+
+
+def test_tiles_of_two_splits_that_overlap_in_their_image(tmp_path):
+    image, target = picture(64, 160, seed=2), np.zeros((64, 96), np.uint8)
+    tiles = {"left": ("train", 0), "right": ("val", 64)}
+    members = [
+        (split, tile_at(name, (64, 96), left=left), image[:, left : left + 96], target)
+        for name, (split, left) in tiles.items()
+    ]
+    toy = write_tiles(tmp_path / "toy", members)
+    for name, (_, left) in tiles.items():
+        edit_source(toy, name, image="scene", size=[64, 160], box=[0, left, 64, 96])
+    assert faults_of(toy) == [
+        f"'left' (train) and 'right' (val) share 64 x 32 pixels of the image 'scene'; {AGAIN}"
+    ]
+
+
+def test_two_dates_of_a_place_in_two_splits(toy):
+    crs = CRS.from_epsg(32633).to_wkt()
+    for name, east in zip("abcd", (0, 900, 3, 7), strict=True):
+        edit_source(toy, name, crs=crs, transform=[0.5, 0, 400_000 + east, 0, -0.5, 5_700_000])
+    assert faults_of(toy) == []
+    start, end = texts_of(toy, "warnings")[0].split("; ")
+    assert start == "'a' (train) and 'c' (val) show the same ground, 8 x 2 pixels of 'a'"
+    assert end.startswith("scores are of a place that was trained on")
+    assert len(texts_of(toy, "warnings")) == 1  # c and d touch
+
+
+def without_data(toy, name, num_rows):
+    """The first rows of a tile hold no data: in its mask, its label and its maps."""
+    valid = np.ones((SIZE_PX, SIZE_PX), np.uint8)
+    valid[:num_rows] = 0
+    write_raster(valid_path(toy.root, name), valid)
+    write_raster(toy.target_path(name), np.where(valid, target_of(name), 255).astype("u1"))
+    for each in RECIPES:
+        rewrite_map(toy, each, name, map_of(name) * valid)
+
+
+def test_pixels_without_data_are_counted(toy, run_prepare):
+    without_data(toy, "b", 2)  # whose label is ignored there
+    assert faults_of(toy) == []
+    _, out, _ = run_prepare("check", "--data", toy.root)
+    assert "no data 12.5 % 0.0 % 0.0 %" in [" ".join(line.split()) for line in out.splitlines()]
+
+
+def rewrite_valid(toy, change):
+    path = valid_path(toy.root, "b")
+    write_raster(path, change(read_raster(path, "8-bit")).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (
+            lambda toy: write_raster(toy.target_path("b"), target_of("b") * 0),
+            "ROOT/labels/b.tif has 16 labelled pixels where the image holds no data; " + AGAIN,
+        ),
+        (
+            lambda toy: rewrite_map(toy, "dsm", "b", map_of("b")),
+            "ROOT/modalities/dsm/b.tif covers 16 pixels where the image holds no data; delete it "
+            "and run prepare.py sensor again",
+        ),
+        (
+            lambda toy: rewrite_valid(toy, lambda valid: valid[:, :7]),
+            f"ROOT/valid/b.tif is 8 x 7, tiles.csv says 8 x 8 (height x width); {AGAIN}",
+        ),
+        (
+            lambda toy: rewrite_valid(toy, lambda valid: valid * 255),
+            "ROOT/valid/b.tif holds 0, 255; it must hold 0 (no data) and may hold 1 (data), nothing"
+            f" else; {AGAIN}",
+        ),
+        (
+            lambda toy: rewrite_valid(toy, np.ones_like),
+            "ROOT/valid/b.tif holds 1; it must hold 0 (no data) and may hold 1 (data), nothing "
+            f"else; {AGAIN}",
+        ),
+        (
+            lambda toy: valid_path(toy.root, "b").rename(valid_path(toy.root, "x")),
+            f"no list names ROOT/valid/x.tif; delete it or {AGAIN}",
+        ),
+        (
+            lambda toy: truncate(valid_path(toy.root, "b")),
+            "ROOT/valid/b.tif is not whole: ",
+        ),
+    ],
+)
+def test_masks_that_do_not_fit_labels_and_maps(toy, harm, sentence):
+    without_data(toy, "b", 2)
+    harm(toy)
+    (found,) = faults_of(toy)
+    assert found.startswith(sentence)
