@@ -18,6 +18,7 @@ from tests.datasets.fakes import FakeGenerator
 from utils.boxes import Box
 from utils.config import config_from_dict
 from utils.errors import ConfigError
+from utils.inference.maps import generated_maps
 from utils.inference.segment import load_segmenter
 from utils.training.checkpoint import load_checkpoint
 
@@ -39,8 +40,8 @@ def test_two_modalities_train_and_one_may_be_missing_at_test_time(data_root, tmp
     without = config_from_dict(checkpoint.identity.recipe, "test", absent)
     image, device = np.zeros((96, 96, 3), np.uint8), single_process().device
     assert load_segmenter(checkpoint, without, device)(image).shape == (96, 96)
-    with pytest.raises(ConfigError, match=r"leave it out: structure\.absent=\[height\]"):
-        load_segmenter(checkpoint, config, device)
+    with pytest.raises(ConfigError, match=r"--sensor height=FOLDER\), or leave it out: str"):
+        generated_maps(checkpoint, config, device)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ The module of a generator is imported when it is built: importing the packages b
 depth network takes longer than computing a small set of superpixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -50,26 +50,29 @@ def fetch_generator_weights(structure: StructureConfig) -> None:
             fetch_weights(official_depth_anything(config.model_type))
 
 
-def check_generated(structure: StructureConfig, source: str) -> None:
+def check_generated(structure: StructureConfig, source: str, given: Collection[str] = ()) -> None:
     """Refuse structure that cannot be computed from an RGB image alone.
 
     Args:
         structure: section of a checkpoint's recipe.
         source: path of the checkpoint, for the error.
+        given: sensors whose values are given.
 
     Raises:
-        ConfigError: the maps of other images (``shuffled``), or a sensor that is not absent.
+        ConfigError: the maps of other images (``shuffled``), or a sensor that is neither given nor
+            absent.
     """
     if structure.control == "shuffled":
         raise ConfigError(
             f"{source} was trained on the maps of other images (structure.control=shuffled), a "
             "control experiment; infer with structure.control=on"
         )
-    if structure.control == "on" and structure.sensors():
-        names = ",".join(structure.sensors())
+    missing = [name for name in structure.sensors() if name not in given]
+    if structure.control == "on" and missing:
+        names, options = ",".join(missing), " ".join(f"--sensor {n}=FOLDER" for n in missing)
         raise ConfigError(
             f"{source} was trained with a sensor ({names}), which cannot be computed from RGB; "
-            f"leave it out: structure.absent=[{names}]"
+            f"name its rasters ({options}), or leave it out: structure.absent=[{names}]"
         )
 
 

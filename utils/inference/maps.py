@@ -1,16 +1,17 @@
 """Structure maps for inference: generated for each chunk of an image, or read from a data set."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from configs.schema import Config
+from configs.schema import Config, StructureConfig
 from datasets.encodings import StructureEncoder
 from datasets.loaders import check_structure
+from datasets.sensors import SensorFiles
 from datasets.structure_maps import (
     MapRecipe,
     finish_map,
@@ -21,17 +22,20 @@ from datasets.structure_maps import (
     store_folder,
     write_map,
 )
-from datasets.tile_set import open_tile_set
+from datasets.tile_set import TileSet, open_tile_set
 from models.structure.build import StructureGenerator, build_generator, check_generated
 from utils.boxes import Box
 from utils.config import differences
 from utils.distributed import DistContext
 from utils.errors import DataError, UserError
 from utils.inference.inputs import Input
+from utils.inference.map_source import MapSource
+from utils.inference.sensors import SensorMaps, choose_files, trained_sensors
+from utils.rasters.rendering import AS_STORED, Rendering
 from utils.training.checkpoint import Checkpoint
 
 
-class GeneratedMaps:
+class GeneratedMaps(MapSource):
     """Maps computed from the image, chunk by chunk.
 
     Args:
@@ -52,17 +56,7 @@ class GeneratedMaps:
     def of_chunk(
         self, image: Input | None, chunk: Box, pixels: np.ndarray, valid: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """Make the maps of a chunk.
-
-        Args:
-            image: None: an image without a file.
-            chunk: where in the image.
-            pixels: ``(h, w, 3)`` uint8 RGB of the chunk.
-            valid: ``(h, w)`` bool, its pixels that hold data; None: all of them.
-
-        Returns:
-            Ids or levels ``(h, w)`` uint16 by store, 0 where there is no data.
-        """
+        """Make the maps of a chunk, see ``MapSource``."""
         if self._folder is None or image is None:
             pairs = self._generators.items()
             return {store: _generate(*pair, pixels, valid) for store, pair in pairs}
@@ -79,7 +73,7 @@ class GeneratedMaps:
         return maps
 
 
-class StoredMaps:
+class StoredMaps(MapSource):
     """Maps of a prepared data set, checked by ``datasets.loaders.check_structure`` before.
 
     Args:
@@ -95,13 +89,10 @@ class StoredMaps:
     def of_chunk(
         self, image: Input | None, chunk: Box, pixels: np.ndarray, valid: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """Read the maps of a chunk, see ``GeneratedMaps.of_chunk``; the image must be a tile."""
+        """Read the maps of a chunk, see ``MapSource``; the image must be a tile."""
         assert image is not None and image.tile_id is not None
         paths = {store: map_path(folder, image.tile_id) for store, folder in self._folders.items()}
         return {store: np.array(read_map(path)[chunk.slices]) for store, path in paths.items()}
-
-
-MapSource = GeneratedMaps | StoredMaps
 
 
 def choose_maps(
@@ -111,6 +102,9 @@ def choose_maps(
     *,
     data_split: tuple[Path, str] | None = None,
     keep: Path | None = None,
+    files: Mapping[str, SensorFiles] | None = None,
+    rendering: Rendering = AS_STORED,
+    num_images: int = 1,
 ) -> MapSource:
     """Build the source of structure maps for a run of inference; else as ``generated_maps``.
 
@@ -122,22 +116,55 @@ def choose_maps(
             stores are used if they are complete and made as in training; if they are not, a note
             on the console says why, and maps are generated.
         keep: folder to store generated maps in.
+        files: rasters of sensors (``--sensor``), which are read instead of stores.
+        rendering: of the images, whose further bands may be sensors.
+        num_images: number of images.
     """
-    stores = StructureEncoder(config.structure).stores
-    if data_split is not None and stores and config.structure.control != "shuffled":
-        root, split = data_split
-        trained_with = checkpoint.identity.maps
-        try:
-            check_structure(open_tile_set(root), config.structure, [split], trained_with)
-            return StoredMaps(root, stores)
-        except UserError as error:
-            if dist.is_main:
-                print(f"note: structure maps are generated from the images: {error}")
-    return generated_maps(checkpoint, config, dist.device, keep)
+    structure, tile_set = config.structure, None
+    if data_split is not None:
+        tile_set = open_tile_set(data_split[0])
+    sensors = trained_sensors(structure, checkpoint.identity.maps)
+    is_prepared = tile_set is not None
+    read = choose_files(sensors, files or {}, num_images=num_images, is_prepared=is_prepared)
+    stores = tuple(s for s in StructureEncoder(structure).stores if s not in read)
+    others: MapSource | None = None
+    if tile_set is not None and data_split is not None and stores:
+        stored = replace(structure, absent=(*structure.absent, *read))
+        others = _stored_maps(checkpoint, tile_set, data_split[1], stored, stores, dist)
+    others = others or generated_maps(checkpoint, config, dist.device, keep, given=tuple(read))
+    if not read:
+        return others
+    return SensorMaps(
+        others, sensors, read, rendering=rendering, num_images=num_images, tile_set=tile_set
+    )
+
+
+def _stored_maps(
+    checkpoint: Checkpoint,
+    tile_set: TileSet,
+    split: str,
+    structure: StructureConfig,
+    stores: tuple[str, ...],
+    dist: DistContext,
+) -> StoredMaps | None:
+    """Return the stores of a data set; None, with a note on the console, if they do not fit."""
+    if structure.control == "shuffled":
+        return None
+    try:
+        check_structure(tile_set, structure, [split], checkpoint.identity.maps)
+    except UserError as error:
+        if dist.is_main:
+            print(f"note: structure maps are generated from the images: {error}")
+        return None
+    return StoredMaps(tile_set.root, stores)
 
 
 def generated_maps(
-    checkpoint: Checkpoint, config: Config, device: torch.device, keep: Path | None = None
+    checkpoint: Checkpoint,
+    config: Config,
+    device: torch.device,
+    keep: Path | None = None,
+    given: Collection[str] = (),
 ) -> GeneratedMaps:
     """Build a generator for every structure store that the network reads.
 
@@ -146,12 +173,13 @@ def generated_maps(
         config: its recipe, possibly overridden.
         device: where the generators compute.
         keep: folder to store the maps in.
+        given: sensors, which are not generated.
 
     Raises:
         ConfigError: the structure cannot be generated from an RGB image.
         DataError: these settings generate other maps than those of the training.
     """
-    check_generated(config.structure, str(checkpoint.path))
+    check_generated(config.structure, str(checkpoint.path), given)
     generators: dict[str, tuple[StructureGenerator, MapRecipe]] = {}
     stores = StructureEncoder(config.structure).stores
     for name, settings in config.structure.selected().items():

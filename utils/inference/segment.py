@@ -1,6 +1,6 @@
 """Segmentation of one image of any size: read, generate maps and predict, chunk by chunk."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 
@@ -15,7 +15,9 @@ from utils.evaluation.setup import load_predictor
 from utils.inference.arguments import checked_image
 from utils.inference.chunks import ChunkGrid
 from utils.inference.inputs import Input
-from utils.inference.maps import MapSource, generated_maps
+from utils.inference.map_source import MapSource
+from utils.inference.maps import generated_maps
+from utils.inference.sensors import ArrayMaps, TrainedSensor, trained_sensors
 from utils.inference.validity import ReadMask, ValidCells
 from utils.malloc import return_freed_memory
 from utils.threads import Stopwatch, read_ahead
@@ -33,6 +35,7 @@ class Segmenter:
         maps: source of structure maps.
         config: size and overlap of the predictor's windows.
         segment_px: side of a superpixel if the maps hold superpixels.
+        sensors: those that the network reads, for images in memory.
 
     Attributes:
         watch: seconds spent in ``read``, ``structure`` and ``wait`` (for both).
@@ -44,20 +47,33 @@ class Segmenter:
         maps: MapSource,
         config: EvalConfig,
         segment_px: int | None = None,
+        sensors: Mapping[str, TrainedSensor] | None = None,
     ) -> None:
         self.watch = Stopwatch()
-        self._predictor, self._maps = predictor, maps
+        self._predictor, self._maps, self._sensors = predictor, maps, sensors or {}
         self._config, self._segment_px = config, segment_px
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray, **sensors: np.ndarray) -> np.ndarray:
         """Segment an image in memory: ``(H, W, 3)`` uint8 RGB -> ``(H, W)`` uint8 class indices.
 
+        Args:
+            image: the image.
+            sensors: by name ``(H, W)`` numbers in the unit of the training set, NaN where there is
+                no data, of every sensor that the network reads.
+
         Raises:
-            DataError: it is no such image; the message says how to convert it.
+            DataError: it is no such image, or sensor; the message says how to convert it.
         """
         image = checked_image(image)
+        if sensors or self._sensors:
+            maps = ArrayMaps(self._maps, self._sensors, sensors, image.shape[:2])
+            return Segmenter(self._predictor, maps, self._config, self._segment_px)(image)
         strips = self.strips(None, image.shape[:2], lambda rows, columns: image[rows, columns])
         return torch.cat([classes_of(logits) for _, logits in strips]).numpy()
+
+    def digest_of(self, image: Input, digest: str) -> str:
+        """Return the digest of the results of an image, see ``MapSource.digest_of``."""
+        return self._maps.digest_of(image, digest)
 
     def split_rows(self, size: tuple[int, int], num_parts: int) -> list[slice]:
         """Split the rows of an image among ranks, as ``ChunkGrid.split_rows``."""
@@ -91,7 +107,19 @@ class Segmenter:
             Rows that some predicted window covers, and their logits ``(C, rows, W)``, float32, on
             the predictor's device.
         """
-        grid, rows = self._grid(size), rows or slice(0, size[0])
+        with self._maps.opened(image):
+            yield from self._strips(image, size, read, rows or slice(0, size[0]), read_mask)
+
+    def _strips(
+        self,
+        image: Input | None,
+        size: tuple[int, int],
+        read: Read,
+        rows: slice,
+        read_mask: ReadMask | None,
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the logits of an image whose sensors are open, see ``strips``."""
+        grid = self._grid(size)
         chunks, is_wanted = [*grid.covering(rows)], None
         if read_mask is not None:
             with self.watch.time("read"):
@@ -145,15 +173,18 @@ def load_segmenter(
         checkpoint: from ``train.py``.
         config: its recipe, possibly overridden.
         device: where to compute.
-        maps: source of structure maps; None: they are generated from the images.
+        maps: source of structure maps; None: they are generated from the images, and sensors are
+            given with each image.
 
     Raises:
         ConfigError, DataError: as ``utils.inference.maps.generated_maps``.
     """
-    maps = maps or generated_maps(checkpoint, config, device)
+    sensors = trained_sensors(config.structure, checkpoint.identity.maps)
+    maps = maps or generated_maps(checkpoint, config, device, given=sensors)
     predictor = load_predictor(checkpoint, config, device)
     superpixels = config.structure.selected().get("superpixels")
-    return Segmenter(predictor, maps, config.eval, getattr(superpixels, "segment_size_px", None))
+    segment_px = getattr(superpixels, "segment_size_px", None)
+    return Segmenter(predictor, maps, config.eval, segment_px, sensors)
 
 
 def confidence_of(logits: Tensor) -> np.ndarray:

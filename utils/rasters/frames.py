@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rasterio._err import CPLE_BaseError
-from rasterio.crs import CRS
 from rasterio.errors import RasterioError
-from rasterio.transform import Affine
 
+from utils.boxes import Box
 from utils.errors import DataError
-from utils.rasters.placement import Grid, Placement, covers, grid_of, same_grid
+from utils.rasters.placement import Grid, Placement, covers, grid_of, placement_of, same_grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +33,7 @@ def recorded_frame(
     """
     if transform is None:
         return Frame(name=name, size=size)
-    system = CRS.from_wkt(crs) if crs else None
-    placement = Placement(crs=system, transform=Affine(*transform))
-    return Frame(name=name, size=size, placement=placement)
+    return Frame(name=name, size=size, placement=placement_of(crs, transform, Box(0, 0, *size)))
 
 
 def wanted_warp(raster: Frame, image: Frame) -> Grid | None:

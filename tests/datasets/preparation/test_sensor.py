@@ -1,5 +1,6 @@
 """Import of a real sensor as a modality: values, pixels without data, ranges, errors."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import rasterio
 from PIL import Image
 
 from datasets.loaders import check_structure
-from datasets.preparation.sensor import import_sensor, read_band
+from datasets.preparation.sensor import import_sensor, rasters_of
+from datasets.sensors import open_band
 from datasets.structure_maps import (
     MapRecipe,
     begin_store,
@@ -20,12 +22,16 @@ from datasets.structure_maps import (
 from datasets.tile_set import TileSet, open_tile_set
 from tests.conftest import make_config
 from utils.errors import DataError, MissingDataError
+from utils.rasters.frames import Frame
 from utils.rasters.reading import open_scene
 
 
 def read_raster(path: Path, no_data: float | None) -> np.ndarray:
     with open_scene(path) as raster:
-        return read_band(raster, str(path), no_data)
+        height, width = raster.size
+    image = Frame(name="image", size=(height, width))
+    with open_band(partial(open_scene, path), image, no_data=no_data) as band:
+        return band.read(slice(0, height), slice(0, width))
 
 
 def save_all(tile_set: TileSet, folder: Path, array: np.ndarray, suffix: str = ".png") -> None:
@@ -83,12 +89,18 @@ def test_no_data_means_what_the_file_can_hold_declares_or_masks(tmp_path: Path):
 def test_rasters_that_do_not_fit(data_root: Path, tmp_path: Path):
     tile_set = open_tile_set(data_root)
     first = next(iter(tile_set.tiles))
-    sentence = rf"the image '{first}' has no raster .*/{first}\{{\.tif,\.tiff,\.png\}}; add it"
+    sentence = rf"the image '{first}' has no raster .*/{first} \(\.tif, \.png or another format\)"
     with pytest.raises(MissingDataError, match=sentence):
-        import_sensor(tile_set, "other", tmp_path)
+        rasters_of(tile_set, tmp_path)
     for shape, sentence in (
-        ((96, 95), r"png is 96 x 95 and its image 96 x 96 \(height x width\); give them one size"),
-        ((96, 96, 3), r"png must hold one band of numbers, not 3 of uint8"),
+        (
+            (96, 95),
+            r"png is 96 x 95 and its image '.*' 96 x 96 \(.*\); give them one size, or",
+        ),
+        (
+            (96, 96, 3),
+            r"png has 3 bands; name the one of the sensor: --band N, or --sensor",
+        ),
         (
             (96, 96),
             r"no raster of the sensor other has a pixel with data; check --no-data or leave",
@@ -96,7 +108,7 @@ def test_rasters_that_do_not_fit(data_root: Path, tmp_path: Path):
     ):
         save_all(tile_set, tmp_path, np.zeros(shape, np.uint8))
         with pytest.raises(DataError, match=sentence):
-            import_sensor(tile_set, "other", tmp_path, no_data=0)
+            import_sensor(tile_set, "other", rasters_of(tile_set, tmp_path), no_data=0)
     assert not store_folder(data_root, "other").exists()
 
 
