@@ -355,10 +355,8 @@ class MaskDecoder:
         if absent is None or not absent.any() or not self._tag_is_class(mask, by_value):
             return absent, 0
         stored = mask.read_values(rows, slice(None), mask.rgb_bands)
-        tagged = (
-            absent & (stored == mask.no_data).all(axis=-1) & mask.read_inside(rows, slice(None))
-        )
-        return absent & ~tagged, int(tagged.sum())
+        tagged = (stored == mask.no_data).all(axis=-1) & mask.read_inside(rows, slice(None))
+        return absent & ~tagged, int((absent & tagged).sum())
 
     def _tag_is_class(self, mask: Raster, by_value: bool) -> bool:
         """Return True if the class file gives a class to what the file declares as no data."""
@@ -378,10 +376,11 @@ class MaskDecoder:
 
     def _hint(self, mask: Raster, name: str, keys: np.ndarray, by_value: bool) -> str | None:
         """Return a clause on the likely cause of unknown colours or values."""
-        if by_value:
-            shown = f"{name} has 1 bit a pixel: its values are 0 and 1, but viewers show 0 and 255"
-            return shown if mask.bits == 1 else None
-        greys = [key for key in keys.tolist() if key and key % 0x010101 == 0]
+        if mask.bits == 1:
+            other = "color reads them as #000000 and #FFFFFF" if by_value else "index reads these"
+            values = "its values are 0 and 1, though viewers show 0 and 255"
+            return f"{name} has 1 bit a pixel: {values}; --label-kind {other}"
+        greys = [] if by_value else [key for key in keys.tolist() if key and key % 0x010101 == 0]
         greys = [key for key in greys if self._names_class(key & 255)]
         if not greys:
             return None
