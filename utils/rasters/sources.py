@@ -1,5 +1,6 @@
 """Stored pixels of image files: by window from GDAL (rasterio), or decoded as a whole by Pillow."""
 
+import shlex
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,11 @@ _CACHE_BYTES = 128 << 20
 _GDAL_DRIVERS = [
     *("GTiff", "VRT", "JP2OpenJPEG", "HFA", "ENVI", "EHdr", "ERS", "NITF", "PCIDSK", "AAIGrid"),
     *("PNM", "SGI", "MRF"),
+]
+# Other files of rasters, of which some hold several, or text: named, so that they can be converted.
+_OTHER_DRIVERS = [
+    *("GPKG", "MBTiles", "KMLSUPEROVERLAY", "netCDF", "HDF5", "HDF5Image", "BAG", "GRIB", "DTED"),
+    *("SRTMHGT", "USGSDEM", "AIG", "SAGA", "RST", "PCRaster", "GSBG", "GSAG", "GS7BG", "HF2"),
 ]
 _PILLOW_FORMATS = ["PNG", "JPEG", "BMP", "WEBP", "GIF"]  # GDAL's drivers have the same names
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -245,12 +251,30 @@ def _open(
         if not only_gdal and (image := _open_with_pillow(file, path)) is not None:
             yield image, file
             return
-        with _errors_of(path, _NO_IMAGE):  # not by rasterio.open, which takes a single driver
-            drivers = _PILLOW_FORMATS if _is_deep_png(file) or only_gdal else []
-            drivers = drivers + _GDAL_DRIVERS if only_gdal else drivers or _GDAL_DRIVERS
-            dataset = DatasetReader(path, driver=drivers)
+        drivers = _PILLOW_FORMATS if _is_deep_png(file) or only_gdal else []
+        drivers = drivers + _GDAL_DRIVERS if only_gdal else drivers or _GDAL_DRIVERS
+        try:  # not by rasterio.open, which takes a single driver
+            with _errors_of(path, _NO_IMAGE):
+                dataset = DatasetReader(path, driver=drivers)
+        except DataError as error:
+            _refuse_other_format(path, error)
+            raise
         with dataset:
             yield dataset, file
+
+
+def _refuse_other_format(path: Path, error: DataError) -> None:
+    """Refuse a sound file of a format that GDAL could convert."""
+    try:
+        with DatasetReader(path, driver=_OTHER_DRIVERS) as dataset:
+            name = dataset.driver
+    except Exception:  # broken as well
+        return
+    source, result = (shlex.quote(str(each)) for each in (path, path.with_suffix(".tif")))
+    raise DataError(
+        f"{path} is of a format that is not read here ({name}); convert it: gdal_translate "
+        f"{source} {result}"
+    ) from error
 
 
 def _open_file(path: Path) -> BinaryIO:
@@ -313,6 +337,8 @@ def _errors_of(path: Path, problem: str) -> Iterator[None]:
         text = str(error.__cause__ or error).split(" <_io.")[0]  # Pillow names the open file
         reason = " ".join(text.replace(str(path), path.name).split()).rstrip(".")
         remedy = _CONVERT if "codec" in str(error) else "replace the file"
+        if "not recognized" in reason:
+            remedy += ", or convert it to TIFF"
         raise DataError(f"{path} {problem} ({reason or type(error).__name__}); {remedy}") from error
 
 

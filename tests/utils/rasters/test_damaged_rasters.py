@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+import rasterio.shutil
 from PIL import Image, ImageFile
 
 from tests.utils.rasters.raster_files import (
@@ -41,10 +43,29 @@ def test_what_is_no_file_is_named(tmp_path: Path, read):
 @pytest.mark.parametrize("content", [b"", b"hello\n" * 50, b"\xff\xd8", b"BM", b"II*\0"])
 def test_what_is_no_image_is_named(tmp_path: Path, name: str, content: bytes):
     (tmp_path / name).write_bytes(content)
-    sentence = rf"{re.escape(name)} cannot be read as an image \([^<]+\); replace the file$"
+    sentence = rf"{re.escape(name)} cannot be read as an image \([^<]+\); replace the file"
     assert re.search(sentence, refusal(tmp_path / name))
     with pytest.raises(DataError, match=r"cannot be read as an image"):
         count_pixels(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("driver", "suffix"), [("GPKG", "gpkg"), ("netCDF", "nc"), ("GRIB", "grb"), ("HF2", "hf2")]
+)
+def test_sound_files_of_other_formats_are_named_with_their_conversion(
+    tmp_path: Path, driver: str, suffix: str
+):
+    """Case 23 of docs/trials.md: the file is good, so no other one is asked for."""
+    degrees = {"crs": "EPSG:4326", "transform": rasterio.Affine(0.1, 0, 10, 0, -0.1, 50)}
+    write_tiff(tmp_path / "a.tif", picture(30, 40, 1), **degrees)
+    path, result = tmp_path / f"a scene.{suffix}", tmp_path / "a scene.tif"
+    rasterio.shutil.copy(tmp_path / "a.tif", path, driver=driver, strict=False)
+    assert refusal(path) == (
+        f"{path} is of a format that is not read here ({driver}); convert it: gdal_translate "
+        f"'{path}' '{result}'"
+    )
+    path.write_bytes(path.read_bytes()[100:])
+    assert refusal(path).endswith("); replace the file, or convert it to TIFF")
 
 
 HUGE = (1 << 31) - 16
