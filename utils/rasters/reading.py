@@ -345,11 +345,11 @@ def _levels(source: GdalSource | PillowSource, stretch: Range | None) -> ToBytes
     unsigned = np.dtype(f"u{dtype.itemsize}")
     values = np.arange(1 << 8 * dtype.itemsize).astype(unsigned).view(dtype).astype(np.float64)
     top = (1 << bits) - 1
-    if source.white_is_zero:
-        values = top - values
     if bits < 8:
         values, top = values * (255 / top), 255
     table = _scale(values, stretch or (0, top))
+    if source.white_is_zero:
+        table = 255 - table
     if dtype == np.uint8 and (table == np.arange(256)).all():
         return lambda values: values
     return lambda values: table[values.view(unsigned)]

@@ -21,6 +21,7 @@ from tests.utils.rasters.raster_files import (
 )
 from utils.errors import ConfigError
 from utils.rasters.reading import open_scene
+from utils.rasters.rendering import Rendering
 
 SAMPLES = Path(__file__).parents[4] / "shared" / "data" / "geodata-samples"
 PHOTO = picture(60, 70)
@@ -45,7 +46,8 @@ def test_tiff_layouts_give_the_pixels_that_went_in(tmp_path: Path, dtype: str, o
     values = picture(75, 91, 3, dtype)
     path = write_tiff(tmp_path / "a.tif", values, **options)
     shown = values if dtype == "uint8" else np.rint(values / 257).astype(np.uint8)
-    with open_scene(path) as raster:
+    stretch = () if dtype == "uint8" else ((0.0, 65535.0),)
+    with open_scene(path, Rendering(stretch=stretch)) as raster:
         assert (raster.size, raster.num_bands, raster.dtype) == ((75, 91), 3, values.dtype)
         for window in (WINDOW, (slice(70, 75), slice(0, 91)), (EVERYTHING, EVERYTHING)):
             np.testing.assert_array_equal(raster.read_rgb(*window), shown[window])
@@ -64,7 +66,8 @@ def test_grey_of_any_depth_spans_black_to_white(tmp_path: Path, bits: int, photo
     write_tiff(tmp_path / "a.tif", values, nbits=bits, photometric=photometric)
     grey = np.rint(values * (255 / top))
     grey = np.rint((top - values.astype(int)) * (255 / top)) if photometric[5:] == "WHITE" else grey
-    np.testing.assert_array_equal(read_rgb(tmp_path / "a.tif"), np.repeat(grey, 3, axis=2))
+    stretch = (0, top) if bits > 8 else None
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.tif", stretch), np.repeat(grey, 3, axis=2))
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8])
@@ -124,24 +127,26 @@ def test_16_bits_are_scaled_with_all_their_bits(tmp_path: Path, channels: int):
     write_tiff(tmp_path / "a.tif", values, photometric="MINISBLACK", compress="LZW")
     shown = values[:, :, :3] if channels >= 3 else values[:, :, [0, 0, 0]]
     for name in ("a.png", "a.tif"):
-        for stretch in (None, (300.5, 900)):
-            expected = stretched(shown, *(stretch or (0, 65535)))
+        for stretch in ((0, 65535), (300.5, 900)):
+            expected = stretched(shown, *stretch)
             np.testing.assert_array_equal(read_rgb(tmp_path / name, stretch), expected)
         with open_scene(tmp_path / name) as raster:
             found = raster.read_values(slice(2, 8), slice(3, 9))
             np.testing.assert_array_equal(found, values[2:8, 3:9])
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int16", "uint32", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["int8", "int16", "uint16", "uint32", "float32", "float64"])
 def test_other_types_need_a_stretch(tmp_path: Path, dtype: str):
-    values = np.random.default_rng(0).normal(0, 60, (40, 50, 3)).astype(dtype)
+    values = np.random.default_rng(0).normal(300, 60, (40, 50, 3))
+    values = (values % 127 if dtype == "int8" else values).astype(dtype)
     path = write_tiff(tmp_path / "a.tif", values, compress="LZW", endianness="BIG", **TILES)
-    np.testing.assert_array_equal(read_rgb(path, (-50, 80)), stretched(values, -50, 80))
+    np.testing.assert_array_equal(read_rgb(path, (50, 380)), stretched(values, 50, 380))
     with open_scene(path) as raster:
         np.testing.assert_array_equal(raster.read_values(EVERYTHING, EVERYTHING), values)
+    low, high = values.min(), values.max()
     assert refusal(path).endswith(
-        f"a.tif holds {dtype} values, without an agreed black and white; state the two values "
-        "(stretch), or convert it to 8 bits"
+        f"a.tif holds {dtype} values of {low:.6g} to {high:.6g}, without an agreed black and "
+        f"white; name the values that become 0 and 255: --stretch {low:.6g},{high:.6g}"
     )
 
 
