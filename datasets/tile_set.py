@@ -305,9 +305,10 @@ def open_tile_set(root: Path) -> TileSet:
         DataError: another format version, a tile that is not in the table, a source image in two
             splits, or lists other than those of the recorded split.
     """
-    if not (root / "dataset.json").is_file():
+    if not (facts := root / "dataset.json").is_file():
         raise MissingDataError(
-            f"{root} is not a prepared data set (no dataset.json); make it with prepare.py"
+            f"{root} is not a prepared data set ({facts.absolute()} does not exist); make it with "
+            "prepare.py, or correct its name"
         )
     meta = read_json(root / "dataset.json")
     if meta.get("format_version") != FORMAT_VERSION:
@@ -315,7 +316,12 @@ def open_tile_set(root: Path) -> TileSet:
             f"{root} has data set format {meta.get('format_version')}, this program reads "
             f"{FORMAT_VERSION}; prepare it again"
         )
-    tiles = _read_tiles(root / "tiles.csv")
+    tiles, sources = _read_tiles(root / "tiles.csv"), read_sources(root)
+    if lost := sorted({tile.source for tile in tiles.values()} - sources.keys()):
+        raise DataError(
+            f"{root}/sources.json lacks {len(lost)} sources of tiles.csv (first: '{lost[0]}'); "
+            "prepare the data set again"
+        )
     splits = {path.stem: _read_ids(path) for path in sorted((root / "splits").glob("*.txt"))}
     hashed = check_splits(root, tiles, splits)
     split = meta["split"]
@@ -338,7 +344,7 @@ def open_tile_set(root: Path) -> TileSet:
         label_kinds=tuple(meta["labels"]),
         channels=meta["channels"],
         rendering=meta["rendering"],
-        sources=read_sources(root),
+        sources=sources,
         tiles=tiles,
         splits=splits,
     )

@@ -117,11 +117,24 @@ def test_labels_that_were_never_there_lost_ones_and_unknown_classes_are_told_apa
         tiles.split("test")
 
 
+def test_the_folder_that_a_relative_name_means_is_named(tmp_path, monkeypatch):
+    """Case 28 of docs/trials.md: the name is relative to the working folder."""
+    monkeypatch.chdir(tmp_path)
+    tried = re.escape(f"data/x is not a prepared data set ({tmp_path}/data/x/dataset.json does not")
+    with pytest.raises(MissingDataError, match=rf"^{tried} exist\); make it with prepare\.py, or "):
+        open_tile_set(Path("data/x"))
+
+
 @pytest.mark.parametrize(
     ("file", "text", "problem"),
     [
         ("dataset.json", None, r"toy is not a prepared data set .* prepare\.py"),
         ("dataset.json", '{"format_version": 99}', "format 99, this program reads 3; prepare it"),
+        (
+            "sources.json",
+            "{}",
+            r"sources\.json lacks \d sources of tiles\.csv \(first: 'big photo'",
+        ),
         ("tiles.csv", None, r"tiles\.csv does not exist; prepare .* again"),
         ("splits/test.txt", "ghost", r"test\.txt names 'ghost', tiles\.csv does not"),
         (
