@@ -1,4 +1,4 @@
-"""``load_predictor`` in a project that has packages of the same names as ours."""
+"""``load_predictor`` in Python: beside packages of the same names, and its arguments."""
 
 import os
 import subprocess
@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import infer
+from utils.errors import DataError
 
 PROJECT = """
 import sys
@@ -43,3 +45,17 @@ def test_a_project_with_packages_of_the_same_names_keeps_them(checkpoint, tmp_pa
     assert done.returncode == 0, done.stderr
     labels = infer.load_predictor(checkpoint.path, device="cpu")(image)
     assert np.array_equal(np.load(tmp_path / "labels.npy"), labels)
+
+
+def test_a_predictor_takes_any_layout_of_8_bit_rgb_and_nothing_else(checkpoint):
+    """Case 18 of docs/trials.md; the messages are in ``utils/inference/test_arguments.py``."""
+    predict = infer.load_predictor(checkpoint.path, device="cpu")
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    flipped = image[::-1, ::-1]
+    flipped.flags.writeable = False
+    assert np.array_equal(predict(flipped), predict(flipped.copy()))
+    for other in (image / 255, image.astype(np.uint16), image.transpose(2, 0, 1), image[..., 0]):
+        with pytest.raises(
+            DataError, match=r"^predict takes an array \(H, W, 3\) of uint8, RGB in"
+        ):
+            predict(other)
