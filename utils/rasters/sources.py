@@ -104,8 +104,11 @@ class GdalSource:
         return np.ones([part.stop - part.start for part in window], bool)
 
     def _read_mask(self, window: Slices) -> np.ndarray:
+        within = Window.from_slices(*window)
         with _errors_of(self._path, _damage(window)):
-            return self._dataset.dataset_mask(window=Window.from_slices(*window)) != 0
+            if self._dataset.count > self.num_bands:  # GDAL takes alpha of few types as a mask
+                return self._dataset.read(self._dataset.count, window=within) != 0
+            return self._dataset.dataset_mask(window=within) != 0
 
     def warp(self, grid: Grid, *, bilinear: bool) -> None:
         """Replace the pixels by those of a grid; outside the raster there is no data.
