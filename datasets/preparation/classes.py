@@ -33,6 +33,7 @@ from utils.value_table import ValueTable
 
 UNKNOWN = 254  # class index of a colour or value that the class file does not name
 OTHERS = "others"  # all values, or colours, that no other entry names
+_RANGE = re.compile(r"(-?[0-9]{1,20})\.\.(-?[0-9]{1,20})")
 _LOWEST, _HIGHEST = -(1 << 63), (1 << 64) - 1  # of 64-bit whole numbers
 _FIRST_POLYGON = 256  # above all class indices
 _MAX_FRACTIONS = 1000  # unknown values in a strip, from which a file of floats is no mask
@@ -224,7 +225,7 @@ def _value(value: Any, where: str) -> Value:
     """Return a value, or a range for a text such as ``-5..-1``."""
     if type(value) is int and _LOWEST <= value <= _HIGHEST:
         return value
-    if isinstance(value, str) and (match := re.fullmatch(r"(-?[0-9]+)\.\.(-?[0-9]+)", value)):
+    if isinstance(value, str) and (match := _RANGE.fullmatch(value)):
         first, last = int(match[1]), int(match[2])
         if _LOWEST <= first <= last <= _HIGHEST:
             return range(first, last + 1)
