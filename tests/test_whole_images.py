@@ -9,7 +9,8 @@ from PIL import Image
 
 from datasets.loaders import build_eval_loader
 from datasets.preparation.classes import ClassFile
-from datasets.preparation.folder import find_split_folders
+from datasets.preparation.folder import find_sources
+from datasets.preparation.pairing.pairs import split_folders
 from datasets.preparation.pipeline import Plan, prepare
 from datasets.preparation.writer import Tiling
 from datasets.rasters import write_raster
@@ -67,7 +68,7 @@ def write_tree(folder, sizes, seed=0):
 
 
 def cut(root, tree, tile_size_px=None, overlap_px=0):
-    sources = find_split_folders(tree)
+    sources = find_sources(split_folders(tree))
     lists = {split: tuple(source.id for source in found) for split, found in sources.items()}
     plan = Plan(
         name=root.name,

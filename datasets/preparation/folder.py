@@ -1,255 +1,103 @@
-"""Preparation of any folder of images and masks: pairing of the files, and splits.
+"""Preparation of any folder of images and masks: their splits, and the command.
 
 The meaning of the masks is given by a class file, see ``datasets.preparation.classes``.
 """
 
 import argparse
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from datasets.preparation import sensor
-from datasets.preparation.archives import ArchiveFile
 from datasets.preparation.arguments import add_tiles, shared_fields
 from datasets.preparation.classes import ClassFile, read_class_file
+from datasets.preparation.pairing.pairs import (
+    Folders,
+    check_ids,
+    find_pairs,
+    flat_folders,
+    split_folders,
+)
+from datasets.preparation.pairing.splits import crop_note, split_by_lists, split_by_shares
 from datasets.preparation.pipeline import Plan, Source, prepare
+from datasets.sensors import SensorFiles, named_sensor
 from datasets.tile_set import SPLITS, NamedSplit, is_prepared, open_tile_set
 from utils.arguments import non_negative_int
-from utils.errors import ConfigError, DataError, MissingDataError
-from utils.files import list_images
+from utils.errors import ConfigError
 
-_MASK_FOLDERS = ("labels", "masks")
-_NUM_NAMED = 3  # names in an error; the rest is counted
+ALL = "all"  # in place of a split: images that are in none yet
 
 
 def find_splits(args: argparse.Namespace) -> dict[str, list[Source]]:
     """Return the source images of every split, as the command line defines them."""
-    paths = {split: getattr(args, f"{split}_list") for split in SPLITS}
-    lists = {split: path for split, path in paths.items() if path is not None}
-    images, masks = args.images, args.labels
-    if args.tree is not None:
-        if images or masks:
-            raise ConfigError("give --tree, or --images and --labels, not both")
-        if has_split_folders(args.tree):
-            if lists or args.shares:
-                raise ConfigError(
-                    f"{args.tree} has its splits in folders; leave out lists and shares"
-                )
-            return find_split_folders(args.tree)
-        images, masks = pair_folders(args.tree)
-    if images is None or masks is None:
-        raise ConfigError("give --tree, or --images and --labels")
-    if bool(lists) == bool(args.shares):
+    folders = find_folders(args)
+    lists = _given_lists(args)
+    if ALL in folders and bool(lists) == bool(args.shares):
         raise ConfigError("say how to split: give either --train-list and --val-list, or --shares")
-    sources = find_pairs(images, masks)
-    if args.shares:
-        return split_by_shares(sources, tuple(args.shares), args.seed)
-    return split_by_lists(sources, lists)
-
-
-def find_pairs(images: Path, masks: Path) -> list[Source]:
-    """Pair every image below one folder with the mask of the same name below another.
-
-    Raises:
-        MissingDataError: images without mask or masks without image; they are counted and named.
-        DataError: two files of one folder have the same name or id.
-    """
-    image_of, mask_of = _by_name(images), _by_name(masks)
-    problems = []
-    for have, lack, one, other in (
-        (image_of, mask_of, "image", f"mask of the same name in {masks}"),
-        (mask_of, image_of, "mask", f"image of the same name in {images}"),
-    ):
-        if alone := sorted(have.keys() - lack.keys()):
-            problems.append(f"{len(alone)} of {len(have)} {one}s have no {other} ({_first(alone)})")
-    if problems:
-        raise MissingDataError(
-            f"{', and '.join(problems)}; add the missing files or remove the others"
+    if ALL not in folders and (lists or args.shares):
+        raise ConfigError(
+            f"{args.tree} has its splits in folders; leave out lists and shares, or give --images "
+            "and --labels instead of --tree"
         )
-    sources = [
-        Source(id=_id(name), image=_file(image_of[name]), labels={"full": _file(mask_of[name])})
-        for name in sorted(image_of)
-    ]
-    _check_ids(sources)
-    return sources
+    if args.group_by is not None and not args.shares:
+        raise ConfigError("--group-by is about --shares; leave it out")
+    sources = find_sources(folders)
+    return split_sources(args, sources[ALL], folders[ALL]) if ALL in sources else sources
 
 
-def pair_folders(folder: Path) -> tuple[Path, Path]:
-    """Return the folders ``images`` and ``labels`` (or ``masks``) of a folder.
+def find_folders(args: argparse.Namespace) -> dict[str, Folders]:
+    """Return the folders of every split, or those of images that are in no split, as ``ALL``.
 
     Raises:
-        MissingDataError: there is no folder of masks.
-        DataError: there are two of them.
+        ConfigError: the arguments name no folders, or contradict each other.
+        MissingDataError, DataError: a tree has none of the known layouts.
     """
-    masks = [folder / name for name in _MASK_FOLDERS if (folder / name).is_dir()]
-    if not masks:
-        raise MissingDataError(f"{folder} has no folder 'labels' or 'masks'; name it with --labels")
-    if len(masks) > 1:
-        raise DataError(f"{folder} has both 'labels' and 'masks'; give --images and --labels")
-    return folder / "images", masks[0]
+    if args.tree is not None:
+        if args.images or args.labels:
+            raise ConfigError("give --tree, or --images and --labels, not both")
+        found = split_folders(args.tree) or {ALL: flat_folders(args.tree)}
+    elif args.images is None or args.labels is None:
+        raise ConfigError("give --tree, or --images and --labels")
+    else:
+        found = {ALL: Folders(images=args.images, masks=args.labels)}
+    endings = {"image_suffix": args.image_suffix, "mask_suffix": args.mask_suffix}
+    return {split: replace(folders, **endings) for split, folders in found.items()}
 
 
-def has_split_folders(tree: Path) -> bool:
-    """Return True for the layout ``TREE/SPLIT/images``, False for ``TREE/images``.
-
-    Raises:
-        MissingDataError: the layout is neither.
-        DataError: it is both, or a folder of images is not named after a split.
-    """
-    if not tree.is_dir():
-        raise MissingDataError(f"{tree} is not a folder")
-    groups = sorted(p.name for p in tree.iterdir() if (p / "images").is_dir())
-    splits = ", ".join(SPLITS)
-    if unknown := [name for name in groups if name not in SPLITS]:
-        raise DataError(
-            f"{tree} has images in {', '.join(unknown)}, which is not a split; rename it to one of "
-            f"{splits}, or move it out"
-        )
-    is_flat = (tree / "images").is_dir()
-    if is_flat and groups:
-        raise DataError(f"{tree} has 'images' and {', '.join(groups)}; move one of them out")
-    if not is_flat and not groups:
-        raise MissingDataError(
-            f"{tree} has neither SPLIT/images (SPLIT: {splits}) nor images; see --tree in --help, "
-            "or give --images and --labels"
-        )
-    return not is_flat
-
-
-def find_split_folders(tree: Path) -> dict[str, list[Source]]:
-    """Pair the files of ``TREE/SPLIT/images`` and ``TREE/SPLIT/labels`` (or ``masks``), by split.
+def find_sources(
+    folders: dict[str, Folders], say: Callable[[str], None] = print
+) -> dict[str, list[Source]]:
+    """Pair the files of every split, or of ``ALL``; say what was passed over, or has no labels.
 
     Raises:
-        MissingDataError: a split has no folder of masks, or files without their partner.
+        MissingDataError: files without their partner.
         DataError: an image name is in two splits.
     """
-    found = {
-        split: find_pairs(*pair_folders(tree / split))
-        for split in SPLITS
-        if (tree / split / "images").is_dir()
-    }
-    _check_ids(source for members in found.values() for source in members)
+    found = {}
+    for split, own in folders.items():
+        found[split] = find_pairs(own, say)
+        if own.masks is None:
+            say(f"{own.images} has no folder of masks: the split {split} is without labels")
+    check_ids(source for members in found.values() for source in members)
     return found
 
 
-def split_by_lists(sources: list[Source], lists: dict[str, Path]) -> dict[str, list[Source]]:
-    """Split by text files with one image per line: its path without suffix.
-
-    Raises:
-        MissingDataError: a list is missing or empty, or names images that do not exist.
-        DataError: an image is listed twice, or not at all.
-    """
-    by_id = {source.id: source for source in sources}
-    found: dict[str, list[Source]] = {}
-    split_of: dict[str, str] = {}
-    for split, path in lists.items():
-        names = _read_names(path)
-        if unknown := [name for name in names if _id(name) not in by_id]:
-            raise MissingDataError(
-                f"{path} names {len(unknown)} images that do not exist ({_first(unknown)}); a "
-                "name is the path below --images without suffix"
-            )
-        for name in names:
-            if (key := _id(name)) in split_of:
-                raise DataError(
-                    f"'{name}' is listed twice, for {split_of[key]} and {split}; list it once"
-                )
-            split_of[key] = split
-        found[split] = [by_id[_id(name)] for name in names]
-    if left := [key for key in by_id if key not in split_of]:
-        raise DataError(
-            f"{len(left)} of {len(sources)} images are in no list ({_first(left)}); list them or "
-            "remove the files"
-        )
-    return found
-
-
-def split_by_shares(
-    sources: list[Source], shares: tuple[float, ...], seed: int
+def split_sources(
+    args: argparse.Namespace, sources: list[Source], folders: Folders
 ) -> dict[str, list[Source]]:
-    """Split the source images at random.
-
-    Args:
-        sources: all source images.
-        shares: fractions of train, val and test, which sum to 1. A split with a fraction above 0
-            gets at least one image.
-        seed: 0 or more; the same seed and images give the same splits.
-
-    Raises:
-        ConfigError: the fractions do not sum to 1, or the images are too few.
-    """
-    total_is_one = abs(sum(shares) - 1) <= 1e-6  # false for nan, too
-    if not total_is_one or min(shares) < 0 or shares[0] == 0:
-        raise ConfigError(
-            f"--shares must be three numbers from 0 to 1 that sum to 1, the first (train) above 0, "
-            f"not {' '.join(map(str, shares))}"
-        )
-    counts = [max(1, round(share * len(sources))) if share else 0 for share in shares]
-    counts[0] = len(sources) - sum(counts[1:])
-    if counts[0] < 1:
-        raise ConfigError(
-            f"{len(sources)} images are too few for --shares {' '.join(map(str, shares))}; every "
-            "split needs one"
-        )
-    order = np.random.default_rng(seed).permutation(len(sources))
-    groups = np.split(order, np.cumsum(counts)[:-1])
-    return {
-        split: [sources[i] for i in sorted(group)]
-        for split, group in zip(SPLITS, groups, strict=True)
-        if len(group)
-    }
+    """Split source images by shares or lists; print a line if they look like crops of scenes."""
+    if not args.shares:
+        return split_by_lists(sources, _given_lists(args), folders)
+    note = crop_note([source.id for source in sources], sum(share > 0 for share in args.shares))
+    if note and args.group_by is None:
+        print(note)
+    return split_by_shares(sources, tuple(args.shares), args.seed, args.group_by)
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in list_images(folder):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in found:
-            raise DataError(
-                f"{found[name]} and {path} have the same name; rename or remove one of them"
-            )
-        found[name] = path
-    return found
-
-
-def _id(name: str) -> str:
-    """Return the id of an image from its path below the image folder, without suffix."""
-    return name.replace("/", "__")
-
-
-def _file(path: Path) -> ArchiveFile:
-    return ArchiveFile(name=str(path), path=path)
-
-
-def _check_ids(sources: Iterable[Source]) -> None:
-    found: dict[str, str] = {}
-    for source in sources:
-        if source.id in found:
-            raise DataError(
-                f"{found[source.id]} and {source.image.name} would both be named '{source.id}'; "
-                "rename one of them"
-            )
-        found[source.id] = source.image.name
-
-
-def _read_names(path: Path) -> list[str]:
-    if not path.is_file():
-        raise MissingDataError(f"the split list {path} does not exist")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"the split list {path} is not UTF-8 text; save it as such") from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise MissingDataError(f"the split list {path} is empty; leave it out or name images in it")
-    return names
-
-
-def _first(names: list[str]) -> str:
-    return f"first: {', '.join(names[:_NUM_NAMED])}"
+def _given_lists(args: argparse.Namespace) -> dict[str, Path]:
+    paths = {split: getattr(args, f"{split}_list") for split in SPLITS}
+    return {split: path for split, path in paths.items() if path is not None}
 
 
 # Arguments that do not affect the set, or that may be added later.
@@ -260,16 +108,28 @@ def add_arguments(add: Callable[..., Any]) -> None:
     """Add the arguments of ``prepare.py folder``."""
     add("--output", type=Path, required=True, help="data/NAME")
     add("--classes", type=Path, required=True, help="class file, as configs/dubai.classes.json")
-    add("--tree", type=Path, help="folder with images and labels (or masks), or SPLIT/images ...")
-    add("--images", type=Path, help="folder of images, searched recursively")
-    add("--labels", type=Path, help="folder of masks: the images' names, any suffix")
+    text = "folder with images and labels (or masks), or with SPLIT/images and SPLIT/labels, or "
+    text += "with img_dir/SPLIT and ann_dir/SPLIT; val and test may be without labels"
+    add("--tree", type=Path, help=text)
+    add("--images", type=Path, help="folder of images, searched recursively, or an image")
+    text = "folder of masks or of polygons (.geojson) with the images' names, or the mask of the "
+    text += "one image, or a file of polygons for all images"
+    add("--labels", type=Path, help=text)
+    for kind in ("image", "mask"):
+        text = f"ending of all {kind} names that is no part of the name, as _{kind}"
+        add(f"--{kind}-suffix", default="", help=text)
     for split in SPLITS:
-        add(f"--{split}-list", type=Path, help="text file: one image per line, path without suffix")
+        text = "text file: one image per line, its path below --images, with or without suffix"
+        add(f"--{split}-list", type=Path, help=text)
     add("--shares", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="as 0.8 0.1 0.1")
+    text = "regular expression that is searched in the names of images; those with the same first "
+    text += "group, e.g. the crops of a scene, stay in one split of --shares"
+    add("--group-by", metavar="REGEX", help=text)
     add("--seed", type=non_negative_int, default=0, help="of the random splits")
     add_mask_arguments(add)
-    text = "NAME=FOLDER of rasters: import a sensor as well, as 'prepare.py sensor'; repeatable"
-    add("--sensor", type=sensor.name_and_folder, action="append", default=[], help=text)
+    text = "NAME=FOLDER of rasters, or NAME=band:N of the images: import a sensor as well, as "
+    text += "'prepare.py sensor'; repeatable"
+    add("--sensor", type=named_sensor, action="append", default=[], help=text)
     sensor.add_no_data(add)
 
 
@@ -284,8 +144,19 @@ def add_mask_arguments(add: Callable[..., Any]) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run ``prepare.py folder``."""
     prepare_from_arguments(args, read_class_file(args.classes))
-    for name, rasters in args.sensor:
-        sensor.import_sensor(open_tile_set(args.output), name, rasters, args.no_data)
+    for name, where in args.sensor:
+        _import_sensor(args, name, where)
+
+
+def _import_sensor(args: argparse.Namespace, name: str, where: SensorFiles) -> None:
+    """Import a sensor into the prepared set: rasters beside the images, or a band of the images."""
+    tile_set, is_of_images = open_tile_set(args.output), where.path is None
+    if where.path is None:
+        found = find_sources(find_folders(args), say=lambda _: None)  # it was said before
+        files = {source.id: source.image for sources in found.values() for source in sources}
+    else:
+        files = sensor.rasters_of(tile_set, where.path)
+    sensor.import_sensor(tile_set, name, files, where.band, is_of_images, args.no_data)
 
 
 def prepare_from_arguments(args: argparse.Namespace, classes: ClassFile) -> None:
@@ -304,15 +175,18 @@ def prepare_from_arguments(args: argparse.Namespace, classes: ClassFile) -> None
     if args.shares:
         shares = " ".join(map(str, args.shares))
         name, source = "shares", f"random shares {shares} of the images, seed {args.seed}"
-    elif given := [str(path) for split in SPLITS if (path := getattr(args, f"{split}_list"))]:
-        name, source = "lists", f"the lists {', '.join(given)}"
+        if args.group_by is not None:
+            source += f", in groups by {args.group_by}"
+    elif given := _given_lists(args):
+        name, source = "lists", f"the lists {', '.join(map(str, given.values()))}"
     lists = {split: tuple(source.id for source in found) for split, found in sources.items()}
+    hidden = [split for split, found in sources.items() if not any(s.labels for s in found)]
     plan = Plan(
         name=args.output.name,
         origin="folder",
         classes={"full": classes},
         sources=sources,
-        split=NamedSplit(name=name, source=source, lists=lists),
+        split=NamedSplit(name=name, source=source, lists=lists, unlabelled=tuple(hidden)),
         mask_kind=args.label_kind,
         unknown_text=(
             "the class file does not name",

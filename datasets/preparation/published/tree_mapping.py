@@ -16,11 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets.preparation.classes import ClassFile
-from datasets.preparation.folder import (
-    add_mask_arguments,
-    has_split_folders,
-    prepare_from_arguments,
-)
+from datasets.preparation.folder import add_mask_arguments, prepare_from_arguments
+from datasets.preparation.pairing.pairs import split_folders
 from datasets.tile_set import SPLITS
 from utils.errors import DataError
 
@@ -43,11 +40,12 @@ def add_arguments(add: Callable[..., Any]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run ``prepare.py tree_mapping``."""
-    if not has_split_folders(args.tree):
+    if not split_folders(args.tree):
         raise DataError(
             f"{args.tree} has no splits; lay it out as TREE/SPLIT/images and TREE/SPLIT/labels, or "
             "give a class file and lists or shares to 'prepare.py folder'"
         )
-    absent = {"images": None, "labels": None, "shares": None, "seed": 0}
+    absent: dict[str, Any] = dict.fromkeys(("images", "labels", "shares", "group_by"))
+    absent |= {"seed": 0, "image_suffix": "", "mask_suffix": ""}
     lists = {f"{split}_list": None for split in SPLITS}
     prepare_from_arguments(argparse.Namespace(**vars(args), **absent, **lists), CLASSES)

@@ -1,29 +1,28 @@
 """A folder of images and masks: pairs, splits, and the prepared set; and tree mapping."""
 
-import argparse
 import json
-from itertools import chain
+import shutil
 
 import numpy as np
 import pytest
+import rasterio.shutil
 from PIL import Image
+from rasterio import Affine
 
-from datasets.preparation.folder import (
-    find_pairs,
-    find_split_folders,
-    find_splits,
-    pair_folders,
-    split_by_lists,
-    split_by_shares,
-)
-from datasets.preparation.pipeline import Source
 from datasets.tile_set import open_tile_set
 from tests.datasets.preparation.conftest import nothing_is_left
-from utils.errors import ConfigError, DataError, MissingDataError
+from tests.datasets.preparation.folder_files import touch
+from tests.utils.rasters.raster_files import write_tiff
 
 CLASSES = {
     "classes": [{"name": "sea", "color": "#0000FF"}, {"name": "land", "color": "#00FF00"}],
     "ignore": {"colors": ["#000000"]},
+}
+VALUES = {
+    "classes": [
+        {"name": "a", "color": "#000000", "value": 0},
+        {"name": "b", "color": "#FFFFFF", "value": 1},
+    ]
 }
 SIZES = {
     "train": {"a": (40, 70), "far/b": (100, 33), "c d": (64, 64)},
@@ -130,7 +129,7 @@ def test_images_are_prepared_as_a_viewer_shows_them_in_8_bits(tree, prepare):
     folder = tree / "train" / "images"
     row, seen, exif = np.arange(64, dtype=np.uint8), NOISE[:40, :70], Image.Exif()
     save(folder / "a.png", np.full((40, 70), 300, np.uint16))
-    assert "a.png has more than 8 bits a channel (uint16); conv" in prepare()[0]
+    assert "a.png holds uint16 values of 300 to 300" in prepare()[0]
     save(folder / "c d.png", np.broadcast_to(row, (64, 64)))  # grey
     exif[274] = 6  # to be turned clockwise
     save(folder / "a.png", np.rot90(seen), exif=exif)
@@ -139,141 +138,77 @@ def test_images_are_prepared_as_a_viewer_shows_them_in_8_bits(tree, prepare):
     assert (tiles.read_image("c d") == row[None, :, None]).all()
 
 
-def touch(folder, *names):
-    for name in names:
-        save(folder / name, np.zeros((2, 2)))
+def test_a_split_without_labels_is_prepared_to_be_predicted(tree, prepare, run_prepare, tmp_path):
+    """Case 12 of docs/trials.md: a split of images alone was refused."""
+    shutil.copytree(tree / "val" / "images", tree / "test" / "images")
+    (tree / "test" / "images" / "d.png").rename(tree / "test" / "images" / "e.png")
+    out, tiles = prepare()
+    assert f"{tree}/test/images has no folder of masks: the split test is without labels" in out
+    assert tiles.unlabelled == ("test",) and tiles.split("test") == ("e",)
+    assert not tiles.target_path("e").exists() and tiles.target_path("d").exists()
+    np.testing.assert_array_equal(tiles.read_image("e"), tiles.read_image("d"))
+    # A tree that holds nothing else.
+    for split in SIZES:
+        shutil.rmtree(tree / split)
+    classes, root = tmp_path / "classes.json", tmp_path / "alone"
+    command = ("folder", "--tree", tree, "--classes", classes, "--output", root)
+    assert run_prepare(*command)[0] == 0
+    alone = open_tile_set(root)
+    assert (alone.unlabelled, alone.splits) == (("test",), {"test": ("e",)})
+    assert run_prepare("check", "--data", root)[0] == 0
 
 
-def ids(splits):
-    return {split: [source.id for source in members] for split, members in splits.items()}
-
-
-@pytest.fixture
-def flat(tmp_path):
-    """Images a, far/b and c with their masks, in ``images`` and ``masks``."""
-    touch(tmp_path / "flat" / "images", "a.jpg", "far/b.tif", "c.png")
-    touch(tmp_path / "flat" / "masks", "a.png", "far/b.png", "c.png")
-    return tmp_path / "flat"
-
-
-@pytest.fixture
-def sources(flat):
-    return find_pairs(flat / "images", flat / "masks")
-
-
-def split(**given):
-    """Splits for the arguments of a command line, None where they are not given."""
-    names = ("tree", "images", "labels", "shares", "train_list", "val_list", "test_list")
-    return find_splits(argparse.Namespace(**{**dict.fromkeys(names), "seed": 0, **given}))
-
-
-def test_files_are_paired_by_their_path_below_the_folders(flat, sources):
-    assert [source.id for source in sources] == ["a", "c", "far__b"]
-    assert sources[2].image.path == flat / "images" / "far" / "b.tif"
-    assert sources[2].labels["full"].path == flat / "masks" / "far" / "b.png"
-    touch(flat, *(f"images/{name}.png" for name in "defg"), "masks/z.png")
-    with pytest.raises(MissingDataError) as caught:
-        find_pairs(flat / "images", flat / "masks")
-    assert str(caught.value) == (
-        f"4 of 7 images have no mask of the same name in {flat}/masks (first: d, e, f), and 1 of 4 "
-        f"masks have no image of the same name in {flat}/images (first: z); add the missing files "
-        "or remove the others"
+def test_endings_and_groups_decide_the_set(tmp_path, run_prepare):
+    """Cases 10 and 13 of docs/trials.md, from the command line."""
+    for number in range(8):
+        stem = f"{number // 4}_{number % 2 * 40}_{number // 2 % 2 * 36}"
+        save(tmp_path / f"{stem}_sat.png", NOISE[:36, :40])
+        save(tmp_path / f"{stem}_gt.png", np.full((36, 40), number % 2))
+    classes, root = tmp_path / "classes.json", tmp_path / "out"
+    classes.write_text(json.dumps(VALUES))
+    command = ["folder", "--images", tmp_path, "--labels", tmp_path, "--classes", classes]
+    command += ["--output", root, "--shares", 0.5, 0.5, 0]
+    code, _, error = run_prepare(*command)
+    assert code == 2 and "give --image-suffix _sat --mask-suffix _gt" in error
+    command += ["--image-suffix", "_sat", "--mask-suffix", "_gt", "--group-by", "^([0-9])_"]
+    assert run_prepare(*command)[0] == 0
+    tiles = open_tile_set(root)
+    assert {split: {i[0] for i in own} for split, own in tiles.splits.items()} in (
+        {"train": {"0"}, "val": {"1"}},
+        {"train": {"1"}, "val": {"0"}},
     )
+    assert (tiles.read_target("0_40_0") == 1).all() and (tiles.read_target("1_0_36") == 0).all()
+    assert run_prepare(*command)[1] == f"{root} is already prepared with these settings\n"
+    code, _, error = run_prepare(*command[:-1], "^([0-9])")
+    assert code == 2 and "group_by" in error
 
 
-def test_names_that_are_not_unique(flat):
-    touch(flat, "images/far__b.png", "masks/far__b.png")
-    with pytest.raises(DataError, match=r"would both be named 'far__b'; rename one of them"):
-        find_pairs(flat / "images", flat / "masks")
-    touch(flat, "images/a.png")
-    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have the same name; rename or"):
-        find_pairs(flat / "images", flat / "masks")
-
-
-def test_a_tree_that_has_its_splits_in_folders_takes_no_others(tree):
-    (tree / "notes").mkdir()
-    assert ids(split(tree=tree)) == {"train": ["a", "c d", "far__b"], "val": ["d"]}
-    with pytest.raises(ConfigError, match="has its splits in folders; leave out lists and shares"):
-        split(tree=tree, shares=[0.8, 0.1, 0.1])
-    touch(tree / "val", "images/a.png", "masks/a.png")
-    with pytest.raises(DataError, match=r"images/a\.png and .*val/images/a\.png would"):
-        find_split_folders(tree)
-
-
-def test_trees_of_another_layout(tmp_path, flat):
-    touch(tmp_path, "two/train/images/a.png", "two/images/a.png", "three/validation/images/a.png")
-    (flat / "labels").mkdir()
-    for tree, error, sentence in (
-        ("nowhere", MissingDataError, "nowhere is not a folder"),
-        ("flat/masks", MissingDataError, r"masks has neither SPLIT/images .* nor images"),
-        ("two", DataError, r"two has 'images' and train; move one of them out"),
-        ("three", DataError, r"has images in validation, which is not a split; rename"),
-        ("flat", DataError, "has both 'labels' and 'masks'; give --images and"),
-    ):
-        with pytest.raises(error, match=sentence):
-            split(tree=tmp_path / tree)
-    with pytest.raises(MissingDataError, match="two has no folder 'labels' or 'masks'; name it"):
-        pair_folders(tmp_path / "two")
-
-
-def test_arguments_that_the_command_line_must_give(flat):
-    images, masks = flat / "images", flat / "masks"
-    shares, train_list = [0.34, 0.33, 0.33], flat / "train.txt"
-    with pytest.raises(ConfigError, match=r"give --tree, or --images and --labels$"):
-        split(images=images, shares=shares)
-    with pytest.raises(ConfigError, match="give --tree, or --images and --labels, not both"):
-        split(tree=flat, labels=masks, shares=shares)
-    for both_or_none in ({"train_list": train_list, "shares": shares}, {}):
-        with pytest.raises(ConfigError, match="say how to split: give either --train-list"):
-            split(images=images, labels=masks, **both_or_none)
-    assert sorted(chain(*ids(split(tree=flat, shares=shares)).values())) == ["a", "c", "far__b"]
-    train_list.write_bytes(b"\xef\xbb\xbfa\r\nfar/b\r\n\r\n")  # as Windows editors write it
-    (flat / "val.txt").write_text(" c ")
-    lists = {"train_list": train_list, "val_list": flat / "val.txt"}
-    found = ids(split(images=images, labels=masks, **lists))
-    assert found == {"train": ["a", "far__b"], "val": ["c"]}
-
-
-@pytest.mark.parametrize(
-    ("train", "val", "error", "sentence"),
-    [
-        (b"a\nfar/b", b"c\nx\ny", MissingDataError, r"val\.txt names 2 images .* \(first: x, y\)"),
-        (b"a\nfar/b", b"c\na", DataError, "'a' is listed twice, for train and val; list it once"),
-        (b"a\nfar/b\na", b"c", DataError, "'a' is listed twice, for train and train; list it"),
-        (b"a", b"c", DataError, r"1 of 3 images are in no list \(first: far__b\); list them or"),
-        (b"a\nfar/b\nc", b"\n", MissingDataError, r"val\.txt is empty; leave it out or name"),
-        (b"a\nfar/b\nc", None, MissingDataError, r"split list .*val\.txt does not exist"),
-        (b"\x89PNG\xff", None, DataError, r"train\.txt is not UTF-8 text"),
-    ],
-)
-def test_lists_that_are_wrong(sources, tmp_path, train, val, error, sentence):
-    lists = {name: tmp_path / f"{name}.txt" for name in ("train", "val")}
-    lists["train"].write_bytes(train)
-    if val is not None:
-        lists["val"].write_bytes(val)
-    with pytest.raises(error, match=sentence):
-        split_by_lists(sources, lists)
-
-
-def test_shares_are_of_source_images_repeatable_and_complete(sources):
-    many = [Source(id=f"{i}", image=sources[0].image, labels={}) for i in range(30)]
-    found = ids(split_by_shares(many, (0.8, 0.1, 0.1), seed=0))
-    assert {name: len(group) for name, group in found.items()} == {"train": 24, "val": 3, "test": 3}
-    assert sorted(chain(*found.values())) == sorted(source.id for source in many)
-    assert found == ids(split_by_shares(many, (0.8, 0.1, 0.1), seed=0))
-    assert found != ids(split_by_shares(many, (0.8, 0.1, 0.1), seed=1))
-    assert list(split_by_shares(many, (0.5, 0.5, 0), seed=0)) == ["train", "val"]
-    assert len(split_by_shares(many, (0.99, 0.01, 0), seed=0)["val"]) == 1  # never rounded away
-    with pytest.raises(ConfigError, match=r"2 images are too few for --shares 0\.8 0\.1 0\.1"):
-        split_by_shares(many[:2], (0.8, 0.1, 0.1), seed=0)
-
-
-@pytest.mark.parametrize(
-    "shares", [(0.8, 0.1, 0.2), (1.2, -0.1, -0.1), (0, 0.5, 0.5), (float("nan"), 0.1, 0.1)]
-)
-def test_shares_that_do_not_sum_to_one(sources, shares):
-    with pytest.raises(ConfigError, match="--shares must be three numbers from 0 to 1 that sum"):
-        split_by_shares(sources, shares, seed=0)
+def test_formats_that_gdal_reads_are_found_and_read(tmp_path, run_prepare):
+    """Case 23 of docs/trials.md: JPEG 2000, ERDAS, VRT and ENVI files were passed over."""
+    images, root, classes = tmp_path / "images", tmp_path / "out", tmp_path / "classes.json"
+    rgb, scene = NOISE[:36, :40].astype(np.uint8), tmp_path / "scene.tif"
+    write_tiff(scene, rgb, crs="EPSG:32633", transform=Affine(1, 0, 400_000, 0, -1, 5_700_000))
+    lossless = {"QUALITY": "100", "REVERSIBLE": "YES"}
+    formats = {"jp2": ("JP2OpenJPEG", lossless), "img": ("HFA", {}), "vrt": ("VRT", {})}
+    images.mkdir()
+    for suffix, (driver, options) in (
+        formats | {"dat": ("ENVI", {}), "pix": ("PCIDSK", {})}
+    ).items():
+        rasterio.shutil.copy(scene, images / f"{suffix}_a.{suffix}", driver=driver, **options)
+        save(tmp_path / "masks" / f"{suffix}_a.png", np.zeros((36, 40)))
+    (images / "readme.txt").write_text("")
+    classes.write_text(json.dumps(VALUES))
+    command = ("folder", "--tree", tmp_path, "--classes", classes, "--output", root)
+    code, out, error = run_prepare(*command, "--shares", 1, 0, 0)
+    assert code == 0, error
+    passed_over = [line for line in out.splitlines() if "passed over" in line]
+    assert passed_over == [
+        f"1 file of {images} is no image by its suffix (.txt) and was passed over"
+    ]
+    tiles = open_tile_set(root)
+    assert tiles.split("train") == ("dat_a", "img_a", "jp2_a", "pix_a", "vrt_a")
+    for tile in tiles.split("train"):
+        np.testing.assert_array_equal(tiles.read_image(tile), rgb)
 
 
 @pytest.mark.parametrize("palette", [None, np.array([[0, 0, 0], [0, 255, 0]], np.uint8)])
