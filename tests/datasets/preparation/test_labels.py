@@ -1,0 +1,145 @@
+"""Labels on the grid of their image, against hand-computed pixels and rasterio."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.crs import CRS
+from rasterio.transform import Affine, from_origin
+from rasterio.warp import transform
+
+from datasets.preparation.archives import ArchiveFile
+from datasets.preparation.classes import MaskDecoder, PolygonDecoder, read_class_file
+from datasets.preparation.labels import LabelReader
+from tests.utils.rasters.raster_files import picture, write_tiff
+from utils.errors import DataError
+from utils.rasters.reading import open_scene
+
+UTM = "EPSG:32633"
+MASK = (picture(40, 60, 1) > 127).astype(np.uint8)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> LabelReader:
+    path = tmp_path / "two.json"
+    path.write_text(
+        '{"classes": [{"name": "bg", "color": "#000000"}, {"name": "fg", "color": "#ff0000"}]}'
+    )
+    classes = read_class_file(path)
+    return LabelReader(
+        masks=MaskDecoder(classes), polygons=PolygonDecoder(classes), attribute="class"
+    )
+
+
+def labels_of(reader: LabelReader, image: Path, mask: Path) -> tuple[np.ndarray, bool]:
+    """The whole label of an image, read in two strips, and if it was warped."""
+    with (
+        open_scene(image) as raster,
+        reader.open(ArchiveFile(name=mask.name, path=mask), raster, image.name) as labels,
+    ):
+        strips = [slice(0, 13), slice(13, raster.size[0])]
+        return np.concatenate([labels.decode(rows).target for rows in strips]), labels.is_warped
+
+
+def placed(path: Path, values: np.ndarray, x: float, y: float, pixel: float = 1, crs: str = UTM):
+    return write_tiff(path, values, crs=crs, transform=from_origin(x, y, pixel, pixel))
+
+
+def test_labels_of_the_same_grid_belong_together_pixel_by_pixel(tmp_path: Path, reader):
+    image = placed(tmp_path / "image.tif", picture(40, 60), 400000, 5700000)
+    for name, x in (("same.tif", 400000), ("near.tif", 400000.009)):
+        mask = placed(tmp_path / name, MASK, x, 5700000)
+        target, is_warped = labels_of(reader, image, mask)
+        assert not is_warped and (target == MASK[..., 0]).all()
+
+
+@pytest.mark.parametrize("missing", ["image", "mask"])
+def test_without_a_place_in_one_of_both_they_belong_together(tmp_path: Path, reader, missing):
+    for name, values in (("image", picture(40, 60)), ("mask", MASK)):
+        write_tiff(tmp_path / f"{name}.tif", values) if name == missing else placed(
+            tmp_path / f"{name}.tif", values, 400000, 5700000
+        )
+    target, is_warped = labels_of(reader, tmp_path / "image.tif", tmp_path / "mask.tif")
+    assert not is_warped and (target == MASK[..., 0]).all()
+
+
+def test_a_larger_mask_is_read_where_the_image_lies(tmp_path: Path, reader):
+    """Case 7a of docs/trials.md: the mask begins elsewhere, but covers the image."""
+    mask = placed(tmp_path / "mask.tif", MASK, 400000, 5700000)
+    image = placed(tmp_path / "image.tif", picture(20, 30), 400011, 5700000 - 7)
+    target, is_warped = labels_of(reader, image, mask)
+    assert is_warped and (target == MASK[7:27, 11:41, 0]).all()
+
+
+def test_a_mask_of_other_pixels_or_turned_is_read_at_their_centres(tmp_path: Path, reader):
+    mask = placed(tmp_path / "coarse.tif", MASK, 400000, 5700000, pixel=2)
+    image = placed(tmp_path / "image.tif", picture(50, 70), 400010, 5700000 - 20)
+    target, _ = labels_of(reader, image, mask)
+    rows, columns = (np.arange(50) + 20.5) // 2, (np.arange(70) + 10.5) // 2
+    assert (target == MASK[rows.astype(int)[:, None], columns.astype(int), 0]).all()
+    # South is up in this one: its rows are counted from the bottom.
+    turned = write_tiff(
+        tmp_path / "turned.tif", MASK[::-1], crs=UTM, transform=Affine(1, 0, 400000, 0, 1, 5699960)
+    )
+    image = placed(tmp_path / "image.tif", picture(40, 60), 400000, 5700000)
+    target, is_warped = labels_of(reader, image, turned)
+    assert is_warped and (target == MASK[..., 0]).all()
+
+
+def test_a_mask_in_another_system_is_warped(tmp_path: Path, reader):
+    image = placed(tmp_path / "image.tif", picture(40, 60), 400000, 5700000)
+    (west, east), (south, north) = transform(
+        CRS.from_string(UTM), CRS.from_epsg(4326), [399950, 400110], [5699910, 5700050]
+    )
+    degrees = from_origin(west, north, (east - west) / 300, (north - south) / 300)
+    values = (picture(300, 300, 1) > 127).astype(np.uint8)
+    mask = write_tiff(tmp_path / "mask.tif", values, crs="EPSG:4326", transform=degrees)
+    target, is_warped = labels_of(reader, image, mask)
+    x, y = np.meshgrid(400000.5 + np.arange(60), 5699999.5 - np.arange(40))
+    longitude, latitude = transform(CRS.from_string(UTM), CRS.from_epsg(4326), x.ravel(), y.ravel())
+    column, row = ~degrees @ (np.array(longitude), np.array(latitude))
+    expected = values[row.astype(int), column.astype(int), 0].reshape(40, 60)
+    assert is_warped and (target != expected).mean() < 0.02  # GDAL errs by a hundredth of a pixel
+
+
+def test_a_mask_elsewhere_is_refused_with_both_extents(tmp_path: Path, reader):
+    """Case 7a of docs/trials.md: 40 m to the east, of the same size."""
+    image = placed(tmp_path / "image.tif", picture(40, 60), 400000, 5700000)
+    mask = placed(tmp_path / "mask.tif", MASK, 400040, 5700000)
+    sentence = (
+        r"^mask\.tif does not cover image\.tif: it spans x 400040 to 400100, y 5699960 to 5700000 "
+        r"\(EPSG:32633\), the image x 400000 to 400060, y 5699960 to 5700000 \(EPSG:32633\); give"
+    )
+    with pytest.raises(DataError, match=sentence):
+        labels_of(reader, image, mask)
+    placed(tmp_path / "mask.tif", MASK, 400040, 5700000, crs="EPSG:32634")
+    with pytest.raises(DataError, match=r"does not cover"):
+        labels_of(reader, image, mask)
+
+
+def test_other_sizes_without_a_place_are_refused(tmp_path: Path, reader):
+    image = placed(tmp_path / "image.tif", picture(40, 61), 400000, 5700000)
+    mask = write_tiff(tmp_path / "mask.tif", MASK)
+    with pytest.raises(DataError, match=r"mask\.tif is 40 x 60 and image\.tif is 40 x 61 \(height"):
+        labels_of(reader, image, mask)
+
+
+def test_labels_without_data_around_the_edge_of_a_mask(tmp_path: Path, reader):
+    """A mask that ends half a pixel before the image covers it; the rest is ignored."""
+    mask = placed(tmp_path / "mask.tif", MASK, 400000.4, 5700000)
+    image = placed(tmp_path / "image.tif", picture(40, 61), 400000, 5700000)
+    target, is_warped = labels_of(reader, image, mask)
+    assert is_warped and (target[:, 1:60] == MASK[:, 1:, 0]).all()
+    assert (target[:, 0] == MASK[:, 0, 0]).all() and (target[:, 60] == 255).all()
+
+
+def test_the_no_data_value_of_a_warped_label_is_ignored(tmp_path: Path, reader):
+    values = MASK.copy()
+    values[3:9, 5:15] = 7
+    mask = placed(tmp_path / "mask.tif", values, 400000, 5700000)
+    with rasterio.open(mask, "r+") as file:
+        file.nodata = 7
+    image = placed(tmp_path / "image.tif", picture(20, 30), 400000, 5700000)
+    target, _ = labels_of(reader, image, mask)
+    assert (target == np.where(values == 7, 255, values)[:20, :30, 0]).all()
