@@ -116,6 +116,8 @@ def segment(args: argparse.Namespace, checkpoint: Checkpoint, config: Config) ->
     output = OutputSettings(
         folder=args.output,
         kinds=args.write,
+        min_area=args.min_area,
+        simplify_m=args.simplify,
         classes=tuple(identity.classes),
         palette=tuple((r, g, b) for r, g, b in identity.palette),
     )
@@ -142,7 +144,7 @@ def segment(args: argparse.Namespace, checkpoint: Checkpoint, config: Config) ->
             inputs,
             output,
             dist,
-            digest=settings_digest(checkpoint, config, rendering, maps.kind),
+            digest=settings_digest(checkpoint, config, rendering, output, maps.kind),
             rendering=rendering,
             overwrite=args.overwrite,
         )
@@ -201,6 +203,14 @@ def _parser() -> argparse.ArgumentParser:
         help="raster, or folder of a raster per image, of a sensor; PATH:band:N for one of several "
         "bands, or NAME=band:N of the images; repeatable",
     )
+    add(
+        "--min-area",
+        type=float,
+        default=0.0,
+        metavar="M2",
+        help="leave out smaller polygons (pixels where their area is not known)",
+    )
+    add("--simplify", type=float, metavar="METRES", help="simplify polygons; needs shapely 2.1")
     add("--keep-maps", action="store_true", help="store structure maps in OUTPUT/maps for reuse")
     add("--overwrite", action="store_true", help="repeat images that are done")
     add("--export", type=Path, metavar="FILE", help="write the network alone, as .pt2 or .onnx")

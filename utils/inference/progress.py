@@ -35,7 +35,11 @@ class DoneMarker:
 
 
 def settings_digest(
-    checkpoint: Checkpoint, config: Config, rendering: Rendering, map_source: str
+    checkpoint: Checkpoint,
+    config: Config,
+    rendering: Rendering,
+    output: OutputSettings,
+    map_source: str,
 ) -> str:
     """Return a hash of the checkpoint and of the settings that decide its results, nothing else.
 
@@ -43,6 +47,7 @@ def settings_digest(
         checkpoint: its file is hashed.
         config: its recipe, possibly overridden.
         rendering: of the images.
+        output: its options of polygons decide; its kinds do not, see ``is_done``.
         map_source: ``kind`` of the structure maps' source; generated maps of a large image differ
             from stored ones at the borders of chunks.
     """
@@ -56,6 +61,7 @@ def settings_digest(
         [evaluation.window_px, evaluation.overlap_px, evaluation.scales, evaluation.turns],
         config.run.precision,
         rendering.to_plain(),
+        [output.min_area, output.simplify_m],
         map_source,
     ]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()

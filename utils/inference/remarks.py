@@ -29,9 +29,11 @@ class Remarks:
         images: kind of remark (of ``_TEXTS``) -> image files.
         warnings: image file -> a sentence of its own.
         is_shown: warnings are printed at once, up to three.
+        num_dropped: number of polygons left out because they are small.
     """
 
     is_shown: bool
+    num_dropped: int = 0
     images: dict[str, dict[Path, None]] = field(default_factory=dict)
     warnings: dict[Path, str] = field(default_factory=dict)
 
@@ -54,6 +56,9 @@ def remaining_lines(ranks: Iterable[Remarks]) -> list[str]:
     lines = [f"warning: {text}" for text in [*warnings.values()][num_shown:_NUM_NAMED]]
     if (num := len(warnings) - _NUM_NAMED) > 0:
         lines.append(f"warning: the same holds for {num} more image{'s' * (num > 1)}")
+    if num := sum(rank.num_dropped for rank in ranks):
+        plural = "s" * (num > 1)
+        lines.append(f"{num:,} polygon{plural} smaller than --min-area left out")
     for kind, text in _TEXTS.items():
         images = [*{path: None for rank in ranks for path in rank.images.get(kind, ())}]
         if images:

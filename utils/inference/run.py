@@ -3,7 +3,7 @@
 import errno
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,11 +18,17 @@ from utils.errors import DataError, UserError
 from utils.evaluation.evaluate import classes_of
 from utils.files import remove_partial_of, write_json, write_png
 from utils.inference.inputs import Input, open_input
+from utils.inference.probabilities import probabilities_of
 from utils.inference.progress import DoneMarker, file_state, is_done, read_marker
 from utils.inference.remarks import Remarks, remaining_lines
-from utils.inference.results import KINDS, OutputSettings, RowFile, strips_of, write_results
+from utils.inference.results import (
+    OutputSettings,
+    RowFile,
+    check_results,
+    strips_of,
+    write_results,
+)
 from utils.inference.segment import Segmenter, confidence_of
-from utils.rasters.placement import grid_of
 from utils.rasters.reading import Raster
 from utils.rasters.rendering import AS_STORED, Rendering
 from utils.rasters.sources import count_pixels
@@ -33,7 +39,13 @@ from utils.visualization.panels import legend
 
 SHARED_FROM_PX = 64_000_000  # all ranks share the rows of a larger image
 _BAR_FROM_PX = 16_000_000  # a larger image has its own progress bar
-_NO_DATA = {"index": IGNORE_INDEX, "confidence": 0}  # of temporary maps, where there is no data
+# Temporary maps: values of logits (C, rows, W), and the value of pixels without data.
+_VALUES_OF: dict[str, Callable[[Tensor], np.ndarray]] = {
+    "index": lambda logits: classes_of(logits).numpy(),
+    "confidence": confidence_of,
+    "probabilities": probabilities_of,
+}
+_NO_DATA = {"index": IGNORE_INDEX, "confidence": 0, "probabilities": 0}
 
 
 def infer_images(
@@ -109,8 +121,7 @@ def _remove_leftovers(output: OutputSettings, images: Sequence[Input]) -> None:
     for image in images:
         output.remove_scratch(image.result)
         paths.append(output.marker(image.result))
-        for path in (output.path(kind, image.result) for kind in KINDS):
-            paths += [path, path.with_suffix(".pgw"), path.with_suffix(".prj")]
+        paths += output.files(image.result)
         prefixes += [store / f"{image.result.with_suffix('')}_y" for store in stores]
     remove_partial_of(paths, prefixes)
 
@@ -164,7 +175,8 @@ class _RankInference:
                 output.remove_scratch(image.result)
 
     def _inspect(self, image: Input, scene: Raster) -> None:
-        """Refuse values that have no rendering, and remember what a user should know."""
+        """Refuse what cannot be read or written, and remember what a user should know."""
+        check_results(self.output, scene)
         scene.read_rgb(slice(0), slice(0))
         if (sentence := scene.stretch_warning()) is not None:
             self.remarks.warn(image.path, sentence)
@@ -172,8 +184,6 @@ class _RankInference:
             self.remarks.add("bands", image.path)
         if scene.has_busy_alpha():
             self.remarks.add("alpha", image.path)
-        if "polygons" in self.output.kinds and grid_of(scene.size, scene.placement) is None:
-            self.remarks.add("pixels", image.path)
 
     def _predict(
         self, image: Input, scene: Raster, maps: Mapping[str, RowFile], part: slice
@@ -200,13 +210,11 @@ class _RankInference:
         self, scene: Raster, maps: Mapping[str, RowFile], rows: slice, logits: Tensor
     ) -> None:
         """Write a strip of predictions to the temporary maps."""
-        found = {"index": classes_of(logits).numpy()}
-        if "confidence" in self._kept:
-            found["confidence"] = confidence_of(logits)
         is_invalid = ~scene.read_mask(rows, slice(0, scene.size[1])) if scene.has_mask else None
-        for kind, values in found.items():
+        for kind in self._kept:
+            values = _VALUES_OF[kind](logits)
             if is_invalid is not None:
-                values[is_invalid] = _NO_DATA[kind]
+                values[..., is_invalid] = _NO_DATA[kind]
             maps[kind].write(rows.start, values)
 
     def _keep_no_data(self, scene: Raster, maps: Mapping[str, RowFile], rows: slice) -> None:
@@ -220,14 +228,20 @@ class _RankInference:
     @property
     def _kept(self) -> tuple[str, ...]:
         """Return the kinds of temporary maps that the results are written from."""
-        needs_confidence = not {"confidence", "polygons"}.isdisjoint(self.output.kinds)
-        return ("index", "confidence") if needs_confidence else ("index",)
+        kinds = {"index", *self.output.kinds}
+        if "polygons" in kinds:
+            kinds.add("confidence")
+        return tuple(kind for kind in _NO_DATA if kind in kinds)
 
     def _write(self, image: Input, scene: Raster, maps: Mapping[str, RowFile]) -> None:
         """Write the results of an image, then its done marker."""
         written = write_results(self.output, image.result, scene, maps)
         if not any(written.pixels):
             self.remarks.add("empty", image.path)
+        if (polygons := written.polygons) is not None:
+            self.remarks.num_dropped += polygons.num_dropped
+            if polygons.are_pixels:
+                self.remarks.add("pixels", image.path)
         place = scene.placement
         marker = DoneMarker(
             image=str(image.path),

@@ -1,13 +1,19 @@
 """The digest of what decides a result: settings that change nothing repeat nothing."""
 
+from pathlib import Path
+
 from utils.config import config_from_dict
 from utils.inference.progress import settings_digest
+from utils.inference.results import OutputSettings
 from utils.rasters.rendering import Rendering
 
 
-def digest(checkpoint, *overrides, maps="generated", **rendering):
+def digest(checkpoint, *overrides, maps="generated", min_area=0, **rendering):
     config = config_from_dict(checkpoint.identity.recipe, "recipe", [*overrides])
-    return settings_digest(checkpoint, config, Rendering(**rendering), maps)
+    output = OutputSettings(
+        folder=Path("out"), kinds=("polygons",), classes=(), palette=(), min_area=min_area
+    )
+    return settings_digest(checkpoint, config, Rendering(**rendering), output, maps)
 
 
 def test_settings_that_do_not_decide_a_result_are_not_in_the_digest(checkpoint):
@@ -32,6 +38,7 @@ def test_settings_that_decide_a_result_are_in_the_digest(checkpoint):
         "model.structure_vit.join=depth_to_space",
     ]
     found = [digest(checkpoint), *(digest(checkpoint, override) for override in overrides)]
-    found += [digest(checkpoint, maps="stored"), digest(checkpoint, bands=(3, 2, 1))]
+    found += [digest(checkpoint, maps="stored"), digest(checkpoint, min_area=2.0)]
+    found += [digest(checkpoint, bands=(3, 2, 1))]
     found += [digest(checkpoint, stretch=((0.0, 9.0),)), digest(checkpoint, alpha_is_data=True)]
     assert len(set(found)) == len(found)
