@@ -52,7 +52,8 @@ def _similar_names(images: Sequence[str], masks: Sequence[str]) -> Iterator[tupl
     """Yield images, each with the masks whose names begin most alike."""
     ordered = sorted({*masks}, key=_sorting)
     keys = [_sorting(name) for name in ordered]
-    unpaired = [name for name in images if images == masks or name not in {*ordered}]
+    paired = {*ordered} if images != masks else set()
+    unpaired = [name for name in images if name not in paired]
     for image in unpaired[:: max(1, len(unpaired) // _NUM_COMPARED)]:
         at = bisect_left(keys, _sorting(image))
         for mask in ordered[max(at - 1, 0) : at + 2]:

@@ -79,20 +79,22 @@ def _finder(sources: list[Source], folders: Folders) -> Callable[[str], set[str]
         for name in names:
             whole.setdefault(name, set()).add(source.id)
             last.setdefault(posixpath.basename(name), set()).add(source.id)
+    roots = [root.resolve().name for root, _ in places]
 
     def find(line: str) -> set[str]:
         path = posixpath.normpath(line.replace("\\", "/"))
         spellings = [line, path]
-        for root, _ in places:
-            _, folder, below = f"/{path}".rpartition(f"/{root.resolve().name}/")
+        for root in roots:
+            _, folder, below = f"/{path}".rpartition(f"/{root}/")
             spellings += [below] if folder else []
-        for spelling in [*spellings]:
-            stem, suffix = posixpath.splitext(spelling)
-            spellings += [stem] if suffix.lower() in IMAGE_SUFFIXES else []
-        found = [whole[spelling] for spelling in spellings if spelling in whole]
-        if not found and "/" not in path:
-            found = [last[spelling] for spelling in spellings if spelling in last]
-        return found[0] if found else set()
+        stems = [posixpath.splitext(spelling) for spelling in spellings]
+        stripped = [stem for stem, suffix in stems if suffix.lower() in IMAGE_SUFFIXES]
+        # First as written; the suffix may be that of the files from which these were made.
+        for names in (spellings, stripped):
+            for known in (whole, last)[: 1 if "/" in path else 2]:
+                if found := next((known[name] for name in names if name in known), None):
+                    return found
+        return set()
 
     return find
 

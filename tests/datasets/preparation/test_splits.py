@@ -92,6 +92,9 @@ def test_a_bare_name_that_several_images_have_is_refused(tmp_path):
     folders = Folders(images=tmp_path / "images", masks=tmp_path / "masks")
     found = by_lists(folders, tmp_path, train="a.png\nq\\b.png\n", val="p/a.png\np/b.png")
     assert ids(found) == {"train": ["a", "q__b"], "val": ["p__a", "p__b"]}
+    touch(tmp_path, "images/p/c.tif images/c.png masks/p/c.png masks/c.bmp")
+    found = by_lists(folders, tmp_path, train="c.tif\na\nq/b", val="c.bmp\np/a\np/b")
+    assert ids(found) == {"train": ["p__c", "a", "q__b"], "val": ["c", "p__a", "p__b"]}
     with pytest.raises(DataError) as caught:
         by_lists(folders, tmp_path, train="a", val="b.png\np/a")
     assert str(caught.value) == (
