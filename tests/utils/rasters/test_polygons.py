@@ -322,3 +322,13 @@ def test_a_missing_or_old_shapely_is_named(monkeypatch, found):
         monkeypatch.delattr("shapely.coverage_simplify")
     with pytest.raises(ConfigError, match=r"pip install 'shapely>=2.1', or leave --simplify out$"):
         simplification.require_shapely()
+
+
+def test_the_border_of_a_collar_without_data_is_simplified_as_well(tmp_path):
+    label_map = np.zeros((40, 40), np.uint8)
+    label_map[np.add.outer(np.arange(40), np.arange(40)) < 30] = IGNORED
+    placement = Placement(crs=UTM_33, transform=Affine(0.5, 0, 500000, 0, -0.5, 5173152))
+    [plain] = features_of(tmp_path / "a", label_map, placement)
+    [simple] = features_of(tmp_path / "a", label_map, placement, simplify_m=0.5)
+    assert len(plain["geometry"]["coordinates"][0]) > 60
+    assert len(simple["geometry"]["coordinates"][0]) < 10

@@ -2,6 +2,7 @@
 
 import resource
 import signal
+import struct
 from pathlib import Path
 from unittest import mock
 
@@ -9,10 +10,17 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from rasterio import Affine
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.rpc import RPC
 
 from tests.utils.rasters.raster_files import picture
+from tests.utils.rasters.test_placement import seen_by_gdal
 from utils.errors import ConfigError
-from utils.rasters.writing import open_writer
+from utils.rasters import writing
+from utils.rasters.placement import Placement
+from utils.rasters.writing import BandTags, open_writer
 
 PALETTE = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 8, 7)]
 RNG = np.random.default_rng(6)
@@ -73,6 +81,121 @@ def test_a_file_that_might_exceed_4_gib_is_a_bigtiff_file(tmp_path: Path):
     assert (tmp_path / "b.tif").read_bytes()[:4] == b"II*\0"
 
 
+def ifd_offsets(path: Path) -> list[int]:
+    """Offsets of the image directories of a TIFF file, by the letter of the format."""
+    content = path.read_bytes()
+    assert content[:4] == b"II*\0"
+    found, (offset,) = [], struct.unpack_from("<I", content, 4)
+    while offset:
+        found.append(offset)
+        (count,) = struct.unpack_from("<H", content, offset)
+        (offset,) = struct.unpack_from("<I", content, offset + 2 + 12 * count)
+    return found
+
+
+def first_block(path: Path, image: int) -> int:
+    with rasterio.open(f"GTIFF_DIR:{image}:{path}") as file:
+        return int(file.get_tag_item("BLOCK_OFFSET_0_0", "TIFF", bidx=1))
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+def test_a_class_map_has_overviews_and_is_cloud_optimized_if_small(
+    tmp_path: Path, monkeypatch, is_small: bool
+):
+    path, size = tmp_path / "a <&> #1.tif", (1300, 2100)
+    monkeypatch.setattr(writing, "CLOUD_OPTIMIZED_PX", size[0] * size[1] - (not is_small))
+    labels = np.kron(picture(325, 525, 1)[:, :, 0] % 4, np.ones((4, 4), np.uint8))
+    labels[:200] = 255
+    tags = BandTags(names=("class",), no_data=255, items={"class_0": 'Gebäude & "<x>"'})
+    with open_writer(path, size, 1, palette=PALETTE, tags=tags, overviews=True) as writer:
+        for rows in strips(labels, [1, 600]):
+            writer.write(rows)
+    with rasterio.open(path) as file:
+        np.testing.assert_array_equal(file.read(1), labels)
+        assert np.array_equal(file.dataset_mask() != 0, labels != 255)
+        assert file.overviews(1) == [2, 4, 8] and file.compression.value == "DEFLATE"
+        assert (file.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG") == is_small
+        assert file.nodata == 255 and file.descriptions == ("class",)
+        assert file.tags(1) == {"class_0": 'Gebäude & "<x>"'}
+        assert [file.colormap(1)[index][:3] for index in range(4)] == PALETTE
+        assert file.colormap(1)[255][3] == 0  # transparent
+        reduced = file.read(1, out_shape=(163, 263))
+    assert {*np.unique(reduced)} == {0, 1, 2, 3, 255}  # no mean of classes
+    assert [*tmp_path.iterdir()] == [path]
+    for image in range(1, 5):
+        with rasterio.open(f"GTIFF_DIR:{image}:{path}") as file:
+            assert file.shape == tuple(-(-side // 2 ** (image - 1)) for side in size)
+            assert file.block_shapes == [(512, 512)]
+    # Cloud Optimized: directories before pixels, and those of the smallest overview first.
+    directories, blocks = ifd_offsets(path), [first_block(path, image) for image in range(1, 5)]
+    is_optimized = directories == sorted(directories) and blocks == sorted(blocks, reverse=True)
+    assert (is_optimized and directories[-1] < blocks[-1]) == is_small
+    assert (path.read_bytes()[8:38] == b"GDAL_STRUCTURAL_METADATA_SIZE=") == is_small
+
+
+RPCS = RPC(
+    **{
+        f"{name}_{part}": 2.5
+        for name in ("height", "lat", "line", "long", "samp")
+        for part in ("off", "scale")
+    },
+    **{
+        f"{name}_coeff": [0.5 + n for n in range(20)]
+        for name in ("line_den", "line_num", "samp_den", "samp_num")
+    },
+    err_bias=0.25,
+    err_rand=0.75,
+)
+CORNERS = tuple(GroundControlPoint(r, c, 9 + c, 50 - r, 0) for r, c in ((0, 0), (0, 30), (20, 0)))
+UTM = CRS.from_epsg(32633)
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [
+        Placement(crs=UTM, transform=Affine(0.3, 0, 5e5, 0, -0.3, 5e6), area_or_point="Point"),
+        Placement(crs=UTM, transform=Affine(0.3, 0.1, 5e5, 0.05, -0.3, 5e6), rpcs=RPCS),
+        Placement(crs=UTM, transform=Affine(0.3, 0, 5e5, 0, 0.3, 5e6), area_or_point="Area"),
+        Placement(transform=Affine(0.3, 0, 5, 0, -0.3, 7)),
+        Placement(gcps=CORNERS, gcps_crs=CRS.from_epsg(4326)),
+        Placement(rpcs=RPCS, area_or_point="Point"),
+    ],
+)
+def test_the_cloud_optimized_layout_keeps_the_placement(tmp_path: Path, placement: Placement):
+    """Case 22 of docs/trials.md; a system is not invented either."""
+    for name, overviews in (("a", False), ("b", True)):
+        with open_writer(
+            tmp_path / name / "a.tif", (20, 30), 1, placement, overviews=overviews
+        ) as file:
+            file.write(np.zeros((20, 30), np.uint8))
+    plain, optimized = (seen_by_gdal(tmp_path / name / "a.tif") for name in "ab")
+    assert plain == optimized
+    crs, transform, _, points, rpcs, point = optimized
+    assert crs == (placement.crs or placement.gcps_crs)
+    assert placement.transform is None or transform.almost_equals(placement.transform)
+    assert len(points) == len(placement.gcps) and bool(rpcs) == (placement.rpcs is not None)
+    assert crs is None or point == (placement.area_or_point or "Area")
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_a_mask_within_the_file_tells_pixels_without_data(tmp_path: Path, bands: int):
+    path, values = tmp_path / "a.tif", picture(700, 600, bands)
+    valid = picture(700, 600, 1)[:, :, 0] > 100
+    valid[:30], valid[30:60] = True, False
+    tags = BandTags(names=("a", "b", "é", "d"), scale=0.5) if bands == 4 else BandTags()
+    with open_writer(path, (700, 600), bands, tags=tags, masked=True) as writer:
+        writer.write(values[:30])
+        for top in range(30, 700, 67):
+            writer.write(values[top : top + 67], valid[top : top + 67])
+    with rasterio.open(path) as file:
+        np.testing.assert_array_equal(np.moveaxis(file.read(), 0, -1), values)
+        assert np.array_equal(file.dataset_mask() != 0, valid)
+        assert file.descriptions == (tags.names or (None,) * bands)
+        assert file.scales == (tags.scale or 1,) * bands
+        assert file.block_shapes == [(512, 512)] * bands
+    assert [*tmp_path.iterdir()] == [path]
+
+
 @pytest.mark.parametrize("heights", [[700], [1] * 700, [0, 100, 411, 1, 188]])
 def test_strips_are_written_by_whole_rows_of_blocks(tmp_path: Path, monkeypatch, heights):
     """GDAL compresses a block as often as it gets rows of it: slow, and files with holes."""
@@ -106,15 +229,28 @@ def test_errors_and_missing_or_surplus_rows_leave_the_old_file(
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("suffix", [".tif", ".png"])
-def test_a_full_disk_leaves_no_file_wherever_it_strikes(tmp_path: Path, suffix: str):
+@pytest.mark.parametrize(
+    ("suffix", "limit", "options"),
+    [
+        (".png", 0, {}),
+        (".tif", 0, {}),
+        (".tif", 0, {"masked": True}),
+        (".tif", 0, {"overviews": True}),
+        (".tif", 1 << 30, {"overviews": True}),
+    ],
+)
+def test_a_full_disk_leaves_no_file_wherever_it_strikes(
+    tmp_path: Path, monkeypatch, suffix: str, limit: int, options: dict
+):
     """By a limit on the size of files; GDAL is silent about the last writes of a file."""
+    monkeypatch.setattr(writing, "CLOUD_OPTIMIZED_PX", limit)
     noise = RNG.integers(0, 256, (600, 700)).astype(np.uint8)
+    valid = noise > RNG.integers(0, 256, noise.shape)
     path, limits = tmp_path / f"a{suffix}", resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def write() -> None:
-        with open_writer(path, noise.shape, 1) as writer:
-            writer.write(noise)
+        with open_writer(path, noise.shape, 1, **options) as writer:
+            writer.write(noise, valid if options.get("masked") else None)
 
     write()
     whole = path.read_bytes()
