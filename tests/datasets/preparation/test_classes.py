@@ -1,6 +1,7 @@
 """The class file, and the decoding of masks against hand-written pixels."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +89,15 @@ def test_a_class_file_is_read_as_it_is_written(classes, tmp_path):
     assert classes.ignore_colors == classes.ignore_values == ()
     mask = save(tmp_path / "deep.png", [[65535, 255, 2]], np.uint16)
     assert read(MaskDecoder(classes), mask) == ([[3, 255, 2]], {"255": 1})
+
+
+def test_the_example_of_the_docs_is_a_class_file(tmp_path):
+    text = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    example = text.partition("## Class file")[2].partition("```json")[2].partition("```")[0]
+    classes = class_file(tmp_path, **json.loads(example))
+    assert classes.values == (0, (41, range(311, 314)), "others")
+    assert classes.mask_colors[2] == ((255, 0, 0), (176, 0, 0))
+    assert classes.ignore_values == (255, range(-9999, 0))
 
 
 def test_every_class_and_ignore_is_decoded(classes, tmp_path):
