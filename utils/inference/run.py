@@ -19,7 +19,7 @@ from utils.evaluation.evaluate import classes_of
 from utils.files import remove_partial_of, write_json, write_png
 from utils.inference.inputs import Input, open_input
 from utils.inference.probabilities import probabilities_of
-from utils.inference.progress import DoneMarker, file_state, is_done, read_marker
+from utils.inference.progress import DoneMarker, input_state, is_done, read_marker
 from utils.inference.remarks import Remarks, remaining_lines
 from utils.inference.results import (
     OutputSettings,
@@ -80,13 +80,7 @@ def infer_images(
     whole: list[Input] = []
     shared: list[Input] = []
     if dist.is_main:  # the other ranks wait at the gather
-        pending = [
-            image
-            for image in images
-            if overwrite or not is_done(output, image, segmenter.digest_of(image, digest))
-        ]
-        _remove_leftovers(output, pending)
-        for image in pending:
+        for image in _begin(segmenter, output, images, "" if overwrite else digest):
             (shared if dist.world_size > 1 and _is_large(image) else whole).append(image)
     whole, shared = dist.gather((whole, shared))[0]
     rank = _RankInference(segmenter, output, digest, rendering, Remarks(is_shown=dist.is_main))
@@ -111,6 +105,17 @@ def infer_images(
         head = f"{len(failures)} of {len(images)} images could not be segmented:"
         raise DataError("\n  ".join([head, *failures]))
     return {result: marker.size for result, marker in markers.items()}
+
+
+def _begin(
+    segmenter: Segmenter, output: OutputSettings, images: Sequence[Input], digest: str
+) -> list[Input]:
+    """Return the images without results of a digest; remove what a killed run left of them."""
+    pending = [
+        image for image in images if not is_done(output, image, segmenter.digest_of(image, digest))
+    ]
+    _remove_leftovers(output, pending)
+    return pending
 
 
 def _remove_leftovers(output: OutputSettings, images: Sequence[Input]) -> None:
@@ -245,7 +250,7 @@ class _RankInference:
         place = scene.placement
         marker = DoneMarker(
             image=str(image.path),
-            file=file_state(image.path),
+            file=input_state(image),
             digest=self.segmenter.digest_of(image, self.digest),
             result=str(image.result),
             kinds=self.output.kinds,

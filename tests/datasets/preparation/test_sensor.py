@@ -9,8 +9,11 @@ import rasterio
 from PIL import Image
 
 from datasets.loaders import check_structure
-from datasets.preparation.sensor import import_sensor, rasters_of
+from datasets.preparation.archives import ArchiveFile
+from datasets.preparation.sensor import SourceRaster, import_sensor, rasters_of, store_rasters
+from datasets.rasters import write_raster
 from datasets.sensors import open_band
+from datasets.sources import SourceFacts
 from datasets.structure_maps import (
     MapRecipe,
     begin_store,
@@ -19,8 +22,9 @@ from datasets.structure_maps import (
     read_map,
     store_folder,
 )
-from datasets.tile_set import TileSet, open_tile_set
+from datasets.tile_set import Tile, TileSet, image_path, open_tile_set, valid_path
 from tests.conftest import make_config
+from utils.boxes import Box
 from utils.errors import DataError, MissingDataError
 from utils.rasters.frames import Frame
 from utils.rasters.reading import open_scene
@@ -127,3 +131,27 @@ def test_a_sensor_that_is_absent_or_of_another_range_says_what_to_do(data_root, 
         DataError, match=r"settings\.maximum: 1\.0 \| 20\.0\. .* \(--range sets mini"
     ):
         check("height", {"height": {"settings": {"minimum": 0.0, "maximum": 1.0}}})
+
+
+def test_a_block_is_cut_where_it_lies_in_its_image(tmp_path: Path):
+    """The range is that of the block alone, and pixels without data in the image are 0."""
+    values = np.arange(64 * 96, dtype=np.float32).reshape(64, 96)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    tile = Tile(id="t", source="a_1", top_px=15, left_px=28, height_px=32, width_px=40)
+    valid = np.ones((32, 40), np.uint8)
+    valid[:, 39] = 0
+    write_raster(image_path(tmp_path, "t"), np.zeros((32, 40, 3), np.uint8))
+    write_raster(valid_path(tmp_path, "t"), valid)
+    box = Box(10, 20, 40, 50)
+    raster = SourceRaster(
+        id="a_1",
+        file=ArchiveFile(name="a.tif", path=tmp_path / "a.tif"),
+        tiles=[tile],
+        facts=SourceFacts(image="a", size=(64, 96), box=box, sha256=""),
+    )
+    found = store_rasters(tmp_path, "dsm", [raster], None, 1)
+    low, high = float(values[10, 20]), float(values[49, 69])
+    assert (found.low, found.high, found.num_rasters, found.num_warped) == (low, high, 1, 0)
+    levels = np.array(read_map(map_path(store_folder(tmp_path, "dsm"), "t")))
+    expected = 1 + np.rint((values[15:47, 28:68].astype(float) - low) / (high - low) * 65534)
+    np.testing.assert_array_equal(levels, np.where(valid, expected, 0))
