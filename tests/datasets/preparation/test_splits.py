@@ -58,7 +58,7 @@ def test_arguments_that_the_command_line_must_give(folders, tmp_path):
         (("--tree", tmp_path, *both, *shares), "give --tree, or --images and --labels, not both"),
         ((*images, *both), "say how to split: give either --train-list"),
         ((*images, *both, *train_list, *shares), "say how to split: give either --train-list"),
-        ((*images, *both, *train_list, "--group-by", "a"), "--group-by is about --shares; leave"),
+        ((*images, *both, *train_list, "--group-by", "a"), "--group-by is about --shares of whole"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             split(*command)
