@@ -195,17 +195,12 @@ class _Check:
 
     def compare_sources(self) -> Iterator[Finding]:
         """Compare ``sources.json`` with the tiles, and find sources with equal pixels."""
-        path, kind, known = self.root / "sources.json", "wrong sources.json", self.tile_set.sources
         same: dict[str, dict[str, str]] = defaultdict(dict)  # splits by source, by hash
-        missing = {tile.source for tile in self.tile_set.tiles.values()} - known.keys()
-        for source in sorted(missing):
-            yield Finding(kind, f"{path} lacks '{source}', which tiles.csv names; {PREPARE}")
         for tile_id, tile in self.tile_set.tiles.items():
-            if (facts := known.get(tile.source)) is None:
-                continue
+            facts = self.tile_set.sources[tile.source]
             if not (_is_within(tile, facts.box) and _is_within(tile, Box(0, 0, *facts.size))):
-                text = f"{path}: the tile '{tile_id}' is not within its source '{tile.source}'"
-                yield Finding(kind, f"{text}; {PREPARE}")
+                text = f"{self.root}/sources.json: the tile '{tile_id}' is not within its source "
+                yield Finding("wrong sources.json", f"{text}'{tile.source}'; {PREPARE}")
             if tile_id in self.split_of and self.tiles[tile_id].image_sha256:
                 same[facts.sha256][tile.source] = self.split_of[tile_id]
         for split_of in same.values():

@@ -190,12 +190,12 @@ class OverlapFinder:
 
     def find_shared_parts(self) -> Iterator[Finding]:
         """Find tiles of different splits that share a part: by place, by pixels, by ground."""
-        kind, sources, tiles = "same pixels in two splits", self._tile_set.sources, self._tiles
+        kind, tiles = "same pixels in two splits", self._tiles
         places = {}
         for tile_id in self._split_of:
             tile = self._tile_set.tiles[tile_id]
-            if (facts := sources.get(tile.source)) is not None:
-                places[tile_id] = Footprint(facts.image, tile, facts.crs, facts.transform)
+            facts = self._tile_set.sources[tile.source]
+            places[tile_id] = Footprint(facts.image, tile, facts.crs, facts.transform)
         known = set()
         for pair, size in shared_boxes(places, self._split_of):
             known.add(pair)
@@ -224,9 +224,8 @@ class OverlapFinder:
         return " and ".join(map(self._named, pair))
 
     def _content_of(self, tile_id: str) -> str:
-        """Return the hash of the source of a tile; without one, the name of the tile."""
-        facts = self._tile_set.sources.get(self._tile_set.tiles[tile_id].source)
-        return tile_id if facts is None else facts.sha256
+        """Return the hash of the source of a tile."""
+        return self._tile_set.sources[self._tile_set.tiles[tile_id].source].sha256
 
     def _open_image(self, tile_id: str) -> np.ndarray:
         return open_raster(self._tile_set.image_path(tile_id), "RGB")
