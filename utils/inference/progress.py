@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ class DoneMarker:
     """The record of a finished image, written after all of its results."""
 
     image: str  # path of the image file
-    file: tuple[int, int]  # see ``file_state``
+    file: tuple[int, ...]  # see ``input_state``
     digest: str  # of everything that decides the results, see ``settings_digest``
     result: str  # name of the results
     kinds: tuple[str, ...]
@@ -73,6 +74,14 @@ def file_state(image: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
+def input_state(image: Input) -> tuple[int, ...]:
+    """Return the states of an image file and of the files that tell its pixels without data."""
+    beside = [image.path.with_name(image.path.name + suffix) for suffix in (".msk", ".aux.xml")]
+    # Unlike Path.is_file, it takes names that are longer than the system allows.
+    found = [path for path in [*beside, image.valid] if path and os.path.isfile(path)]  # noqa: PTH113
+    return tuple(number for path in [image.path, *found] for number in file_state(path))
+
+
 def read_marker(output: OutputSettings, result: Path) -> DoneMarker | None:
     """Return the marker of an image; None if there is none, or an unreadable one."""
     try:
@@ -88,6 +97,6 @@ def is_done(output: OutputSettings, image: Input, digest: str) -> bool:
     marker = read_marker(output, image.result)
     if marker is None or marker.digest != digest or not {*output.kinds} <= {*marker.kinds}:
         return False
-    if not image.path.is_file() or marker.file != file_state(image.path):
+    if not image.path.is_file() or marker.file != input_state(image):
         return False
     return all(output.path(kind, image.result).is_file() for kind in output.kinds)
