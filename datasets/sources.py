@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from utils.boxes import Box
 from utils.files import read_json, write_json
@@ -22,6 +23,24 @@ class SourceFacts:
     crs: str | None = None  # of the image, as WKT
     transform: tuple[float, ...] | None = None  # of the image: (a, b, c, d, e, f) of Affine
 
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain values for JSON files."""
+        box = self.box
+        place = [box.top_px, box.left_px, box.height_px, box.width_px]
+        return asdict(self) | {"box": place}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "SourceFacts":
+        """Return the facts that ``to_plain`` was made from."""
+        return cls(
+            image=plain["image"],
+            size=(plain["size"][0], plain["size"][1]),
+            box=Box(*plain["box"]),
+            sha256=plain["sha256"],
+            crs=plain["crs"],
+            transform=tuple(plain["transform"]) if plain["transform"] else None,
+        )
+
 
 def pixel_hash(size: tuple[int, int]) -> "hashlib._Hash":
     """Return the SHA-256 of an image of a height and width, to be updated with its RGB rows.
@@ -33,24 +52,10 @@ def pixel_hash(size: tuple[int, int]) -> "hashlib._Hash":
 
 def write_sources(root: Path, sources: Mapping[str, SourceFacts]) -> None:
     """Write ``sources.json`` of a set."""
-    plain = {}
-    for source, facts in sorted(sources.items()):
-        box = facts.box
-        place = [box.top_px, box.left_px, box.height_px, box.width_px]
-        plain[source] = asdict(facts) | {"box": place}
-    write_json(root / _FILE, plain)
+    write_json(root / _FILE, {source: sources[source].to_plain() for source in sorted(sources)})
 
 
 def read_sources(root: Path) -> dict[str, SourceFacts]:
     """Read ``sources.json`` of a set."""
-    return {
-        source: SourceFacts(
-            image=facts["image"],
-            size=(facts["size"][0], facts["size"][1]),
-            box=Box(*facts["box"]),
-            sha256=facts["sha256"],
-            crs=facts["crs"],
-            transform=tuple(facts["transform"]) if facts["transform"] else None,
-        )
-        for source, facts in read_json(root / _FILE).items()
-    }
+    plain = read_json(root / _FILE)
+    return {source: SourceFacts.from_plain(facts) for source, facts in plain.items()}

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from datasets.preparation.classes import MaskDecoder, read_class_file
-from datasets.tile_set import is_prepared, open_tile_set, split_sha256
+from datasets.tile_set import count_values, is_prepared, open_tile_set, split_sha256
 from utils.errors import DataError
 from utils.rasters.reading import open_scene
 
@@ -109,7 +109,7 @@ def test_a_folder_that_is_something_else_is_left_alone(run_prepare, tmp_path):
     ("arguments", "sentence"),
     [
         (("--seed", -1), "argument --seed: must be 0 or more, not -1"),
-        (("--sensor", "dsm="), "argument --sensor: must be NAME=FOLDER, not 'dsm='"),
+        (("--sensor", "dsm="), "argument --sensor: must be NAME=PATH, NAME=PATH:band:N"),
         (("--sensor", "image=x"), "argument --sensor: 'image' is reserved or no folder name"),
         (("--classes", "x.json"), "error: x.json does not exist"),
     ],
@@ -126,8 +126,8 @@ def test_dubai_masks_have_the_class_shares_their_readme_states():
     counts = np.zeros(256, np.int64)
     for path in sorted((SHARED / "dubai-aerial" / "train" / "masks").iterdir()):
         with open_scene(path) as mask:
-            decoded = decoder.decode(mask, str(path))
+            decoded = decoder.decode(mask, slice(None), str(path))
         assert decoded.unknown == {}
-        counts += decoded.pixels
+        counts += count_values(decoded.target)
     percent = 100 * counts[[0, 1, 2, 3, 4, 255]] / counts.sum()
     assert percent == pytest.approx([14.5, 46.9, 10.2, 13.8, 12.9, 0.4 + 1.3], abs=0.1)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from datasets.preparation.pairing.splits import counts_of
 from datasets.preparation.pipeline import Source
 from datasets.tile_set import SPLITS
 from utils.boxes import Box
@@ -22,7 +23,7 @@ def split_by_blocks(
     sources: Sequence[Source],
     side_px: int,
     gap_px: int,
-    shares: tuple[float, float, float],
+    shares: tuple[float, ...],
     seed: int,
 ) -> dict[str, list[Source]]:
     """Cut every image into blocks, and distribute these over the splits at random.
@@ -35,7 +36,7 @@ def split_by_blocks(
         sources: images with their labels.
         side_px: side of a block.
         gap_px: least distance of blocks of different splits.
-        shares: fractions of the blocks for train, val and test, as ``shares_of`` checks them.
+        shares: fractions of the blocks for train, val and test, which sum to 1.
         seed: 0 or more.
 
     Returns:
@@ -78,15 +79,9 @@ def _edges(size: tuple[int, int], side_px: int) -> tuple[list[int], list[int]]:
     return rows, columns
 
 
-def _draw(num_blocks: int, shares: tuple[float, float, float], seed: int) -> np.ndarray:
+def _draw(num_blocks: int, shares: tuple[float, ...], seed: int) -> np.ndarray:
     """Return the index of the split of every block, ``(num_blocks,)``."""
-    counts = [max(1, round(share * num_blocks)) if share else 0 for share in shares]
-    counts[0] = num_blocks - sum(counts[1:])
-    if counts[0] < 1:
-        raise ConfigError(
-            f"{num_blocks} blocks are too few for --shares {' '.join(map(str, shares))}; every "
-            "split needs one: take smaller --blocks"
-        )
+    counts = counts_of(shares, num_blocks, "blocks")
     return np.random.default_rng(seed).permutation(np.repeat([0, 1, 2], counts))
 
 

@@ -83,7 +83,7 @@ class ImageCutter:
         labels: its labels by kind; empty if they are hidden.
         sources: id, box and tiles of every source in the image.
         num_classes: number of classes.
-        goes_on: False stops writing, because unknown colours were found elsewhere.
+        goes_on: whether to write on, given that this image has unknown labels or not.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class ImageCutter:
         labels: Mapping[str, OpenLabels],
         sources: Sequence[tuple[str, Box, list[Tile]]],
         num_classes: int,
-        goes_on: Callable[[], bool],
+        goes_on: Callable[[bool], bool],
     ) -> None:
         self._folder, self._image, self._labels = folder, image, labels
         self._sources = [_SourceCut(*source) for source in sources]
@@ -118,7 +118,7 @@ class ImageCutter:
                     decoded.target[~valid] = IGNORE_INDEX
             for source in self._sources:
                 _count(source, rows, pixels, targets.get("full"), valid)
-            if self._goes_on() and not any(tally.unknown for tally in self._tallies.values()):
+            if self._goes_on(any(tally.unknown for tally in self._tallies.values())):
                 self._fill_tiles(rows, pixels, targets, valid)
         return self._record(image_id)
 
@@ -211,7 +211,6 @@ class ImageCutter:
             crs=None if crs is None else crs.to_wkt(),
             transform=None if transform is None else tuple(transform[:6]),
         )
-        plain = [box.top_px, box.left_px, box.height_px, box.width_px]
         order = {tile.id: number for number, tile in enumerate(source.tiles)}
         return {
             "tiles": sorted(source.written, key=lambda each: order[each["tile"]["id"]]),
@@ -219,7 +218,7 @@ class ImageCutter:
             "num_pixels": box.height_px * box.width_px,
             "num_no_data": source.num_no_data,
             "num_empty": source.num_empty,
-            "facts": asdict(facts) | {"box": plain},
+            "facts": facts.to_plain(),
         }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets.preparation import sensor
 from datasets.preparation.arguments import add_tiles, shared_fields
+from datasets.preparation.blocks import split_by_blocks
 from datasets.preparation.classes import ClassFile, read_class_file
 from datasets.preparation.pairing.pairs import (
     Folders,
@@ -21,11 +22,15 @@ from datasets.preparation.pairing.pairs import (
 )
 from datasets.preparation.pairing.splits import crop_note, split_by_lists, split_by_shares
 from datasets.preparation.pipeline import Plan, Source, prepare
+from datasets.preparation.stretching import PERCENTILES, auto_stretch
 from datasets.sensors import SensorFiles, named_sensor
 from datasets.tile_set import SPLITS, NamedSplit, is_prepared, open_tile_set
-from utils.arguments import non_negative_int
+from utils.arguments import non_negative_int, positive_int
 from utils.errors import ConfigError
+from utils.rasters.rendering import Range, Rendering, bands_of, stretch_of, stretch_text
 
+_BLOCKS_PER_GAP = 16  # default of --gap
+AUTO = "auto"  # of --stretch
 ALL = "all"  # in place of a split: images that are in none yet
 
 
@@ -40,8 +45,12 @@ def find_splits(args: argparse.Namespace) -> dict[str, list[Source]]:
             f"{args.tree} has its splits in folders; leave out lists and shares, or give --images "
             "and --labels instead of --tree"
         )
-    if args.group_by is not None and not args.shares:
-        raise ConfigError("--group-by is about --shares; leave it out")
+    if args.group_by is not None and (args.blocks or not args.shares):
+        raise ConfigError("--group-by is about --shares of whole images; leave it out")
+    if args.blocks and not (ALL in folders and args.shares):
+        raise ConfigError("--blocks needs --shares, and images that are in no split yet")
+    if args.gap is not None and not args.blocks:
+        raise ConfigError("--gap is about --blocks; leave it out")
     sources = find_sources(folders)
     return split_sources(args, sources[ALL], folders[ALL]) if ALL in sources else sources
 
@@ -86,13 +95,20 @@ def find_sources(
 def split_sources(
     args: argparse.Namespace, sources: list[Source], folders: Folders
 ) -> dict[str, list[Source]]:
-    """Split source images by shares or lists; print a line if they look like crops of scenes."""
+    """Split images by blocks, shares or lists; print a line if they look like crops of scenes."""
+    if args.blocks:
+        shares, gap_px = tuple(args.shares), _gap_of(args)
+        return split_by_blocks(sources, args.blocks, gap_px, shares, args.seed)
     if not args.shares:
         return split_by_lists(sources, _given_lists(args), folders)
     note = crop_note([source.id for source in sources], sum(share > 0 for share in args.shares))
     if note and args.group_by is None:
         print(note)
     return split_by_shares(sources, tuple(args.shares), args.seed, args.group_by)
+
+
+def _gap_of(args: argparse.Namespace) -> int:
+    return args.blocks // _BLOCKS_PER_GAP if args.gap is None else args.gap
 
 
 def _given_lists(args: argparse.Namespace) -> dict[str, Path]:
@@ -125,20 +141,40 @@ def add_arguments(add: Callable[..., Any]) -> None:
     text = "regular expression that is searched in the names of images; those with the same first "
     text += "group, e.g. the crops of a scene, stay in one split of --shares"
     add("--group-by", metavar="REGEX", help=text)
+    text = "cut the images into blocks of about this side in pixels, which --shares distributes: a "
+    text += "spatial split of one or few large images"
+    add("--blocks", type=positive_int, metavar="PX", help=text)
+    text = "least distance of blocks of different splits in pixels (default: 1/16 of --blocks)"
+    add("--gap", type=non_negative_int, metavar="PX", help=text)
     add("--seed", type=non_negative_int, default=0, help="of the random splits")
-    add_mask_arguments(add)
+    text = "of labels as polygons: the property that holds the name, or a value, of the class"
+    add("--attribute", default="class", help=text)
+    add("--background", metavar="CLASS", help="class of pixels outside all polygons")
+    add_file_arguments(add)
     text = "NAME=FOLDER of rasters, or NAME=band:N of the images: import a sensor as well, as "
     text += "'prepare.py sensor'; repeatable"
     add("--sensor", type=named_sensor, action="append", default=[], help=text)
     sensor.add_no_data(add)
 
 
-def add_mask_arguments(add: Callable[..., Any]) -> None:
-    """Add the arguments about tiles and masks."""
+def add_file_arguments(add: Callable[..., Any]) -> None:
+    """Add the arguments about tiles, and about values of images and masks."""
     add_tiles(add, size_px=None, overlap_px=0, whole=())
+    text = "bands that are red, green and blue, as 3,2,1, or the one that is grey (default: as the "
+    text += "file names them, else the first three)"
+    add("--bands", type=bands_of, default=(), metavar="R,G,B", help=text)
+    text = "values that become 0 and 255, one pair or one for each band, which values of more than "
+    text += "8 bits need; auto: the percentiles 2 and 98 of each band of the training images"
+    add("--stretch", type=_stretch, default=(), metavar="LOW,HIGH", help=text)
+    text = "a band that files declare as alpha, e.g. near infrared, is no mask"
+    add("--alpha-is-data", action="store_true", help=text)
     text = "auto: masks with one channel hold values, RGB and palette masks hold colours; index "
     text += "reads the indices of palette masks"
     add("--label-kind", choices=("auto", "color", "index"), default="auto", help=text)
+
+
+def _stretch(text: str) -> tuple[Range, ...] | str:
+    return AUTO if text == AUTO else stretch_of(text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -177,21 +213,48 @@ def prepare_from_arguments(args: argparse.Namespace, classes: ClassFile) -> None
         name, source = "shares", f"random shares {shares} of the images, seed {args.seed}"
         if args.group_by is not None:
             source += f", in groups by {args.group_by}"
+        if args.blocks:
+            name, gap = "blocks", f"at least {_gap_of(args)} px between splits"
+            source = (
+                f"random shares {shares} of blocks of {args.blocks} px, seed {args.seed}, {gap}"
+            )
     elif given := _given_lists(args):
         name, source = "lists", f"the lists {', '.join(map(str, given.values()))}"
     lists = {split: tuple(source.id for source in found) for split, found in sources.items()}
     hidden = [split for split, found in sources.items() if not any(s.labels for s in found)]
+    rendering, notes = _rendering(args, sources["train"] if "train" in sources else [])
     plan = Plan(
         name=args.output.name,
         origin="folder",
         classes={"full": classes},
         sources=sources,
         split=NamedSplit(name=name, source=source, lists=lists, unlabelled=tuple(hidden)),
+        rendering=rendering,
+        attribute=args.attribute,
+        background=args.background,
         mask_kind=args.label_kind,
         unknown_text=(
             "the class file does not name",
             "add them to it, check --label-kind, or give --unknown-to-ignore",
         ),
+        notes=notes,
         **shared,
     )
     print(prepare(args.output, plan, args.workers))
+
+
+def _rendering(
+    args: argparse.Namespace, training: list[Source]
+) -> tuple[Rendering, tuple[str, ...]]:
+    """Return the rendering that the arguments ask for, and a line on a stretch that was found."""
+    rendering = Rendering(bands=args.bands, alpha_is_data=args.alpha_is_data)
+    if args.stretch != AUTO:
+        return replace(rendering, stretch=args.stretch), ()
+    if not training:
+        raise ConfigError("--stretch auto needs training images; give --stretch LOW,HIGH")
+    rendering = replace(rendering, stretch=auto_stretch(training, rendering, args.workers))
+    low, high = PERCENTILES
+    return rendering, (
+        f"stretch: {stretch_text(rendering.stretch)} (percentiles {low:g} and {high:g} of the "
+        "training images)",
+    )

@@ -181,9 +181,10 @@ def _size_faults(source: Source) -> list[tuple[str, str]]:
         rows, columns = file.image_size()
         if rows == height and columns in (width, width - lacks_px):
             continue
-        with source.image.open_image() as image, file.open_image() as other:
-            if all(grid_of(each.size, each.placement) for each in (image, other)):
-                continue  # they are put together by their places
+        if source.image.archive is None and file.archive is None:  # others need to be extracted
+            with source.image.open_image() as image, file.open_image() as other:
+                if all(grid_of(each.size, each.placement) for each in (image, other)):
+                    continue  # they are put together by their places
         sizes = f"{source.image.name} is {height} x {width} and {file.name} is"
         faults.append((what, f"{sizes} {rows} x {columns}"))
     return faults
@@ -201,6 +202,9 @@ def _prepare_images(folder: Path, plan: Plan, num_workers: int) -> list[Record]:
     }
     split_of = {source.id: split for split, source in plan.jobs()}
     unknown_seen: list[Record] = []
+
+    def goes_on(has_unknown: bool) -> bool:  # else only the other unknown labels are of interest
+        return not unknown_seen and (plan.unknown_to_ignore or not has_unknown)
 
     def work(item: tuple[str, list[Source]]) -> Record:
         image_id, sources = item
@@ -221,9 +225,7 @@ def _prepare_images(folder: Path, plan: Plan, num_workers: int) -> list[Record]:
                 (source.id, box, plan.tiling.tiles(source.id, split_of[source.id], box))
                 for source, box in zip(sources, boxes, strict=True)
             ]
-            cutter = ImageCutter(
-                folder, image, labels, parts, plan.num_classes(), lambda: not unknown_seen
-            )
+            cutter = ImageCutter(folder, image, labels, parts, plan.num_classes(), goes_on)
             record = cutter.cut(image_id) | {"image": first.image.name}
         if record["unknown"] and not plan.unknown_to_ignore:
             unknown_seen.append(record)

@@ -118,19 +118,7 @@ def split_by_shares(
             expression is none.
         DataError: an id does not match.
     """
-    total_is_one = abs(sum(shares) - 1) <= 1e-6  # false for nan, too
-    if not total_is_one or min(shares) < 0 or shares[0] == 0:
-        raise ConfigError(
-            f"--shares must be three numbers from 0 to 1 that sum to 1, the first (train) above 0, "
-            f"not {' '.join(map(str, shares))}"
-        )
-    counts = [max(1, round(share * len(sources))) if share else 0 for share in shares]
-    counts[0] = len(sources) - sum(counts[1:])
-    if counts[0] < 1:
-        raise ConfigError(
-            f"{len(sources)} images are too few for --shares {' '.join(map(str, shares))}; every "
-            "split needs one"
-        )
+    counts = counts_of(shares, len(sources), "images")
     order = np.random.default_rng(seed).permutation(len(sources))
     if group_by is None:
         members = [part.tolist() for part in np.split(order, np.cumsum(counts)[:-1])]
@@ -141,6 +129,28 @@ def split_by_shares(
         for split, own in zip(SPLITS, members, strict=True)
         if own
     }
+
+
+def counts_of(shares: tuple[float, ...], total: int, unit: str) -> list[int]:
+    """Return the numbers of train, val and test out of a total, at least one for a share above 0.
+
+    Raises:
+        ConfigError: the shares do not sum to 1, or there are too few of the unit, a plural.
+    """
+    total_is_one = abs(sum(shares) - 1) <= 1e-6  # false for nan, too
+    if not total_is_one or min(shares) < 0 or shares[0] == 0:
+        raise ConfigError(
+            f"--shares must be three numbers from 0 to 1 that sum to 1, the first (train) above 0, "
+            f"not {' '.join(map(str, shares))}"
+        )
+    counts = [max(1, round(share * total)) if share else 0 for share in shares]
+    counts[0] = total - sum(counts[1:])
+    if counts[0] < 1:
+        raise ConfigError(
+            f"{total} {unit} are too few for --shares {' '.join(map(str, shares))}; every split "
+            "needs one"
+        )
+    return counts
 
 
 def _members_by_group(

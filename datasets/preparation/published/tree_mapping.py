@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.preparation.classes import ClassFile
-from datasets.preparation.folder import add_mask_arguments, prepare_from_arguments
+from datasets.preparation.folder import add_file_arguments, prepare_from_arguments
 from datasets.preparation.pairing.pairs import split_folders
 from datasets.tile_set import SPLITS
 from utils.errors import DataError
@@ -35,7 +35,7 @@ def add_arguments(add: Callable[..., Any]) -> None:
     """Add the arguments of ``prepare.py tree_mapping``."""
     add("--output", type=Path, required=True, help="data/NAME")
     add("--tree", type=Path, required=True, help=_TREE_HELP)
-    add_mask_arguments(add)
+    add_file_arguments(add)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> None:
             f"{args.tree} has no splits; lay it out as TREE/SPLIT/images and TREE/SPLIT/labels, or "
             "give a class file and lists or shares to 'prepare.py folder'"
         )
-    absent: dict[str, Any] = dict.fromkeys(("images", "labels", "shares", "group_by"))
-    absent |= {"seed": 0, "image_suffix": "", "mask_suffix": ""}
+    absent: dict[str, Any] = dict.fromkeys(
+        ("images", "labels", "shares", "group_by", "blocks", "gap", "background")
+    )
+    absent |= {"seed": 0, "image_suffix": "", "mask_suffix": "", "attribute": ""}
     lists = {f"{split}_list": None for split in SPLITS}
     prepare_from_arguments(argparse.Namespace(**vars(args), **absent, **lists), CLASSES)

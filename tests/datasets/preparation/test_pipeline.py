@@ -5,7 +5,7 @@ import errno
 import numpy as np
 import pytest
 
-from datasets.preparation import pipeline, sensor, writer
+from datasets.preparation import cutting, pipeline, sensor, writer
 from datasets.preparation.archives import ArchiveFile
 from datasets.preparation.check import check_tile_set
 from datasets.preparation.pipeline import split_table
@@ -53,7 +53,7 @@ def test_the_histogram_and_the_maps_are_those_of_the_tiles(undisturbed):
     assert check_tile_set(open_tile_set(undisturbed))[0]["faults"] == {}
 
 
-@pytest.mark.parametrize(("module", "function"), [(pipeline, "write_tile"), (sensor, "write_map")])
+@pytest.mark.parametrize(("module", "function"), [(cutting, "write_tile"), (sensor, "write_map")])
 def test_an_interrupted_run_resumes_where_it_stopped(
     run_prepare, archives, undisturbed, tmp_path, monkeypatch, module, function
 ):
@@ -66,9 +66,9 @@ def test_an_interrupted_run_resumes_where_it_stopped(
             raise KeyboardInterrupt
         return write(*arguments)
 
-    def watch(self):
+    def watch(self, *arguments, **options):
         opened.append(self.name)
-        return open_image(self)
+        return open_image(self, *arguments, **options)
 
     monkeypatch.setattr(module, function, interrupted)
     arguments = command(archives, tmp_path / "set", "--workers", 1)
@@ -79,9 +79,10 @@ def test_an_interrupted_run_resumes_where_it_stopped(
     records = tmp_path / ".set.partial/records"
     done = [path.stem for path in (records / "tiles").glob("[!.]*.json")]
     heights = [path.stem for path in (records / "dsm").glob("[!.]*.json")]
-    assert 14 <= len(done) < 18 if module is pipeline else len(done) == 24
+    assert 14 <= len(done) < 18 if module is cutting else len(done) == 24
     monkeypatch.setattr(ArchiveFile, "open_image", watch)
-    assert run_prepare(*arguments)[0] == 0
+    code, _, err = run_prepare(*arguments)
+    assert code == 0, err
     assert not [name for name in opened for tile in done if f"potsdam_{tile}_RGB.tif" in name]
     assert len([name for name in opened if "dsm_" in name]) == 2 * 24 - len(heights)
     assert contents(tmp_path / "set") == contents(undisturbed) and names_in(tmp_path) == ["set"]
