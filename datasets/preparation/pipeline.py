@@ -249,18 +249,13 @@ def _prepare_sensors(
                 id=source.id,
                 file=source.rasters[name],
                 tiles=[Tile(**entry["tile"]) for entry in found[source.id]["tiles"]],
-                facts=_facts(found[source.id]),
+                facts=SourceFacts.from_plain(found[source.id]["facts"]),
                 lacks_columns_px=source.lacks_columns_px,
             )
             for _, source in plan.jobs()
         ]
         limits, records_of_it = plan.ranges.get(name), folder / RECORDS / name
         store_rasters(folder, name, rasters, limits, num_workers, records=records_of_it)
-
-
-def _facts(record: Record) -> SourceFacts:
-    """Return the facts in the record of a source."""
-    return SourceFacts(**{**record["facts"], "box": Box(*record["facts"]["box"])})
 
 
 def _describe_unknown(records: list[Record], text: tuple[str, str]) -> str:
