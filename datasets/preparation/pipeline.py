@@ -149,7 +149,7 @@ def prepare(root: Path, plan: Plan, num_workers: int) -> str:
             own = found[source.id]
             for entry in own["tiles"]:
                 writer.record(split, Tile(**entry["tile"]), entry["pixels"])
-            writer.record_source(source.id, _facts(own))
+            writer.record_source(source.id, SourceFacts.from_plain(own["facts"]))
         notes = _notes(plan, records, writer.split_sha256())
         _prepare_sensors(writer.folder, plan, found, num_workers)
     return "\n".join([split_table(classes.names, _numbers(plan, found)), *notes])
