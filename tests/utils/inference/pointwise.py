@@ -47,8 +47,9 @@ def infer_pointwise(
     dist: DistContext,
     rendering: Rendering = AS_STORED,
     kinds: tuple[str, ...] = KINDS,
+    split: str | None = None,
 ) -> Darkest:
-    """Segment images; the network."""
+    """Segment images, or a split of a prepared set; the network."""
     network = Darkest()
     predictor = Predictor(network, NoStructure(), Precision("fp32", CPU), CONFIG, CPU)
     settings = OutputSettings(
@@ -58,6 +59,6 @@ def infer_pointwise(
         palette=((255, 0, 0), (0, 255, 0), (0, 0, 255)),
     )
     segmenter = Segmenter(predictor, GeneratedMaps({}), CONFIG)
-    images = find_inputs(source, output, None)
+    images = find_inputs(source, output, split)
     infer_images(segmenter, images, settings, dist, digest="", rendering=rendering)
     return network

@@ -1,15 +1,22 @@
 """Input images of infer.py, and the names of their results."""
 
+import pickle
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rasterio.crs import CRS
+from rasterio.transform import Affine
 
 from datasets.preparation.writer import TileSetWriter
+from datasets.sources import SourceFacts
 from datasets.tile_set import Tile, TileSet, open_tile_set
 from tests.datasets.broken import CLASSES, PALETTE, image_of, target_of
+from utils.boxes import Box
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.inference.inputs import Input, find_inputs
+from utils.inference.inputs import Input, find_inputs, open_input
+from utils.rasters.rendering import Rendering
 
 
 def write_tiles(root: Path, *tiles: tuple[str, str, int]) -> TileSet:
@@ -32,6 +39,34 @@ def test_a_split_gives_its_images_under_the_names_of_their_sources(tmp_path):
         Input(path=tile_set.image_path("t7"), result=Path("7.png"), stem="7", tile_id="t7"),
         Input(path=tile_set.image_path("t9"), result=Path("9.png"), stem="9", tile_id="t9"),
     ]
+
+
+UTM, AFFINE = CRS.from_epsg(32633).to_wkt(), (0.5, 0.0, 4e5, 0.0, -0.5, 57e5)
+
+
+def placed(box: Box, size: tuple[int, int] = (40, 50)) -> SourceFacts:
+    return SourceFacts(image="i", size=size, box=box, sha256="", crs=UTM, transform=AFFINE)
+
+
+def test_a_block_of_a_placed_image_is_placed_by_its_offset(tmp_path):
+    """Case 12 of docs/trials.md; a block that is one tile counts as whole."""
+    writer = TileSetWriter(
+        tmp_path / "set", name="toy", classes=CLASSES, palette=PALETTE, origin="", prepared_with={}
+    )
+    with writer:
+        box = {"top_px": 16, "left_px": 40, "height_px": 8, "width_px": 8}
+        tile = Tile(id="i_b1", source="i_b1", **box)
+        writer.add("test", tile, image_of("a"), target_of("a"))
+        writer.record_source("i_b1", placed(Box(16, 40, 8, 8)))
+    (image,) = find_inputs(tmp_path / "set", tmp_path / "out", "test")
+    assert image.result == Path("i_b1.tif") and pickle.loads(pickle.dumps(image)) == image
+    expected = Affine(0.5, 0, 4e5 + 20, 0, -0.5, 57e5 - 8)
+    assert image.placement.transform == expected and image.placement.crs.to_epsg() == 32633
+    (image,) = find_inputs(tmp_path / "set", tmp_path / "out", "test", png=True)
+    assert image.result == Path("i_b1.png")
+    with open_input(image, Rendering(stretch=((0, 1),))) as scene:
+        assert scene.placement == image.placement and not scene.has_mask
+        assert np.array_equal(scene.read_rgb(slice(0, 8), slice(2, 8)), image_of("a")[:, 2:])
 
 
 @pytest.mark.parametrize("lefts", [(0, 8), (8,)])

@@ -160,6 +160,33 @@ def test_ranks_that_share_an_image_write_what_one_writes(tmp_path, dist, ranks):
         ).read_bytes(), path
 
 
+def test_results_of_a_prepared_set_have_place_and_validity_of_the_images(
+    tmp_path, dist, run_prepare
+):
+    """Case 12 of docs/trials.md, for an image with a collar."""
+    names = [{"name": "a", "color": "#000000"}, {"name": "b", "color": "#ffffff"}]
+    entries = [{**name, "value": value} for value, name in enumerate(names)]
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": entries}))
+    image = np.full((50, 60, 3), 9, np.uint8)
+    image[:, :20] = 0
+    for split in ("train", "val", "test"):
+        for kind in ("images", "labels"):
+            (tmp_path / "tree" / split / kind).mkdir(parents=True)
+        folder = tmp_path / "tree" / split
+        write_tiff(folder / f"images/{split}.tif", image, nodata=0, **UTM)
+        write_tiff(folder / f"labels/{split}.tif", image[..., :1] // 9)
+    line = ["folder", "--tree", tmp_path / "tree", "--classes", tmp_path / "classes.json"]
+    code, _, errors = run_prepare(*line, "--output", tmp_path / "set")
+    assert code == 0, errors
+    infer_pointwise(tmp_path / "set", tmp_path / "out", dist, split="test")
+    source = tmp_path / "tree/test/images/test.tif"
+    (result,) = (tmp_path / "out/index").rglob("*.tif")
+    with rasterio.open(result) as found, rasterio.open(source) as file:
+        assert found.crs == file.crs and found.transform == file.transform
+        assert np.array_equal(found.dataset_mask(), file.dataset_mask())
+    assert sum(areas(tmp_path / "out").values()) == 2000
+
+
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="../shared/data is not at hand")
 @pytest.mark.parametrize(
     ("name", "percent", "stretch"),

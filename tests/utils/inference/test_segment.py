@@ -1,6 +1,7 @@
 """Images in chunks: the same as at once, read once, each chunk with its own maps."""
 
 import weakref
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,7 +41,8 @@ def no_map(image, chunk, pixels, valid=None):
 def strips_of(image, make_maps, rows=None, read=None, network=None, read_mask=None):
     read = read or (lambda rows, columns: image[rows, columns])
     predictor = Predictor(network or Sum(), Levels(), Precision("fp32", CPU), CONFIG, CPU)
-    segmenter = Segmenter(predictor, SimpleNamespace(of_chunk=make_maps), CONFIG)
+    maps = SimpleNamespace(of_chunk=make_maps, opened=lambda image: nullcontext())
+    segmenter = Segmenter(predictor, maps, CONFIG)
     return segmenter.strips(None, image.shape[:2], read, rows, read_mask)
 
 
