@@ -127,9 +127,10 @@ def touch_all(folder: Path, names: str) -> None:
 def test_files_that_are_no_images_are_counted_but_not_those_that_belong_to_one(tmp_path: Path):
     """Case 23 of docs/trials.md: files of a folder were passed over without a word."""
     sidecars = "a.tfw a.prj a.aux.xml a.tif.aux.xml a.tif.msk a.tif.ovr a.xml a.qml a.TFWX .x.txt"
-    touch_all(tmp_path, f"a.tif {sidecars}")
+    touch_all(tmp_path, f"a.tif {sidecars} b.v1.tif b.v1.tfw")
     content = list_content(tmp_path)
-    assert [path.name for path in content.images] == ["a.tif"] and content.passed_over == []
+    assert [path.name for path in content.images] == ["a.tif", "b.v1.tif"]
+    assert content.passed_over == []
     assert passed_over_line(tmp_path, content.passed_over) is None
     touch_all(tmp_path, "b.TXT")
     assert passed_over_line(tmp_path, list_content(tmp_path).passed_over) == (

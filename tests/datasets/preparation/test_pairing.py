@@ -116,6 +116,7 @@ def test_masks_below_the_folder_of_images_are_no_images(tmp_path):
         ("x y", "x_15label y_15label", "--mask-suffix _15label"),
         ("a_RGB", "a_label", "--image-suffix _RGB --mask-suffix _label"),
         ("0001rgb 0002rgb", "0001gt 0002gt", "--image-suffix rgb --mask-suffix gt"),
+        ("a_1rgb a_2rgb", "a_1gt a_2gt", "--image-suffix rgb --mask-suffix gt"),
         ("a-im b-im", "a-lb b-lb", "--image-suffix=-im --mask-suffix=-lb"),
         ("a_im b_im", "a_(1)m b_(1)m", "--image-suffix _im --mask-suffix '_(1)m'"),
         ("1 2 3", "1_edge 1_gt 2_gt 3_gt", "--mask-suffix _gt"),
@@ -138,7 +139,12 @@ def test_a_common_ending_is_proposed_as_options_that_work(tmp_path, images, mask
 
 @pytest.mark.parametrize(
     ("images", "masks"),
-    [("1 2 3 4", "1_gt 2_gt 3_gt 5_gt"), ("1 2 3", "1 2_gt 3_gt"), ("1 2", "1_gt 2_gt 2")],
+    [
+        ("1 2 3 4", "1_gt 2_gt 3_gt 5_gt"),
+        ("1 2 3", "1 2_gt 3_gt"),
+        ("1 2", "1_gt 2_gt 2"),
+        ("x10", "x100_gt x101_gt x102_gt x10_gt"),
+    ],
 )
 def test_an_ending_that_pairs_most_names_is_proposed(images, masks):
     proposal = propose_suffixes(images.split(), masks.split())

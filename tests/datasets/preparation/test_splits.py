@@ -247,6 +247,14 @@ def scenes_of(scenes):
     return "|".join([*scenes, "other"])
 
 
+def test_numbers_of_a_scene_are_no_coordinates_of_its_crops():
+    offsets = [(x, y) for x in (0, 512, 1024) for y in (0, 512, 1024)]
+    names = [f"top_{row}_{x}_{y}" for row in ("2_10", "2_11", "3_10") for x, y in offsets]
+    assert r"crops of 3 scenes, so splits may share pixels; --group-by '^(.+?)_\d+_\d+$'" in (
+        crop_note(names, 3) or ""
+    )
+
+
 def test_crops_of_a_single_scene_are_noticed_too():
     """Case 13 of docs/trials.md."""
     assert crop_note(CROPS, 3) == (
