@@ -92,7 +92,7 @@ def drawn(row: int, column: int) -> np.ndarray:
     [
         (plain(), plain()[:200]),
         (drawn(10, 10), drawn(100, 90)),
-        (np.tile(textured(8, 8, 1), (30, 30, 1)), np.tile(textured(8, 8, 1), (20, 40, 1))),
+        (np.tile(textured(32, 32, 1), (8, 8, 1)), np.tile(textured(32, 32, 1), (5, 9, 1))),
         (textured(300, 300, 1), textured(300, 300, 2)),
         (textured(15, 90, 1), textured(15, 90, 1)),
     ],
@@ -100,6 +100,15 @@ def drawn(row: int, column: int) -> np.ndarray:
 )
 def test_flat_and_repeated_areas_do_not_match(pair):
     assert found_in(dict(zip("ab", pair, strict=True)), {"a": "train", "b": "val"}) == {}
+
+
+@pytest.mark.parametrize(("num_colors", "is_kept"), [(23, False), (256, True)])
+def test_drawings_with_few_colors_have_no_fingerprints(num_colors, is_kept):
+    """Lines and flat areas of two maps may be equal where they meet, without a common source."""
+    rng = np.random.default_rng(0)
+    colors = rng.integers(0, 256, (num_colors, 3), dtype=np.uint8)
+    image = colors[rng.integers(0, num_colors, (200, 200))]
+    assert (len(fingerprints(image).keys) > 0) == is_kept
 
 
 def test_tiles_of_one_split_are_not_compared():
