@@ -75,4 +75,5 @@ def test_ground_is_compared_only_where_both_are_placed():
     of_a_drawing = placed("j", LOCAL)
     for other in (unplaced, no_system, of_a_drawing, placed("i")):
         assert list(ground({"a": placed("i"), "b": other})) == []
-    assert list(ground({"a": no_system, "b": no_system})) == []
+    another = Footprint("k", Box(0, 0, 100, 100), None, NORTH_UP)
+    assert list(ground({"a": no_system, "b": another})) == []
