@@ -8,8 +8,8 @@ from pathlib import Path
 
 from datasets.preparation.archives import ArchiveFile
 from datasets.preparation.classes import Decoded, LabelRepair, MaskDecoder, PolygonDecoder
-from utils.errors import DataError
-from utils.rasters.placement import Grid, covers, grid_of, same_grid
+from utils.rasters.frames import Frame, wanted_warp
+from utils.rasters.placement import grid_of
 from utils.rasters.reading import Raster
 from utils.rasters.vectors import POLYGON_SUFFIX, Polygons, read_polygons
 
@@ -65,7 +65,10 @@ class LabelReader:
             return
         with ExitStack() as stack:
             mask = stack.enter_context(file.open_image())
-            warp = wanted_warp(mask, image, (file.name, image_name))
+            warp = wanted_warp(
+                Frame(name=file.name, size=mask.size, placement=mask.placement),
+                Frame(name=image_name, size=image.size, placement=image.placement),
+            )
             if warp is not None:
                 mask = stack.enter_context(file.open_image(grid=warp))
 
@@ -83,35 +86,3 @@ def is_polygons(file: ArchiveFile) -> bool:
 @lru_cache(maxsize=8)  # one file may hold the polygons of all images
 def _polygons_of(path: Path, attribute: str) -> Polygons:
     return read_polygons(path, attribute)
-
-
-def wanted_warp(raster: Raster, image: Raster, names: tuple[str, str]) -> Grid | None:
-    """Return the grid that a raster has to be warped to for an image; None: it fits as it is.
-
-    Args:
-        raster: a mask, or the raster of a sensor.
-        image: the open image.
-        names: of both files, for errors.
-
-    Raises:
-        DataError: it does not cover the image, or has no place and another size.
-    """
-    own, grid = grid_of(raster.size, raster.placement), grid_of(image.size, image.placement)
-    if own is None or grid is None:
-        if raster.size != image.size:
-            each = zip(names, (raster.size, image.size), strict=True)
-            sizes = [f"{name} is {s[0]} x {s[1]}" for name, s in each]
-            raise DataError(
-                f"{' and '.join(sizes)} (height x width); give them one size, or place both on the "
-                "earth"
-            )
-        return None
-    if same_grid(own, grid):
-        return None
-    if not covers(own, grid):
-        crs = grid.placement.crs if own.placement.crs is not None else None
-        raise DataError(
-            f"{names[0]} does not cover {names[1]}: it spans {own.text(crs)}, the image "
-            f"{grid.text()}; give the file that belongs to the image, or correct its place"
-        )
-    return grid

@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rasterio._err import CPLE_BaseError
-from rasterio.errors import RasterioError
-
 from utils.boxes import Box
 from utils.errors import DataError
 from utils.rasters.placement import Grid, Placement, covers, grid_of, placement_of, same_grid
@@ -60,7 +57,7 @@ def wanted_warp(raster: Frame, image: Frame) -> Grid | None:
         if covers(own, grid):
             return grid
         extent = own.text(grid.placement.crs if own.placement.crs is not None else None)
-    except (RasterioError, CPLE_BaseError) as error:
+    except Exception as error:  # GDAL's own, private ones
         raise DataError(
             f"the coordinates of {raster.name} cannot be converted to those of {image.name} "
             f"({str(error).rstrip('.')}); correct the coordinate reference system of one of them"

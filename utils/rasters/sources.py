@@ -128,6 +128,8 @@ class GdalSource:
         # Nearest pixels with the no-data value are told apart from those outside.
         own_tag = not bilinear and self.no_data is not None and self.alpha_band is None
         without_tag = {"src_nodata": None, "nodata": None} if own_tag else {}
+        if bilinear and self.dtype.kind in "iu":  # between whole numbers lie others
+            self.dtype = np.dtype(np.float32 if self.dtype.itemsize <= 2 else np.float64)
         with _errors_of(self._path, "cannot be put on the grid of the image"):
             self._dataset = WarpedVRT(
                 self._dataset,
@@ -139,6 +141,7 @@ class GdalSource:
                 width=grid.size[1],
                 resampling=Resampling.bilinear if bilinear else Resampling.nearest,
                 tolerance=_WARP_TOLERANCE_PX,
+                dtype=self.dtype.name,
                 add_alpha=own_tag or not has_mask,  # to mark the pixels outside
                 **without_tag,
             )

@@ -108,8 +108,8 @@ def test_a_mask_elsewhere_is_refused_with_both_extents(tmp_path: Path, reader):
     image = placed(tmp_path / "image.tif", picture(40, 60), 400000, 5700000)
     mask = placed(tmp_path / "mask.tif", MASK, 400040, 5700000)
     sentence = (
-        r"^mask\.tif does not cover image\.tif: it spans x 400040 to 400100, y 5699960 to 5700000 "
-        r"\(EPSG:32633\), the image x 400000 to 400060, y 5699960 to 5700000 \(EPSG:32633\); give"
+        r"^mask\.tif does not cover its image image\.tif: it extends over x 400040 to 400100, y "
+        r"5699960 to 5700000 \(EPSG:32633\), the image over x 400000 to 400060, y 5699960 to 5700000 \(EPSG:32633\); give"
     )
     with pytest.raises(DataError, match=sentence):
         labels_of(reader, image, mask)
@@ -121,7 +121,7 @@ def test_a_mask_elsewhere_is_refused_with_both_extents(tmp_path: Path, reader):
 def test_other_sizes_without_a_place_are_refused(tmp_path: Path, reader):
     image = placed(tmp_path / "image.tif", picture(40, 61), 400000, 5700000)
     mask = write_tiff(tmp_path / "mask.tif", MASK)
-    with pytest.raises(DataError, match=r"mask\.tif is 40 x 60 and image\.tif is 40 x 61 \(height"):
+    with pytest.raises(DataError, match=r"mask\.tif is 40 x 60 and its image image\.tif 40 x 61 \(h"):
         labels_of(reader, image, mask)
 
 
