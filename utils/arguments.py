@@ -23,14 +23,3 @@ def _at_least(least: int, text: str) -> int:
 def default_workers() -> int:
     """Return the default of ``--workers``: one per core, at most 8 because of memory."""
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4, 8)
-
-
-def low_and_high(text: str) -> tuple[float, float]:
-    """Parse ``LOW,HIGH``, e.g. ``--stretch 0,2047``."""
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        low, high = 0.0, 0.0
-    if not low < high:
-        raise argparse.ArgumentTypeError(f"must be LOW,HIGH, e.g. 0,2047, not '{text}'")
-    return low, high
