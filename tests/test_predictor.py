@@ -33,6 +33,7 @@ def test_a_project_with_packages_of_the_same_names_keeps_them(checkpoint, tmp_pa
         ("utils/__init__.py", "def helper():\n    return 7\n"),
         ("utils/more.py", "from utils import helper\n\nNUMBER = helper() + 1\n"),
         ("datasets.py", "NAME = 'theirs'\n"),
+        ("models/__init__.py", ""),
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
