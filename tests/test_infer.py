@@ -1,6 +1,7 @@
 """infer.py: any sizes, folders kept, broken images named, nothing but images needed."""
 
 import errno
+import json
 import os
 import shutil
 import sys
@@ -244,3 +245,30 @@ def test_a_submission_needs_other_names_and_all_images(run_infer, photos, tmp_pa
     with zipfile.ZipFile(output / "submission.zip") as packed:
         assert packed.namelist() == ["a.png", "b.png", "c.png", "grey.png"]
         assert packed.read("c.png") == (output / "index/north/far/c.png").read_bytes()
+
+
+def test_what_polygons_and_probabilities_are_is_told_and_written(
+    run_infer, photos, tmp_path, capsys
+):
+    """Case 22 of docs/trials.md: no coordinates in pixels without a word."""
+    output = run_infer(
+        photos / "a.png",
+        tmp_path / "out",
+        "--write",
+        "index,polygons,probabilities",
+        "--min-area",
+        9,
+    )
+    said = capsys.readouterr().out
+    line = "1 image without a transform to the earth: polygons are in pixels, rows downwards"
+    assert f"{line} (first: {photos / 'a.png'})" in said
+    features = json.loads((output / "polygons/a.geojson").read_text())["features"]
+    areas = [feature["properties"]["area_px"] for feature in features]
+    assert min(areas) >= 9 and sum(areas) < 96 * 96 and " smaller than --min-area left out" in said
+    with rasterio.open(output / "probabilities/a.tif") as file:
+        largest = file.read().argmax(0)
+    assert np.array_equal(largest, np.array(Image.open(output / "index/a.png")))
+    run_infer(photos / "a.png", output, "--write", "index,polygons")
+    assert "before" not in capsys.readouterr().out  # of all areas
+    everything = json.loads((output / "polygons/a.geojson").read_text())["features"]
+    assert sum(feature["properties"]["area_px"] for feature in everything) == 96 * 96

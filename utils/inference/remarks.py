@@ -16,7 +16,7 @@ _TEXTS = {
         "with an alpha band of many values, whose zeros were taken as no data; if the band is "
         "data, such as near infrared, add --alpha-is-data"
     ),
-    "pixels": "without a place on the earth: their polygons are in pixels, rows downwards",
+    "pixels": "without a transform to the earth: polygons are in pixels, rows downwards",
     "empty": "without any pixel that holds data: no class, no area, no polygon",
 }
 
