@@ -38,6 +38,8 @@ def find_splits(args: argparse.Namespace) -> dict[str, list[Source]]:
     """Return the source images of every split, as the command line defines them."""
     folders = find_folders(args)
     lists = _given_lists(args)
+    if args.blocks and not (ALL in folders and args.shares):
+        raise ConfigError("--blocks needs --shares, and images that are in no split yet")
     if ALL in folders and bool(lists) == bool(args.shares):
         raise ConfigError("say how to split: give either --train-list and --val-list, or --shares")
     if ALL not in folders and (lists or args.shares):
@@ -47,8 +49,6 @@ def find_splits(args: argparse.Namespace) -> dict[str, list[Source]]:
         )
     if args.group_by is not None and (args.blocks or not args.shares):
         raise ConfigError("--group-by is about --shares of whole images; leave it out")
-    if args.blocks and not (ALL in folders and args.shares):
-        raise ConfigError("--blocks needs --shares, and images that are in no split yet")
     if args.gap is not None and not args.blocks:
         raise ConfigError("--gap is about --blocks; leave it out")
     sources = find_sources(folders)

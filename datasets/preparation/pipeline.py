@@ -150,9 +150,10 @@ def prepare(root: Path, plan: Plan, num_workers: int) -> str:
             for entry in own["tiles"]:
                 writer.record(split, Tile(**entry["tile"]), entry["pixels"])
             writer.record_source(source.id, SourceFacts.from_plain(own["facts"]))
-        notes = _notes(plan, records, writer.split_sha256())
+        unit = "blocks" if any(source.box for _, source in plan.jobs()) else "images"
+        notes = _notes(plan, records, writer.split_sha256(), unit)
         _prepare_sensors(writer.folder, plan, found, num_workers)
-    return "\n".join([split_table(classes.names, _numbers(plan, found)), *notes])
+    return "\n".join([split_table(classes.names, _numbers(plan, found), unit), *notes])
 
 
 def _check_sizes(plan: Plan, num_workers: int) -> None:
@@ -312,7 +313,9 @@ def _numbers(plan: Plan, found: Mapping[str, Record]) -> dict[str, dict[str, Any
     return numbers
 
 
-def split_table(names: Sequence[str], numbers: Mapping[str, Mapping[str, Any]]) -> str:
+def split_table(
+    names: Sequence[str], numbers: Mapping[str, Mapping[str, Any]], unit: str = "images"
+) -> str:
     """Format a data set, one column per split, and warn of classes without training pixels.
 
     Args:
@@ -323,7 +326,7 @@ def split_table(names: Sequence[str], numbers: Mapping[str, Mapping[str, Any]]) 
     pixels = {split: [*n["class_pixels"], n["ignored_pixels"]] for split, n in numbers.items()}
     areas = [sum(pixels[split]) or n["num_pixels"] for split, n in numbers.items()]
     rows = [
-        ["images", *(str(n["num_sources"]) for n in numbers.values())],
+        [unit, *(str(n["num_sources"]) for n in numbers.values())],
         ["tiles", *(str(n["num_tiles"]) for n in numbers.values())],
         ["megapixels", *(f"{area / 1e6:.1f}" for area in areas)],
     ]
@@ -345,7 +348,7 @@ def split_table(names: Sequence[str], numbers: Mapping[str, Mapping[str, Any]]) 
     return "\n".join(lines)
 
 
-def _notes(plan: Plan, records: list[Record], sha256: str) -> tuple[str, ...]:
+def _notes(plan: Plan, records: list[Record], sha256: str, unit: str) -> tuple[str, ...]:
     """Return lines on the split, the labels, and all that was ignored, assumed or repaired."""
     sources = [source for _, source in plan.jobs()]
     kinds = [f"{kind} of {sum(kind in s.labels for s in sources)}" for kind in plan.label_kinds()]
@@ -354,7 +357,7 @@ def _notes(plan: Plan, records: list[Record], sha256: str) -> tuple[str, ...]:
         *(f"ignored: {count:,} pixels of the unknown {key}" for key, count in unknown),
         *_reading_notes(plan, records),
         f"split '{plan.split.name}', SHA-256 {sha256[:8]}...: {plan.split.source}",
-        f"labels of {len(sources)} images: {', '.join(kinds) or 'none'}",
+        f"labels of {len(sources)} {unit}: {', '.join(kinds) or 'none'}",
     ]
     for members, record in zip(plan.images().values(), records, strict=True):
         for kind, number in record["num_repaired"].items():
