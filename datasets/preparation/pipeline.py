@@ -322,6 +322,7 @@ def split_table(
         names: of the classes.
         numbers: by split: num_sources, num_tiles, num_pixels, class_pixels (without labels: all 0)
             and ignored_pixels; no_data_pixels if they are known.
+        unit: plural of what the sources are.
     """
     pixels = {split: [*n["class_pixels"], n["ignored_pixels"]] for split, n in numbers.items()}
     areas = [sum(pixels[split]) or n["num_pixels"] for split, n in numbers.items()]

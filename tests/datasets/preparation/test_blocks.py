@@ -1,11 +1,15 @@
 """Spatial splits: distances, shares and places of blocks, and the sets made of them."""
 
 import json
+import subprocess
+import sys
+import time
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from rasterio.transform import from_origin
 
 from datasets.preparation.archives import ArchiveFile
@@ -15,6 +19,8 @@ from datasets.tile_set import open_tile_set
 from tests.utils.rasters.raster_files import picture, write_tiff
 from utils.boxes import Box
 from utils.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def scene(folder: Path, name: str, size: tuple[int, int]) -> Source:
@@ -119,3 +125,39 @@ def test_options_of_blocks_that_do_not_go_together(run_prepare, tmp_path: Path):
     ):
         code, _, err = run_prepare("folder", *tree, *options)
         assert code == 2 and sentence in err
+
+
+@pytest.mark.slow
+def test_a_scene_of_40000_x_30000_is_prepared_within_1_5_gib(tmp_path: Path):
+    """A labelled GeoTIFF pair of constant areas, some MiB; the set takes 6 GB of disk."""
+    place = {"crs": "EPSG:32633", "transform": from_origin(4e5, 5.7e6, 0.1, 0.1)}
+    options = {"compress": "deflate", "tiled": True, "blockxsize": 512, "blockysize": 512}
+    for folder, bands in (("images", 3), ("labels", 1)):
+        (tmp_path / folder).mkdir()
+        size = {"height": 30_000, "width": 40_000, "count": bands, "dtype": "uint8"}
+        path = tmp_path / folder / "scene.tif"
+        with rasterio.open(path, "w", driver="GTiff", **size, **options, **place) as file:
+            for number, top in enumerate(range(0, 30_000, 2048)):
+                height = min(2048, 30_000 - top)
+                level = 40 + number if bands == 3 else number % 2
+                rows = np.full((bands, height, 40_000), level, np.uint8)
+                file.write(rows, window=((top, top + height), (0, 40_000)))
+    entries = [{"name": "bg", "color": "#000000"}, {"name": "fg", "color": "#ff0000"}]
+    (tmp_path / "two.json").write_text(json.dumps({"classes": entries}))
+    # Not ru_maxrss, which begins with the memory of the process that started this one.
+    code = "import re, prepare; prepare.main(); status = open('/proc/self/status').read(); "
+    code += "print('peak', re.search('VmHWM: *(.*) kB', status)[1])"
+    line = [sys.executable, "-c", code, "folder", "--tree", tmp_path, "--output", tmp_path / "set"]
+    line += ["--classes", tmp_path / "two.json", "--blocks", "2048", "--tile-size", "1024"]
+    line += ["--shares", "0.6", "0.2", "0.2", "--overlap", "128"]
+    start = time.monotonic()
+    out = subprocess.check_output([*map(str, line)], cwd=ROOT, text=True)
+    peak_mib = int(out.split("peak ")[1]) / 1024
+    print(f"{out}peak memory {peak_mib:.0f} MiB, {time.monotonic() - start:.0f} s")
+    assert peak_mib < 1.5 * 1024
+    tiles = open_tile_set(tmp_path / "set")
+    assert len(tiles.sources) == 300
+    tile = tiles.tiles[tiles.splits["val"][0]]
+    band = np.arange(tile.top_px, tile.bottom_px) // 2048
+    np.testing.assert_array_equal(tiles.read_image(tile.id)[:, 0, 0], 40 + band)
+    np.testing.assert_array_equal(tiles.read_target(tile.id)[:, 0], band % 2)
