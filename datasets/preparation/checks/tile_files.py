@@ -86,10 +86,10 @@ class TileExaminer:
         return facts
 
     def _examine_valid(self, facts: TileFacts, tile_id: str) -> np.ndarray | None:
-        """Read which pixels hold data, ``(H, W)`` uint8; None if all, or the file is unsound."""
-        path, tile = valid_path(self._tile_set.root, tile_id), self._tile_set.tiles[tile_id]
+        """Read which pixels hold data, ``(H, W)`` uint8; None if all, or the file is unreadable."""
+        path = valid_path(self._tile_set.root, tile_id)
         valid = self._read(facts, tile_id, path, "8-bit", PREPARE) if path.is_file() else None
-        if valid is None or valid.shape != (tile.height_px, tile.width_px):
+        if valid is None:
             return None
         counts = count_values(valid)
         facts.num_no_data = int(counts[0])

@@ -300,14 +300,46 @@ def test_a_tile_that_is_not_within_its_source(toy, change):
     assert faults_of(toy) == [f"{text}; {AGAIN}"]
 
 
-def test_an_image_under_two_names_is_one_fault(tmp_path):
-    image, target = picture(64, 96), np.zeros((64, 96), np.uint8)
-    names = {"a": "train", "b": "val"}
-    members = [(split, tile_at(name, (64, 96)), image, target) for name, split in names.items()]
-    toy = write_tiles(tmp_path / "toy", members)
-    assert faults_of(toy) == [
-        "'a' (train), 'b' (val) are the same image; remove it from all splits but one"
+def write_parts(root, parts):
+    """A set of a whole image in train, and of another one below each other in val, all placed."""
+    members = [
+        (split, tile_at(name, image.shape[:2], source, top), image, np.zeros_like(image[..., 0]))
+        for name, split, source, top, image in parts
     ]
+    toy = write_tiles(root / "toy", members)
+    crs = CRS.from_epsg(32633).to_wkt()
+    for source in {part[2] for part in parts}:
+        edit_source(toy, source, crs=crs, transform=[0.5, 0, 400_000, 0, -0.5, 5_700_000])
+    return toy
+
+
+WHOLE, OTHER = picture(64, 96), picture(64, 96, seed=1)
+SAME_IMAGE = "'a' (train), 'b' (val) are the same image; remove it from all splits but one"
+
+
+@pytest.mark.parametrize(
+    ("parts", "fault"),
+    [
+        ([("b", 0, WHOLE)], SAME_IMAGE),
+        ([("b1", 0, WHOLE[:32]), ("b2", 32, WHOLE[32:])], SAME_IMAGE),
+        (
+            [("b1", 0, WHOLE), ("b2", 64, OTHER)],
+            "'a' (train), 'b1' (val) have the same pixels; remove the image from all splits but "
+            "one",
+        ),
+        (
+            [("b", 0, WHOLE[:40])],
+            "'a' (train) and 'b' (val) share 40 x 96 pixels; keep the crops of a picture in one "
+            f"split (--group-by) and {AGAIN}",
+        ),
+    ],
+)
+def test_pixels_in_two_splits_are_one_fault(tmp_path, parts, fault):
+    """A copy of an image, whole or cut otherwise, of a tile, and of a part of a tile."""
+    copies = [(name, "val", "b", top, image) for name, top, image in parts]
+    toy = write_parts(tmp_path, [("a", "train", "a", 0, WHOLE), *copies])
+    assert faults_of(toy) == [fault]
+    assert not any("ground" in text for text in texts_of(toy, "warnings"))
 
 
 def test_crops_that_were_cut_with_overlap(tmp_path):
