@@ -19,7 +19,8 @@ from utils.rasters.reading import Raster, open_scene
 from utils.rasters.rendering import AS_STORED, Range, Rendering, stretch_text
 from utils.rasters.sources import GdalSource, PillowSource, open_source
 
-_TIFF_SUFFIXES = (".tif", ".tiff")
+# Of images whose results are PNG files; those of geodata formats are TIFF files.
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".sgi")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,7 @@ def _results(names: Sequence[Path], png: bool) -> dict[Path, Path]:
     results = {}
     for name in names:
         stem = name.with_suffix("")
-        suffix = ".tif" if name.suffix.lower() in _TIFF_SUFFIXES and not png else ".png"
+        suffix = ".png" if png or name.suffix.lower() in _PICTURES else ".tif"
         results[name] = Path(f"{name if taken[stem] > 1 else stem}{suffix}")
     return results
 

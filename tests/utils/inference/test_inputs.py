@@ -111,13 +111,13 @@ def results_of(source, output):
     [
         ("", "a.PNG: a.PNG.png, a.tif: a.tif.tif, b.tiff: b.tif, far/c.gif: far/c.png"),
         ("a.tif", "a.tif: a.tif"),
-        ("far/e.txt", "far/e.txt: e.png"),  # whoever names a file means it
+        ("far/e.txt", "far/e.txt: e.tif"),  # whoever names a file means it
         ("*.tif*", "a.tif: a.tif, b.tiff: b.tif"),
         ("**/*.gif", "far/c.gif: far/c.png"),
         ("far/?.gif", "far/c.gif: c.png"),
     ],
 )
-def test_a_tiff_gives_a_tiff_and_all_else_a_png(photos, tmp_path, pattern, expected):
+def test_a_picture_gives_a_png_and_all_else_a_tiff(photos, tmp_path, pattern, expected):
     wanted = dict(pair.split(": ") for pair in expected.split(", "))
     found = results_of(photos / pattern, tmp_path / "out")
     assert found == {f"{photos}/{path}": result for path, result in wanted.items()}

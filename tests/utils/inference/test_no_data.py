@@ -8,6 +8,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import rasterio
+from rasterio.shutil import copy as copy_raster
 from rasterio.transform import Affine
 
 from tests.utils.inference.pointwise import infer_pointwise
@@ -213,3 +214,24 @@ def test_real_rasters_keep_their_valid_pixels(tmp_path, dist, name, percent, str
     if name == "RGBA.uint16.tif":
         rgb = np.rint(stored[2::-1] / 257)
         assert np.array_equal(labels[valid], rgb.argmin(0)[valid])
+
+
+def test_geodata_formats_of_a_folder_give_placed_tiff_results(tmp_path, dist):
+    """Case 23 of docs/trials.md."""
+    image, _ = diamond()
+    place = {"crs": UTM["crs"], "transform": UTM["transform"]}
+    size = {"height": 64, "width": 70, "count": 3, "dtype": "uint8"}
+    formats = {"a.jp2": "JP2OpenJPEG", "b.img": "HFA", "c.dat": "ENVI", "d.tif": "GTiff"}
+    exact = {"a.jp2": {"QUALITY": 100, "REVERSIBLE": "YES"}}
+    (tmp_path / "images").mkdir()
+    for name, driver in formats.items():
+        options = {**size, **place, **exact.get(name, {})}
+        with rasterio.open(tmp_path / "images" / name, "w", driver=driver, **options) as file:
+            file.write(np.moveaxis(image[150:214, 200:270], -1, 0))
+    copy_raster(tmp_path / "images/d.tif", tmp_path / "images/e.vrt", driver="VRT")
+    infer_pointwise(tmp_path / "images", tmp_path / "out", dist, kinds=("index",))
+    expected = image[150:214, 200:270].argmin(-1)
+    for name in ("a", "b", "c", "d", "e"):
+        with rasterio.open(tmp_path / f"out/index/{name}.tif") as file:
+            assert file.crs.to_epsg() == 32633 and file.transform == UTM["transform"]
+            assert np.array_equal(file.read(1), expected)
