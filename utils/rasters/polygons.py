@@ -1,4 +1,12 @@
-"""Polygons of the classes of a label map as a GeoJSON file (RFC 7946)."""
+"""Polygons of the classes of a label map as a GeoJSON file (RFC 7946).
+
+Coordinates are longitude and latitude on WGS 84. Of an image that has a transform, but no
+coordinate reference system that leads there, they are those of the image; without a transform,
+x = column and y = row from the upper left corner downwards.
+
+A map is read in strips. GDAL keeps all regions in memory, about 1 kB each; simplification takes all
+corners as well.
+"""
 
 import json
 import math
@@ -28,6 +36,7 @@ from utils.rasters.sources import gdal_settings
 _BATCH_POINTS = 1 << 18
 _LONGITUDE_LATITUDE = CRS.from_epsg(4326)
 _DEGREE_DECIMALS = 9  # a tenth of a millimetre
+_ROUNDING = 1e-9  # relative; of areas, so that one of 1 m2 is not smaller than 1 m2
 _SIGNIFICANT_DIGITS = 15  # of other coordinates
 # (N, 2) columns and rows -> (N, 2) coordinates
 Locate = Callable[[np.ndarray], np.ndarray]
@@ -103,16 +112,8 @@ def write_geojson(
     (#rrggbb), ``area_px``, ``area_m2`` where it is known, and ``confidence``, the mean of its
     pixels, 0..1.
 
-    Coordinates are longitude and latitude on WGS 84. Of an image that has a transform, but no
-    coordinate reference system that leads there, they are those of the image; without a transform,
-    x = column and y = row from the upper left corner downwards.
-
-    The map is read in strips. GDAL keeps all regions in memory, about 1 kB each; simplification
-    takes all corners as well.
-
     Args:
-        index: file of ``(H, W)`` uint8 class indices without a header; 255 is ignored and gives no
-            feature.
+        index: file of ``(H, W)`` uint8 class indices without a header; 255 gives no feature.
         size: height and width of the map.
         path: file to write, atomically.
         names: of the classes.
@@ -125,70 +126,86 @@ def write_geojson(
             areas remain those of the pixels.
 
     Raises:
-        ConfigError: polygons are to be simplified, and shapely is not installed.
         DataError: the map holds a class that has no name, a corner has no longitude, or the size
             of pixels in metres, which simplification needs, is unknown.
     """
-    locate, decimals = _locator(placement, size)
     pixel_m2 = None if placement is None else placement.pixel_area_m2()
-    least_px = min_area / (pixel_m2 or 1)
-    classes = [_class_members(i, *each) for i, each in enumerate(zip(names, palette, strict=True))]
     if simplify_m is None:
         batches = _batches(index, size)
     else:
         batches = _simplified(index, size, simplify_m / pixel_size_m(path, placement))
+    form = _Form(
+        path=path,
+        locator=_locator(placement, size),
+        members=[_class_members(i, *c) for i, c in enumerate(zip(names, palette, strict=True))],
+        pixel_m2=pixel_m2,
+        confidence=confidence,
+    )
     num_written = num_dropped = 0
     with atomic_path(path) as partial, partial.open("wb") as file:
         file.write(b'{"type":"FeatureCollection","features":[')
         for regions in batches:
-            is_large = regions.areas_px >= least_px
-            num_dropped += int((~is_large & (regions.classes != IGNORE_INDEX)).sum())
-            regions = regions.only(is_large & (regions.classes != IGNORE_INDEX))
-            _check_classes(regions.classes, len(classes), path)
-            rings = _polygons(regions, locate, decimals, path)
-            for text, members in zip(
-                rings, _members(regions, classes, pixel_m2, confidence), strict=True
-            ):
-                file.write(
-                    b'%s{"type":"Feature","properties":{%s},"geometry":{"type":"Polygon",'
-                    b'"coordinates":[%s]}}' % (b",\n" if num_written else b"\n", members, text)
-                )
+            is_class = regions.classes != IGNORE_INDEX
+            is_large = regions.areas_px * (pixel_m2 or 1) >= min_area * (1 - _ROUNDING)
+            num_dropped += int((is_class & ~is_large).sum())
+            for feature in form.features(regions.only(is_class & is_large)):
+                file.write((b",\n" if num_written else b"\n") + feature)
                 num_written += 1
         file.write(b"\n]}\n")
     return PolygonFacts(num_written, num_dropped, placement is None or placement.transform is None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Form:
+    """The form of features in one file.
+
+    Attributes:
+        path: the file, for errors.
+        locator: see ``_locator``.
+        members: properties of each class as JSON.
+        pixel_m2, confidence: as in ``write_geojson``; None: not written.
+    """
+
+    path: Path
+    locator: tuple[Locate, int]
+    members: Sequence[str]
+    pixel_m2: float | None
+    confidence: RegionSums | None
+
+    def features(self, regions: _Regions) -> Iterator[bytes]:
+        """Yield the features of some regions as JSON."""
+        if not len(regions.classes):
+            return
+        if (largest := regions.classes.max()) >= len(self.members):
+            raise DataError(
+                f"{self.path} cannot be written: the map holds class {largest}, but only "
+                f"{len(self.members)} classes have names; give those that the map was made with"
+            )
+        polygons = _polygons(regions, *self.locator, self.path)
+        for members, polygon in zip(self._properties(regions), polygons, strict=True):
+            yield (
+                b'{"type":"Feature","properties":{%s},"geometry":{"type":"Polygon",'
+                b'"coordinates":[%s]}}' % (members, polygon)
+            )
+
+    def _properties(self, regions: _Regions) -> Iterator[bytes]:
+        """Yield the properties of each region as JSON, without brackets."""
+        means = None
+        if self.confidence is not None:
+            means = (self.confidence.of(regions.first) / (255 * regions.areas_px)).tolist()
+        pairs = zip(regions.classes.tolist(), regions.areas_px.tolist(), strict=True)
+        for number, (value, area_px) in enumerate(pairs):
+            text = f'{self.members[value]},"area_px":{area_px}'
+            if self.pixel_m2 is not None:
+                text += f',"area_m2":{area_px * self.pixel_m2:.12g}'
+            if means is not None:
+                text += f',"confidence":{means[number]:.3f}'
+            yield text.encode()
+
+
 def _class_members(index: int, name: str, colour: tuple[int, int, int]) -> str:
     text = json.dumps(name, ensure_ascii=False)
     return f'"class":{index},"name":{text},"color":"#{bytes(colour).hex()}"'
-
-
-def _members(
-    regions: _Regions,
-    classes: Sequence[str],
-    pixel_m2: float | None,
-    confidence: RegionSums | None,
-) -> Iterator[bytes]:
-    """Yield the properties of each region as JSON, without brackets."""
-    means = None
-    if confidence is not None:
-        means = confidence.of(regions.first) / (255 * regions.areas_px)
-    areas_px = regions.areas_px.tolist()
-    for number, (value, area_px) in enumerate(zip(regions.classes.tolist(), areas_px, strict=True)):
-        text = f'{classes[value]},"area_px":{area_px}'
-        if pixel_m2 is not None:
-            text += f',"area_m2":{area_px * pixel_m2:.12g}'
-        if means is not None:
-            text += f',"confidence":{means[number]:.3f}'
-        yield text.encode()
-
-
-def _check_classes(values: np.ndarray, num_classes: int, path: Path) -> None:
-    if (largest := values.max(initial=0)) >= num_classes:
-        raise DataError(
-            f"{path} cannot be written: the map holds class {largest}, but only {num_classes} "
-            "classes have names; give those that the map was made with"
-        )
 
 
 def pixel_size_m(path: Path, placement: Placement | None) -> float:
@@ -293,8 +310,6 @@ def _open_map(path: Path, size: tuple[int, int]) -> Iterator[DatasetReader]:
 def _polygons(regions: _Regions, locate: Locate, decimals: int, path: Path) -> Iterator[bytes]:
     """Yield each region's rings as JSON, without the outer brackets."""
     points, lengths, is_hole = regions.points, regions.lengths, regions.is_hole
-    if not len(points):
-        return
     ends = np.cumsum(lengths)
     starts = ends - lengths
     # Regions meet in corners, so there are about half as many places as corners.

@@ -43,12 +43,12 @@ def colorize(target: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
     Raises:
         ValueError: a class index is outside the palette.
     """
-    valid = target != IGNORE_INDEX
-    if valid.any():
-        low, high = int(target[valid].min()), int(target[valid].max())
-        if low < 0 or high >= len(palette):
-            wrong = low if low < 0 else high
-            raise ValueError(f"class index {wrong} has no colour; the palette has {len(palette)}")
+    if target.size and (target.min() < 0 or target.max() >= len(palette)):
+        wrong = target[(target != IGNORE_INDEX) & ((target < 0) | (target >= len(palette)))]
+        if wrong.size:
+            raise ValueError(
+                f"class index {wrong[0]} has no colour; the palette has {len(palette)}"
+            )
     colors = np.zeros((256, 3), dtype=np.uint8)
     colors[: len(palette)] = palette
     colors[IGNORE_INDEX] = IGNORED_COLOR
@@ -70,9 +70,12 @@ def overlay(
         ``(H, W, 3)`` uint8.
     """
     _check_size(image, target, "target")
-    blended = (1 - alpha) * image + alpha * colorize(target, palette)
-    valid = (target != IGNORE_INDEX)[..., np.newaxis]
-    return np.where(valid, np.rint(blended).astype(np.uint8), image)
+    mixed = image * np.float32(1 - alpha)
+    mixed += colorize(target, palette) * np.float32(alpha)
+    blended = np.rint(mixed, out=mixed).astype(np.uint8)
+    ignored = target == IGNORE_INDEX
+    blended[ignored] = image[ignored]
+    return blended
 
 
 def colorize_segments(ids: np.ndarray) -> np.ndarray:
