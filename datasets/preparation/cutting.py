@@ -192,6 +192,9 @@ class ImageCutter:
             "num_label_no_data": sum(tally.num_no_data for tally in tallies.values()),
             "num_tagged": sum(tally.num_tagged for tally in tallies.values()),
             "num_outside": sum(tally.num_outside for tally in tallies.values()),
+            "apart": {
+                labels.name: labels.apart for labels in self._labels.values() if labels.apart
+            },
             "num_warped": sum(labels.is_warped for labels in self._labels.values()),
             "assumes_bands": image.assumes_bands,
             "has_busy_alpha": image.has_busy_alpha(),

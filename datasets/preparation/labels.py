@@ -23,6 +23,7 @@ class OpenLabels:
     name: str  # of the file
     is_warped: bool  # read through a warp, because the file has another grid
     decode: Callable[[slice], Decoded]  # rows of the image, in its full width
+    apart: str | None = None  # a clause: the image lies outside the extent of all polygons
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class LabelReader:
             polygons = _polygons_of(file.path, self.attribute)
             placed = self.polygons.place(polygons, grid_of(image.size, image.placement), image_name)
             decode = partial(self.polygons.decode, placed)
-            yield OpenLabels(name=file.name, is_warped=False, decode=decode)
+            yield OpenLabels(name=file.name, is_warped=False, decode=decode, apart=placed.apart)
             return
         with ExitStack() as stack:
             mask = stack.enter_context(file.open_image())

@@ -237,7 +237,25 @@ def _prepare_images(folder: Path, plan: Plan, num_workers: int) -> list[Record]:
     records = in_threads(work, plan.images().items(), "preparing", num_workers)
     if unknown_seen:
         raise DataError(_describe_unknown(records, plan.unknown_text))
+    _check_polygons(plan, records)
     return records
+
+
+def _check_polygons(plan: Plan, records: list[Record]) -> None:
+    """Refuse a file of polygons if all images that it is for lie outside their extent."""
+    num_images = Counter(
+        file.name for members in plan.images().values() for file in members[0].labels.values()
+    )
+    apart: dict[str, list[str]] = {}
+    for record in records:
+        for name, clause in record["apart"].items():
+            apart.setdefault(name, []).append(clause)
+    for name, clauses in apart.items():
+        if len(clauses) == num_images[name]:
+            raise DataError(
+                f"{clauses[0]}; give the polygons of this image, or correct their coordinate "
+                "reference system"
+            )
 
 
 def _prepare_sensors(
@@ -390,6 +408,9 @@ def _reading_notes(plan: Plan, records: list[Record]) -> Iterator[str]:
             yield text.format(f"{num:,}", num / num_labels)
     if num := sum(record["num_warped"] > 0 for record in records):
         yield f"labels of {num} of {len(records)} images were put on the grid of their image"
+    if apart := [record["image"] for record in records if record["apart"]]:
+        first = f"(first: {apart[0]})"
+        yield f"note: {len(apart)} images lie outside the extent of all polygons {first}"
     if assumed := [record["image"] for record in records if record["assumes_bands"]]:
         yield (
             f"note: {len(assumed)} images have more than three bands, and neither file nor --bands "

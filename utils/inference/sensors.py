@@ -27,9 +27,7 @@ from utils.rasters.placement import grid_of
 from utils.rasters.reading import open_scene
 from utils.rasters.rendering import AS_STORED, Rendering
 
-_OUTSIDE = (
-    0.5  # share of values outside the range of the training set from which there is a warning
-)
+_OUTSIDE = 0.5  # share of values outside the range of the training set that is warned of
 
 
 @dataclass(frozen=True, kw_only=True)

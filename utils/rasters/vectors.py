@@ -127,8 +127,7 @@ class Polygons:
             name: of the image, for errors.
 
         Raises:
-            DataError: the image is not placed, lies outside the extent of all polygons, or the
-                corners cannot be converted to its grid.
+            DataError: the image is not placed, or the corners cannot be converted to its grid.
         """
         if grid is None or grid.placement.crs is None:
             lacks = "transform" if grid is None else "coordinate reference system"
@@ -147,15 +146,14 @@ class Polygons:
                 f"({grid.placement.crs.to_string()[:40]}); convert the polygons to the coordinate "
                 "reference system of the image (ogr2ogr -t_srs)"
             ) from error
-        own = self.bounds
+        own, apart = self.bounds, None
         if own[0] > right or own[2] < left or own[1] > top or own[3] < bottom:
-            raise DataError(
+            apart = (
                 f"{name} lies outside {self.path}: it spans {grid.text(self.crs)}, the polygons "
-                f"{self.text()}; give the polygons of this image, or correct their coordinate "
-                "reference system"
+                f"{self.text()}"
             )
         burned = numbers[self.features[near]]
-        return PlacedPolygons(polygons=self, grid=grid, shapes=shapes, numbers=burned)
+        return PlacedPolygons(polygons=self, grid=grid, shapes=shapes, numbers=burned, apart=apart)
 
     def _to_pixels(self, corners: np.ndarray, grid: Grid) -> np.ndarray:
         """Convert corners to columns and rows; raises an error where that is impossible."""
@@ -181,12 +179,14 @@ class PlacedPolygons:
         grid: of the image.
         shapes: those near the image, in columns and rows.
         numbers: ``(P,)`` what is burned for each of them.
+        apart: a clause with both extents if the image lies outside that of all polygons.
     """
 
     polygons: Polygons
     grid: Grid
     shapes: _Shapes
     numbers: np.ndarray
+    apart: str | None
 
     def burn(self, rows: slice) -> np.ndarray:
         """Draw the polygons; a pixel shows the last one in which its centre lies.

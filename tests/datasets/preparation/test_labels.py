@@ -1,5 +1,6 @@
 """Labels on the grid of their image, against hand-computed pixels and rasterio."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from rasterio.warp import transform
 from datasets.preparation.archives import ArchiveFile
 from datasets.preparation.classes import MaskDecoder, PolygonDecoder, read_class_file
 from datasets.preparation.labels import LabelReader
+from datasets.tile_set import open_tile_set
 from tests.utils.rasters.raster_files import picture, write_tiff
 from utils.errors import DataError
 from utils.rasters.reading import open_scene
@@ -109,7 +111,8 @@ def test_a_mask_elsewhere_is_refused_with_both_extents(tmp_path: Path, reader):
     mask = placed(tmp_path / "mask.tif", MASK, 400040, 5700000)
     sentence = (
         r"^mask\.tif does not cover its image image\.tif: it extends over x 400040 to 400100, y "
-        r"5699960 to 5700000 \(EPSG:32633\), the image over x 400000 to 400060, y 5699960 to 5700000 \(EPSG:32633\); give"
+        r"5699960 to 5700000 \(EPSG:32633\), the image over x 400000 to 400060, y 5699960 to 5700000 "
+        r"\(EPSG:32633\); give"
     )
     with pytest.raises(DataError, match=sentence):
         labels_of(reader, image, mask)
@@ -121,7 +124,7 @@ def test_a_mask_elsewhere_is_refused_with_both_extents(tmp_path: Path, reader):
 def test_other_sizes_without_a_place_are_refused(tmp_path: Path, reader):
     image = placed(tmp_path / "image.tif", picture(40, 61), 400000, 5700000)
     mask = write_tiff(tmp_path / "mask.tif", MASK)
-    with pytest.raises(DataError, match=r"mask\.tif is 40 x 60 and its image image\.tif 40 x 61 \(h"):
+    with pytest.raises(DataError, match=r"mask\.tif is 40 x 60 and its image image\.tif 40 x 61 "):
         labels_of(reader, image, mask)
 
 
@@ -143,3 +146,34 @@ def test_the_no_data_value_of_a_warped_label_is_ignored(tmp_path: Path, reader):
     image = placed(tmp_path / "image.tif", picture(20, 30), 400000, 5700000)
     target, _ = labels_of(reader, image, mask)
     assert (target == np.where(values == 7, 255, values)[:20, :30, 0]).all()
+
+
+def test_polygons_of_all_images_in_one_file(run_prepare, tmp_path: Path):
+    """Some images may lie outside the extent of the polygons, but not all."""
+    (tmp_path / "images").mkdir()
+    for name, x in (("a", 400000), ("b", 400500), ("c", 400900)):
+        placed(tmp_path / f"images/{name}.tif", picture(40, 60), x, 5700000)
+    ring = [[400010, 5699970], [400030, 5699970], [400030, 5699990], [400010, 5699990]]
+    feature = {"type": "Feature", "properties": {"class": "fg"}}
+    feature |= {"geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}}
+    collection = {"type": "FeatureCollection", "features": [feature]}
+    collection["crs"] = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}}
+    (tmp_path / "l.geojson").write_text(json.dumps(collection))
+    entries = [{"name": "bg", "color": "#000000"}, {"name": "fg", "color": "#ff0000"}]
+    (tmp_path / "two.json").write_text(json.dumps({"classes": entries}))
+    files = ["--images", tmp_path / "images", "--labels", tmp_path / "l.geojson"]
+    files += ["--classes", tmp_path / "two.json", "--shares", 0.4, 0.3, 0.3]
+    code, out, err = run_prepare(
+        "folder", *files, "--output", tmp_path / "set", "--background", "bg"
+    )
+    assert code == 0, err
+    assert "note: 2 images lie outside the extent of all polygons (first: " in out
+    tiles = open_tile_set(tmp_path / "set")
+    expected = np.zeros((40, 60), np.uint8)
+    expected[10:30, 10:30] = 1
+    assert (tiles.read_target("a") == expected).all() and not tiles.read_target("b").any()
+    (tmp_path / "images/a.tif").unlink()
+    placed(tmp_path / "images/a.tif", picture(40, 60), 401500, 5700000)
+    code, _, err = run_prepare("folder", *files, "--output", tmp_path / "other")
+    assert code == 2 and " lies outside " in err and "give the polygons of this image" in err
+    assert not (tmp_path / "other").exists()
