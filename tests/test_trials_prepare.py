@@ -64,6 +64,7 @@ TURNS = {
 def test_case_01_images_are_turned_as_viewers_show_them(prepare, tmp_path, orientation):
     """The mask was drawn on the turned picture: its red block has the class 1."""
     upright = np.full((256, 384, 3), (20, 90, 120), np.uint8)
+    upright[:50] = (90, 30, 200)
     upright[:, :100] = (250, 10, 10)
     stored = Image.fromarray(upright).transpose(TURNS[orientation])
     exif = Image.Exif()
