@@ -111,8 +111,8 @@ def test_a_mask_elsewhere_is_refused_with_both_extents(tmp_path: Path, reader):
     mask = placed(tmp_path / "mask.tif", MASK, 400040, 5700000)
     sentence = (
         r"^mask\.tif does not cover its image image\.tif: it extends over x 400040 to 400100, y "
-        r"5699960 to 5700000 \(EPSG:32633\), the image over x 400000 to 400060, y 5699960 to 5700000 "
-        r"\(EPSG:32633\); give"
+        r"5699960 to 5700000 \(EPSG:32633\), the image over x 400000 to 400060, y 5699960 to "
+        r"5700000 \(EPSG:32633\); give"
     )
     with pytest.raises(DataError, match=sentence):
         labels_of(reader, image, mask)
