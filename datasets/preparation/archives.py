@@ -98,8 +98,9 @@ class ArchiveFile:
         with suppress(*_UNREADABLE), self.open() as file, Image.open(file, formats=formats) as seen:
             # After the EXIF orientation; that of a TIFF is unused where it is placed on the earth.
             turned = seen.format != "TIFF" and seen.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
-            return (seen.width, seen.height) if turned else (seen.height, seen.width)
-        with self.open_image() as raster:  # any other format
+            if not turned or self.archive is not None:  # without a world file beside it
+                return (seen.width, seen.height) if turned else (seen.height, seen.width)
+        with self.open_image() as raster:  # any other format, or unused where it is placed
             return raster.size
 
     @contextmanager

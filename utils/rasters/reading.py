@@ -83,7 +83,8 @@ class Raster:
         self.size = source.size[::-1] if self._turn[0] else source.size
         # An alpha band that is shown as a colour is data.
         takes_alpha = rendering.alpha_is_data or self.alpha_band in rendering.bands
-        self.has_mask = source.has_mask and not (takes_alpha and source.mask_is_alpha)
+        self._masks_by_alpha = source.alpha_is_mask and not takes_alpha
+        self.has_mask = source.has_mask or self._masks_by_alpha or self.dtype.kind == "f"
         num_colors = self.num_bands - (self.alpha_band is not None and not takes_alpha)
         self.rgb_bands = rendering.bands or source.color_bands or (1, 2, 3)[: num_colors // 3 * 3]
         self.rgb_bands = self.rgb_bands or (1,)
@@ -153,7 +154,8 @@ class Raster:
         if not self.has_mask:
             ends = zip((rows, columns), self.size, strict=True)
             return np.ones([len(range(*part.indices(length))) for part, length in ends], bool)
-        valid = self._seen(rows, columns, self._source.valid, np.zeros((0, 0), bool))
+        read = partial(self._source.valid, with_alpha=self._masks_by_alpha)
+        valid = self._seen(rows, columns, read, np.zeros((0, 0), bool))
         if self.dtype.kind == "f":
             valid &= ~np.isnan(self.read_values(rows, columns, self.rgb_bands)).any(axis=-1)
         return valid
@@ -209,7 +211,7 @@ class Raster:
 
         That is, many of them between transparent and opaque, in a sample of the image.
         """
-        if self.alpha_band is None or not (self.has_mask and self._source.mask_is_alpha):
+        if self.alpha_band is None or not self._masks_by_alpha:
             return False
         values = self.sample(_FEW, [self.alpha_band])
         opaque = (1 << self.bits) - 1
@@ -340,23 +342,21 @@ def _levels(source: GdalSource | PillowSource, stretch: Range | None) -> ToBytes
     dtype, bits = source.dtype, source.bits
     if dtype.kind == "f" or dtype.itemsize > 2:
         low_and_high = stretch or (0.0, float((1 << bits) - 1))
-        return lambda values: _scale(values, low_and_high)
+        return partial(_scale, stretch=low_and_high, is_inverted=source.white_is_zero)
     # A table of all values of the type; those of less than 8 bits are spread over 0..255 first.
     unsigned = np.dtype(f"u{dtype.itemsize}")
     values = np.arange(1 << 8 * dtype.itemsize).astype(unsigned).view(dtype).astype(np.float64)
     top = (1 << bits) - 1
     if bits < 8:
         values, top = values * (255 / top), 255
-    table = _scale(values, stretch or (0, top))
-    if source.white_is_zero:
-        table = 255 - table
+    table = _scale(values, stretch or (0, top), is_inverted=source.white_is_zero)
     if dtype == np.uint8 and (table == np.arange(256)).all():
         return lambda values: values
     return lambda values: table[values.view(unsigned)]
 
 
-def _scale(values: np.ndarray, stretch: Range) -> np.ndarray:
+def _scale(values: np.ndarray, stretch: Range, *, is_inverted: bool = False) -> np.ndarray:
     """Map values to 0..255 uint8, the two of the stretch to the ends; NaN becomes 0."""
     low, high = stretch
-    fraction = (values.astype(np.float64) - low) / (high - low)
-    return np.rint(np.clip(np.nan_to_num(fraction), 0, 1) * 255).astype(np.uint8)
+    levels = np.rint(np.clip((values.astype(np.float64) - low) / (high - low), 0, 1) * 255)
+    return np.nan_to_num(255 - levels if is_inverted else levels).astype(np.uint8)

@@ -68,14 +68,14 @@ class GdalSource:
             self.palette = np.zeros((max(256, 1 + max(entries)), 3), np.uint8)
             self.palette[list(entries)] = [color[:3] for color in entries.values()]
         self.no_data = dataset.nodata
-        self.orientation = _orientation(partial(_tiff_tags, file))  # which GDAL does not report
+        read_tags = _png_tags if dataset.driver == "PNG" else _tiff_tags
+        self.orientation = _orientation(partial(read_tags, file))  # which GDAL does not report
         self.placement: Placement | None = read_placement(path, dataset)
         self.color_bands = _color_bands(dataset.colorinterp)
         is_alpha = [each == ColorInterp.alpha for each in dataset.colorinterp]
         self.alpha_band = 1 + is_alpha.index(True) if True in is_alpha else None
-        flags = {flag for band in dataset.mask_flag_enums for flag in band}
-        self.mask_is_alpha = MaskFlags.alpha in flags
-        self.has_mask = flags != {MaskFlags.all_valid} or self.dtype.kind == "f"
+        self.alpha_is_mask = self.alpha_band is not None and not _has_own_mask(dataset)
+        self.has_mask = self.no_data is not None or _has_own_mask(dataset)
         # GDAL decodes a PNG file from its first row again for each window that lies further up.
         everything = slice(0, dataset.height), slice(0, dataset.width)
         self._whole = self._decode(everything, None) if dataset.driver == "PNG" else None
@@ -89,9 +89,15 @@ class GdalSource:
             found = self._decode(window, [*bands])
         return np.moveaxis(found, 0, -1)
 
-    def valid(self, window: Slices) -> np.ndarray:
-        """Return ``(h, w)`` bool, False where a no-data value, a mask or alpha says no data."""
-        found = self._read_mask(window)
+    def valid(self, window: Slices, *, with_alpha: bool) -> np.ndarray:
+        """Return ``(h, w)`` bool, False where a no-data value, a mask or alpha says no data.
+
+        As GDAL has it, the mask band of a file counts alone; its no-data value and alpha both do.
+        """
+        alpha = self.alpha_band if with_alpha else None
+        found = self._read_mask(window, alpha)
+        if alpha is not None:
+            found &= self.values(window, [alpha])[..., 0] != 0
         if self._mask_is_extent:
             values = self._decode(window, [*range(1, 1 + self.num_bands)])
             found &= (values != self.no_data).any(axis=0)
@@ -103,12 +109,19 @@ class GdalSource:
             return self._read_mask(window)
         return np.ones([part.stop - part.start for part in window], bool)
 
-    def _read_mask(self, window: Slices) -> np.ndarray:
+    def _read_mask(self, window: Slices, alpha: int | None = None) -> np.ndarray:
+        """Read the mask without that of alpha, whose values may be no data as well."""
         within = Window.from_slices(*window)
         with _errors_of(self._path, _damage(window)):
             if self._dataset.count > self.num_bands:  # GDAL takes alpha of few types as a mask
                 return self._dataset.read(self._dataset.count, window=within) != 0
-            return self._dataset.dataset_mask(window=within) != 0
+            if _has_own_mask(self._dataset):
+                return self._dataset.read_masks(1, window=within) != 0
+            if self._dataset.nodata is None:
+                return np.ones([part.stop - part.start for part in window], bool)
+            # Not its dataset_mask(), which may take the fourth of four bands alone.
+            colors = [band for band in self._dataset.indexes if band != alpha]
+            return self._dataset.read_masks(colors, window=within).any(axis=0)
 
     def warp(self, grid: Grid, *, bilinear: bool) -> None:
         """Replace the pixels by those of a grid; outside the raster there is no data.
@@ -167,7 +180,8 @@ class PillowSource:
         white_is_zero: high values are dark.
         orientation: EXIF orientation, 1 to 8.
         color_bands: bands of red, green and blue, counted from 1; empty: the file does not say.
-        mask_is_alpha: the mask is the declared alpha band.
+        has_mask: a mask, a no-data value or a transparent colour may say that pixels hold no data.
+        alpha_is_mask: a declared alpha band says so, too.
     """
 
     white_is_zero = False
@@ -189,24 +203,34 @@ class PillowSource:
             self.palette = np.zeros((256, 3), np.uint8)
             self.palette[: len(colors)] = colors
         self.orientation = _orientation(image.getexif)
-        self.has_mask: bool = image.has_transparency_data
         self.alpha_band = self.num_bands if image.mode in ("LA", "RGBA", "PA") else None
-        self.mask_is_alpha = self.alpha_band is not None
+        self._mask: np.ndarray | None = None  # (H, W) bool, of a .msk file or within a JPEG file
         try:
             with DatasetReader(path, driver=_PILLOW_FORMATS) as dataset:
                 self.placement = read_placement(path, dataset)
+                if not image.has_transparency_data:  # else GDAL would decode the pixels again
+                    self.no_data = dataset.nodata
+                    self._mask = dataset.read_masks(1) != 0 if _has_own_mask(dataset) else None
         except RasterioError:
             self.placement = read_placement(path, None)
+        has_colors = image.has_transparency_data and self.alpha_band is None
+        self.has_mask = has_colors or self.no_data is not None or self._mask is not None
+        self.alpha_is_mask = self.alpha_band is not None
 
     def values(self, window: Slices, bands: Sequence[int]) -> np.ndarray:
         """Return ``(h, w, bands)`` of a window, in ``dtype``; bands count from 1."""
         values = np.asarray(self._crop(window)).astype(self.dtype, copy=False)
         return values.reshape(*values.shape[:2], -1)[:, :, [band - 1 for band in bands]]
 
-    def valid(self, window: Slices) -> np.ndarray:
-        """Return ``(h, w)`` bool, False where a pixel is fully transparent."""
+    def valid(self, window: Slices, *, with_alpha: bool) -> np.ndarray:
+        """Return ``(h, w)`` bool, False where a pixel is fully transparent, or a mask says so."""
+        if self._mask is not None:
+            return self._mask[window].copy()
+        if self.no_data is not None:
+            bands = range(1, 1 + self.num_bands)
+            return (self.values(window, bands) != self.no_data).any(axis=-1)
         part = self._crop(window)
-        if not self._image.has_transparency_data:
+        if not self._image.has_transparency_data or (self.alpha_band and not with_alpha):
             return np.ones((part.height, part.width), bool)
         with _quiet():
             return np.asarray(part.convert("RGBA").getchannel("A")) != 0
@@ -356,6 +380,12 @@ def _damage(window: Slices) -> str:
     )
 
 
+def _has_own_mask(dataset: DatasetReader) -> bool:
+    """Return True for a mask band of all bands, not made of values: in the file or beside it."""
+    flags = dataset.mask_flag_enums[0]
+    return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+
+
 def _color_bands(colors: Sequence[ColorInterp]) -> tuple[int, ...]:
     """Return the bands of red, green and blue, if each of them is named once; else nothing."""
     wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
@@ -372,6 +402,12 @@ def _orientation(read_tags: Callable[[], Mapping[int, Any]]) -> int:
     except Exception:  # the pixels may be good; if they are not, their reader says so
         return 1
     return orientation if orientation in range(1, 9) else 1
+
+
+def _png_tags(file: BinaryIO) -> Mapping[int, Any]:
+    """Read the EXIF tags of a PNG file."""
+    file.seek(0)
+    return Image.open(file, formats=["PNG"]).getexif()
 
 
 def _tiff_tags(file: BinaryIO) -> dict[int, int]:
