@@ -84,6 +84,7 @@ def split_folders(tree: Path) -> dict[str, Folders]:
     found = [
         (group.name, Folders(images=images, masks=_mask_folder(group)))
         for group in sorted(tree.iterdir())
+        if not _is_output(group)
         for images in _present(group, _IMAGE_FOLDERS)
     ]
     names = [*(f"'{root.name}'" for root in roots), *(name for name, _ in found)]
@@ -113,6 +114,11 @@ def split_folders(tree: Path) -> dict[str, Folders]:
             "belongs to it; only val and test may be without labels"
         )
     return {split: folders[split] for split in SPLITS if split in folders}
+
+
+def _is_output(folder: Path) -> bool:
+    """Return whether a folder is hidden, as an unfinished data set is, or a prepared data set."""
+    return folder.name.startswith(".") or (folder / "dataset.json").is_file()
 
 
 def flat_folders(tree: Path) -> Folders:

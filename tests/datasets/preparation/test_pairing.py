@@ -216,6 +216,16 @@ def test_a_tree_without_splits_takes_shares(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "output",
+    ["set/dataset.json set/images/a.tif set/labels/a.tif", ".set.partial/images/a.tif"],
+)
+def test_data_sets_in_a_tree_are_no_part_of_it(tmp_path, output):
+    """A second set with other settings, or the same command after a kill."""
+    touch(tmp_path, f"images/a.png labels/a.png {output}")
+    assert ids(split("--tree", tmp_path, "--shares", 1, 0, 0)) == {"train": ["a"]}
+
+
+@pytest.mark.parametrize(
     ("files", "error", "sentence"),
     [
         ("", MissingDataError, "is not a folder"),
