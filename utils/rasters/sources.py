@@ -63,9 +63,9 @@ class GdalSource:
         self.bits = int(structure.get("NBITS", 8 * self.dtype.itemsize))
         self.white_is_zero = structure.get("MINISWHITE") == "YES"
         self.palette: np.ndarray | None = None
-        if dataset.colorinterp[0] == ColorInterp.palette:
+        if dataset.colorinterp[0] == ColorInterp.palette and self.dtype in (np.uint8, np.uint16):
             entries = dataset.colormap(1)
-            self.palette = np.zeros((max(256, 1 + max(entries)), 3), np.uint8)
+            self.palette = np.zeros((1 << 8 * self.dtype.itemsize, 3), np.uint8)
             self.palette[list(entries)] = [color[:3] for color in entries.values()]
         self.no_data = dataset.nodata
         read_tags = _png_tags if dataset.driver == "PNG" else _tiff_tags
