@@ -4,7 +4,7 @@ import shlex
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,16 +14,17 @@ import rasterio
 from PIL import Image, ImageFile
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from utils.errors import DataError, MissingDataError
-from utils.rasters.placement import Grid, Placement, read_placement
+from utils.rasters.placement import Grid, Placement, placing_files, read_placement
 
 # For good: a context would also change what other threads, which open files too, may warn of.
-warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+for _category in (NotGeoreferencedWarning, NodataShadowWarning):
+    warnings.filterwarnings("ignore", category=_category)
 
 Slices = tuple[slice, slice]  # rows and columns of a window, within the image
 
@@ -62,11 +63,7 @@ class GdalSource:
         structure = dataset.tags(1, ns="IMAGE_STRUCTURE") | dataset.tags(ns="IMAGE_STRUCTURE")
         self.bits = int(structure.get("NBITS", 8 * self.dtype.itemsize))
         self.white_is_zero = structure.get("MINISWHITE") == "YES"
-        self.palette: np.ndarray | None = None
-        if dataset.colorinterp[0] == ColorInterp.palette and self.dtype in (np.uint8, np.uint16):
-            entries = dataset.colormap(1)
-            self.palette = np.zeros((1 << 8 * self.dtype.itemsize, 3), np.uint8)
-            self.palette[list(entries)] = [color[:3] for color in entries.values()]
+        self.palette = _palette(dataset) if self.dtype in (np.uint8, np.uint16) else None
         self.no_data = dataset.nodata
         read_tags = _png_tags if dataset.driver == "PNG" else _tiff_tags
         self.orientation = _orientation(partial(read_tags, file))  # which GDAL does not report
@@ -208,14 +205,16 @@ class PillowSource:
         try:
             with DatasetReader(path, driver=_PILLOW_FORMATS) as dataset:
                 self.placement = read_placement(path, dataset)
-                if not image.has_transparency_data:  # else GDAL would decode the pixels again
+                if not image.has_transparency_data:
                     self.no_data = dataset.nodata
-                    self._mask = dataset.read_masks(1) != 0 if _has_own_mask(dataset) else None
+                # Not those of transparent colours, for which GDAL would decode the pixels again.
+                if dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]:
+                    self._mask = dataset.read_masks(1) != 0
         except RasterioError:
             self.placement = read_placement(path, None)
         has_colors = image.has_transparency_data and self.alpha_band is None
         self.has_mask = has_colors or self.no_data is not None or self._mask is not None
-        self.alpha_is_mask = self.alpha_band is not None
+        self.alpha_is_mask = self.alpha_band is not None and self._mask is None
 
     def values(self, window: Slices, bands: Sequence[int]) -> np.ndarray:
         """Return ``(h, w, bands)`` of a window, in ``dtype``; bands count from 1."""
@@ -262,6 +261,19 @@ def count_pixels(path: Path) -> int:
     """Return height times width of an image file by its header; errors as of ``open_scene``."""
     with _open(path) as (stored, _):
         return stored.height * stored.width
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return an image file and all files that are read with it.
+
+    These are the sources of a VRT, other parts, a header, a mask, metadata, and what tells its
+    place.
+    """
+    found = dict.fromkeys([path, *placing_files(path)])
+    with suppress(RasterioError), gdal_settings():
+        with DatasetReader(path, driver=_PILLOW_FORMATS + _GDAL_DRIVERS) as dataset:
+            found |= dict.fromkeys(map(Path, dataset.files))
+    return [*found]
 
 
 def gdal_settings(**options: str) -> rasterio.Env:
@@ -384,6 +396,20 @@ def _has_own_mask(dataset: DatasetReader) -> bool:
     """Return True for a mask band of all bands, not made of values: in the file or beside it."""
     flags = dataset.mask_flag_enums[0]
     return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+
+
+def _palette(dataset: DatasetReader) -> np.ndarray | None:
+    """Return the colours of all values that the first band can have; None: it has no palette."""
+    if dataset.colorinterp[0] != ColorInterp.palette:
+        return None
+    try:
+        colors = [color[:3] for color in dataset.colormap(1).values()]
+    except ValueError:  # a palette is announced and missing
+        return None
+    palette = np.zeros((256 if dataset.dtypes[0] == "uint8" else 1 << 16, 3), np.uint8)
+    colors = colors[: len(palette)]
+    palette[: len(colors)] = np.reshape(colors, (-1, 3))
+    return palette
 
 
 def _color_bands(colors: Sequence[ColorInterp]) -> tuple[int, ...]:

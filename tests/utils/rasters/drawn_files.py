@@ -406,8 +406,10 @@ def write_by_pillow(pen: Pen, drawn: Drawn) -> None:
         options["bits"] = drawn.facts["palette bits"]
     if form in ("PNG", "GIF") and mode in ("L", "P", "RGB") and pen.chance("transparent", 2):
         options["transparency"] = _transparency(pen, form, image)
-    elif form in ("PNG", "JPEG", "BMP") and mode in ("L", "RGB") and pen.chance("beside", 4):
+    elif form in ("PNG", "JPEG", "BMP") and mode in ("L", "RGB") and pen.chance("no data", 4):
         _mark_no_data(pen, drawn, image)
+    if form in ("PNG", "WEBP", "JPEG", "BMP", "GIF") and pen.chance("mask beside", 12):
+        _write_mask_beside(pen, drawn)
     if form not in ("GIF", "BMP"):
         drawn.orientation = pen.pick("orientation", [*range(1, 9)])
         exif = Image.Exif()
@@ -447,10 +449,7 @@ def _transparency(pen: Pen, form: str, image: Image.Image) -> int | tuple[int, .
 
 
 def _mark_no_data(pen: Pen, drawn: Drawn, image: Image.Image) -> None:
-    """Write what GDAL writes beside files that cannot hold it: a mask, or a no-data value."""
-    if pen.chance("mask beside", 2):
-        _write_mask_beside(pen, drawn)
-        return
+    """Write beside a file the no-data value that it cannot hold itself, as GDAL does."""
     drawn.no_data = float(np.asarray(image).max())
     band = f"<NoDataValue>{drawn.no_data}</NoDataValue>"
     bands = [f'<PAMRasterBand band="{i}">{band}</PAMRasterBand>' for i in (1, 2, 3)]

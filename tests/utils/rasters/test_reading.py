@@ -88,6 +88,22 @@ def test_palettes_become_colours_and_stay_values(tmp_path: Path, bits: int):
         np.testing.assert_array_equal(shown, stretched(colors, 50, 100)[indices[:, :, 0]])
 
 
+@pytest.mark.parametrize(("dtype", "num_colors"), [("u1", 3), ("u1", 300), ("u2", 3), ("u1", 0)])
+def test_values_without_a_colour_are_black(tmp_path: Path, dtype: str, num_colors: int):
+    values = np.array([[[0], [1], [200]]], dtype)
+    write_tiff(tmp_path / "a.tif", values)
+    rasterio.shutil.copy(tmp_path / "a.tif", tmp_path / "a.vrt", driver="VRT")
+    colors = "".join(f'<Entry c1="{9 + i % 9}" c2="8" c3="7" c4="255"/>' for i in range(num_colors))
+    table = f"<ColorTable>{colors}</ColorTable>" if colors else ""
+    grey, palette = (f"<ColorInterp>{name}</ColorInterp>" for name in ("Gray", "Palette"))
+    text = (tmp_path / "a.vrt").read_text()
+    assert grey in text
+    (tmp_path / "a.vrt").write_text(text.replace(grey, palette + table))
+    last = {0: [200] * 3, 3: [0] * 3, 300: [11, 8, 7]}[num_colors]
+    first = [[9, 8, 7], [10, 8, 7]] if num_colors else [[0] * 3, [1] * 3]
+    assert read_rgb(tmp_path / "a.vrt").tolist() == [[*first, last]]
+
+
 def test_inks_become_rgb(tmp_path: Path):
     inks = Image.fromarray(picture(60, 70, 4), "CMYK")
     for name, tolerance in (("a.tif", 1), ("a.jpg", 0)):
@@ -251,6 +267,60 @@ def test_masks_of_every_kind(tmp_path: Path):
     with open_scene(tmp_path / "nodata.tif") as raster:
         assert raster.no_data == 0
     assert read_rgb(tmp_path / "alpha.png").tolist() == PHOTO.tolist()  # its colours are kept
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bands", "no_data", "alpha"),
+    [
+        ("u1", 5, None, "YES"),  # red, green, blue, alpha, another
+        ("i2", 4, None, "YES"),
+        ("f4", 2, None, "YES"),
+        ("u1", 4, 7, "YES"),
+        ("u1", 4, 7, "NO"),  # the fourth band is near infrared, which may well be 7
+        ("u2", 3, 7, "NO"),
+    ],
+)
+def test_no_data_is_told_by_alpha_of_any_type_and_by_all_colours(
+    tmp_path: Path, dtype: str, bands: int, no_data: float | None, alpha: str
+):
+    """Other than by GDAL and rasterio, which know alpha of few types and numbers of bands."""
+    values = np.random.default_rng(0).integers(6, 9, (60, 70, bands)).astype(dtype)
+    photometric, alpha_at = ("RGB", 3) if bands > 2 else ("MINISBLACK", 1)
+    colors = [band for band in range(bands) if alpha == "NO" or band != alpha_at]
+    valid = np.ones((60, 70), bool)
+    if no_data is not None:
+        values[5:9, :, colors] = no_data
+        valid = (values[..., colors] != no_data).any(axis=-1)
+    if alpha == "YES":
+        values[30:, 40:, alpha_at] = 0
+        valid[30:, 40:] = False
+    options = {"photometric": photometric, "alpha": alpha, "nodata": no_data}
+    write_tiff(tmp_path / "a.tif", values, **options)
+    with open_scene(tmp_path / "a.tif") as raster:
+        assert raster.has_mask
+        np.testing.assert_array_equal(raster.read_mask(EVERYTHING, EVERYTHING), valid)
+        np.testing.assert_array_equal(raster.read_mask(*WINDOW), valid[WINDOW])
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp"])
+def test_masks_and_no_data_values_beside_photos(tmp_path: Path, name: str):
+    Image.fromarray(PHOTO // 200 * 200).save(tmp_path / name, quality=100)
+    pixels = np.asarray(Image.open(tmp_path / name))
+    tag = int(pixels[0, 0, 0])
+    bands = [
+        f'<PAMRasterBand band="{i}"><NoDataValue>{tag}</NoDataValue></PAMRasterBand>'
+        for i in (1, 2, 3)
+    ]
+    (tmp_path / f"{name}.aux.xml").write_text(f"<PAMDataset>{''.join(bands)}</PAMDataset>")
+    with open_scene(tmp_path / name) as raster:
+        assert raster.no_data == tag
+        found = raster.read_mask(*WINDOW)
+    np.testing.assert_array_equal(found, (pixels != tag).any(axis=-1)[WINDOW])
+    valid = PHOTO[..., 1] > 90
+    with rasterio.open(tmp_path / name, "r+") as file:
+        file.write_mask(valid)
+    with open_scene(tmp_path / name) as raster:
+        np.testing.assert_array_equal(raster.read_mask(*WINDOW), valid[WINDOW])
 
 
 @pytest.mark.parametrize("driver", ["JP2OpenJPEG", "HFA", "ENVI", "NITF"])
