@@ -46,6 +46,7 @@ from utils.mosaic import overlap_of
 _MANIFEST = "manifest.json"
 _DAMAGE = (AttributeError, KeyError, TypeError, ValueError)  # of a file edited by hand
 _NUM_SHOWN = 3  # findings of a kind on the console
+_NUM_LETTERS = 600  # of one of them there: it may name a thousand tiles
 
 
 def add_arguments(add: Callable[..., Any]) -> None:
@@ -321,8 +322,14 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         )
     for title in ("warning", "fault"):
         for kind, texts in summary[f"{title}s"].items():
-            lines = [f"{title}: {kind} ({len(texts)})", *(f"  {t}" for t in texts[:_NUM_SHOWN])]
+            lines = [f"{title}: {kind} ({len(texts)})", *map(_shortened, texts[:_NUM_SHOWN])]
             if len(texts) > _NUM_SHOWN:
                 lines.append(f"  and {len(texts) - _NUM_SHOWN} more, see check.json")
             blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def _shortened(text: str) -> str:
+    if len(text) > _NUM_LETTERS:
+        text = f"{text[:_NUM_LETTERS]}... (in full in check.json)"
+    return f"  {text}"

@@ -15,7 +15,7 @@ from configs.schema import IGNORE_INDEX
 from utils.boxes import nearest_pixels
 from utils.errors import ConfigError
 from utils.inference.probabilities import SCALE
-from utils.rasters.polygons import PolygonFacts, pixel_size_m, write_geojson
+from utils.rasters.polygons import PolygonFacts, check_polygons, write_geojson
 from utils.rasters.qgis_style import write_style
 from utils.rasters.reading import Raster
 from utils.rasters.region_sums import region_sums
@@ -138,7 +138,7 @@ def _key(result: Path) -> str:
 
 def kinds_of_results(text: str) -> tuple[str, ...]:
     """Parse the argument of ``--write``, such as ``index,overlay``."""
-    kinds = tuple(text.split(","))
+    kinds = tuple(dict.fromkeys(text.split(",")))
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise argparse.ArgumentTypeError(f"knows {', '.join(KINDS)}, not '{unknown[0]}'")
     return kinds
@@ -161,8 +161,8 @@ class Written:
 
 def check_results(output: OutputSettings, scene: Raster) -> None:
     """Raise ``DataError`` if the results of an image cannot be written, before it is predicted."""
-    if output.simplify_m is not None:
-        pixel_size_m(scene.path, scene.placement)
+    if "polygons" in output.kinds:
+        check_polygons(scene.path, scene.size, scene.placement, output.simplify_m)
 
 
 def write_results(

@@ -48,11 +48,14 @@ class Placement:
     def pixel_area_m2(self) -> float | None:
         """Return the area of a pixel in square metres.
 
-        None for longitude and latitude, for Mercator, and without a coordinate reference system.
+        None for longitude and latitude, for Mercator and Plate Carree, and without a coordinate
+        reference system.
         """
         if self.transform is None or self.crs is None or not self.crs.is_projected:
             return None
-        if self.crs.to_dict().get("proj") in _MERCATOR:
+        parameters = self.crs.to_dict()
+        name = parameters.get("proj")
+        if name in _MERCATOR or (name == "eqc" and not parameters.get("lat_ts")):
             return None
         _, metres = self.crs.linear_units_factor
         return abs(self.transform.determinant) * metres**2
@@ -189,9 +192,7 @@ def _sound(transform: Affine) -> Affine | None:
 
 def _read_world_file(path: Path) -> Affine | None:
     """Read the transform of a world file: for a.tif, a.tfw, a.tifw or a.wld."""
-    suffix = path.suffix.lower()
-    names = [f".{suffix[1:2]}{suffix[-1:]}w", f"{suffix}w", ".wld"] if len(suffix) > 1 else []
-    world = _beside(path, names)
+    world = _world_file(path)
     if world is None:
         return None
     try:
@@ -205,6 +206,17 @@ def _read_world_file(path: Path) -> Affine | None:
             f"{path.name} are expected; correct or delete it"
         )
     return transform
+
+
+def placing_files(path: Path) -> list[Path]:
+    """Return the world file and the .prj file that lie beside an image."""
+    return [file for file in (_world_file(path), _beside(path, [".prj"])) if file is not None]
+
+
+def _world_file(path: Path) -> Path | None:
+    suffix = path.suffix.lower()
+    names = [f".{suffix[1:2]}{suffix[-1:]}w", f"{suffix}w", ".wld"] if len(suffix) > 1 else []
+    return _beside(path, names)
 
 
 def _read_projection(path: Path) -> CRS | None:

@@ -22,6 +22,7 @@ import rasterio
 from rasterio.crs import CRS
 from rasterio.features import shapes
 from rasterio.io import DatasetReader
+from rasterio.transform import Affine
 from rasterio.warp import transform
 
 from configs.schema import IGNORE_INDEX
@@ -126,17 +127,17 @@ def write_geojson(
             areas remain those of the pixels.
 
     Raises:
-        DataError: the map holds a class that has no name, a corner has no longitude, or the size
-            of pixels in metres, which simplification needs, is unknown.
+        DataError: the map holds a class that has no name, a corner has no longitude, or as of
+            ``check_polygons``.
     """
     pixel_m2 = None if placement is None else placement.pixel_area_m2()
     if simplify_m is None:
         batches = _batches(index, size)
     else:
-        batches = _simplified(index, size, simplify_m / pixel_size_m(path, placement))
+        batches = _simplified(index, size, simplify_m / _pixel_size_m(path, placement))
     form = _Form(
         path=path,
-        locator=_locator(placement, size),
+        locator=_locator(path, placement, size),
         members=[_class_members(i, *c) for i, c in enumerate(zip(names, palette, strict=True))],
         pixel_m2=pixel_m2,
         confidence=confidence,
@@ -208,12 +209,20 @@ def _class_members(index: int, name: str, colour: tuple[int, int, int]) -> str:
     return f'"class":{index},"name":{text},"color":"#{bytes(colour).hex()}"'
 
 
-def pixel_size_m(path: Path, placement: Placement | None) -> float:
-    """Return the side of a square of the area of a pixel, in metres.
+def check_polygons(
+    path: Path, size: tuple[int, int], placement: Placement | None, simplify_m: float | None
+) -> None:
+    """Raise ``DataError``, which names ``path``, if polygons of an image cannot be written.
 
-    Raises:
-        DataError: it is unknown; names ``path``.
+    A pole lies within it, or the size of pixels, which simplification needs, is unknown.
     """
+    _locator(path, placement, size)
+    if simplify_m is not None:
+        _pixel_size_m(path, placement)
+
+
+def _pixel_size_m(path: Path, placement: Placement | None) -> float:
+    """Return the side of a square of the area of a pixel, in metres."""
     pixel_m2 = None if placement is None else placement.pixel_area_m2()
     if pixel_m2 is None:
         raise DataError(
@@ -369,7 +378,7 @@ def _signed_areas(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> n
     return np.add.reduceat(twice, starts) / 2
 
 
-def _locator(placement: Placement | None, size: tuple[int, int]) -> tuple[Locate, int]:
+def _locator(path: Path, placement: Placement | None, size: tuple[int, int]) -> tuple[Locate, int]:
     """Return the mapping of columns and rows to the coordinates of a file, and their decimals."""
     if placement is None or placement.transform is None:
         return lambda points: points, 0
@@ -396,6 +405,25 @@ def _locator(placement: Placement | None, size: tuple[int, int]) -> tuple[Locate
     except Exception:  # GDAL's own, private ones: a building site's system, another planet's
         is_on_earth = False
     if is_on_earth:
+        if is_projected and _shows_a_pole(crs, placement.transform, size):
+            raise DataError(
+                f"{path}: a pole lies within the image, and polygons in longitude and latitude "
+                "cannot go round it; leave polygons out, or cut the image at the pole"
+            )
         return to_degrees, _DEGREE_DECIMALS
     largest = int(np.abs(to_image_crs(frame)).max())
     return to_image_crs, max(0, _SIGNIFICANT_DIGITS - len(str(largest)))
+
+
+def _shows_a_pole(crs: CRS, place: Affine, size: tuple[int, int]) -> bool:
+    for latitude in (90.0, -90.0):
+        try:
+            [x], [y] = transform(_LONGITUDE_LATITUDE, crs, [0.0], [latitude])
+        except Exception:  # GDAL's own, private ones: a pole is nowhere there
+            continue
+        column, row = ~place @ (x, y)
+        # One on the border is on no way round; in a map of the whole earth it is the border.
+        if _ROUNDING < column / size[1] < 1 - _ROUNDING:
+            if _ROUNDING < row / size[0] < 1 - _ROUNDING:
+                return True
+    return False

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from datasets.tile_set import TileSet
 from utils.boxes import Box
 from utils.mosaic import overlap_of, overlapping_pairs
 from utils.rasters.placement import transform_points
+
+Point = tuple[float, float]
+Points = Sequence[Point]
 
 _MIN_OVERLAP_PX = 0.01  # of ground; less is rounding of the transforms
 _MIN_OVERLAP_OTHER_CRS_PX = 1.0  # there, edges between the transformed corners are not straight
@@ -29,20 +33,22 @@ class Footprint:
     crs: str | None = None  # of the image, as WKT
     transform: tuple[float, ...] | None = None  # of the image: (a, b, c, d, e, f) of Affine
 
-    def corners(self) -> np.ndarray:
-        """Return the x and y of the four corners in turn, ``(4, 2)`` float64."""
+    def corners(self) -> Points:
+        """Return the x and y of the four corners in turn."""
         assert self.transform is not None
         a, b, c, d, e, f = self.transform
         box = self.box
-        columns = np.array([box.left_px, box.right_px, box.right_px, box.left_px])
-        rows = np.array([box.top_px, box.top_px, box.bottom_px, box.bottom_px])
-        return np.stack([a * columns + b * rows + c, d * columns + e * rows + f], axis=1)
+        upper = (box.left_px, box.top_px), (box.right_px, box.top_px)
+        lower = (box.right_px, box.bottom_px), (box.left_px, box.bottom_px)
+        return [(a * x + b * y + c, d * x + e * y + f) for x, y in (*upper, *lower)]
 
-    def pixels_of(self, points: np.ndarray) -> np.ndarray:
-        """Return the column and row in the image of each x and y, ``(N, 2)`` float64."""
+    def pixels_of(self, points: Points) -> Points:
+        """Return the column and row in the image of each x and y."""
         assert self.transform is not None
         a, b, c, d, e, f = self.transform
-        return (points - [c, f]) @ np.linalg.inv([[a, b], [d, e]]).T
+        moved = [(x - c, y - f) for x, y in points]
+        size = a * e - b * d
+        return [((e * x - b * y) / size, (a * y - d * x) / size) for x, y in moved]
 
 
 def shared_boxes(
@@ -87,29 +93,33 @@ def shared_ground(
         between coordinate reference systems), in pixels of the first one.
     """
     placed = {t: place for t, place in places.items() if place.crs and place.transform}
-    outlines: dict[str, np.ndarray] = {t: place.corners() for t, place in placed.items()}
-    if len({place.crs for place in placed.values()}) > 1:
-        for tile_id, corners in list(outlines.items()):
-            moved = transform_points(corners.tolist(), str(placed[tile_id].crs), _GEOGRAPHIC)
-            if moved is None:
-                del outlines[tile_id]
-            else:
-                outlines[tile_id] = np.array(moved)
+
+    @cache  # a tile may meet hundreds of others, of other dates
+    def corners_in(tile_id: str, crs: str) -> Points | None:
+        corners, own = placed[tile_id].corners(), str(placed[tile_id].crs)
+        return corners if own == crs else transform_points(corners, own, crs)
+
+    systems = {str(place.crs) for place in placed.values()}
+    shared = _GEOGRAPHIC if len(systems) > 1 else "".join(systems)
+    outlines = {t: found for t in placed if (found := corners_in(t, shared)) is not None}
     tile_ids = list(outlines)
     for i, j in _meeting([*outlines.values()]):
-        one, other = tile_ids[i], tile_ids[j]
-        if split_of[one] == split_of[other] or placed[one].image == placed[other].image:
+        pair = tile_ids[i], tile_ids[j]
+        one, other = (placed[tile_id] for tile_id in pair)
+        if split_of[pair[0]] == split_of[pair[1]] or one.image == other.image:
             continue
-        size = _common_ground(placed[one], placed[other])
-        if size is not None:
-            yield (one, other), size
+        corners = corners_in(pair[1], str(one.crs))
+        least = _MIN_OVERLAP_PX if one.crs == other.crs else _MIN_OVERLAP_OTHER_CRS_PX
+        size = None if corners is None else _common_ground(one, corners)
+        if size is not None and min(size) > least:
+            yield pair, size
 
 
-def _meeting(outlines: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+def _meeting(outlines: Sequence[Points]) -> list[tuple[int, int]]:
     """Return the pairs of outlines whose bounding rectangles, a little enlarged, overlap."""
     if not outlines:
         return []
-    points = np.stack(outlines)
+    points = np.array(outlines)
     low, high = points.min(axis=1), points.max(axis=1)
     pad = _PAD * (high - low)
     unit = pad.min()  # overlapping_pairs takes whole numbers
@@ -119,43 +129,37 @@ def _meeting(outlines: Sequence[np.ndarray]) -> list[tuple[int, int]]:
     return overlapping_pairs([Box(*rectangle) for rectangle in rectangles])
 
 
-def _common_ground(one: Footprint, other: Footprint) -> tuple[float, float] | None:
-    """Return height and width of the overlap in pixels of the first tile, if there is one."""
-    corners, least = other.corners(), _MIN_OVERLAP_PX
-    if one.crs != other.crs:
-        moved = transform_points(corners.tolist(), str(other.crs), str(one.crs))
-        if moved is None:
-            return None
-        corners, least = np.array(moved), _MIN_OVERLAP_OTHER_CRS_PX
-    outline = one.pixels_of(corners)
-    box = one.box
+def _common_ground(one: Footprint, corners: Points) -> tuple[float, float] | None:
+    """Return height and width of the overlap of a tile with an outline, in pixels of the tile."""
+    outline, box = one.pixels_of(corners), one.box
     for axis, limit, sign in (
         (0, box.left_px, 1),
         (0, box.right_px, -1),
         (1, box.top_px, 1),
         (1, box.bottom_px, -1),
     ):
-        outline = _cut(outline, sign * (outline[:, axis] - limit))
-    if not len(outline):
+        outline = _cut(outline, [sign * (point[axis] - limit) for point in outline])
+    if not outline:
         return None
-    width, height = np.ptp(outline, axis=0).tolist()
-    return (height, width) if min(height, width) > least else None
+    width, height = (max(numbers) - min(numbers) for numbers in zip(*outline, strict=True))
+    return height, width
 
 
-def _cut(outline: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Return the part of a convex polygon ``(N, 2)`` where a linear function is not negative.
+def _cut(outline: Points, inside: Sequence[float]) -> Points:
+    """Return the part of a convex polygon where a linear function is not negative.
 
-    ``inside`` holds the values of the function at the corners, ``(N,)``.
+    ``inside`` holds the values of the function at the corners.
     """
     parts = []
-    for start, end, here, there in zip(
-        outline, np.roll(outline, -1, 0), inside, np.roll(inside, -1), strict=True
-    ):
+    corners = [*zip(outline, inside, strict=True)]
+    for (start, here), (end, there) in zip(corners, [*corners[1:], *corners[:1]], strict=True):
         if here >= 0:
             parts.append(start)
         if here * there < 0:
-            parts.append(start + (end - start) * here / (here - there))
-    return np.array(parts).reshape(-1, 2)
+            share = here / (here - there)
+            (x, y), (x_end, y_end) = start, end
+            parts.append((x + (x_end - x) * share, y + (y_end - y) * share))
+    return parts
 
 
 class OverlapFinder:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rasterio.crs import CRS
 
-from datasets.preparation.check import check_tile_set
+from datasets.preparation.check import check_tile_set, format_summary
 from datasets.rasters import read_raster, write_raster
 from datasets.structure_maps import map_path
 from datasets.tile_set import FORMAT_VERSION, TileSet, open_tile_set, valid_path
@@ -121,6 +121,13 @@ def test_a_set_that_cannot_be_opened_gets_one_sentence(toy, run_prepare, name, c
     start = f"error: {toy.root}: dataset.json, tiles.csv or a list in splits is damaged ("
     assert code == 2 and err.startswith(start) and err.endswith(f"); {AGAIN}\n")
     assert err.count("\n") == 1
+
+
+def test_a_line_that_names_a_thousand_tiles_is_cut(toy):
+    summary, _ = check_tile_set(toy)
+    summary["faults"] = {"kind": ["x" * 9000, "short"]}
+    *_, line, last = format_summary(summary).splitlines()
+    assert line == f"  {'x' * 600}... (in full in check.json)" and last == "  short"
 
 
 def test_a_split_with_hidden_labels(toy, run_prepare):

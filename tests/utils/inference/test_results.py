@@ -1,6 +1,7 @@
 """Results of one image as rasterio reads them: validity, probabilities, names, placement."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,11 +19,16 @@ from tests.utils.rasters.test_placement import seen_by_gdal
 from utils.errors import ConfigError, DataError
 from utils.inference import results
 from utils.inference.probabilities import probabilities_of
-from utils.inference.results import OutputSettings, RowFile, check_results, write_results
+from utils.inference.results import (
+    OutputSettings,
+    RowFile,
+    check_results,
+    kinds_of_results,
+    write_results,
+)
 from utils.rasters.reading import open_scene
 from utils.rasters.rendering import Rendering
 
-SAMPLES = Path(__file__).parents[4] / "shared" / "data" / "geodata-samples"
 NAMES = ("ground", 'Gebäude & "<roof>"', "tree")
 PALETTE = ((255, 255, 255), (0, 0, 255), (0, 160, 16))
 KINDS = ("index", "color", "overlay", "confidence", "probabilities", "polygons")
@@ -66,55 +72,12 @@ def features(folder: Path, name: str) -> list:
     return json.loads(text)["features"]
 
 
-def diamond(path: Path, kind: str) -> Path:
-    """A scene of 400 x 512 px, half of which is a collar without data."""
-    height, width = 400, 512
-    y, x = np.mgrid[:height, :width]
-    valid = np.abs(x - width / 2) / (width / 2) + np.abs(y - height / 2) / (height / 2) < 1
-    rgb = np.where(valid[..., None], picture(height, width).clip(1), 0).astype(np.uint8)
-    options = PLACE | {"photometric": "RGB"}
-    if kind == "tag":
-        return write_tiff(path, rgb, nodata=0, **options)
-    if kind == "alpha":
-        alpha = np.where(valid, 255, 0).astype(np.uint8)
-        return write_tiff(path, np.dstack([rgb, alpha]), alpha="YES", **options)
-    write_tiff(path, rgb, **options)
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "mask"), rasterio.open(path, "r+") as file:
-        file.write_mask(valid)
-    return path
-
-
-@pytest.mark.parametrize("kind", ["tag", "alpha", "mask", "msk"])
-def test_results_tell_where_there_is_no_data(tmp_path: Path, kind: str):
-    """Case 2 of docs/trials.md: collars by a no-data tag, alpha, internal mask and .msk file."""
-    scene, out = diamond(tmp_path / "scene.tif", kind), tmp_path / "out"
-    written, labels = write(out, scene)
-    with rasterio.open(scene) as file:
-        valid = file.dataset_mask() != 0
-    assert valid.sum() == sum(written.pixels) == 102_385
-    for raster in RASTERS:
-        with rasterio.open(out / raster / "scene.tif") as file:
-            assert np.array_equal(file.dataset_mask() != 0, valid), raster
-            assert (file.read()[:, ~valid] == (255 if raster == "index" else 0)).all(), raster
-            assert file.nodata == (255 if raster == "index" else None)
-    assert not [*out.rglob("*.msk")]
-    found = features(out, "scene.geojson")
-    assert sum(feature["properties"]["area_px"] for feature in found) == 102_385
-    assert np.array_equal(
-        pixels(out / "color/scene.tif")[:, valid].T, np.take(PALETTE, labels[valid], 0)
-    )
-    thumbnail = written.thumbnail
-    assert thumbnail.shape == (281, 360, 3)
-    assert not thumbnail[:20, :20].any() and thumbnail[130:150, 170:190].mean() > 50
-
-
 def test_a_fourth_band_that_is_no_alpha_is_no_mask(tmp_path: Path):
-    """Case 2 of docs/trials.md; results of images without a mask have none either."""
+    """Results of images without a mask have none either."""
     values = picture(30, 40, 4)
     values[:, :, 3] = 0
     scene = write_tiff(tmp_path / "a.tif", values, photometric="MINISBLACK", **PLACE)
-    written, _ = write(tmp_path / "out", scene)
-    assert sum(written.pixels) == 1200
+    write(tmp_path / "out", scene)
     for raster in RASTERS:
         with rasterio.open(tmp_path / "out" / raster / "a.tif") as file:
             flags = {flag.name for band in file.mask_flag_enums for flag in band}
@@ -130,26 +93,23 @@ def test_a_png_of_an_image_with_transparent_pixels(tmp_path: Path):
     index = Image.open(tmp_path / "out/index/a.png")
     assert index.mode == "L" and np.array_equal(np.asarray(index), labels)
     assert (labels[:, :10] == 255).all()
+    assert not written.thumbnail[:, :10].any() and written.thumbnail[:, 10:].mean() > 50
+    colors = np.asarray(Image.open(tmp_path / "out/color/a.png"))[:, 10:]
+    assert np.array_equal(colors, np.take(PALETTE, labels[:, 10:], 0))
     for raster in ("color", "overlay", "confidence"):
         shown = np.asarray(Image.open(tmp_path / "out" / raster / "a.png"))
         assert not shown[:, :10].any() and shown[:, 10:].any()
 
 
-@pytest.mark.parametrize("suffix", [".tif", ".png"])
-def test_probabilities_have_a_named_band_for_each_class(tmp_path: Path, monkeypatch, suffix: str):
-    """Case 21 of docs/trials.md."""
+def test_probabilities_have_a_named_band_for_each_class(tmp_path: Path, monkeypatch):
+    """Case 21 of docs/trials.md, for a PNG image, written in strips like its thumbnail."""
     monkeypatch.setattr(results, "_STRIP_PX", 3000)
-    scene = tmp_path / f"a{suffix}"
-    if suffix == ".tif":
-        write_tiff(scene, picture(600, 70), **PLACE)
-    else:
-        Image.fromarray(picture(600, 70)).save(scene)
-    _, labels = write(tmp_path / "out", scene, ("index", "probabilities"))
+    Image.fromarray(picture(600, 70)).save(tmp_path / "a.png")
+    written, labels = write(tmp_path / "out", tmp_path / "a.png", ("index", "probabilities"))
+    assert written.thumbnail.shape == (360, 42, 3) and written.thumbnail.any((1, 2)).all()
     with rasterio.open(tmp_path / "out/probabilities/a.tif") as file:
         assert file.descriptions == NAMES and file.scales == (1 / 255,) * 3
-        assert file.dtypes == ("uint8",) * 3 and file.crs == (
-            PLACE["crs"] if suffix == ".tif" else None
-        )
+        assert file.dtypes == ("uint8",) * 3
         assert file.interleaving.name == "band" and file.block_shapes == [(512, 512)] * 3
         assert ColorInterp.alpha not in file.colorinterp and ColorInterp.red not in file.colorinterp
         values = file.read()
@@ -211,26 +171,6 @@ def test_qgis_finds_names_and_colours_beside_the_index(tmp_path: Path, suffix: s
             assert [file.colormap(1)[i][:3] for i in range(3)] == [*PALETTE]
 
 
-def test_world_file_and_esri_projection_place_all_results(tmp_path: Path):
-    """Case 22 of docs/trials.md: the system is that of the .prj, never an invented one."""
-    scene = write_tiff(tmp_path / "a.tif", picture(30, 40))
-    scene.with_suffix(".tfw").write_text("0.1\n0\n0\n-0.1\n500000.05\n5699999.95\n")
-    esri = rasterio.CRS.from_epsg(32633).to_wkt(version="WKT1_ESRI")
-    scene.with_suffix(".prj").write_text(esri)
-    write(tmp_path / "out", scene)
-    for raster in RASTERS:
-        with rasterio.open(tmp_path / "out" / raster / "a.tif") as file:
-            assert (
-                file.crs.to_epsg(confidence_threshold=20) == 32633
-                and "LOCAL_CS" not in file.crs.to_wkt()
-            )
-            assert file.transform.almost_equals(PLACE["transform"], 1e-6)
-    [longitude, latitude] = features(tmp_path / "out", "a.geojson")[0]["geometry"]["coordinates"][
-        0
-    ][0]
-    assert 14.9 < longitude < 15.1 and 51.4 < latitude < 51.5
-
-
 def test_control_points_place_all_results(tmp_path: Path):
     """Case 22 of docs/trials.md; polygons are in pixels, and the facts say so."""
     points = [GroundControlPoint(r, c, 9 + c, 50 - r, 0) for r, c in ((0, 0), (0, 30), (20, 0))]
@@ -239,47 +179,6 @@ def test_control_points_place_all_results(tmp_path: Path):
     for raster in RASTERS:
         assert seen_by_gdal(tmp_path / "out" / raster / "a.tif") == seen_by_gdal(scene)
     assert written.polygons is not None and written.polygons.are_pixels
-
-
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="../shared/data is not at hand")
-@pytest.mark.parametrize("name", ["RGB.byte.rpc.vrt", "RGB.byte.gcp.vrt"])
-def test_real_images_without_a_transform_keep_what_places_them(tmp_path: Path, name: str):
-    """Case 22 of docs/trials.md."""
-    written, _ = write(tmp_path, SAMPLES / name, RASTERS)
-    before = seen_by_gdal(SAMPLES / name)
-    assert before[3] or before[4]
-    for raster in RASTERS:
-        assert seen_by_gdal(tmp_path / raster / Path(name).with_suffix(".tif")) == before, raster
-    assert written.polygons is None
-
-
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="../shared/data is not at hand")
-@pytest.mark.parametrize(
-    ("name", "percent"),
-    [
-        ("RGB.byte.tif", 67.457),
-        ("RGB2.byte.tif", 67.397),
-        ("alpha.tif", 1.550),
-        ("RGBA.uint16.tif", 48.860),
-        ("all-nodata.tif", 0),
-        ("rotated.tif", None),
-    ],
-)
-def test_the_mask_of_real_images_comes_back(tmp_path: Path, name: str, percent: float | None):
-    """Case 2 of docs/trials.md, on the files that it names."""
-    kinds = ("index", "color", "polygons") if percent == 0 else ("index", "color")
-    written, _ = write(tmp_path, SAMPLES / name, kinds, stretch=((0, 65535),))
-    with rasterio.open(SAMPLES / name) as file:
-        mask = file.dataset_mask() != 0
-    if percent is not None:
-        assert 100 * mask.mean() == pytest.approx(percent, abs=0.0005)
-    for raster in ("index", "color"):
-        with rasterio.open(tmp_path / raster / name) as file:
-            assert np.array_equal(file.dataset_mask() != 0, mask)
-    assert sum(written.pixels) == mask.sum()
-    if percent == 0:
-        assert features(tmp_path, "all-nodata.geojson") == []
-        assert written.polygons is not None and written.polygons.num_written == 0
 
 
 def test_polygons_have_confidence_and_leave_small_ones_out(tmp_path: Path):
@@ -311,13 +210,19 @@ def test_options_without_sense_are_refused(tmp_path: Path, options: dict, senten
         OutputSettings(**given)
 
 
-def test_metres_without_a_size_of_pixels_are_refused_before_the_prediction(tmp_path: Path):
+def test_polygons_that_cannot_be_written_are_refused_before_the_prediction(tmp_path: Path):
     output = OutputSettings(
         folder=tmp_path, kinds=KINDS, classes=NAMES, palette=PALETTE, simplify_m=1.0
     )
     scene = write_tiff(tmp_path / "a.tif", picture(20, 30))
-    with open_scene(scene) as raster, pytest.raises(DataError, match=r"a\.tif: polygons cannot"):
-        check_results(output, raster)
+    with open_scene(scene) as raster:
+        check_results(replace(output, simplify_m=None), raster)
+        with pytest.raises(DataError, match=r"a\.tif: polygons cannot be simplified by metres"):
+            check_results(output, raster)
+
+
+def test_a_result_that_is_named_twice_is_written_once():
+    assert kinds_of_results("index,color,index") == ("index", "color")
 
 
 def test_all_files_of_an_image_are_known(tmp_path: Path):

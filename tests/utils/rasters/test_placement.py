@@ -121,6 +121,8 @@ def test_rational_polynomials_survive(tmp_path: Path):
         ("EPSG:2263", 1200 / 3937),  # New York, US survey feet
         ("+proj=utm +zone=33 +units=km", 1000),
         ("EPSG:3857", None),  # Web Mercator
+        ("EPSG:4087", None),  # Plate Carree
+        ("+proj=eqc +lat_ts=50", 1),  # of a place
         ("EPSG:4326", None),
         ('LOCAL_CS["building site",UNIT["metre",1]]', None),
         (None, None),

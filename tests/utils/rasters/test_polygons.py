@@ -18,7 +18,7 @@ from shapely.geometry import shape
 from utils.errors import ConfigError, DataError
 from utils.rasters import polygons, simplification
 from utils.rasters.placement import Placement
-from utils.rasters.polygons import PolygonFacts, write_geojson
+from utils.rasters.polygons import PolygonFacts, check_polygons, write_geojson
 from utils.rasters.region_sums import region_sums
 
 IGNORED = 255
@@ -29,7 +29,7 @@ NORTH_UP = Affine(0.5, 0, 500000, 0, -0.25, 5173152)
 SITE = CRS.from_wkt('LOCAL_CS["building site",UNIT["metre",1]]')
 MARS = CRS.from_wkt(
     'PROJCS["Mars",GEOGCS["Mars",DATUM["Mars",SPHEROID["Mars",3396190,169.89]],PRIMEM["R",0],'
-    'UNIT["degree",0.0174532925199433]],PROJECTION["Equirectangular"],UNIT["metre",1]]'
+    'UNIT["degree",0.0174532925199433]],PROJECTION["Equirectangular"],PARAMETER["standard_parallel_1",20],UNIT["metre",1]]'
 )
 SQUARE = np.zeros((2, 2), np.uint8)
 
@@ -192,6 +192,33 @@ def test_no_polygon_goes_round_the_earth(tmp_path):
     assert from_first(ring) == [[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]
 
 
+ARCTIC, PLATE_CARREE = CRS.from_epsg(3995), CRS.from_epsg(4087)
+HALF_EARTH_M = 20_037_508.342789244
+EARTH = Affine(HALF_EARTH_M, 0, -HALF_EARTH_M, 0, -HALF_EARTH_M / 2, HALF_EARTH_M / 2)
+
+
+@pytest.mark.parametrize(
+    ("crs", "place", "is_written"),
+    [
+        (ARCTIC, Affine(1000, 0, -500, 0, -1000, 1500), False),
+        (CRS.from_epsg(3031), Affine(1000, 0, -1500, 0, -1000, 500), False),
+        (ARCTIC, Affine(1000, 0, 0, 0, -1000, 0), True),  # the pole is a corner
+        (ARCTIC, Affine(1000, 0, 500, 0, -1000, 1500), True),
+        (PLATE_CARREE, EARTH, True),  # a pole is the border
+    ],
+)
+def test_no_polygon_goes_round_a_pole(tmp_path, crs, place, is_written):
+    placement = Placement(crs=crs, transform=place)
+    if is_written:
+        check_polygons(tmp_path / "a", (2, 2), placement, None)
+        assert written(tmp_path / "a", SQUARE, placement).num_written == 1
+        return
+    for write in (written, lambda path, array, place: check_polygons(path, (2, 2), place, None)):
+        with pytest.raises(DataError, match="a: a pole lies within the image, and polygons in lo"):
+            write(tmp_path / "a", SQUARE, placement)
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_class_without_a_name_leaves_the_old_file(tmp_path):
     path = tmp_path / "a"
     features_of(path, SQUARE)
@@ -278,7 +305,7 @@ def blobs(size: tuple[int, int], seed: int) -> np.ndarray:
 def test_simplified_polygons_share_their_borders(tmp_path, monkeypatch, seed, metres):
     """No gap, no overlap, no lost polygon; the frame and what the map says of regions stay."""
     monkeypatch.setattr(polygons, "_BATCH_POINTS", 100)
-    monkeypatch.setattr(polygons, "_locator", lambda placement, size: (lambda points: points, 0))
+    monkeypatch.setattr(polygons, "_locator", lambda *_: (lambda points: points, 0))
     placement = Placement(crs=UTM_33, transform=Affine(0.5, 0, 500000, 0, -0.5, 5173152))
     label_map = blobs((50, 70), seed) if seed else noise((30, 20), [0.6, 0.3], 1)
     plain = features_of(tmp_path / "a", label_map, placement)
@@ -298,7 +325,7 @@ def test_simplified_polygons_share_their_borders(tmp_path, monkeypatch, seed, me
 
 
 def test_simplified_polygons_cover_a_whole_image_exactly(tmp_path, monkeypatch):
-    monkeypatch.setattr(polygons, "_locator", lambda placement, size: (lambda points: points, 0))
+    monkeypatch.setattr(polygons, "_locator", lambda *_: (lambda points: points, 0))
     placement = Placement(crs=UTM_33, transform=NORTH_UP)
     label_map = blobs((40, 60), 5)
     label_map[label_map == IGNORED] = 4
