@@ -112,6 +112,9 @@ def test_a_folder_that_is_something_else_is_left_alone(run_prepare, tmp_path):
         (("--sensor", "dsm="), "argument --sensor: must be NAME=PATH, NAME=PATH:band:N"),
         (("--sensor", "image=x"), "argument --sensor: 'image' is reserved or no folder name"),
         (("--classes", "x.json"), "error: x.json does not exist"),
+        (("--no-data", 3), "--no-data is about --sensor; leave it out"),
+        (("--attribute", "kind"), "--attribute is about labels that are polygons; leave it out"),
+        (("--background", "a"), "--background is about labels that are polygons; leave it out"),
     ],
 )
 def test_arguments_that_do_not_go_together(run_prepare, folder, tmp_path, arguments, sentence):

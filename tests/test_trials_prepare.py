@@ -89,7 +89,7 @@ def test_case_03_pixels_without_data_are_ignored(prepare, tmp_path):
     labels = the_tile(root, "labels")
     assert np.all(labels[:, :50] == 255) and np.array_equal(labels[:, 50:], halves()[:, 50:])
     assert ["ignored", "39.1", "%"] in [line.split()[:3] for line in out.splitlines()]
-    assert "no data: 4,800 pixels (39.1%) of 1 images, which are ignored" in out
+    assert "no data: 4,800 pixels (39.1%) of 1 image, which are ignored" in out
 
 
 def write_deep(folder, kind, values):

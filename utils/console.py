@@ -47,6 +47,17 @@ class Table:
         return "\n".join(lines)
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Return a number with its noun, and other words that agree, such as ``1 file``.
+
+    Args:
+        number: 0 or more; thousands are separated.
+        one: words for 1.
+        several: those for other numbers; None: ``one`` with an s.
+    """
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
 def percent(fraction: float) -> str:
     """Format with two decimals; ``-`` for nan."""
     return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"

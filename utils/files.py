@@ -124,7 +124,7 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a mark
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not valid JSON ({error}); restore or delete it") from error
 
@@ -191,7 +191,8 @@ def list_content(folder: Path, more_suffixes: Collection[str] = ()) -> FolderCon
         MissingDataError: the folder is missing or holds no image.
     """
     if not folder.is_dir():
-        raise MissingDataError(f"{folder} is not a folder")
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise MissingDataError(f"{folder} {what}")
     visible = (
         path
         for path in folder.rglob("*")

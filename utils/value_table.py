@@ -39,7 +39,7 @@ class ValueTable:
     def find(self, values: np.ndarray) -> np.ndarray:
         """Return the codes of integers or floats, as uint8 of the same shape."""
         if values.dtype.kind == "f":
-            is_whole = (values == np.rint(values)) & (np.abs(values) < 2.0**63)
+            is_whole = (values == np.rint(values)) & (values >= -(2.0**63)) & (values < 2.0**63)
             found = self._search(np.where(is_whole, values, 0).astype(np.int64))
             found[~is_whole] = self._fraction
             return found

@@ -45,11 +45,6 @@ def split_by_blocks(
     Raises:
         ConfigError: blocks are smaller than the gap allows, or fewer than the splits.
     """
-    if side_px - gap_px < _MIN_BLOCK_PX or gap_px < 0:
-        raise ConfigError(
-            f"--blocks {side_px} with --gap {gap_px} leaves less than {_MIN_BLOCK_PX} pixels; take "
-            "larger blocks or a smaller gap"
-        )
     grids = [_edges(source.image.image_size(), side_px) for source in sources]
     num_blocks = [(len(rows) - 1) * (len(columns) - 1) for rows, columns in grids]
     splits = _draw(sum(num_blocks), shares, seed)
@@ -59,6 +54,15 @@ def split_by_blocks(
         own = splits[ends[number] : ends[number + 1]].reshape(len(rows) - 1, len(columns) - 1)
         for row, column in np.ndindex(own.shape):
             box = _shrunk(own, row, column, rows, columns, gap_px)
+            height_px = rows[row + 1] - rows[row]
+            width_px = columns[column + 1] - columns[column]
+            is_high = box.height_px >= min(height_px, _MIN_BLOCK_PX)
+            if not is_high or box.width_px < min(width_px, _MIN_BLOCK_PX):
+                raise ConfigError(
+                    f"--blocks {side_px} with --gap {gap_px} leaves less than {_MIN_BLOCK_PX} px "
+                    f"of a side of a block of {source.id}, {height_px} x {width_px} px; take "
+                    "larger blocks or a smaller gap"
+                )
             block = replace(
                 source,
                 id=f"{source.id}_b{row:02d}_{column:02d}",
@@ -81,7 +85,7 @@ def _edges(size: tuple[int, int], side_px: int) -> tuple[list[int], list[int]]:
 
 def _draw(num_blocks: int, shares: tuple[float, ...], seed: int) -> np.ndarray:
     """Return the index of the split of every block, ``(num_blocks,)``."""
-    counts = counts_of(shares, num_blocks, "blocks")
+    counts = counts_of(shares, num_blocks, "block")
     return np.random.default_rng(seed).permutation(np.repeat([0, 1, 2], counts))
 
 

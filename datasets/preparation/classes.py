@@ -1,4 +1,4 @@
-"""Class files, and the decoding of masks and polygons to class indices.
+"""Class files, and the decoding of masks to class indices.
 
 A class file maps the colours or values of a user's masks to classes. It is JSON, for example::
 
@@ -11,9 +11,7 @@ several and ranges of them; the default is the position in the list. ``"others"`
 a list stands for all that no other entry names, e.g. the numbers of instances.
 """
 
-import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -24,18 +22,16 @@ import numpy as np
 
 from configs.schema import IGNORE_INDEX
 from datasets.tile_set import Color
+from utils.console import counted
 from utils.errors import ConfigError, DataError
 from utils.files import read_json
-from utils.rasters.placement import Grid
 from utils.rasters.reading import Raster
-from utils.rasters.vectors import OUTSIDE, PlacedPolygons, Polygons
 from utils.value_table import ValueTable
 
 UNKNOWN = 254  # class index of a colour or value that the class file does not name
 OTHERS = "others"  # all values, or colours, that no other entry names
 _RANGE = re.compile(r"(-?[0-9]{1,20})\.\.(-?[0-9]{1,20})")
 _LOWEST, _HIGHEST = -(1 << 63), (1 << 64) - 1  # of 64-bit whole numbers
-_FIRST_POLYGON = 256  # above all class indices
 _MAX_FRACTIONS = 1000  # unknown values in a strip, from which a file of floats is no mask
 Counts = dict[str, int]
 Value = int | range  # a range stands for all its values
@@ -393,14 +389,15 @@ class MaskDecoder:
     def _is_by_value(self, mask: Raster, name: str) -> bool:
         """Return True if the mask holds values, False if it holds colours."""
         bands, depth = mask.num_bands, mask.dtype.name
-        found = f"{name} has {bands} band{'s' if bands > 1 else ''} of {depth}"
+        found = f"{name} has {counted(bands, 'band')} of {depth}"
         has_palette = mask.palette is not None
         num_channels = bands - (mask.alpha_band is not None)
         is_index = num_channels == 1 and mask.dtype.kind in "iuf" and not has_palette
         is_color = depth == "uint8" and (has_palette or num_channels == 3 or bands == 4)
         if not is_index and not is_color:
-            text = "masks must be RGB or palette files, or one band of whole numbers"
-            raise DataError(f"{found}; {text}")
+            raise DataError(
+                f"{found}; masks are RGB or palette files, or one band of whole numbers"
+            )
         if self._kind == "index" and is_color and not has_palette:
             raise DataError(f"{found}, not class values; use --label-kind color")
         if self._kind == "color" and depth != "uint8":
@@ -423,78 +420,3 @@ def _value_names(values: np.ndarray, name: str) -> list[str]:
             "of heights or probabilities; masks hold whole numbers"
         )
     return [str(int(value)) if value.is_integer() else str(value) for value in values]
-
-
-class PolygonDecoder:
-    """Decoder of polygons to class indices.
-
-    The attribute of a polygon is the name of a class, or else one of its values in the class file.
-
-    Args:
-        classes: the class file.
-        background: name of the class of pixels outside all polygons; None: they are ignored.
-
-    Raises:
-        ConfigError: there is no class of this name.
-    """
-
-    def __init__(self, classes: ClassFile, background: str | None = None) -> None:
-        if background is not None and background not in classes.names:
-            raise ConfigError(
-                f"--background is '{background}', but the classes are {', '.join(classes.names)}"
-            )
-        self._values = classes.value_table()
-        self._names = {name: index for index, name in enumerate(classes.names)}
-        self._background = IGNORE_INDEX if background is None else self._names[background]
-
-    def place(self, polygons: Polygons, grid: Grid | None, name: str) -> PlacedPolygons:
-        """Put polygons on the grid of an image.
-
-        Args:
-            polygons: of a file.
-            grid: of the image; None: it has no place on the earth.
-            name: of the image, for errors.
-
-        Raises:
-            DataError: as ``Polygons.on``.
-        """
-        codes = np.array([self._find(value) for value in polygons.values])
-        # An unknown polygon is burned as itself, so that its attribute is known afterwards.
-        itself = _FIRST_POLYGON + np.arange(len(codes))
-        return polygons.on(grid, np.where(codes == UNKNOWN, itself, codes), name)
-
-    def decode(self, placed: PlacedPolygons, rows: slice) -> Decoded:
-        """Decode rows of an image.
-
-        Args:
-            placed: the polygons on its grid.
-            rows: from ``start`` up to ``stop``, in full width.
-        """
-        burned = placed.burn(rows)
-        unknown: Counter[str] = Counter()
-        strange = burned >= _FIRST_POLYGON
-        if strange.any():
-            numbers, counts = np.unique(burned[strange] - _FIRST_POLYGON, return_counts=True)
-            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-                value = placed.polygons.values[number]
-                unknown[value if isinstance(value, str) else json.dumps(value)] += count
-            burned[strange] = IGNORE_INDEX
-        is_outside = burned == OUTSIDE
-        burned[is_outside] = self._background
-        origin = f"they are values of '{placed.polygons.attribute}' in {placed.polygons.path}"
-        return Decoded(
-            target=burned.astype(np.uint8),
-            unknown=dict(unknown),
-            num_outside=int(is_outside.sum()) if self._background == IGNORE_INDEX else 0,
-            hint=origin if unknown else None,
-        )
-
-    def _find(self, value: Any) -> int:
-        """Return the class index of an attribute."""
-        if isinstance(value, str):
-            if value in self._names:
-                return self._names[value]
-            value = int(value) if re.fullmatch(r"-?[0-9]{1,20}", value) else None
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        return self._values.find_one(value) if type(value) is int else UNKNOWN

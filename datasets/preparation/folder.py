@@ -23,14 +23,16 @@ from datasets.preparation.pairing.pairs import (
 from datasets.preparation.pairing.splits import crop_note, split_by_lists, split_by_shares
 from datasets.preparation.pipeline import Plan, Source, prepare
 from datasets.preparation.stretching import PERCENTILES, auto_stretch
-from datasets.sensors import SensorFiles, named_sensor
+from datasets.sensors import SensorFiles, files_by_name, named_sensor
 from datasets.tile_set import SPLITS, NamedSplit, is_prepared, open_tile_set
 from utils.arguments import non_negative_int, positive_int
 from utils.errors import ConfigError
 from utils.rasters.rendering import Range, Rendering, bands_of, stretch_of, stretch_text
+from utils.rasters.vectors import is_polygons
 
 _BLOCKS_PER_GAP = 16  # default of --gap
-AUTO = "auto"  # of --stretch
+_ATTRIBUTE = "class"  # default of --attribute
+AUTO = "auto"  # of --stretch, and of --label-kind
 ALL = "all"  # in place of a split: images that are in none yet
 
 
@@ -148,7 +150,7 @@ def add_arguments(add: Callable[..., Any]) -> None:
     add("--gap", type=non_negative_int, metavar="PX", help=text)
     add("--seed", type=non_negative_int, default=0, help="of the random splits")
     text = "of labels as polygons: the property that holds the name, or a value, of the class"
-    add("--attribute", default="class", help=text)
+    add("--attribute", help=f"{text} (default: {_ATTRIBUTE})")
     add("--background", metavar="CLASS", help="class of pixels outside all polygons")
     add_file_arguments(add)
     text = "NAME=FOLDER of rasters, or NAME=band:N of the images: import a sensor as well, as "
@@ -170,7 +172,7 @@ def add_file_arguments(add: Callable[..., Any]) -> None:
     add("--alpha-is-data", action="store_true", help=text)
     text = "auto: masks with one channel hold values, RGB and palette masks hold colours; index "
     text += "reads the indices of palette masks"
-    add("--label-kind", choices=("auto", "color", "index"), default="auto", help=text)
+    add("--label-kind", choices=(AUTO, "color", "index"), default=AUTO, help=text)
 
 
 def _stretch(text: str) -> tuple[Range, ...] | str:
@@ -179,8 +181,11 @@ def _stretch(text: str) -> tuple[Range, ...] | str:
 
 def run(args: argparse.Namespace) -> None:
     """Run ``prepare.py folder``."""
+    if args.no_data is not None and not args.sensor:
+        raise ConfigError("--no-data is about --sensor; leave it out")
+    sensors = files_by_name(args.sensor)
     prepare_from_arguments(args, read_class_file(args.classes))
-    for name, where in args.sensor:
+    for name, where in sensors.items():
         _import_sensor(args, name, where)
 
 
@@ -207,6 +212,7 @@ def prepare_from_arguments(args: argparse.Namespace, classes: ClassFile) -> None
     if is_prepared(args.output, shared["prepared_with"]):
         return
     sources = find_splits(args)
+    _check_labels(args, sources)
     name, source = "folders", "the folders that the images lie in"
     if args.shares:
         shares = " ".join(map(str, args.shares))
@@ -230,7 +236,7 @@ def prepare_from_arguments(args: argparse.Namespace, classes: ClassFile) -> None
         sources=sources,
         split=NamedSplit(name=name, source=source, lists=lists, unlabelled=tuple(hidden)),
         rendering=rendering,
-        attribute=args.attribute,
+        attribute=args.attribute or _ATTRIBUTE,
         background=args.background,
         mask_kind=args.label_kind,
         unknown_text=(
@@ -241,6 +247,19 @@ def prepare_from_arguments(args: argparse.Namespace, classes: ClassFile) -> None
         **shared,
     )
     print(prepare(args.output, plan, args.workers))
+
+
+def _check_labels(args: argparse.Namespace, sources: dict[str, list[Source]]) -> None:
+    """Refuse arguments about labels of a kind that no source has."""
+    members = (source for own in sources.values() for source in own)
+    kinds = {is_polygons(file.name) for source in members for file in source.labels.values()}
+    for option, is_given, needed, are in (
+        ("--attribute", args.attribute is not None, True, "polygons"),
+        ("--background", args.background is not None, True, "polygons"),
+        ("--label-kind", args.label_kind != AUTO, False, "masks"),
+    ):
+        if is_given and needed not in kinds:
+            raise ConfigError(f"{option} is about labels that are {are}; leave it out")
 
 
 def _rendering(

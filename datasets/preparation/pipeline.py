@@ -23,19 +23,20 @@ import numpy as np
 
 from configs.schema import IGNORE_INDEX
 from datasets.preparation.archives import ArchiveFile, in_threads
-from datasets.preparation.classes import ClassFile, LabelRepair, MaskDecoder, PolygonDecoder
+from datasets.preparation.classes import ClassFile, LabelRepair, MaskDecoder
 from datasets.preparation.cutting import ImageCutter
-from datasets.preparation.labels import LabelReader, is_polygons
+from datasets.preparation.labels import LabelReader, PolygonDecoder
 from datasets.preparation.sensor import SourceRaster, store_rasters
 from datasets.preparation.writer import RECORDS, TileSetWriter, Tiling
 from datasets.sources import SourceFacts
 from datasets.tile_set import LABEL_FOLDERS, NamedSplit, Tile
 from utils.boxes import Box
-from utils.console import Table
+from utils.console import Table, counted
 from utils.errors import DataError
 from utils.files import read_json, write_json
 from utils.rasters.placement import grid_of
 from utils.rasters.rendering import AS_STORED, Rendering
+from utils.rasters.vectors import POLYGON_SUFFIX, is_polygons
 
 _NUM_LISTED = 20  # unknown colours in an error; a lossy mask has thousands
 _MASK_NAMES = {"full": "mask", "eroded": "eroded mask"}
@@ -150,10 +151,10 @@ def prepare(root: Path, plan: Plan, num_workers: int) -> str:
             for entry in own["tiles"]:
                 writer.record(split, Tile(**entry["tile"]), entry["pixels"])
             writer.record_source(source.id, SourceFacts.from_plain(own["facts"]))
-        unit = "blocks" if any(source.box for _, source in plan.jobs()) else "images"
+        unit = "block" if any(source.box for _, source in plan.jobs()) else "image"
         notes = _notes(plan, records, writer.split_sha256(), unit)
         _prepare_sensors(writer.folder, plan, found, num_workers)
-    return "\n".join([split_table(classes.names, _numbers(plan, found), unit), *notes])
+    return "\n".join([split_table(classes.names, _numbers(plan, found), f"{unit}s"), *notes])
 
 
 def _check_sizes(plan: Plan, num_workers: int) -> None:
@@ -165,8 +166,8 @@ def _check_sizes(plan: Plan, num_workers: int) -> None:
         what, first = faults[0]
         number = [other for other, _ in faults].count(what)
         raise DataError(
-            f"{number} of {len(sources)} images differ in size from their {what} (height x width; "
-            f"first: {first}); give them one size, or place both on the earth"
+            f"image and {what} differ in size for {number} of {counted(len(sources), 'image')} "
+            f"(height x width; first: {first}); give them one size, or place both on the earth"
         )
 
 
@@ -177,7 +178,7 @@ def _size_faults(source: Source) -> list[tuple[str, str]]:
     others += [(name, file, source.lacks_columns_px) for name, file in source.rasters.items()]
     faults = []
     for what, file, lacks_px in others:
-        if is_polygons(file):
+        if is_polygons(file.name):
             continue
         rows, columns = file.image_size()
         if rows == height and columns in (width, width - lacks_px):
@@ -291,7 +292,7 @@ def _describe_unknown(records: list[Record], text: tuple[str, str]) -> str:
         for found in record["unknown"].values():
             example = dict.fromkeys(found["counts"], found["in"]) | example
     lines = [
-        f"\n  {key}: {count:,} pixels ({count / total:.3%}), e.g. in {example[key]}"
+        f"\n  {key}: {counted(count, 'pixel')} ({count / total:.3%}), e.g. in {example[key]}"
         for key, count in unknown.most_common(_NUM_LISTED)
     ]
     if len(unknown) > _NUM_LISTED:
@@ -299,9 +300,12 @@ def _describe_unknown(records: list[Record], text: tuple[str, str]) -> str:
     hint = next((f"; {record['hint']}" for record in records if record["hint"]), "")
     suffixes = {PurePosixPath(name).suffix.lower() for name in example.values()}
     lossy = "; JPEG blurs colours, masks should be PNG" if suffixes & {".jpg", ".jpeg"} else ""
+    found = f"the masks hold {counted(len(unknown), 'colour or value', 'colours or values')}"
+    if suffixes == {POLYGON_SUFFIX}:
+        found = f"the polygons hold {counted(len(unknown), 'value')}"
     return (
-        f"the masks hold {len(unknown)} colours or values that {text[0]} "
-        f"({unknown.total() / total:.3%} of all pixels{lossy}{hint}); {text[1]}:{''.join(lines)}"
+        f"{found} that {text[0]} ({unknown.total() / total:.3%} of all pixels{lossy}{hint}); "
+        f"{text[1]}:{''.join(lines)}"
     )
 
 
@@ -373,16 +377,17 @@ def _notes(plan: Plan, records: list[Record], sha256: str, unit: str) -> tuple[s
     kinds = [f"{kind} of {sum(kind in s.labels for s in sources)}" for kind in plan.label_kinds()]
     unknown = _count_unknown(records).most_common()
     lines = [
-        *(f"ignored: {count:,} pixels of the unknown {key}" for key, count in unknown),
+        *(f"ignored: {counted(count, 'pixel')} of the unknown {key}" for key, count in unknown),
         *_reading_notes(plan, records),
         f"split '{plan.split.name}', SHA-256 {sha256[:8]}...: {plan.split.source}",
-        f"labels of {len(sources)} {unit}: {', '.join(kinds) or 'none'}",
+        f"labels of {counted(len(sources), unit)}: {', '.join(kinds) or 'none'}",
     ]
     for members, record in zip(plan.images().values(), records, strict=True):
         for kind, number in record["num_repaired"].items():
             repair = members[0].repair
             why = repair.why if repair else ""
-            lines.append(f"repaired: {number:,} pixels of {members[0].id} ({kind}): {why}")
+            pixels = counted(number, "pixel")
+            lines.append(f"repaired: {pixels} of {members[0].id} ({kind}): {why}")
     return (*lines, *plan.notes)
 
 
@@ -392,32 +397,35 @@ def _reading_notes(plan: Plan, records: list[Record]) -> Iterator[str]:
     total = sum(each["num_pixels"] for each in own)
     if num := sum(each["num_no_data"] for each in own):
         images = sum(any(e["num_no_data"] for e in r["sources"].values()) for r in records)
-        yield f"no data: {num:,} pixels ({num / total:.1%}) of {images} images, which are ignored"
+        share = f"{counted(num, 'pixel')} ({num / total:.1%})"
+        yield f"no data: {share} of {counted(images, 'image')}, which are ignored"
     if num := sum(each["num_empty"] for each in own):
-        yield f"left out: {num} tiles without a pixel that holds data"
+        yield f"left out: {counted(num, 'tile')} without a pixel that holds data"
     num_labels = sum(record["num_label_pixels"] for record in records)
     counts = {
-        "num_label_no_data": "no data in the labels: {} pixels ({:.1%}), which are ignored",
-        "num_outside": "outside all polygons: {} pixels ({:.1%})"
+        "num_label_no_data": "no data in the labels: {} ({:.1%}), which are ignored",
+        "num_outside": "outside all polygons: {} ({:.1%})"
         + ("" if plan.background else ", which are ignored; --background names a class for them"),
-        "num_tagged": "note: {} pixels ({:.1%}) of the labels have the no-data value of their "
-        "file, but the class file names that value: they count as it says",
+        "num_tagged": "note: the class file names the no-data value of label files, and decides on "
+        "{} ({:.1%})",
     }
     for key, text in counts.items():
         if num := sum(record[key] for record in records):
-            yield text.format(f"{num:,}", num / num_labels)
+            yield text.format(counted(num, "pixel"), num / num_labels)
     if num := sum(record["num_warped"] > 0 for record in records):
-        yield f"labels of {num} of {len(records)} images were put on the grid of their image"
+        images_text = counted(len(records), "image")
+        yield f"labels of {num} of {images_text} were put on the grid of their image"
     if apart := [record["image"] for record in records if record["apart"]]:
-        first = f"(first: {apart[0]})"
-        yield f"note: {len(apart)} images lie outside the extent of all polygons {first}"
+        where = f"outside the extent of all polygons (first: {apart[0]})"
+        yield f"note: {counted(len(apart), 'image lies', 'images lie')} {where}"
     if assumed := [record["image"] for record in records if record["assumes_bands"]]:
         yield (
-            f"note: {len(assumed)} images have more than three bands, and neither file nor --bands "
-            f"names red, green and blue: the bands 1,2,3 were taken (first: {assumed[0]})"
+            f"note: {counted(len(assumed), 'image has', 'images have')} more than three bands, and "
+            "neither file nor --bands names red, green and blue: the bands 1,2,3 were taken "
+            f"(first: {assumed[0]})"
         )
     if busy := [record["image"] for record in records if record["has_busy_alpha"]]:
         yield (
-            f"note: the alpha band of {len(busy)} images looks like data, e.g. near infrared "
-            f"(first: {busy[0]}); if it is, give --alpha-is-data"
+            f"note: the alpha band of {counted(len(busy), 'image')} looks like data, e.g. near "
+            f"infrared (first: {busy[0]}); if it is, give --alpha-is-data"
         )

@@ -12,6 +12,7 @@ from utils.rasters.rendering import Range, Rendering
 PERCENTILES = (2.0, 98.0)  # of each band, which become 0 and 255
 _TOTAL_PX = 1 << 24  # pixels sampled in all images together, about
 _LEAST_PX = 1 << 14  # ... and in each
+_MOST_SOURCES = _TOTAL_PX // _LEAST_PX  # of more, some are left out, evenly
 
 
 def auto_stretch(
@@ -26,9 +27,10 @@ def auto_stretch(
 
     Raises:
         MissingDataError, DataError: an image cannot be read, the images differ in their number of
-            bands, show a palette, or a band has one value only.
+            bands, show a palette, or a band has one value only or none.
     """
-    num_pixels = max(_LEAST_PX, _TOTAL_PX // max(1, len(sources)))
+    sources = sources[:: -(-len(sources) // _MOST_SOURCES)]
+    num_pixels = max(_LEAST_PX, _TOTAL_PX // len(sources))
 
     def sample(source: Source) -> np.ndarray:
         with source.image.open_image(rendering) as image:
@@ -41,10 +43,16 @@ def auto_stretch(
     if len(by_bands) > 1:
         one, other = (source.image.name for source in [*by_bands.values()][:2])
         raise DataError(f"{one} and {other} differ in their number of bands; name one with --bands")
-    ends = np.percentile(np.concatenate(samples).astype(np.float64), PERCENTILES, axis=0)
-    if not (ends[0] < ends[1]).all():
+    return tuple(map(_ends, np.concatenate(samples).T))
+
+
+def _ends(band: np.ndarray) -> Range:
+    values = band[np.isfinite(band)].astype(np.float64)
+    low, high = np.percentile(values, PERCENTILES) if len(values) else (np.nan, np.nan)
+    if not low < high:
+        found = f"hardly any value but {low:g}" if len(values) else "no finite value"
         raise DataError(
-            f"a band of the training images has hardly any values but {ends[0].max():g}, so there "
-            "is no --stretch auto; give --stretch LOW,HIGH"
+            f"a band of the training images has {found}, so there is no --stretch auto; give "
+            "--stretch LOW,HIGH"
         )
-    return tuple((float(low), float(high)) for low, high in ends.T)
+    return float(low), float(high)

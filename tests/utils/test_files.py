@@ -156,7 +156,7 @@ def test_rasters_of_other_formats_are_found(tmp_path: Path):
 def test_a_folder_without_images_is_named(tmp_path: Path):
     with pytest.raises(MissingDataError, match=r"holds no image \(\.png, \.jpg.*\)$"):
         list_images(tmp_path)
-    with pytest.raises(MissingDataError, match="no is not a folder"):
+    with pytest.raises(MissingDataError, match="no does not exist"):
         list_images(tmp_path / "no")
     touch_all(tmp_path, "a.txt")
     with pytest.raises(MissingDataError, match=r"\), only \.txt$"):

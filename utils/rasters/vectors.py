@@ -34,6 +34,11 @@ _NUM_LISTED = 20  # attributes in an error; the rest is counted
 Bounds = tuple[float, float, float, float]  # left, bottom (or top row), right, top (or bottom row)
 
 
+def is_polygons(name: str) -> bool:
+    """Return True for the name of a file of polygons, by its suffix."""
+    return name.lower().endswith(POLYGON_SUFFIX)
+
+
 class _Shapes:
     """Polygons without their attributes, in a few arrays.
 

@@ -13,12 +13,14 @@ from datasets.preparation.archives import ArchiveFile
 from datasets.preparation.pairing.naming import propose_suffixes
 from datasets.preparation.pipeline import Source
 from datasets.tile_set import SPLITS
+from utils.console import counted
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import IMAGE_SUFFIXES, list_content, passed_over_line
-from utils.rasters.vectors import POLYGON_SUFFIX
+from utils.rasters.vectors import POLYGON_SUFFIX, is_polygons
 
 _IMAGE_FOLDERS = ("images", "img_dir")
 _MASK_FOLDERS = ("labels", "masks", "ann_dir")
+_OTHER_POLYGONS = (".json", ".shp", ".gpkg", ".kml", ".fgb")
 Say = Callable[[str], None]  # prints a line
 _NUM_NAMED = 3  # names in an error; the rest is counted
 
@@ -161,11 +163,6 @@ def find_pairs(folders: Folders, say: Say = print) -> list[Source]:
     return sources
 
 
-def is_polygons(path: Path) -> bool:
-    """Return True for a file of polygons, by its suffix."""
-    return path.suffix.lower() == POLYGON_SUFFIX
-
-
 def _find_files(folders: Folders, say: Say) -> tuple[dict[str, Path], dict[str, Path]]:
     """Return the files of images and of masks by name, and say what was passed over.
 
@@ -230,9 +227,7 @@ def _by_name(say: Say, paths: Iterable[Path], root: Path, suffix: str) -> dict[s
             f"({first_of([path.name for path in others])}); check the suffix"
         )
     if others:
-        number = len(others)
-        files, do, were = ("files", "do", "were") if number > 1 else ("file", "does", "was")
-        say(f"{number} {files} of {root} {do} not end in '{suffix}' and {were} passed over")
+        say(f"passed over {counted(len(others), 'file')} of {root} without the ending '{suffix}'")
     return found
 
 
@@ -252,12 +247,17 @@ def _is_mask(path: Path, folders: Folders) -> bool:
     is_mask = name_of(path, path, folders.mask_suffix) is not None
     is_image = name_of(path, path, folders.image_suffix) is not None
     longer = len(folders.mask_suffix) > len(folders.image_suffix)
-    return is_mask and (is_polygons(path) or longer or not is_image)
+    return is_mask and (is_polygons(path.name) or longer or not is_image)
 
 
 def _one_file_for(file: Path, images: dict[str, Path]) -> dict[str, Path]:
     """Return the labels of every image if they are in one file."""
-    if len(images) > 1 and not is_polygons(file):
+    if file.suffix.lower() in _OTHER_POLYGONS:
+        raise ConfigError(
+            f"--labels {file} is no mask, and polygons must be GeoJSON; convert it: ogr2ogr "
+            f"{file.stem}{POLYGON_SUFFIX} {file.name}"
+        )
+    if len(images) > 1 and not is_polygons(file.name):
         raise ConfigError(
             f"--labels {file} is one mask for {len(images)} images; give a folder of masks, or "
             f"polygons ({POLYGON_SUFFIX})"
@@ -273,7 +273,8 @@ def _check_partners(folders: Folders, images: dict[str, Path], masks: dict[str, 
         (masks, images, "mask", f"image of the same name in {folders.images}"),
     ):
         if alone := sorted(have.keys() - lack.keys()):
-            number = f"{len(alone)} of {len(have)} {one}s have no {other}"
+            has = "has" if len(alone) == 1 else "have"
+            number = f"{len(alone)} of {counted(len(have), one)} {has} no {other}"
             problems.append(f"{number} ({first_of(alone)})")
     if problems:
         stems = _stems(images.values(), folders.images), _stems(masks.values(), folders.masks)

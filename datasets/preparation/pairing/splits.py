@@ -13,6 +13,7 @@ from datasets.preparation.pairing.naming import crop_pattern
 from datasets.preparation.pairing.pairs import Folders, first_of, name_of
 from datasets.preparation.pipeline import Source
 from datasets.tile_set import SPLITS
+from utils.console import counted
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import IMAGE_SUFFIXES
 
@@ -40,8 +41,9 @@ def split_by_lists(
         names = _read_names(path)
         ids = {name: find(name) for name in names}
         if unknown := [name for name in names if not ids[name]]:
+            absent = counted(len(unknown), "image that does", "images that do")
             raise MissingDataError(
-                f"{path} names {len(unknown)} images that do not exist ({first_of(unknown)}); a "
+                f"{path} names {absent} not exist ({first_of(unknown)}); a "
                 f"name is the path of an image below {folders.images}, with suffix or without"
             )
         for name, candidates in ids.items():
@@ -58,8 +60,8 @@ def split_by_lists(
         found[split] = [by_id[key] for name in names for key in ids[name]]
     if left := [key for key in by_id if key not in split_of]:
         raise DataError(
-            f"{len(left)} of {len(sources)} images are in no list ({first_of(left)}); list them or "
-            "remove the files"
+            f"no list has {len(left)} of {counted(len(sources), 'image')} ({first_of(left)}); list "
+            "them or remove the files"
         )
     return found
 
@@ -118,7 +120,7 @@ def split_by_shares(
             expression is none.
         DataError: an id does not match.
     """
-    counts = counts_of(shares, len(sources), "images")
+    counts = counts_of(shares, len(sources), "image")
     order = np.random.default_rng(seed).permutation(len(sources))
     if group_by is None:
         members = [part.tolist() for part in np.split(order, np.cumsum(counts)[:-1])]
@@ -135,7 +137,7 @@ def counts_of(shares: tuple[float, ...], total: int, unit: str) -> list[int]:
     """Return the numbers of train, val and test out of a total, at least one for a share above 0.
 
     Raises:
-        ConfigError: the shares do not sum to 1, or there are too few of the unit, a plural.
+        ConfigError: the shares do not sum to 1, or there are too few of the unit.
     """
     total_is_one = abs(sum(shares) - 1) <= 1e-6  # false for nan, too
     if not total_is_one or min(shares) < 0 or shares[0] == 0:
@@ -147,8 +149,8 @@ def counts_of(shares: tuple[float, ...], total: int, unit: str) -> list[int]:
     counts[0] = total - sum(counts[1:])
     if counts[0] < 1:
         raise ConfigError(
-            f"{total} {unit} are too few for --shares {' '.join(map(str, shares))}; every split "
-            "needs one"
+            f"{counted(total, f'{unit} is', f'{unit}s are')} too few for --shares "
+            f"{' '.join(map(str, shares))}; every split needs one"
         )
     return counts
 
@@ -176,9 +178,9 @@ def _members_by_group(
     num_splits = sum(count > 0 for count in counts)
     if len(groups) < num_splits:
         raise ConfigError(
-            f"--group-by {group_by} makes {len(groups)} group{'s' * (len(groups) != 1)} of "
-            f"{len(sources)} images for the {num_splits} splits of --shares, each of which needs "
-            "one; choose an expression with more groups, or shares of fewer splits"
+            f"--group-by {group_by} makes {counted(len(groups), 'group')} of "
+            f"{counted(len(sources), 'image')} for the {num_splits} splits of --shares, each of "
+            "which needs one; choose an expression with more groups, or shares of fewer splits"
         )
     members: list[list[int]] = [[] for _ in counts]
     split_of = assign_groups([len(group) for group in groups.values()], counts)

@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> None:
             "give a class file and lists or shares to 'prepare.py folder'"
         )
     absent: dict[str, Any] = dict.fromkeys(
-        ("images", "labels", "shares", "group_by", "blocks", "gap", "background")
+        ("images", "labels", "shares", "group_by", "blocks", "gap", "background", "attribute")
     )
-    absent |= {"seed": 0, "image_suffix": "", "mask_suffix": "", "attribute": ""}
+    absent |= {"seed": 0, "image_suffix": "", "mask_suffix": ""}
     lists = {f"{split}_list": None for split in SPLITS}
     prepare_from_arguments(argparse.Namespace(**vars(args), **absent, **lists), CLASSES)

@@ -73,8 +73,13 @@ def test_the_seed_decides_and_nothing_else(tmp_path: Path):
 @pytest.mark.parametrize(
     ("side_px", "gap_px", "shares", "sentence"),
     [
-        (64, 33, (0.5, 0.5, 0), "--blocks 64 with --gap 33 leaves less than 32 pixels; take"),
-        (200, 8, (0.5, 0.5, 0), "1 blocks are too few for --shares 0.5 0.5 0; every split"),
+        (
+            79,
+            47,
+            (0.5, 0.5, 0),
+            "--blocks 79 with --gap 47 leaves less than 32 px of a side of a block of a, 66 x ",
+        ),
+        (200, 8, (0.5, 0.5, 0), "1 block is too few for --shares 0.5 0.5 0; every split"),
         (64, 8, (0.5, 0.6, 0), "--shares must be three numbers from 0 to 1 that sum to 1"),
     ],
 )

@@ -12,9 +12,9 @@ from rasterio.transform import Affine
 from datasets.preparation.classes import (
     LabelRepair,
     MaskDecoder,
-    PolygonDecoder,
     read_class_file,
 )
+from datasets.preparation.labels import PolygonDecoder
 from tests.utils.rasters.raster_files import write_tiff
 from utils.errors import ConfigError, DataError
 from utils.rasters.placement import Grid, Placement
@@ -154,7 +154,7 @@ def test_a_repair_touches_unknown_colours_only(classes, tmp_path):
             "deep.tif",
             [[[1, 2, 3]]],
             np.uint16,
-            r"deep\.tif has 3 bands of uint16; masks mu",
+            r"deep\.tif has 3 bands of uint16; masks ar",
         ),
         (
             "auto",
@@ -288,6 +288,8 @@ def test_values_may_have_64_bits_and_a_sign(tmp_path):
     high = np.array([[0, 8, (1 << 63) - 1, 10**19, 10**19 + 1]], np.uint64)
     path = write_tiff(tmp_path / "high.tif", high[..., None])
     assert read(decoder, path) == ([[255, 255, 1, 1, 255]], {"0": 1, str(10**19 + 1): 1})
+    path = write_tiff(tmp_path / "real.tif", np.array([[[-(2.0**63)], [-5.0]]]))
+    assert read(decoder, path) == ([[0, 0]], {})
 
 
 @pytest.mark.parametrize(
@@ -451,10 +453,10 @@ def test_polygons_have_the_class_of_their_name_or_value(tmp_path):
 
 def test_attributes_of_no_class_are_counted(tmp_path):
     decoder = PolygonDecoder(two(tmp_path, ignore={"values": [9]}))
-    polygons = polygon_file(tmp_path, "FG", 9, None, 0.5, True, "FG")
+    polygons = polygon_file(tmp_path, "FG", 9, None, "null", True, "FG")
     decoded = decoder.decode(decoder.place(polygons, GRID, "a.tif"), slice(0, 3))
     assert (decoded.target == 255).all()
-    assert decoded.unknown == {"FG": 8, "null": 4, "0.5": 4, "true": 4}
+    assert decoded.unknown == {'"FG"': 8, "null": 4, '"null"': 4, "true": 4}
     assert decoded.hint == f"they are values of 'class' in {polygons.path}"
 
 

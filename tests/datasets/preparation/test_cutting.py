@@ -9,8 +9,8 @@ from rasterio.transform import from_origin
 
 from datasets.preparation import cutting
 from datasets.preparation.archives import ArchiveFile
-from datasets.preparation.classes import MaskDecoder, PolygonDecoder, read_class_file
-from datasets.preparation.labels import LabelReader
+from datasets.preparation.classes import MaskDecoder, read_class_file
+from datasets.preparation.labels import LabelReader, PolygonDecoder
 from datasets.preparation.writer import Tiling
 from datasets.rasters import read_raster
 from datasets.sources import pixel_hash

@@ -173,7 +173,7 @@ def test_another_size_is_found_before_anything_is_decoded(prepare, monkeypatch):
         changed = {what: encode(np.zeros(shape, np.float32 if what == dsm else np.uint8))}
         root, code, _, err = prepare((RGB, LABELS, ERODED, DSM), "--dsm", **changed)
         assert code == 2 and nothing_is_left(root)
-        assert f"1 of 37 images differ in size from their {kind} (height x width; first: " in err
+        assert f"image and {kind} differ in size for 1 of 37 images (height x width; first: " in err
         assert "RGB.tif is 10 x 12 and " in err
         assert f"{what}.tif is {shape[0]} x {shape[1]}); give them one size" in err
 

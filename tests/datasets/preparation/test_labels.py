@@ -1,6 +1,7 @@
 """Labels on the grid of their image, against hand-computed pixels and rasterio."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform
 
+from datasets.preparation import labels
 from datasets.preparation.archives import ArchiveFile
-from datasets.preparation.classes import MaskDecoder, PolygonDecoder, read_class_file
-from datasets.preparation.labels import LabelReader
+from datasets.preparation.classes import MaskDecoder, read_class_file
+from datasets.preparation.labels import LabelReader, PolygonDecoder
 from datasets.tile_set import open_tile_set
 from tests.utils.rasters.raster_files import picture, write_tiff
 from utils.errors import DataError
 from utils.rasters.reading import open_scene
+from utils.rasters.vectors import read_polygons
 
 UTM = "EPSG:32633"
 MASK = (picture(40, 60, 1) > 127).astype(np.uint8)
@@ -38,10 +41,10 @@ def labels_of(reader: LabelReader, image: Path, mask: Path) -> tuple[np.ndarray,
     """The whole label of an image, read in two strips, and if it was warped."""
     with (
         open_scene(image) as raster,
-        reader.open(ArchiveFile(name=mask.name, path=mask), raster, image.name) as labels,
+        reader.open(ArchiveFile(name=mask.name, path=mask), raster, image.name) as opened,
     ):
         strips = [slice(0, 13), slice(13, raster.size[0])]
-        return np.concatenate([labels.decode(rows).target for rows in strips]), labels.is_warped
+        return np.concatenate([opened.decode(rows).target for rows in strips]), opened.is_warped
 
 
 def placed(path: Path, values: np.ndarray, x: float, y: float, pixel: float = 1, crs: str = UTM):
@@ -148,8 +151,16 @@ def test_the_no_data_value_of_a_warped_label_is_ignored(tmp_path: Path, reader):
     assert (target == np.where(values == 7, 255, values)[:20, :30, 0]).all()
 
 
-def test_polygons_of_all_images_in_one_file(run_prepare, tmp_path: Path):
-    """Some images may lie outside the extent of the polygons, but not all."""
+def test_polygons_of_all_images_in_one_file(run_prepare, tmp_path: Path, monkeypatch):
+    """Read once. Some images may lie outside the extent of the polygons, but not all."""
+    read = []
+
+    def read_slowly(*arguments):
+        read.append(arguments)
+        time.sleep(0.02)  # all threads are here then
+        return read_polygons(*arguments)
+
+    monkeypatch.setattr(labels, "read_polygons", read_slowly)
     (tmp_path / "images").mkdir()
     for name, x in (("a", 400000), ("b", 400500), ("c", 400900)):
         placed(tmp_path / f"images/{name}.tif", picture(40, 60), x, 5700000)
@@ -158,20 +169,27 @@ def test_polygons_of_all_images_in_one_file(run_prepare, tmp_path: Path):
     feature |= {"geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}}
     collection = {"type": "FeatureCollection", "features": [feature]}
     collection["crs"] = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}}
-    (tmp_path / "l.geojson").write_text(json.dumps(collection))
+    (tmp_path / "l.geojson").write_text(json.dumps(collection), encoding="utf-8-sig")
     entries = [{"name": "bg", "color": "#000000"}, {"name": "fg", "color": "#ff0000"}]
     (tmp_path / "two.json").write_text(json.dumps({"classes": entries}))
     files = ["--images", tmp_path / "images", "--labels", tmp_path / "l.geojson"]
     files += ["--classes", tmp_path / "two.json", "--shares", 0.4, 0.3, 0.3]
     code, out, err = run_prepare(
-        "folder", *files, "--output", tmp_path / "set", "--background", "bg"
+        "folder", *files, "--output", tmp_path / "set", "--background", "bg", "--workers", 3
     )
-    assert code == 0, err
+    assert code == 0 and len(read) == 1, err
     assert "note: 2 images lie outside the extent of all polygons (first: " in out
     tiles = open_tile_set(tmp_path / "set")
     expected = np.zeros((40, 60), np.uint8)
     expected[10:30, 10:30] = 1
     assert (tiles.read_target("a") == expected).all() and not tiles.read_target("b").any()
+    code, _, err = run_prepare("folder", *files, "--output", tmp_path / "no", "--attribute", "kind")
+    assert code == 2 and "has the attribute 'kind' (they have class); name one with --attri" in err
+    entries[1]["name"] = "tree"
+    (tmp_path / "two.json").write_text(json.dumps({"classes": entries}))
+    code, _, err = run_prepare("folder", *files, "--output", tmp_path / "no")
+    assert code == 2 and '\n  "fg": 400 pixels (5.556%), e.g. in ' in err
+    assert "error: the polygons hold 1 value that the class file does not name (5.556% of" in err
     (tmp_path / "images/a.tif").unlink()
     placed(tmp_path / "images/a.tif", picture(40, 60), 401500, 5700000)
     code, _, err = run_prepare("folder", *files, "--output", tmp_path / "other")

@@ -38,7 +38,7 @@ def test_files_are_paired_by_their_path_below_the_folders(flat):
         find_pairs(folders_of(flat))
     assert str(caught.value) == (
         f"4 of 7 images have no mask of the same name in {flat}/masks (first: d, e, f), and 1 of 4 "
-        f"masks have no image of the same name in {flat}/images (first: z); add the missing files "
+        f"masks has no image of the same name in {flat}/images (first: z); add the missing files "
         "or remove the others"
     )
 
@@ -80,7 +80,7 @@ def test_images_and_masks_may_lie_in_one_folder(tmp_path, capsys):
     assert named(find_pairs(Folders(**one, image_suffix="_sat", mask_suffix="_mask"))) == wanted
     assert capsys.readouterr().out.splitlines() == [
         f"1 file of {tmp_path} is no image by its suffix (.txt) and was passed over",
-        f"1 file of {tmp_path} does not end in '_sat' and was passed over",
+        f"passed over 1 file of {tmp_path} without the ending '_sat'",
     ]
     (tmp_path / "2_depth.png").unlink()
     with pytest.raises(ConfigError) as caught:  # each would be its own mask
@@ -129,7 +129,7 @@ def test_a_common_ending_is_proposed_as_options_that_work(tmp_path, images, mask
     touch(tmp_path / "images", " ".join(f"{name}.jpg" for name in images.split()))
     touch(tmp_path / "masks", " ".join(f"{name}.png" for name in masks.split()))
     command = ("--images", tmp_path / "images", "--labels", tmp_path / "masks", "--shares", 1, 0, 0)
-    with pytest.raises(MissingDataError, match="have no mask of the same name") as caught:
+    with pytest.raises(MissingDataError, match="no mask of the same name") as caught:
         split(*command)
     match = re.search(r"if (\S+) and (\S+) belong together, give (.+), else add", str(caught.value))
     assert match is not None and match[3] == options
@@ -282,7 +282,7 @@ def test_splits_without_a_folder_of_masks_are_without_labels(tmp_path, capsys, f
 
 def test_a_split_whose_masks_are_incomplete_is_refused(tmp_path):
     touch(tmp_path, "test/images/a.png test/images/b.png test/masks/a.png")
-    with pytest.raises(MissingDataError, match="1 of 2 images have no mask of the same name"):
+    with pytest.raises(MissingDataError, match="1 of 2 images has no mask of the same name"):
         split("--tree", tmp_path)
 
 

@@ -115,7 +115,7 @@ def test_a_bare_name_that_several_images_have_is_refused(tmp_path):
         ),
         ("a\nfar/b", "c\na.jpg", DataError, "'a.jpg' is listed twice, for train and val; list it"),
         ("a\nfar/b\na", "c", DataError, "'a' is listed twice, for train and train; list it"),
-        ("a", "c", DataError, r"1 of 3 images are in no list \(first: far__b\); list them or"),
+        ("a", "c", DataError, r"no list has 1 of 3 images \(first: far__b\); list them or"),
         ("a\nfar/b\nc", "\n", MissingDataError, r"val\.txt is empty; leave it out or name"),
         ("a\nfar/b\nc", None, MissingDataError, r"split list .*val\.txt does not exist"),
         (b"\x89PNG\xff", None, DataError, r"train\.txt is not UTF-8 text"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datasets.preparation import stretching
 from datasets.preparation.archives import ArchiveFile
 from datasets.preparation.pipeline import Source
 from datasets.preparation.stretching import auto_stretch
@@ -38,13 +39,28 @@ def test_percentiles_of_each_band_over_all_pixels_with_data(tmp_path: Path):
     np.testing.assert_allclose(found, [np.percentile(one[box.slices][..., 0], (2, 98))])
 
 
+def test_infinite_values_and_most_of_very_many_images_do_not_count(tmp_path: Path, monkeypatch):
+    values = np.linspace(-1, 1, 101, dtype=np.float32).reshape(1, 101, 1)
+    values[0, 0], values[0, 100] = -np.inf, np.inf
+    paths = [write_tiff(tmp_path / f"{i}.tif", values + i) for i in range(4)]
+    monkeypatch.setattr(stretching, "_MOST_SOURCES", 2)
+    found = auto_stretch([source(path) for path in paths], AS_STORED, 1)
+    kept = np.concatenate([values[0, 1:100], values[0, 1:100] + 2]).astype(np.float64)
+    np.testing.assert_allclose(found, [np.percentile(kept, (2, 98))], rtol=1e-6)
+
+
 def test_images_without_a_stretch(tmp_path: Path):
-    flat = write_tiff(tmp_path / "flat.tif", np.full((9, 9, 3), 5, np.uint16))
-    with pytest.raises(DataError, match="hardly any values but 5, so there is no --stretch auto"):
-        auto_stretch([source(flat)], AS_STORED, 1)
+    flat = picture(9, 9, 3, "uint16") + np.uint16(9)
+    flat[..., 1] = 5
+    image = source(write_tiff(tmp_path / "flat.tif", flat))
+    with pytest.raises(DataError, match="hardly any value but 5, so there is no --stretch auto"):
+        auto_stretch([image], AS_STORED, 1)
+    empty = source(write_tiff(tmp_path / "empty.tif", np.zeros((9, 9, 3), np.uint16), nodata=0))
+    with pytest.raises(DataError, match="has no finite value, so there is no --stretch auto"):
+        auto_stretch([empty], AS_STORED, 1)
     grey = write_tiff(tmp_path / "grey.tif", picture(9, 9, 1, "uint16"))
     with pytest.raises(DataError, match="differ in their number of bands; name one with --bands"):
-        auto_stretch([source(flat), source(grey)], AS_STORED, 1)
+        auto_stretch([image, source(grey)], AS_STORED, 1)
 
 
 @pytest.mark.parametrize("stretch", ["auto", "100,900", "100,900,50,800,0,700"])
