@@ -145,8 +145,9 @@ class Raster:
     def read_mask(self, rows: slice, columns: slice) -> np.ndarray:
         """Read which pixels of a window hold data, ``(h, w)`` bool.
 
-        By no-data values, mask bands, ``.msk`` files, transparent colours and, unless the rendering
-        takes it as data, declared alpha; of floating-point values also by NaN in any shown band.
+        By a mask band or ``.msk`` file; else by the no-data value, in all bands but alpha, by
+        transparent colours and, unless the rendering takes it as data, by declared alpha. Of
+        floating-point values also by NaN in any shown band.
 
         Raises:
             DataError: the window is damaged.

@@ -90,7 +90,7 @@ def test_palettes_become_colours_and_stay_values(tmp_path: Path, bits: int):
 
 @pytest.mark.parametrize(("dtype", "num_colors"), [("u1", 3), ("u1", 300), ("u2", 3), ("u1", 0)])
 def test_values_without_a_colour_are_black(tmp_path: Path, dtype: str, num_colors: int):
-    values = np.array([[[0], [1], [200]]], dtype)
+    values = np.array([[[0], [1], [200 if dtype == "u1" else 400]]], dtype)
     write_tiff(tmp_path / "a.tif", values)
     rasterio.shutil.copy(tmp_path / "a.tif", tmp_path / "a.vrt", driver="VRT")
     colors = "".join(f'<Entry c1="{9 + i % 9}" c2="8" c3="7" c4="255"/>' for i in range(num_colors))
