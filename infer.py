@@ -18,16 +18,20 @@ from pathlib import Path
 from types import ModuleType
 
 _ROOT, _NAMES = Path(__file__).resolve().parent, ("configs", "datasets", "models", "utils")
-_own: dict[str, ModuleType] = {}  # our modules whose names another project has as well
 
 
 def _is_ours(name: str) -> bool:
     """Return True if a package of this name is, or would be, imported from this folder."""
-    if name in sys.modules:
-        file = getattr(sys.modules[name], "__file__", None)
-    else:
-        file = getattr(find_spec(name), "origin", None)
-    return file is not None and Path(file).resolve() == _ROOT / name / "__init__.py"
+    spec = find_spec(name)
+    return spec is not None and Path(spec.origin or "").resolve() == _ROOT / name / "__init__.py"
+
+
+_taken = [name for name in _NAMES if not _is_ours(name)]  # by packages of another project
+_own: dict[str, ModuleType] = {}  # our modules of these names
+
+
+def _set_aside() -> dict[str, ModuleType]:
+    return {n: sys.modules.pop(n) for n in [*sys.modules] if n.partition(".")[0] in _taken}
 
 
 @contextmanager
@@ -36,19 +40,14 @@ def _own_packages() -> Iterator[None]:
 
     ``load_predictor`` thus works in a project that has a package ``utils`` or uses ``datasets``.
     """
-    taken = [name for name in _NAMES if not _is_ours(name)]
-
-    def set_aside() -> dict[str, ModuleType]:
-        return {n: sys.modules.pop(n) for n in [*sys.modules] if n.partition(".")[0] in taken}
-
-    others = set_aside()
+    others = _set_aside()
     sys.modules.update(_own)
     sys.path.insert(0, str(_ROOT))
     try:
         yield
     finally:
         sys.path.remove(str(_ROOT))
-        _own.update(set_aside())
+        _own.update(_set_aside())
         sys.modules.update(others)
 
 
@@ -56,7 +55,7 @@ with _own_packages():
     from configs.schema import Config
     from datasets.loaders import absence_note
     from datasets.preparation.published.loveda import submit
-    from datasets.sensors import named_sensor
+    from datasets.sensors import files_by_name, named_sensor
     from utils.config import config_from_dict
     from utils.distributed import choose_device, distributed_session
     from utils.errors import ConfigError, run_command
@@ -109,6 +108,9 @@ def main() -> None:
 
 def segment(args: argparse.Namespace, checkpoint: Checkpoint, config: Config) -> None:
     """Segment the images that the command line names."""
+    if args.submission and "index" not in args.write:
+        raise ConfigError("--submission packs the class indices; add them: --write index")
+    files = files_by_name(args.sensor)
     rendering, line = _rendering(args, Rendering.from_plain(checkpoint.identity.rendering))
     inputs = find_inputs(args.input, args.output, args.split, png=args.submission)
     names = submission_names(inputs) if args.submission else {}
@@ -135,7 +137,7 @@ def segment(args: argparse.Namespace, checkpoint: Checkpoint, config: Config) ->
             dist,
             data_split=None if args.split is None else (Path(args.input), args.split),
             keep=args.output / "maps" if args.keep_maps else None,
-            files=dict(args.sensor),
+            files=files,
             rendering=rendering,
             num_images=len(inputs),
         )

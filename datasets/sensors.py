@@ -5,7 +5,7 @@ Their files are rasters beside the images, or the images themselves, which may h
 
 import argparse
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.schema import GENERATORS, RESERVED_NAMES
-from utils.errors import DataError, MissingDataError
+from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import IMAGE_SUFFIXES
 from utils.rasters.frames import Frame, wanted_warp
 from utils.rasters.reading import Raster
@@ -56,6 +56,19 @@ def named_sensor(text: str) -> tuple[str, SensorFiles]:
             f"must be NAME=PATH, NAME=PATH:band:N or, of the images, NAME=band:N, not '{text}'"
         )
     return sensor_name(name), SensorFiles(path=Path(path) if path else None, band=band)
+
+
+def files_by_name(sensors: Sequence[tuple[str, SensorFiles]]) -> dict[str, SensorFiles]:
+    """Return the files of each sensor, of the parsed arguments of ``--sensor``.
+
+    Raises:
+        ConfigError: one is named twice.
+    """
+    found = dict(sensors)
+    if len(found) < len(sensors):
+        names = ", ".join(f"{name}={where}" for name, where in sensors)
+        raise ConfigError(f"--sensor names a sensor twice: {names}; leave one of them out")
+    return found
 
 
 def find_raster(folder: Path, name: str) -> Path:

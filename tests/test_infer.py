@@ -201,10 +201,17 @@ def test_other_maps_than_in_training_are_refused(checkpoint, override, error, se
         infer.load_predictor(checkpoint.path, f"structure.{override}", device="cpu")
 
 
-def test_without_images_and_export_the_command_names_what_is_missing(checkpoint, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["infer.py", "--checkpoint", str(checkpoint.path)])
-    with pytest.raises(ConfigError, match=r"name the images and a folder for the results: --input"):
-        infer.main()
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("", "name the images and a folder for the results: --input PATH --output DIR"),
+        ("--input . --output o --submission --write color", "--submission packs the class indices"),
+        ("--input . --output o --sensor a=b --sensor a=c", "names a sensor twice: a=b, a=c; leave"),
+    ],
+)
+def test_arguments_that_make_no_run(run_script, checkpoint, line, sentence):
+    code, _, err = run_script("infer", "--checkpoint", checkpoint.path, *line.split())
+    assert code == 2 and sentence in err
 
 
 def test_an_exported_network_is_described(checkpoint, tmp_path, monkeypatch, capsys):
@@ -247,15 +254,13 @@ def test_a_submission_needs_other_names_and_all_images(run_infer, photos, tmp_pa
         assert packed.read("c.png") == (output / "index/north/far/c.png").read_bytes()
 
 
-def test_what_polygons_and_probabilities_are_is_told_and_written(
-    run_infer, photos, tmp_path, capsys
-):
+def test_small_polygons_are_left_out_with_a_line(run_infer, photos, tmp_path, capsys):
     """Case 22 of docs/trials.md: no coordinates in pixels without a word."""
     output = run_infer(
         photos / "a.png",
         tmp_path / "out",
         "--write",
-        "index,polygons,probabilities",
+        "index,polygons",
         "--min-area",
         9,
     )
@@ -265,10 +270,3 @@ def test_what_polygons_and_probabilities_are_is_told_and_written(
     features = json.loads((output / "polygons/a.geojson").read_text())["features"]
     areas = [feature["properties"]["area_px"] for feature in features]
     assert min(areas) >= 9 and sum(areas) < 96 * 96 and " smaller than --min-area left out" in said
-    with rasterio.open(output / "probabilities/a.tif") as file:
-        largest = file.read().argmax(0)
-    assert np.array_equal(largest, np.array(Image.open(output / "index/a.png")))
-    run_infer(photos / "a.png", output, "--write", "index,polygons")
-    assert "before" not in capsys.readouterr().out  # of all areas
-    everything = json.loads((output / "polygons/a.geojson").read_text())["features"]
-    assert sum(feature["properties"]["area_px"] for feature in everything) == 96 * 96

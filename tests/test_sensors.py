@@ -223,10 +223,6 @@ def test_rasters_that_do_not_fit_at_inference(scenes, trained, run, tmp_path):
     ("arguments", "sentence"),
     [
         (
-            (),
-            "was trained with a sensor (dsm), which cannot be computed from RGB; name its",
-        ),
-        (
             ("--sensor", "lidar=."),
             "--sensor lidar=. is not used: the network reads the sensors dsm",
         ),
@@ -297,3 +293,9 @@ def test_arrays_of_sensors_are_checked(predict, sensors, sentence):
     nir = {"nir": np.zeros((9, 9), np.uint8)} if sensors else {}
     with pytest.raises(DataError, match=sentence):
         predict(np.zeros((9, 9, 3), np.uint8), **sensors, **nir)
+
+
+def test_an_array_of_another_unit_is_warned_of_where_it_is_passed(predict):
+    with pytest.warns(UserWarning, match="of dsm in the array, 2000 to 2000, lie") as caught:
+        predict(np.zeros((9, 9, 3), np.uint8), dsm=np.full((9, 9), 2e3), nir=np.zeros((9, 9)))
+    assert caught[0].filename == __file__

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from utils.files import read_json, sha256_of
 from utils.inference.inputs import Input
 from utils.inference.results import OutputSettings
 from utils.rasters.rendering import Rendering
+from utils.rasters.sources import files_of
 from utils.training.checkpoint import Checkpoint
 
 # Keys of ``model`` that act in training only, or that the checkpoint's hash already covers.
@@ -68,18 +68,15 @@ def settings_digest(
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
 
-def file_state(image: Path) -> tuple[int, int]:
-    """Return the size of an image file in bytes and its modification time in ns."""
-    status = image.stat()
-    return status.st_size, status.st_mtime_ns
+def file_state(image: Path) -> tuple[int, ...]:
+    """Return sizes in bytes and modification times in ns of an image file and its side files."""
+    found = [file.stat() for file in files_of(image) if file.is_file()]
+    return tuple(number for each in found for number in (each.st_size, each.st_mtime_ns))
 
 
 def input_state(image: Input) -> tuple[int, ...]:
-    """Return the states of an image file and of the files that tell its pixels without data."""
-    beside = [image.path.with_name(image.path.name + suffix) for suffix in (".msk", ".aux.xml")]
-    # Unlike Path.is_file, it takes names that are longer than the system allows.
-    found = [path for path in [*beside, image.valid] if path and os.path.isfile(path)]  # noqa: PTH113
-    return tuple(number for path in [image.path, *found] for number in file_state(path))
+    """Return the states of an image, and of the pixels of a tile that hold data."""
+    return file_state(image.path) + (file_state(image.valid) if image.valid is not None else ())
 
 
 def read_marker(output: OutputSettings, result: Path) -> DoneMarker | None:

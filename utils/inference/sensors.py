@@ -267,7 +267,7 @@ class ArrayMaps(MapSource):
         self._arrays = {name: _numbers(name, array, size) for name, array in arrays.items()}
         for name, array in self._arrays.items():
             if text := sensors[name].warning(array[np.isfinite(array)], name, "the array"):
-                warnings.warn(text, stacklevel=4)
+                warnings.warn(text, stacklevel=3)  # the caller of the predictor
 
     def of_chunk(
         self, image: Input | None, chunk: Box, pixels: np.ndarray, valid: np.ndarray | None = None

@@ -15,7 +15,7 @@ from datasets.tile_set import Tile, TileSet, open_tile_set
 from tests.datasets.broken import CLASSES, PALETTE, image_of, target_of
 from utils.boxes import Box
 from utils.errors import ConfigError, DataError, MissingDataError
-from utils.inference.inputs import Input, find_inputs, open_input
+from utils.inference.inputs import Input, find_inputs, open_input, passed_over
 from utils.rasters.rendering import Rendering
 
 
@@ -141,6 +141,12 @@ def test_no_two_images_have_the_same_results(tmp_path, names, expected):
 def test_results_in_the_folder_of_the_images_are_left_out(photos):
     expected = [f"{photos}/{name}" for name in ("a.PNG", "a.tif", "b.tiff")]
     assert [*results_of(photos, photos / "far")] == expected
+
+
+def test_files_that_are_passed_over_are_counted_but_for_results(photos):
+    line = f"1 file of {photos} is no image by its suffix (.txt) and was passed over"
+    assert passed_over(photos, photos / "out") == line
+    assert passed_over(photos, photos / "far") is passed_over(photos / "a.tif", photos) is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import rasterio
-from rasterio.shutil import copy as copy_raster
 from rasterio.transform import Affine
 
 from tests.utils.inference.pointwise import infer_pointwise
@@ -37,9 +36,9 @@ def write_diamond(path: Path, kind: str) -> np.ndarray:
     image, valid = diamond()
     if kind == "tag":
         write_tiff(path, image, nodata=0, **UTM)
-    elif kind in ("alpha", "extra band"):
-        options = {"alpha": "unspecified" if kind == "extra band" else "non-premultiplied"}
-        write_tiff(path, np.dstack([image, valid * np.uint8(255)]), **UTM, **options)
+    elif kind == "alpha":
+        alpha = valid * np.uint8(255)
+        write_tiff(path, np.dstack([image, alpha]), alpha="non-premultiplied", **UTM)
     elif kind == "NaN":
         stored = np.where(valid[..., np.newaxis], image, np.nan).astype(np.float32)
         stored[..., :2] = image[..., :2]  # in one of the bands only
@@ -86,17 +85,16 @@ def test_a_collar_is_in_no_class_however_it_is_given(tmp_path, dist, kind):
     assert sum(counted.values()) == polygon_area_px(tmp_path / "out", "scene") == 102_385
     for result in ("color", "overlay", "confidence", "probabilities"):
         with rasterio.open(tmp_path / "out" / result / "scene.tif") as file:
+            assert np.array_equal(file.dataset_mask() != 0, valid) and file.nodata is None
             assert not file.read()[:, ~valid].any()
+    assert not [*(tmp_path / "out").rglob("*.msk")]
     assert sum(network.batches) < 81  # windows: four corners of nine by eleven are left out
 
 
-def test_an_undeclared_band_is_no_mask_and_a_declared_one_may_be_data(tmp_path, dist):
-    write_diamond(tmp_path / "scene.tif", "extra band")
-    infer_pointwise(tmp_path / "scene.tif", tmp_path / "out", dist, kinds=("index",))
-    assert sum(areas(tmp_path / "out").values()) == 204_800
-    write_diamond(tmp_path / "other.tif", "alpha")
+def test_a_declared_alpha_band_may_be_data(tmp_path, dist):
+    write_diamond(tmp_path / "scene.tif", "alpha")
     data = Rendering(alpha_is_data=True)
-    infer_pointwise(tmp_path / "other.tif", tmp_path / "out", dist, data, kinds=("index",))
+    infer_pointwise(tmp_path / "scene.tif", tmp_path / "out", dist, data, kinds=("index",))
     assert sum(areas(tmp_path / "out").values()) == 204_800
 
 
@@ -214,24 +212,3 @@ def test_real_rasters_keep_their_valid_pixels(tmp_path, dist, name, percent, str
     if name == "RGBA.uint16.tif":
         rgb = np.rint(stored[2::-1] / 257)
         assert np.array_equal(labels[valid], rgb.argmin(0)[valid])
-
-
-def test_geodata_formats_of_a_folder_give_placed_tiff_results(tmp_path, dist):
-    """Case 23 of docs/trials.md."""
-    image, _ = diamond()
-    place = {"crs": UTM["crs"], "transform": UTM["transform"]}
-    size = {"height": 64, "width": 70, "count": 3, "dtype": "uint8"}
-    formats = {"a.jp2": "JP2OpenJPEG", "b.img": "HFA", "c.dat": "ENVI", "d.tif": "GTiff"}
-    exact = {"a.jp2": {"QUALITY": 100, "REVERSIBLE": "YES"}}
-    (tmp_path / "images").mkdir()
-    for name, driver in formats.items():
-        options = {**size, **place, **exact.get(name, {})}
-        with rasterio.open(tmp_path / "images" / name, "w", driver=driver, **options) as file:
-            file.write(np.moveaxis(image[150:214, 200:270], -1, 0))
-    copy_raster(tmp_path / "images/d.tif", tmp_path / "images/e.vrt", driver="VRT")
-    infer_pointwise(tmp_path / "images", tmp_path / "out", dist, kinds=("index",))
-    expected = image[150:214, 200:270].argmin(-1)
-    for name in ("a", "b", "c", "d", "e"):
-        with rasterio.open(tmp_path / f"out/index/{name}.tif") as file:
-            assert file.crs.to_epsg() == 32633 and file.transform == UTM["transform"]
-            assert np.array_equal(file.read(1), expected)
