@@ -192,6 +192,7 @@ class ImageCutter:
             "num_label_no_data": sum(tally.num_no_data for tally in tallies.values()),
             "num_tagged": sum(tally.num_tagged for tally in tallies.values()),
             "num_outside": sum(tally.num_outside for tally in tallies.values()),
+            "empty": [labels.name for labels in self._labels.values() if labels.is_empty],
             "apart": {
                 labels.name: labels.apart for labels in self._labels.values() if labels.apart
             },

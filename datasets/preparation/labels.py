@@ -65,7 +65,7 @@ class PolygonDecoder:
         Raises:
             DataError: as ``Polygons.on``.
         """
-        codes = np.array([self._find(value) for value in polygons.values])
+        codes = np.array([self._find(value) for value in polygons.values], int)
         # An unknown polygon is burned as itself, so that its attribute is known afterwards.
         itself = _FIRST_POLYGON + np.arange(len(codes))
         return polygons.on(grid, np.where(codes == UNKNOWN, itself, codes), name)
@@ -114,6 +114,7 @@ class OpenLabels:
     name: str  # of the file
     is_warped: bool  # read through a warp, because the file has another grid
     decode: Callable[[slice], Decoded]  # rows of the image, in its full width
+    is_empty: bool = False  # a file without any polygon
     apart: str | None = None  # a clause: the image lies outside the extent of all polygons
 
 
@@ -154,7 +155,13 @@ class LabelReader:
                 polygons = _polygons_of(file.path, self.attribute)
             placed = self.polygons.place(polygons, grid_of(image.size, image.placement), image_name)
             decode = partial(self.polygons.decode, placed)
-            yield OpenLabels(name=file.name, is_warped=False, decode=decode, apart=placed.apart)
+            yield OpenLabels(
+                name=file.name,
+                is_warped=False,
+                decode=decode,
+                is_empty=not len(polygons.values),
+                apart=placed.apart,
+            )
             return
         with ExitStack() as stack:
             mask = stack.enter_context(file.open_image())

@@ -243,7 +243,9 @@ def _prepare_images(folder: Path, plan: Plan, num_workers: int) -> list[Record]:
 
 
 def _check_polygons(plan: Plan, records: list[Record]) -> None:
-    """Refuse a file of polygons if all images that it is for lie outside their extent."""
+    """Refuse files without any polygon, and one whose images all lie outside its polygons."""
+    if all(record["empty"] for record in records):
+        raise DataError(f"the labels hold no polygon (first: {records[0]['empty'][0]}); draw some")
     num_images = Counter(
         file.name for members in plan.images().values() for file in members[0].labels.values()
     )
@@ -415,6 +417,9 @@ def _reading_notes(plan: Plan, records: list[Record]) -> Iterator[str]:
     if num := sum(record["num_warped"] > 0 for record in records):
         images_text = counted(len(records), "image")
         yield f"labels of {num} of {images_text} were put on the grid of their image"
+    if empty := [record["image"] for record in records if record["empty"]]:
+        found = counted(len(empty), "image has", "images have")
+        yield f"note: {found} no polygon (first: {empty[0]})"
     if apart := [record["image"] for record in records if record["apart"]]:
         where = f"outside the extent of all polygons (first: {apart[0]})"
         yield f"note: {counted(len(apart), 'image lies', 'images lie')} {where}"

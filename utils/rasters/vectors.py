@@ -114,7 +114,7 @@ class Polygons:
 
     @property
     def bounds(self) -> Bounds:
-        """Return left, bottom, right and top of all polygons, in ``crs``."""
+        """Return left, bottom, right and top of all polygons, one at least, in ``crs``."""
         return self.shapes.bounds()
 
     def text(self) -> str:
@@ -151,8 +151,8 @@ class Polygons:
                 f"({grid.placement.crs.to_string()[:40]}); convert the polygons to the coordinate "
                 "reference system of the image (ogr2ogr -t_srs)"
             ) from error
-        own, apart = self.bounds, None
-        if own[0] > right or own[2] < left or own[1] > top or own[3] < bottom:
+        own, apart = self.bounds if len(self.values) else None, None
+        if own and (own[0] > right or own[2] < left or own[1] > top or own[3] < bottom):
             apart = (
                 f"{name} lies outside {self.path}: it spans {grid.text(self.crs)}, the polygons "
                 f"{self.text()}"
@@ -218,11 +218,11 @@ class PlacedPolygons:
 def read_polygons(path: Path, attribute: str) -> Polygons:
     """Read the polygons of a GeoJSON FeatureCollection, and one attribute of each.
 
-    Empty geometries are skipped.
+    Empty geometries are skipped, so there may be no polygon.
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: it is no such collection, holds no polygons or other geometries as well, no
+        DataError: it is no such collection, holds other geometries as well, no
             feature has the attribute, or the coordinate reference system is unknown.
     """
     content = read_json(path)
@@ -254,8 +254,10 @@ def read_polygons(path: Path, attribute: str) -> Polygons:
         crs=crs,
         attribute=attribute,
         values=[each.get(attribute) for each in properties],
-        shapes=_Shapes(_coordinates(corners, crs, path), *map(np.array, (ring_lengths, num_rings))),
-        features=np.array(owners),
+        shapes=_Shapes(
+            _coordinates(corners, crs, path), np.array(ring_lengths, int), np.array(num_rings, int)
+        ),
+        features=np.array(owners, int),
     )
 
 
@@ -285,9 +287,7 @@ def _check(
         raise DataError(
             f"{path} holds {others.total()} geometries that are no polygons ({found}); remove them"
         )
-    if not properties:
-        raise DataError(f"{path} holds no polygon; draw some, or leave the file out")
-    if not any(attribute in each for each in properties):
+    if properties and not any(attribute in each for each in properties):
         names = list(Counter(name for each in properties for name in each))
         more = f" and {len(names) - _NUM_LISTED} more" if len(names) > _NUM_LISTED else ""
         known = f"they have {', '.join(names[:_NUM_LISTED])}{more}" if names else "they have none"
@@ -307,7 +307,7 @@ def _coordinates(corners: list[Any], crs: CRS, path: Path) -> np.ndarray:
         ) from error
     if not np.isfinite(found).all():
         raise DataError(f"{path} has corners that are no finite numbers; write it again")
-    if crs.is_geographic and (np.abs(found).max(axis=0) > (360, 90)).any():
+    if crs.is_geographic and len(found) and (np.abs(found).max(axis=0) > (360, 90)).any():
         x, y = found[np.argmax((np.abs(found) / (360, 90)).max(axis=1))]
         raise DataError(
             f"{path} has the corner {x:.10g}, {y:.10g}, which is no longitude and latitude; name "

@@ -151,7 +151,38 @@ def test_the_no_data_value_of_a_warped_label_is_ignored(tmp_path: Path, reader):
     assert (target == np.where(values == 7, 255, values)[:20, :30, 0]).all()
 
 
-def test_polygons_of_all_images_in_one_file(run_prepare, tmp_path: Path, monkeypatch):
+@pytest.fixture
+def scenes(run_prepare, tmp_path: Path):
+    """Prepare a, b and c, which lie side by side, with polygons.
+
+    ``CODE, OUT, ERR = run(SET, LABELS, ..., classes=NAMES)``
+    """
+    for name, x in (("a", 400000), ("b", 400500), ("c", 400900)):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        placed(tmp_path / f"images/{name}.tif", picture(40, 60), x, 5700000)
+
+    def run(name: str, labels: str, *more: object, classes: tuple[str, ...] = ("bg", "fg")):
+        entries = [{"name": name, "color": f"#00000{i}"} for i, name in enumerate(classes)]
+        (tmp_path / "two.json").write_text(json.dumps({"classes": entries}))
+        files = ("--images", tmp_path / "images", "--labels", tmp_path / labels)
+        files += ("--classes", tmp_path / "two.json", "--shares", 0.4, 0.3, 0.3)
+        return run_prepare("folder", *files, "--output", tmp_path / name, *more)
+
+    return run
+
+
+def save_square(path: Path, *, is_empty: bool = False) -> None:
+    """A polygon of 20 x 20 pixels in a, or none, in a file with a byte order mark."""
+    ring = [[400010, 5699970], [400030, 5699970], [400030, 5699990], [400010, 5699990]]
+    feature = {"type": "Feature", "properties": {"class": "fg"}}
+    feature |= {"geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}}
+    collection = {"type": "FeatureCollection", "features": [] if is_empty else [feature]}
+    collection["crs"] = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(collection), encoding="utf-8-sig")
+
+
+def test_polygons_of_all_images_in_one_file(scenes, tmp_path: Path, monkeypatch):
     """Read once. Some images may lie outside the extent of the polygons, but not all."""
     read = []
 
@@ -161,37 +192,37 @@ def test_polygons_of_all_images_in_one_file(run_prepare, tmp_path: Path, monkeyp
         return read_polygons(*arguments)
 
     monkeypatch.setattr(labels, "read_polygons", read_slowly)
-    (tmp_path / "images").mkdir()
-    for name, x in (("a", 400000), ("b", 400500), ("c", 400900)):
-        placed(tmp_path / f"images/{name}.tif", picture(40, 60), x, 5700000)
-    ring = [[400010, 5699970], [400030, 5699970], [400030, 5699990], [400010, 5699990]]
-    feature = {"type": "Feature", "properties": {"class": "fg"}}
-    feature |= {"geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}}
-    collection = {"type": "FeatureCollection", "features": [feature]}
-    collection["crs"] = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}}
-    (tmp_path / "l.geojson").write_text(json.dumps(collection), encoding="utf-8-sig")
-    entries = [{"name": "bg", "color": "#000000"}, {"name": "fg", "color": "#ff0000"}]
-    (tmp_path / "two.json").write_text(json.dumps({"classes": entries}))
-    files = ["--images", tmp_path / "images", "--labels", tmp_path / "l.geojson"]
-    files += ["--classes", tmp_path / "two.json", "--shares", 0.4, 0.3, 0.3]
-    code, out, err = run_prepare(
-        "folder", *files, "--output", tmp_path / "set", "--background", "bg", "--workers", 3
-    )
+    save_square(tmp_path / "l.geojson")
+    code, out, err = scenes("set", "l.geojson", "--background", "bg", "--workers", 3)
     assert code == 0 and len(read) == 1, err
     assert "note: 2 images lie outside the extent of all polygons (first: " in out
     tiles = open_tile_set(tmp_path / "set")
     expected = np.zeros((40, 60), np.uint8)
     expected[10:30, 10:30] = 1
     assert (tiles.read_target("a") == expected).all() and not tiles.read_target("b").any()
-    code, _, err = run_prepare("folder", *files, "--output", tmp_path / "no", "--attribute", "kind")
-    assert code == 2 and "has the attribute 'kind' (they have class); name one with --attri" in err
-    entries[1]["name"] = "tree"
-    (tmp_path / "two.json").write_text(json.dumps({"classes": entries}))
-    code, _, err = run_prepare("folder", *files, "--output", tmp_path / "no")
-    assert code == 2 and '\n  "fg": 400 pixels (5.556%), e.g. in ' in err
-    assert "error: the polygons hold 1 value that the class file does not name (5.556% of" in err
     (tmp_path / "images/a.tif").unlink()
     placed(tmp_path / "images/a.tif", picture(40, 60), 401500, 5700000)
-    code, _, err = run_prepare("folder", *files, "--output", tmp_path / "other")
+    code, _, err = scenes("other", "l.geojson")
     assert code == 2 and " lies outside " in err and "give the polygons of this image" in err
     assert not (tmp_path / "other").exists()
+
+
+def test_the_file_of_an_image_may_hold_no_polygon_but_not_all_of_them(scenes, tmp_path: Path):
+    for name in "abc":
+        save_square(tmp_path / f"each/{name}.geojson", is_empty=name != "a")
+    code, out, err = scenes("set", "each", "--background", "bg")
+    assert code == 0 and "note: 2 images have no polygon (first: " in out, err
+    tiles = open_tile_set(tmp_path / "set")
+    assert tiles.read_target("a").sum() == 400 and not tiles.read_target("b").any()
+    save_square(tmp_path / "none.geojson", is_empty=True)
+    code, _, err = scenes("no", "none.geojson")
+    assert code == 2 and f"the labels hold no polygon (first: {tmp_path}/none.geojson); draw" in err
+
+
+def test_polygons_without_their_attribute_or_class(scenes, tmp_path: Path):
+    save_square(tmp_path / "l.geojson")
+    code, _, err = scenes("no", "l.geojson", "--attribute", "kind")
+    assert code == 2 and "has the attribute 'kind' (they have class); name one with --attri" in err
+    code, _, err = scenes("no", "l.geojson", classes=("bg", "tree"))
+    assert code == 2 and '\n  "fg": 400 pixels (5.556%), e.g. in ' in err
+    assert "error: the polygons hold 1 value that the class file does not name (5.556% of" in err

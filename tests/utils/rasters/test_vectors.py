@@ -159,7 +159,6 @@ def test_only_polygons_near_the_image_are_converted(tmp_path: Path):
         ("{", "is not valid JSON"),
         ("[]", "is no GeoJSON FeatureCollection"),
         ({"type": "Feature"}, "is no GeoJSON FeatureCollection"),
-        ({"features": []}, "holds no polygon; draw some"),
         ({"features": [3]}, r"features\[0\] is not valid GeoJSON"),
         (
             {"crs": {"type": "name", "properties": {"name": "EPSG:1"}}},
