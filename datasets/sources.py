@@ -1,6 +1,7 @@
 """Sources of a prepared set: identity and place of the images that its tiles were cut from."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,14 +32,19 @@ class SourceFacts:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "SourceFacts":
-        """Return the facts that ``to_plain`` was made from."""
+        """Return the facts that ``to_plain`` was made from; ``ValueError`` for a broken place."""
+        transform = tuple(map(float, plain["transform"])) if plain["transform"] else None
+        if transform is not None:
+            a, b, _, d, e, _ = transform
+            if not 0 < abs(a * e - b * d) < math.inf:  # NaN neither
+                raise ValueError(f"the transform {transform} places no pixel")
         return cls(
             image=plain["image"],
             size=(plain["size"][0], plain["size"][1]),
             box=Box(*plain["box"]),
             sha256=plain["sha256"],
             crs=plain["crs"],
-            transform=tuple(plain["transform"]) if plain["transform"] else None,
+            transform=transform,
         )
 
 

@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> None:
     except UserError:
         raise
     except _DAMAGE as error:
-        text = f"{args.data}: dataset.json, tiles.csv or a list in splits is damaged ({error!r})"
-        raise DataError(f"{text}; {PREPARE}") from error
+        files = "dataset.json, sources.json, tiles.csv or a list in splits"
+        raise DataError(f"{args.data}: {files} is damaged ({error!r}); {PREPARE}") from error
     summary, readable = check_tile_set(tile_set)
     folder = args.output or args.data / "check"
     path = folder / "check.json"

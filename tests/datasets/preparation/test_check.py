@@ -109,18 +109,25 @@ def test_faults_are_counted_and_the_exit_code_says_so(toy, run_prepare, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    "harm",
     [
-        ("tiles.csv", "id,source,top_px,left_px,height_px,width_px\na,a,zero,0,8,8\n"),
-        ("dataset.json", f'{{"format_version": {FORMAT_VERSION}}}'),
+        lambda toy: (toy.root / "tiles.csv").write_text(
+            "id,source,top_px,left_px,height_px,width_px\na,a,zero,0,8,8\n"
+        ),
+        lambda toy: (toy.root / "dataset.json").write_text(
+            f'{{"format_version": {FORMAT_VERSION}}}'
+        ),
+        lambda toy: (toy.root / "sources.json").write_text("[]"),
+        lambda toy: edit_source(toy, "a", transform=[1, 0, 0]),
+        lambda toy: edit_source(toy, "a", transform=[1, 2, 0, 2, 4, 0]),  # a line
     ],
 )
-def test_a_set_that_cannot_be_opened_gets_one_sentence(toy, run_prepare, name, content):
-    (toy.root / name).write_text(content)
+def test_a_set_that_cannot_be_opened_gets_one_sentence(toy, run_prepare, harm):
+    harm(toy)
     code, _, err = run_prepare("check", "--data", toy.root)
-    start = f"error: {toy.root}: dataset.json, tiles.csv or a list in splits is damaged ("
-    assert code == 2 and err.startswith(start) and err.endswith(f"); {AGAIN}\n")
-    assert err.count("\n") == 1
+    files = "dataset.json, sources.json, tiles.csv or a list in splits"
+    assert code == 2 and err.startswith(f"error: {toy.root}: {files} is damaged (")
+    assert err.endswith(f"); {AGAIN}\n") and err.count("\n") == 1
 
 
 def test_a_line_that_names_a_thousand_tiles_is_cut(toy):
