@@ -58,10 +58,14 @@ TURNS = {
 
 
 class Picture(NamedTuple):
-    """What a file shows: ``(H, W, 3)`` uint8, and where it holds data, ``(H, W)`` bool."""
+    """What a file holds.
+
+    ``(H, W, 3)`` uint8 to be seen, ``(H, W)`` bool, True = data, and ``(H, W, bands)`` as stored.
+    """
 
     rgb: np.ndarray
     valid: np.ndarray
+    values: np.ndarray
 
 
 def picture_of(drawn: Drawn) -> Picture:
@@ -69,13 +73,12 @@ def picture_of(drawn: Drawn) -> Picture:
     rendering, *_ = RENDERINGS[drawn.rendering]
     turn = TURNS[1 if drawn.is_placed else drawn.orientation]
     if not drawn.by_pillow:
-        found = by_rasterio(drawn, rendering)
-        return Picture(turn(found.rgb), turn(found.valid))
+        return Picture(*map(turn, by_rasterio(drawn, rendering)))
     with Image.open(drawn.path) as image:
         image.load()
         seen = image if drawn.is_placed else ImageOps.exif_transpose(image)
         found = by_pillow(drawn, seen, rendering)
-    return found if drawn.valid is None else Picture(found.rgb, turn(drawn.valid))
+    return found if drawn.valid is None else found._replace(valid=turn(drawn.valid))
 
 
 def by_pillow(drawn: Drawn, image: Image.Image, rendering: Rendering) -> Picture:
@@ -84,18 +87,19 @@ def by_pillow(drawn: Drawn, image: Image.Image, rendering: Rendering) -> Picture
     opaque = np.asarray(image.convert("RGBA"))[..., 3] != 0
     if image.mode in ("P", "CMYK"):
         shown = np.asarray(image.convert("RGB"))
-        values = np.asarray(image).reshape(*size, -1)
+        values = shown if image.mode == "CMYK" else np.asarray(image).reshape(*size, -1)
         bands = rendering.bands if image.mode == "CMYK" and rendering.bands else (1, 2, 3)
         shown = shown[..., [band - 1 for band in bands]]
     else:
         values = np.asarray(image).reshape(*size, -1)
+        values = values.astype(np.uint8) if image.mode == "1" else values
         bands = rendering.bands or ((1, 2, 3) if len(names) >= 3 else (1,))
         shown = values[..., [band - 1 for band in bands]] * (255 if image.mode == "1" else 1)
         if names[-1] == "A" and (rendering.alpha_is_data or len(names) in rendering.bands):
             opaque[:] = True
     if drawn.no_data is not None:
         opaque &= (values != drawn.no_data).any(axis=-1)
-    return Picture(to_bytes(shown, rendering, is_inverted=False), opaque)
+    return Picture(to_bytes(shown, rendering, is_inverted=False), opaque, values)
 
 
 def by_rasterio(drawn: Drawn, rendering: Rendering) -> Picture:
@@ -111,11 +115,14 @@ def by_rasterio(drawn: Drawn, rendering: Rendering) -> Picture:
             table = np.zeros((1 << 16, 3), np.uint8)
             for index, color in dataset.colormap(1).items():
                 table[index] = color[:3]
-            return Picture(to_bytes(table[shown[..., 0]], rendering, is_inverted=False), valid)
+            rgb = to_bytes(table[shown[..., 0]], rendering, is_inverted=False)
+            return Picture(rgb, valid, values)
     valid &= ~np.isnan(shown).any(axis=-1)
     if drawn.bits < 8:
         shown = shown * (255 / ((1 << drawn.bits) - 1))
-    return Picture(to_bytes(shown, rendering, is_inverted=drawn.is_inverted), valid)
+        if drawn.kind == "PNG by GDAL" and drawn.bits > 1:
+            values = np.rint(shown).astype(np.uint8)  # Pillow decodes it to 8 bits
+    return Picture(to_bytes(shown, rendering, is_inverted=drawn.is_inverted), valid, values)
 
 
 def shown_bands(dataset: rasterio.DatasetReader, rendering: Rendering) -> tuple[int, ...]:
@@ -237,6 +244,7 @@ def compare_reader(drawn: Drawn, picture: Picture, rng: np.random.Generator) -> 
             ends = (rng.integers(0, length + 3, 2) for length in raster.size)
             window = tuple(slice(int(min(pair)), int(max(pair))) for pair in ends)
             compare_raster(raster, picture, window)
+            equal(raster.read_values(*window), picture.values[window], f"values of {window}")
 
 
 def compare_raster(
@@ -284,7 +292,7 @@ def compare_tiles(tile_set: TileSet, stem: str, picture: Picture, mask: np.ndarr
     is_seen = np.zeros(mask.shape, bool)
     order = tile_set.split("train")
     for tile in (tile for tile in tile_set.tiles.values() if tile.source == stem):
-        rgb, valid, target = (each[tile.slices] for each in (*picture, label))
+        rgb, valid, target = (each[tile.slices] for each in (picture.rgb, picture.valid, label))
         is_seen[tile.slices] = True
         equal(file_of(tile_set.image_path(tile.id)), rgb, "image file")
         equal(file_of(tile_set.target_path(tile.id)), target, "label file")
