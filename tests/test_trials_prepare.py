@@ -299,7 +299,7 @@ def test_case_13_crops_that_overlap_across_splits_are_found(prepare, run_prepare
     write_crops(tmp_path)
     shares = ("--shares", 0.6, 0.2, 0.2)
     root, out = prepare(split=shares)
-    assert "--group-by" in out
+    assert "--group-by" in out and out.count("crops of") == 1
     text = prepare("--group-by", r"^(\d+_\d+)_", split=shares, fails=True, name="grouped")[1]
     assert "\n" not in text and "group" in text
     code, out, err = run_prepare("check", "--data", root)
@@ -320,7 +320,8 @@ def test_case_13_scenes_stay_in_one_split(prepare, run_prepare, tmp_path):
             write_image(tmp_path / "images" / name, np.roll(pixels, -crop, 0))
             write_image(tmp_path / "labels" / name, halves())
     group = ("--group-by", r"^(\d+_\d+)_")
-    root, _ = prepare(*group, split=("--shares", 0.4, 0.3, 0.3))
+    root, out = prepare(*group, split=("--shares", 0.4, 0.3, 0.3))
+    assert "crops of" not in out
     for split in ("train", "val", "test"):
         names = (root / "splits" / f"{split}.txt").read_text().split()
         assert len(names) == 4 and len({name.split("_")[1] for name in names}) == 1

@@ -44,6 +44,24 @@ _UNKNOWN_TEXT = (
     "no class of this data set has",
     "get the archives again, or give --unknown-to-ignore",
 )
+# Keys of records, and what is said of the images for which they are true.
+_NOTES = (
+    ("empty", "image has", "images have", "no polygon"),
+    ("apart", "image lies", "images lie", "outside the extent of all polygons"),
+    (
+        "assumes_bands",
+        "image has",
+        "images have",
+        "more than three bands, and neither file nor --bands names red, green and blue: the bands "
+        "1,2,3 were taken",
+    ),
+    (
+        "has_busy_alpha",
+        "image has",
+        "images have",
+        "an alpha band that looks like data, e.g. near infrared; if it is, give --alpha-is-data",
+    ),
+)
 Record = dict[str, Any]  # results for one finished source image, as plain values
 
 
@@ -417,20 +435,6 @@ def _reading_notes(plan: Plan, records: list[Record]) -> Iterator[str]:
     if num := sum(record["num_warped"] > 0 for record in records):
         images_text = counted(len(records), "image")
         yield f"labels of {num} of {images_text} were put on the grid of their image"
-    if empty := [record["image"] for record in records if record["empty"]]:
-        found = counted(len(empty), "image has", "images have")
-        yield f"note: {found} no polygon (first: {empty[0]})"
-    if apart := [record["image"] for record in records if record["apart"]]:
-        where = f"outside the extent of all polygons (first: {apart[0]})"
-        yield f"note: {counted(len(apart), 'image lies', 'images lie')} {where}"
-    if assumed := [record["image"] for record in records if record["assumes_bands"]]:
-        yield (
-            f"note: {counted(len(assumed), 'image has', 'images have')} more than three bands, and "
-            "neither file nor --bands names red, green and blue: the bands 1,2,3 were taken "
-            f"(first: {assumed[0]})"
-        )
-    if busy := [record["image"] for record in records if record["has_busy_alpha"]]:
-        yield (
-            f"note: the alpha band of {counted(len(busy), 'image')} looks like data, e.g. near "
-            f"infrared (first: {busy[0]}); if it is, give --alpha-is-data"
-        )
+    for key, one, several, text in _NOTES:
+        if found := [record["image"] for record in records if record[key]]:
+            yield f"note: {counted(len(found), one, several)} {text} (first: {found[0]})"

@@ -118,20 +118,6 @@ def test_one_scene_becomes_a_set_with_places(run_prepare, tmp_path: Path):
     assert run_prepare("check", "--data", tmp_path / "set")[0] == 0
 
 
-def test_options_of_blocks_that_do_not_go_together(run_prepare, tmp_path: Path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "two.json").write_text('{"classes": [{"name": "a", "color": "#000000"}]}')
-    tree = ["--tree", tmp_path, "--classes", tmp_path / "two.json", "--output", tmp_path / "set"]
-    for options, sentence in (
-        (["--blocks", 99], "--blocks needs --shares, and images that are in no split yet"),
-        (["--gap", 9, "--shares", 1, 0, 0], "--gap is about --blocks; leave it out"),
-        (["--blocks", 9, "--shares", 1, 0, 0, "--group-by", "a"], "--group-by is about --shares"),
-    ):
-        code, _, err = run_prepare("folder", *tree, *options)
-        assert code == 2 and sentence in err
-
-
 @pytest.mark.slow
 def test_a_scene_of_40000_x_30000_is_prepared_within_1_5_gib(tmp_path: Path):
     """A labelled GeoTIFF pair of constant areas, some MiB; the set takes 6 GB of disk."""

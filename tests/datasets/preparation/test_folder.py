@@ -158,31 +158,6 @@ def test_a_split_without_labels_is_prepared_to_be_predicted(tree, prepare, run_p
     assert run_prepare("check", "--data", root)[0] == 0
 
 
-def test_endings_and_groups_decide_the_set(tmp_path, run_prepare):
-    """Cases 10 and 13 of docs/trials.md, from the command line."""
-    for number in range(8):
-        stem = f"{number // 4}_{number % 2 * 40}_{number // 2 % 2 * 36}"
-        save(tmp_path / f"{stem}_sat.png", NOISE[:36, :40])
-        save(tmp_path / f"{stem}_gt.png", np.full((36, 40), number % 2))
-    classes, root = tmp_path / "classes.json", tmp_path / "out"
-    classes.write_text(json.dumps(VALUES))
-    command = ["folder", "--images", tmp_path, "--labels", tmp_path, "--classes", classes]
-    command += ["--output", root, "--shares", 0.5, 0.5, 0]
-    code, _, error = run_prepare(*command)
-    assert code == 2 and "give --image-suffix _sat --mask-suffix _gt" in error
-    command += ["--image-suffix", "_sat", "--mask-suffix", "_gt", "--group-by", "^([0-9])_"]
-    assert run_prepare(*command)[0] == 0
-    tiles = open_tile_set(root)
-    assert {split: {i[0] for i in own} for split, own in tiles.splits.items()} in (
-        {"train": {"0"}, "val": {"1"}},
-        {"train": {"1"}, "val": {"0"}},
-    )
-    assert (tiles.read_target("0_40_0") == 1).all() and (tiles.read_target("1_0_36") == 0).all()
-    assert run_prepare(*command)[1] == f"{root} is already prepared with these settings\n"
-    code, _, error = run_prepare(*command[:-1], "^([0-9])")
-    assert code == 2 and "group_by" in error
-
-
 def test_formats_that_gdal_reads_are_found_and_read(tmp_path, run_prepare):
     """Case 23 of docs/trials.md: JPEG 2000, ERDAS, VRT and ENVI files were passed over."""
     images, root, classes = tmp_path / "images", tmp_path / "out", tmp_path / "classes.json"

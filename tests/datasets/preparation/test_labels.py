@@ -51,21 +51,10 @@ def placed(path: Path, values: np.ndarray, x: float, y: float, pixel: float = 1,
     return write_tiff(path, values, crs=crs, transform=from_origin(x, y, pixel, pixel))
 
 
-def test_labels_of_the_same_grid_belong_together_pixel_by_pixel(tmp_path: Path, reader):
-    image = placed(tmp_path / "image.tif", picture(40, 60), 400000, 5700000)
-    for name, x in (("same.tif", 400000), ("near.tif", 400000.009)):
-        mask = placed(tmp_path / name, MASK, x, 5700000)
-        target, is_warped = labels_of(reader, image, mask)
-        assert not is_warped and (target == MASK[..., 0]).all()
-
-
-@pytest.mark.parametrize("missing", ["image", "mask"])
-def test_without_a_place_in_one_of_both_they_belong_together(tmp_path: Path, reader, missing):
-    for name, values in (("image", picture(40, 60)), ("mask", MASK)):
-        write_tiff(tmp_path / f"{name}.tif", values) if name == missing else placed(
-            tmp_path / f"{name}.tif", values, 400000, 5700000
-        )
-    target, is_warped = labels_of(reader, tmp_path / "image.tif", tmp_path / "mask.tif")
+def test_an_image_without_a_place_and_its_mask_belong_together(tmp_path: Path, reader):
+    image = write_tiff(tmp_path / "image.tif", picture(40, 60))
+    mask = placed(tmp_path / "mask.tif", MASK, 400000, 5700000)
+    target, is_warped = labels_of(reader, image, mask)
     assert not is_warped and (target == MASK[..., 0]).all()
 
 
@@ -219,10 +208,8 @@ def test_the_file_of_an_image_may_hold_no_polygon_but_not_all_of_them(scenes, tm
     assert code == 2 and f"the labels hold no polygon (first: {tmp_path}/none.geojson); draw" in err
 
 
-def test_polygons_without_their_attribute_or_class(scenes, tmp_path: Path):
+def test_polygons_of_no_class(scenes, tmp_path: Path):
     save_square(tmp_path / "l.geojson")
-    code, _, err = scenes("no", "l.geojson", "--attribute", "kind")
-    assert code == 2 and "has the attribute 'kind' (they have class); name one with --attri" in err
     code, _, err = scenes("no", "l.geojson", classes=("bg", "tree"))
     assert code == 2 and '\n  "fg": 400 pixels (5.556%), e.g. in ' in err
     assert "error: the polygons hold 1 value that the class file does not name (5.556% of" in err

@@ -59,6 +59,9 @@ def test_arguments_that_the_command_line_must_give(folders, tmp_path):
         ((*images, *both), "say how to split: give either --train-list"),
         ((*images, *both, *train_list, *shares), "say how to split: give either --train-list"),
         ((*images, *both, *train_list, "--group-by", "a"), "--group-by is about --shares of whole"),
+        ((*images, *both, *shares, "--blocks", 9, "--group-by", "a"), "--group-by is about --sha"),
+        ((*images, *both, *train_list, "--blocks", 9), "--blocks needs --shares, and images that"),
+        ((*images, *both, *shares, "--gap", 9), "--gap is about --blocks; leave it out"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             split(*command)
@@ -278,21 +281,3 @@ def test_crops_of_a_single_scene_are_noticed_too():
 )
 def test_other_names_are_no_crops(names):
     assert crop_note(names, 3) is None
-
-
-def test_the_command_prints_the_note_once_and_takes_its_expression(tmp_path, capsys):
-    """Case 13 of docs/trials.md."""
-    names = [name.replace("2_10", scene, 1) for scene in ("2_10", "2_11") for name in CROPS[:4]]
-    for folder in ("images", "masks"):
-        touch(tmp_path / folder, " ".join(f"{name}.png" for name in names))
-    command = ("--tree", tmp_path, "--shares", 0.5, 0.5, 0)
-    split(*command)
-    printed = capsys.readouterr().out
-    assert printed.count("\n") == 1 and "the 8 images are crops of 2 scenes" in printed
-    option = shlex.split(re.search(r"--group-by (.+) keeps", printed)[1])
-    found = ids(split(*command, "--group-by", *option))
-    assert {name: len({i[:4] for i in own}) for name, own in found.items()} == {
-        "train": 1,
-        "val": 1,
-    }
-    assert capsys.readouterr().out == ""
