@@ -97,6 +97,8 @@ def main() -> None:
     args = _parser().parse_args()
     if (args.input is None) != (args.output is None) or not (args.input or args.export):
         raise ConfigError("name the images and a folder for the results: --input PATH --output DIR")
+    if args.output is not None and args.output.is_file():
+        raise ConfigError(f"--output {args.output} is a file; name a folder")
     checkpoint = load_checkpoint(args.checkpoint)
     recipe = checkpoint.identity.recipe
     config = config_from_dict(recipe, f"the recipe in {args.checkpoint}", args.overrides)

@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from configs.schema import GENERATORS, RESERVED_NAMES
+from datasets.sources import SourceFacts
+from utils.boxes import Box
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import IMAGE_SUFFIXES
 from utils.rasters.frames import Frame, wanted_warp
+from utils.rasters.placement import placement_of
 from utils.rasters.reading import Raster
 from utils.rasters.rendering import AS_STORED, Rendering
 
@@ -135,6 +138,14 @@ class SensorBand:
             # -9999.9 is another number in a float file than on the command line.
             valid &= stored != (stored.dtype.type(value) if stored.dtype.kind == "f" else value)
         return valid
+
+
+def image_frame(facts: SourceFacts) -> Frame:
+    """Return the frame of an image of a prepared set, from what is recorded of a source of it."""
+    placement = None
+    if facts.transform is not None:
+        placement = placement_of(facts.crs, facts.transform, Box(0, 0, *facts.size))
+    return Frame(name=f"'{facts.image}'", size=facts.size, placement=placement)
 
 
 @contextmanager

@@ -205,6 +205,7 @@ def test_other_maps_than_in_training_are_refused(checkpoint, override, error, se
     ("line", "sentence"),
     [
         ("", "name the images and a folder for the results: --input PATH --output DIR"),
+        (f"--input . --output {__file__}", "test_infer.py is a file; name a folder"),
         ("--input . --output o --submission --write color", "--submission packs the class indices"),
         ("--input . --output o --sensor a=b --sensor a=c", "names a sensor twice: a=b, a=c; leave"),
     ],

@@ -15,7 +15,7 @@ import numpy as np
 
 from datasets.preparation.archives import ArchiveFile, in_threads, strips
 from datasets.rasters import read_raster
-from datasets.sensors import SensorBand, find_raster, open_band, sensor_name
+from datasets.sensors import SensorBand, find_raster, image_frame, open_band, sensor_name
 from datasets.sources import SourceFacts
 from datasets.structure_maps import (
     SENSOR,
@@ -31,7 +31,6 @@ from utils.arguments import default_workers, positive_int
 from utils.boxes import Box
 from utils.errors import ConfigError, DataError
 from utils.files import remembered, sha256_of
-from utils.rasters.frames import recorded_frame
 from utils.rasters.rendering import AS_STORED, Rendering
 
 _WINDOW_COLUMNS = 8192  # of a strip of rows that are read at a time
@@ -190,10 +189,9 @@ class SourceRaster:
 
     def open(self, reading: Reading) -> AbstractContextManager[SensorBand]:
         """Open the band on the grid of the image."""
-        facts = self.facts
         return open_band(
             self.file.open_image,
-            recorded_frame(f"'{facts.image}'", facts.size, facts.crs, facts.transform),
+            image_frame(self.facts),
             rendering=reading.rendering,
             band=reading.band,
             no_data=reading.no_data,

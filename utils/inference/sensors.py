@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configs.schema import StructureConfig
-from datasets.sensors import SensorBand, SensorFiles, find_raster, open_band
+from datasets.sensors import SensorBand, SensorFiles, find_raster, image_frame, open_band
 from datasets.structure_maps import to_levels
 from datasets.tile_set import TileSet
 from utils.boxes import Box
@@ -22,7 +22,7 @@ from utils.errors import ConfigError, DataError, MissingDataError, UserError
 from utils.inference.inputs import Input
 from utils.inference.map_source import MapSource
 from utils.inference.progress import file_state
-from utils.rasters.frames import Frame, recorded_frame
+from utils.rasters.frames import Frame
 from utils.rasters.placement import grid_of
 from utils.rasters.reading import open_scene
 from utils.rasters.rendering import AS_STORED, Rendering
@@ -214,9 +214,7 @@ class SensorMaps(MapSource):
             with open_scene(image.path) as scene:
                 return Frame(name=image.path, size=scene.size, placement=scene.placement), (0, 0)
         tile = self._tile_set.tiles[image.tile_id]
-        facts = self._tile_set.sources[tile.source]
-        frame = recorded_frame(f"'{facts.image}'", facts.size, facts.crs, facts.transform)
-        return frame, (tile.top_px, tile.left_px)
+        return image_frame(self._tile_set.sources[tile.source]), (tile.top_px, tile.left_px)
 
     def _path(self, name: str, image: Input) -> Path:
         """Return the raster of an image."""

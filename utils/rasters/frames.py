@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.boxes import Box
 from utils.errors import DataError
-from utils.rasters.placement import Grid, Placement, covers, grid_of, placement_of, same_grid
+from utils.rasters.placement import Grid, Placement, covers, grid_of, same_grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,22 +14,6 @@ class Frame:
     name: str | Path  # for errors
     size: tuple[int, int]  # height and width
     placement: Placement | None = None
-
-
-def recorded_frame(
-    name: str, size: tuple[int, int], crs: str | None, transform: tuple[float, ...] | None
-) -> Frame:
-    """Return the frame of an image that was read before.
-
-    Args:
-        name: for errors.
-        size: height and width.
-        crs: its coordinate reference system as WKT.
-        transform: the six numbers of its transform; None: it is not placed.
-    """
-    if transform is None:
-        return Frame(name=name, size=size)
-    return Frame(name=name, size=size, placement=placement_of(crs, transform, Box(0, 0, *size)))
 
 
 def wanted_warp(raster: Frame, image: Frame) -> Grid | None:

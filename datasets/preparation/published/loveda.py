@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from configs.schema import IGNORE_INDEX
 from datasets.preparation.archives import ArchiveFile, Archives
 from datasets.preparation.arguments import add_source, add_tiles, prepare_published
 from datasets.preparation.classes import ClassFile
@@ -159,7 +160,7 @@ def submit(
             file = output / "index" / results[name]
             content = file.read_bytes()
             if problem := _label_map_problem(content, sizes[results[name]], num_classes):
-                raise DataError(f"{file} {problem}; run infer.py again with --overwrite")
+                raise DataError(f"{file} {problem}")
             entry = zipfile.ZipInfo(name, _FIRST_DATE)
             entry.create_system, entry.external_attr = 3, 0o644 << 16  # the same on every system
             packed.writestr(entry, content)  # a PNG is compressed already
@@ -169,15 +170,21 @@ def submit(
     print(f"{path} holds {len(results)} images in the format of the LoveDA server")
 
 
+_REPEAT = "run infer.py again with --overwrite"
+
+
 def _label_map_problem(content: bytes, size: tuple[int, int], num_classes: int) -> str | None:
     """Return a predicate that says why the server would not accept a label map, or None."""
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             mode, values = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"cannot be read as PNG ({error})"
+        return f"cannot be read as PNG ({error}); {_REPEAT}"
     found = f"{mode}, {values.shape[0]} x {values.shape[1]}, 0..{values.max()}"
     wanted = f"L, {size[0]} x {size[1]}, 0..{num_classes - 1}"
     if mode == "L" and values.shape == size and values.max() < num_classes:
         return None
-    return f"is a PNG of another mode, height x width or range (found: {found}; wanted: {wanted})"
+    if values.max() == IGNORE_INDEX and mode == "L" and values.shape == size:
+        return "has pixels without a class: those without data in its image; submit complete images"
+    text = f"is a PNG of another mode, height x width or range (found: {found}; wanted: {wanted})"
+    return f"{text}; {_REPEAT}"

@@ -124,12 +124,16 @@ def test_a_submission_holds_the_label_maps_and_is_the_same_every_time(output, ca
     assert pack_submission(output).read_bytes() == before
 
 
+NO_CLASS = encode(np.full((6, 9), 255, np.uint8), "PNG")
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [
         (encode(np.full((6, 9), 7, np.uint8), "PNG"), "L, 6 x 9, 0..7"),
         (encode(np.zeros((9, 6), np.uint8), "PNG"), "L, 9 x 6, 0..0"),
         (encode(np.zeros((6, 9, 3), np.uint8), "PNG"), "RGB, 6 x 9, 0..0"),
+        (NO_CLASS, "pixels without data"),
         (encode(np.zeros((6, 9)), "TIFF"), None),
         (LABELS["10.png"][:45], None),
     ],
@@ -137,6 +141,8 @@ def test_a_submission_holds_the_label_maps_and_is_the_same_every_time(output, ca
 def test_a_label_map_that_the_server_would_refuse_is_named(output, content, found):
     (output / "index" / "of 10.png").write_bytes(content)
     problem = f"(found: {found}; wanted: L, 6 x 9, 0..6); run infer.py again with --overwrite"
+    if content == NO_CLASS:  # which no other run of infer.py changes
+        problem = "without a class: those without data in its image; submit complete images"
     with pytest.raises(DataError) as error:
         pack_submission(output)
     assert str(error.value).startswith(f"{output / 'index' / 'of 10.png'} ")

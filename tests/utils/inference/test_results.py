@@ -10,12 +10,10 @@ import pytest
 import rasterio
 import torch
 from PIL import Image
-from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
 from tests.utils.rasters.raster_files import picture, write_tiff
-from tests.utils.rasters.test_placement import seen_by_gdal
 from utils.errors import ConfigError, DataError
 from utils.inference import results
 from utils.inference.probabilities import probabilities_of
@@ -169,16 +167,6 @@ def test_qgis_finds_names_and_colours_beside_the_index(tmp_path: Path, suffix: s
             assert file.descriptions == ("class",)
             assert file.tags(1) == {f"class_{i}": name for i, name in enumerate(NAMES)}
             assert [file.colormap(1)[i][:3] for i in range(3)] == [*PALETTE]
-
-
-def test_control_points_place_all_results(tmp_path: Path):
-    """Case 22 of docs/trials.md; polygons are in pixels, and the facts say so."""
-    points = [GroundControlPoint(r, c, 9 + c, 50 - r, 0) for r, c in ((0, 0), (0, 30), (20, 0))]
-    scene = write_tiff(tmp_path / "a.tif", picture(20, 30), gcps=points, crs="EPSG:4326")
-    written, _ = write(tmp_path / "out", scene)
-    for raster in RASTERS:
-        assert seen_by_gdal(tmp_path / "out" / raster / "a.tif") == seen_by_gdal(scene)
-    assert written.polygons is not None and written.polygons.are_pixels
 
 
 def test_polygons_have_confidence_and_leave_small_ones_out(tmp_path: Path):
