@@ -356,36 +356,6 @@ def test_pixels_in_two_splits_are_one_fault(tmp_path, parts, fault):
     assert not any("ground" in text for text in texts_of(toy, "warnings"))
 
 
-def test_crops_that_were_cut_with_overlap(tmp_path):
-    """Case 13 of docs/trials.md: every validation and test tile shares pixels with a training tile.
-
-    36 crops of 128 px at a step of 64 px have names of their own, and are split at random.
-    """
-    image, target = picture(448, 448, seed=2), np.zeros((128, 128), np.uint8)
-    places = [(64 * row, 64 * column) for row in range(6) for column in range(6)]
-    order = np.random.default_rng(0).permutation(36).tolist()
-    split_of, members = {}, []
-    for number, (top, left) in enumerate(places):
-        name = f"2_10_{left}_{top}_{left + 128}_{top + 128}"
-        split_of[name] = ("train", "val", "test")[np.searchsorted([22, 29], order[number], "right")]
-        crop = image[top : top + 128, left : left + 128]
-        members.append((split_of[name], tile_at(name, (128, 128)), crop, target))
-    found = faults_of(write_tiles(tmp_path / "toy", members))
-    pattern = (
-        r"'(.+)' \((.+)\) and '(.+)' \((.+)\) share (\d+) x (\d+) pixels; keep the crops of .*"
-    )
-    pairs = [re.fullmatch(pattern, text).groups() for text in found]
-    for one, split, other, other_split, height, width in pairs:
-        assert (split_of[one], split_of[other]) == (split, other_split)
-        a, b = (np.array(name.split("_")[2:4], int) for name in (one, other))
-        assert (128 - abs(a - b)).tolist() == [int(width), int(height)]
-    for split in ("val", "test"):
-        named = {
-            other for _, first, other, second, *_ in pairs if (first, second) == ("train", split)
-        }
-        assert len(named) == 7
-
-
 def test_tiles_of_two_splits_that_overlap_in_their_image(tmp_path):
     image, target = picture(64, 160, seed=2), np.zeros((64, 96), np.uint8)
     tiles = {"left": ("train", 0), "right": ("val", 64)}

@@ -12,7 +12,6 @@ from PIL import Image
 from rasterio import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
-from rasterio.rpc import RPC
 
 from tests.utils.rasters.raster_files import EVERYTHING, picture, write_tiff
 from utils.errors import DataError
@@ -98,20 +97,6 @@ def test_ground_control_points_survive_and_make_no_transform(tmp_path: Path):
     assert (found.transform, found.pixel_area_m2()) == (None, None)
     result = copied(path, tmp_path, ".png")
     assert sorted(file.name for file in result.parent.iterdir()) == ["a.png", "a.tif"]
-
-
-def test_rational_polynomials_survive(tmp_path: Path):
-    names = ("height", "lat", "line", "long", "samp")
-    parts = {f"{name}_{part}": 0.5 + len(name) for name in names for part in ("off", "scale")}
-    terms = ("line_den", "line_num", "samp_den", "samp_num")
-    parts |= {f"{name}_coeff": [i + n / 8 for n in range(20)] for i, name in enumerate(terms)}
-    path = write_tiff(tmp_path / "a.tif", PHOTO)
-    with rasterio.open(path, "r+") as file:
-        file.rpcs = RPC(**parts, err_bias=0.25, err_rand=0.75)
-    before = seen_by_gdal(path)
-    assert len(before[4]) == 16
-    assert seen_by_gdal(copied(path, tmp_path)) == before
-    assert placement_of(path).transform is None
 
 
 @pytest.mark.parametrize(
