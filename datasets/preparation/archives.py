@@ -22,6 +22,7 @@ from typing import IO, TypeVar
 from PIL import Image
 from tqdm import tqdm
 
+from utils.console import counted
 from utils.errors import DataError, MissingDataError, UserError
 from utils.rasters.placement import Grid
 from utils.rasters.reading import Raster, open_scene
@@ -188,9 +189,9 @@ class Archives:
         if missing := [name for source, name in names.items() if source not in found]:
             first = ", ".join(missing[:_NUM_NAMED])
             given = ", ".join(str(source) for source in self._sources)
+            number = f"{len(missing)} of {counted(len(names), what)}"
             raise MissingDataError(
-                f"{len(missing)} of {len(names)} {what}s are not in {given} (first: {first}); add "
-                f"{archives}, or the folder it was unpacked to, with --source"
+                f"not in {given}: {number} (first: {first}); add {archives}, or the folder it was unpacked to, with --source"
             )
         return {source: found[source] for source in names}
 

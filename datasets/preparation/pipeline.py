@@ -398,7 +398,7 @@ def _notes(plan: Plan, records: list[Record], sha256: str, unit: str) -> tuple[s
     unknown = _count_unknown(records).most_common()
     lines = [
         *(f"ignored: {counted(count, 'pixel')} of the unknown {key}" for key, count in unknown),
-        *_reading_notes(plan, records),
+        *_reading_notes(records),
         f"split '{plan.split.name}', SHA-256 {sha256[:8]}...: {plan.split.source}",
         f"labels of {counted(len(sources), unit)}: {', '.join(kinds) or 'none'}",
     ]
@@ -411,7 +411,7 @@ def _notes(plan: Plan, records: list[Record], sha256: str, unit: str) -> tuple[s
     return (*lines, *plan.notes)
 
 
-def _reading_notes(plan: Plan, records: list[Record]) -> Iterator[str]:
+def _reading_notes(records: list[Record]) -> Iterator[str]:
     """Yield lines on pixels without data, and on assumptions about the files."""
     own = [each for record in records for each in record["sources"].values()]
     total = sum(each["num_pixels"] for each in own)
@@ -424,8 +424,8 @@ def _reading_notes(plan: Plan, records: list[Record]) -> Iterator[str]:
     num_labels = sum(record["num_label_pixels"] for record in records)
     counts = {
         "num_label_no_data": "no data in the labels: {} ({:.1%}), which are ignored",
-        "num_outside": "outside all polygons: {} ({:.1%})"
-        + ("" if plan.background else ", which are ignored; --background names a class for them"),
+        "num_outside": "outside all polygons: {} ({:.1%}), which are ignored; --background names a "
+        "class for them",
         "num_tagged": "note: the class file names the no-data value of label files, and decides on "
         "{} ({:.1%})",
     }

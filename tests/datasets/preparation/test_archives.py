@@ -88,7 +88,7 @@ def test_missing_files_are_counted_and_named(tmp_path, scratch):
     with open_archives([source], scratch) as archives, pytest.raises(MissingDataError) as error:
         archives.require("image", names, "One.zip")
     assert str(error.value) == (
-        f"5 of 7 images are not in {source} (first: b.tif, d.tif, e.tif); add One.zip, or the "
+        f"not in {source}: 5 of 7 images (first: b.tif, d.tif, e.tif); add One.zip, or the "
         "folder it was unpacked to, with --source"
     )
 

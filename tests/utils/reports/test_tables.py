@@ -6,7 +6,7 @@ import re
 import torch
 
 from tests.utils.reports.findings import CLASSES, ERODED_ONLY, FINDINGS, NOTHING, find
-from utils.console import percent, points
+from utils.console import counted, percent, points
 from utils.evaluation.metrics import scores
 from utils.reports.tables import (
     boundary_table,
@@ -22,6 +22,8 @@ def test_numbers():
     assert [percent(x) for x in (0.72617, 1.0, math.nan)] == ["72.62", "100.00", "-"]
     numbers = (0.01234, -0.5, 0.0, -1e-9, 1e-9, math.nan)
     assert [points(x) for x in numbers] == ["+1.23", "-50.00", "0.00", "0.00", "0.00", "-"]
+    assert [counted(n, "file") for n in (0, 1, 1000)] == ["0 files", "1 file", "1,000 files"]
+    assert [counted(n, "it is", "they are") for n in (1, 2)] == ["1 it is", "2 they are"]
     assert span((0.1, 0.25)) == "10.00 to 25.00"
     assert span((-0.1, 0.25), points) == "-10.00 to +25.00"
     assert span((math.nan, math.nan)) == "-"
