@@ -191,7 +191,8 @@ class Archives:
             given = ", ".join(str(source) for source in self._sources)
             number = f"{len(missing)} of {counted(len(names), what)}"
             raise MissingDataError(
-                f"not in {given}: {number} (first: {first}); add {archives}, or the folder it was unpacked to, with --source"
+                f"not in {given}: {number} (first: {first}); add {archives}, or the folder "
+                "it was unpacked to, with --source"
             )
         return {source: found[source] for source in names}
 
