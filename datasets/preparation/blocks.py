@@ -43,7 +43,7 @@ def split_by_blocks(
         Blocks by split, as sources named ``IMAGE_bROW_COLUMN``.
 
     Raises:
-        ConfigError: blocks are smaller than the gap allows, or fewer than the splits.
+        ConfigError: the gap leaves too little of a block, or blocks are fewer than the splits.
     """
     grids = [_edges(source.image.image_size(), side_px) for source in sources]
     num_blocks = [(len(rows) - 1) * (len(columns) - 1) for rows, columns in grids]
@@ -56,8 +56,7 @@ def split_by_blocks(
             box = _shrunk(own, row, column, rows, columns, gap_px)
             height_px = rows[row + 1] - rows[row]
             width_px = columns[column + 1] - columns[column]
-            is_high = box.height_px >= min(height_px, _MIN_BLOCK_PX)
-            if not is_high or box.width_px < min(width_px, _MIN_BLOCK_PX):
+            if min(box.height_px, box.width_px) < min(height_px, width_px, _MIN_BLOCK_PX):
                 raise ConfigError(
                     f"--blocks {side_px} with --gap {gap_px} leaves less than {_MIN_BLOCK_PX} px "
                     f"of a side of a block of {source.id}, {height_px} x {width_px} px; take "
