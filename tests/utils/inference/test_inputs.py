@@ -10,12 +10,16 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from datasets.preparation.writer import TileSetWriter
+from datasets.sensors import SensorFiles
 from datasets.sources import SourceFacts
 from datasets.tile_set import Tile, TileSet, open_tile_set
 from tests.datasets.broken import CLASSES, PALETTE, image_of, target_of
+from tests.utils.rasters.raster_files import write_tiff
 from utils.boxes import Box
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.inference.inputs import Input, find_inputs, open_input, passed_over
+from utils.inference.maps import GeneratedMaps
+from utils.inference.sensors import SensorMaps, TrainedSensor
 from utils.rasters.rendering import Rendering
 
 
@@ -67,6 +71,19 @@ def test_a_block_of_a_placed_image_is_placed_by_its_offset(tmp_path):
     with open_input(image, Rendering(stretch=((0, 1),))) as scene:
         assert scene.placement == image.placement and not scene.has_mask
         assert np.array_equal(scene.read_rgb(slice(0, 8), slice(2, 8)), image_of("a")[:, 2:])
+    heights = np.arange(40 * 50, dtype=np.float32).reshape(40, 50, 1)
+    write_tiff(tmp_path / "i.tif", heights)
+    maps = SensorMaps(
+        GeneratedMaps({}),
+        {"dsm": TrainedSensor(low=0, high=65534)},
+        {"dsm": SensorFiles(path=tmp_path)},
+        rendering=Rendering(),
+        num_images=1,
+        tile_set=open_tile_set(tmp_path / "set"),
+    )
+    with maps.opened(image):
+        found = maps.of_chunk(image, Box(2, 1, 6, 7), image_of("a")[2:, 1:])["dsm"]
+    assert np.array_equal(found, 1 + heights[18:24, 41:48, 0])
 
 
 @pytest.mark.parametrize("lefts", [(0, 8), (8,)])

@@ -25,7 +25,6 @@ from utils.inference.results import (
     write_results,
 )
 from utils.rasters.reading import open_scene
-from utils.rasters.rendering import Rendering
 
 NAMES = ("ground", 'Gebäude & "<roof>"', "tree")
 PALETTE = ((255, 255, 255), (0, 0, 255), (0, 160, 16))
@@ -42,11 +41,11 @@ def blocks(size: tuple[int, int]) -> torch.Tensor:
     return torch.from_numpy(coarse.repeat(4, 1).repeat(4, 2)[:, :height, :width].copy()).float()
 
 
-def write(folder: Path, image: Path, kinds=KINDS, stretch=(), **options):
+def write(folder: Path, image: Path, kinds=KINDS, **options):
     """Write the results of random logits of an image; return facts on them and the class map."""
     output = OutputSettings(folder=folder, kinds=kinds, classes=NAMES, palette=PALETTE, **options)
     result = Path(image.name).with_suffix(".tif" if image.suffix != ".png" else ".png")
-    with open_scene(image, Rendering(stretch=stretch)) as scene:
+    with open_scene(image) as scene:
         logits = blocks(scene.size)
         labels = logits.max(0).indices.to(torch.uint8).numpy()
         labels[~scene.read_mask(slice(None), slice(None))] = 255
@@ -58,11 +57,6 @@ def write(folder: Path, image: Path, kinds=KINDS, stretch=(), **options):
         output.remove_scratch(result)
     assert [*folder.glob(".*")] == []
     return written, labels
-
-
-def pixels(path: Path) -> np.ndarray:
-    with rasterio.open(path) as file:
-        return file.read()
 
 
 def features(folder: Path, name: str) -> list:
