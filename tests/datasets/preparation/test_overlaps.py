@@ -57,6 +57,13 @@ def test_tiles_that_show_the_same_ground(transform, box, size):
     assert found == (size if size is None else pytest.approx(size, abs=1e-6))
 
 
+def test_the_first_tile_may_be_turned():
+    """Its right half, a triangle with the corner where its rows and columns end."""
+    turned = (0.5, 0.5, 399_985, -0.5, 0.5, 5_699_975)
+    places = {"a": placed("i", transform=turned, box=(0, 0, 30, 30)), "b": placed("j")}
+    assert dict(ground(places)) == {("a", "b"): pytest.approx((30, 30))}
+
+
 @pytest.mark.parametrize("far", [False, True])
 def test_the_same_ground_in_another_coordinate_reference_system(far):
     left, bottom, right, top = transform_bounds(

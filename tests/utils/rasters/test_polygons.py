@@ -203,7 +203,7 @@ EARTH = Affine(HALF_EARTH_M, 0, -HALF_EARTH_M, 0, -HALF_EARTH_M / 2, HALF_EARTH_
     [
         (ARCTIC, Affine(1000, 0, -500, 0, -1000, 1500), False),
         (CRS.from_epsg(3031), Affine(1000, 0, -1500, 0, -1000, 500), False),
-        (ARCTIC, Affine(1000, 0, 0, 0, -1000, 0), True),  # the pole is a corner
+        (ARCTIC, Affine(1000, 0, 0, 0, -1000, 1000), True),  # the pole is on the border
         (ARCTIC, Affine(1000, 0, 500, 0, -1000, 1500), True),
         (PLATE_CARREE, EARTH, True),  # a pole is the border
     ],
