@@ -299,6 +299,9 @@ def test_labels_may_be_polygons_or_one_file(flat, tmp_path, capsys):
     for labels in ("masks", "../one.png", "../all.geojson"):
         (source,) = find_pairs(Folders(images=flat / "images" / "a.jpg", masks=flat / labels))
         assert (source.id, source.image.path.name) == ("a", "a.jpg") and source.labels
+    touch(tmp_path, "near/a.tif near/mask.png")
+    near = Folders(images=tmp_path / "near", masks=tmp_path / "near" / "mask.png")
+    assert named(find_pairs(near)) == {"a": ("a.tif", "mask.png")}
     touch(tmp_path, "both/a.tif both/a.geojson")  # the suffix tells them apart
     assert named(find_pairs(Folders(images=tmp_path / "both", masks=tmp_path / "both"))) == {
         "a": ("a.tif", "a.geojson")
