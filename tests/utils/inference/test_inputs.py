@@ -3,6 +3,7 @@
 import pickle
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from rasterio.transform import Affine
 from datasets.preparation.writer import TileSetWriter
 from datasets.sensors import SensorFiles
 from datasets.sources import SourceFacts
+from datasets.structure_maps import MapRecipe
 from datasets.tile_set import Tile, TileSet, open_tile_set
 from tests.datasets.broken import CLASSES, PALETTE, image_of, target_of
 from tests.utils.rasters.raster_files import write_tiff
@@ -178,3 +180,14 @@ def test_files_that_are_passed_over_are_counted_but_for_results(photos):
 def test_nothing_to_segment_is_an_error(photos, source, output, sentence):
     with pytest.raises(MissingDataError, match=sentence):
         find_inputs(photos / source, photos / output, None)
+
+
+def test_a_kept_map_is_made_again_for_another_mask(tmp_path):
+    """The pixels are the same: a mask has been put beside the image."""
+    generator = SimpleNamespace(generate_batch=lambda images: [np.ones((8, 8), np.uint16)])
+    recipe = MapRecipe(generator="superpixels", settings={}, weights_sha256=None)
+    maps = GeneratedMaps({"superpixels": (generator, recipe)}, tmp_path / "maps")
+    image = Input(path=tmp_path / "a.tif", result=Path("a.tif"), stem="a")
+    for valid in (None, np.eye(8, dtype=bool), ~np.eye(8, dtype=bool)):
+        found = maps.of_chunk(image, Box(0, 0, 8, 8), image_of("a"), valid)["superpixels"]
+        assert np.array_equal(found, np.ones((8, 8)) if valid is None else valid)
