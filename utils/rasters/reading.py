@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.boxes import Box
+from utils.console import counted
 from utils.errors import DataError
 from utils.rasters.placement import Grid, Placement
 from utils.rasters.rendering import AS_STORED, Range, Rendering, stretch_text
@@ -245,10 +246,13 @@ class Raster:
     def _shows_palette(self) -> bool:
         return self.palette is not None and self.rgb_bands == (1,)
 
+    @property
+    def _is_sampled_whole(self) -> bool:
+        return self.size[0] * self.size[1] <= _FEW
+
     def _range_text(self, values: np.ndarray) -> str:
-        low, high = np.nanmin(values), np.nanmax(values)
-        is_all = self.size[0] * self.size[1] <= _FEW
-        return f"{low:.6g} to {high:.6g}{'' if is_all else ' (in a sample)'}"
+        low, high = values.min(), values.max()
+        return f"{low:.6g} to {high:.6g}{'' if self._is_sampled_whole else ' (in a sample)'}"
 
     def _renderers(self) -> list[ToBytes]:
         """Return the mapping of stored values to 0..255, one for all bands or one for each.
@@ -259,7 +263,7 @@ class Raster:
         stretch, num_shown = self._rendering.stretch, len(self.rgb_bands)
         if max(self.rgb_bands) > self.num_bands:
             raise DataError(
-                f"{self.path} has {self.num_bands} bands, not the bands "
+                f"{self.path} has {counted(self.num_bands, 'band')}, not the bands "
                 f"{','.join(map(str, self.rgb_bands))}; name others with --bands"
             )
         if self.dtype.kind not in "uif":
@@ -272,15 +276,27 @@ class Raster:
         if len(stretch) > num_shown:
             raise DataError(f"{self.path} has one band, and --stretch three pairs; give one pair")
         if not stretch and not (self.dtype.kind == "u" and self.bits <= 8):
-            values = self.sample(_FEW, self.rgb_bands)
-            if not len(values):
-                raise DataError(f"{self.path} holds no pixel with data; leave it out")
-            found = f"{self.dtype.name} values of {self._range_text(values)}"
-            raise DataError(
-                f"{self.path} holds {found}, without an agreed black and white; name the values "
-                f"that become 0 and 255: --stretch {np.nanmin(values):.6g},{np.nanmax(values):.6g}"
-            )
+            return [self._without_stretch()]
         return [_levels(self._source, pair) for pair in stretch or [None]]
+
+    def _without_stretch(self) -> ToBytes:
+        """Return black for an image without data, whose values have no agreed black and white.
+
+        Raises:
+            DataError: there are such values.
+        """
+        values = self.sample(_FEW, self.rgb_bands)
+        values = values[np.isfinite(values)]
+        if not len(values) and self._is_sampled_whole:
+            return lambda stored: np.zeros(stored.shape, np.uint8)
+        found, example = "no values in a sample", "--stretch LOW,HIGH"
+        if len(values):
+            found = f"values of {self._range_text(values)}"
+            example = f"--stretch {values.min():.6g},{values.max():.6g}"
+        raise DataError(
+            f"{self.path} holds {self.dtype.name} {found}, without an agreed black and white; name "
+            f"the values that become 0 and 255: {example}"
+        )
 
     def _seen(
         self,

@@ -159,3 +159,13 @@ def test_red_of_a_real_raster_is_the_band_it_names():
     high = stored.max()
     found = rgb_of(path, stretch=((0, high),))
     np.testing.assert_array_equal(found[..., 0], np.rint(stored / high * 255))
+
+
+def test_an_image_without_data_or_finite_values_needs_no_stretch(tmp_path: Path):
+    empty = write_tiff(tmp_path / "empty.tif", np.zeros((9, 9, 3), np.uint16), nodata=0)
+    assert not rgb_of(empty).any()
+    values = PHOTO.astype(np.float32)
+    values[0, :3, 0] = [np.inf, -np.inf, np.nan]
+    path = write_tiff(tmp_path / "infinite.tif", values)
+    with pytest.raises(DataError, match=r"float32 values of 0 to 255, .*: --stretch 0,255$"):
+        rgb_of(path)
