@@ -92,13 +92,17 @@ class ArchiveFile:
     def image_size(self) -> tuple[int, int]:
         """Return height and width as ``open_image`` does, from the header if that is possible.
 
+        An orientation that a PNG file states after its pixels is not found.
+
         Raises:
             MissingDataError, DataError: as ``open_image``.
         """
         formats = _WHOLE_FORMATS if self.archive is None else (*_WHOLE_FORMATS, "TIFF")
         with suppress(*_UNREADABLE), self.open() as file, Image.open(file, formats=formats) as seen:
             # After the EXIF orientation; that of a TIFF is unused where it is placed on the earth.
-            turned = seen.format != "TIFF" and seen.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+            # Of a PNG file without early EXIF data, Pillow would decode the pixels.
+            has_exif = seen.format != "TIFF" and (seen.format != "PNG" or "exif" in seen.info)
+            turned = has_exif and seen.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
             if not turned or self.archive is not None:  # without a world file beside it
                 return (seen.width, seen.height) if turned else (seen.height, seen.width)
         with self.open_image() as raster:  # any other format, or unused where it is placed

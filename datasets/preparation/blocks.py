@@ -45,7 +45,7 @@ def split_by_blocks(
     Raises:
         ConfigError: the gap leaves too little of a block, or blocks are fewer than the splits.
     """
-    grids = [_edges(source.image.image_size(), side_px) for source in sources]
+    grids = [_edges(_size_of(source), side_px) for source in sources]
     num_blocks = [(len(rows) - 1) * (len(columns) - 1) for rows, columns in grids]
     splits = _draw(sum(num_blocks), shares, seed)
     found: dict[str, list[Source]] = {split: [] for split in SPLITS}
@@ -70,6 +70,11 @@ def split_by_blocks(
             )
             found[SPLITS[own[row, column]]].append(block)
     return {split: blocks for split, blocks in found.items() if blocks}
+
+
+def _size_of(source: Source) -> tuple[int, int]:
+    with source.image.open_image() as image:
+        return image.size
 
 
 def _edges(size: tuple[int, int], side_px: int) -> tuple[list[int], list[int]]:

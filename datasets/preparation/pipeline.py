@@ -201,12 +201,15 @@ def _size_faults(source: Source) -> list[tuple[str, str]]:
         rows, columns = file.image_size()
         if rows == height and columns in (width, width - lacks_px):
             continue
+        size, other_size = (height, width), (rows, columns)
         if source.image.archive is None and file.archive is None:  # others need to be extracted
             with source.image.open_image() as image, file.open_image() as other:
+                size, other_size = image.size, other.size
                 if all(grid_of(each.size, each.placement) for each in (image, other)):
                     continue  # they are put together by their places
-        sizes = f"{source.image.name} is {height} x {width} and {file.name} is"
-        faults.append((what, f"{sizes} {rows} x {columns}"))
+        if size != other_size:
+            first, second = f"{size[0]} x {size[1]}", f"{other_size[0]} x {other_size[1]}"
+            faults.append((what, f"{source.image.name} is {first} and {file.name} is {second}"))
     return faults
 
 
