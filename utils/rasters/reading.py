@@ -236,10 +236,13 @@ class Raster:
         fills = (np.ptp(np.percentile(values, [1, 99], axis=0), axis=0) / (high - low)).max()
         if outside <= _OUTSIDE and fills >= _FILLED:
             return None
+        how = f"of which {outside:.0%} lie outside"
+        if outside <= _OUTSIDE:
+            how = f"which fill only {fills:.1%} of"
         return (
-            f"{self.path} has values of {self._range_text(values)}, of which {outside:.0%} lie "
-            f"outside the stretch {stretch_text(stretch)}; if they have another unit than the "
-            "training images, name their own with --stretch"
+            f"{self.path} has values of {self._range_text(values)}, {how} the stretch "
+            f"{stretch_text(stretch)}; if they have another unit than the training images, name "
+            "their own with --stretch"
         )
 
     @property
@@ -292,6 +295,7 @@ class Raster:
         found, example = "no values in a sample", "--stretch LOW,HIGH"
         if len(values):
             found = f"values of {self._range_text(values)}"
+        if len(values) and values.min() < values.max():
             example = f"--stretch {values.min():.6g},{values.max():.6g}"
         raise DataError(
             f"{self.path} holds {self.dtype.name} {found}, without an agreed black and white; name "
