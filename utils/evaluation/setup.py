@@ -78,7 +78,7 @@ def load_setup(
 def check_unseen(checkpoint: Checkpoint, tile_set: TileSet, split: str) -> list[str]:
     """Refuse a split with images that the checkpoint was trained on, in whatever data set.
 
-    An image is known by its pixels. One of a single color teaches nothing, and is not counted.
+    An image is known by its pixels. One of a single colour teaches nothing, and is not counted.
 
     Returns:
         A note if the split is the training split itself, which may be scored as a diagnosis.
@@ -111,7 +111,7 @@ def _is_blank(tile_set: TileSet, image: SourceImage) -> bool:
 
 
 def _rendering_notes(checkpoint: Checkpoint, tile_set: TileSet) -> list[str]:
-    """Return a sentence if stored values have other colors here than they had in training."""
+    """Return a sentence if stored values have other colours here than they had in training."""
     identity = checkpoint.identity
     then = _phrase(identity.channels, identity.rendering)
     now = _phrase(tile_set.channels, tile_set.rendering)
