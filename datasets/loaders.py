@@ -235,5 +235,7 @@ def end_workers_at_exit() -> None:
 
 
 def _end_workers() -> None:
+    # PyTorch's handler raises an error for a killed worker, which would leave the others alive.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in multiprocessing.active_children():
         process.kill()
