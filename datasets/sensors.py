@@ -199,8 +199,7 @@ def _chosen_band(raster: Raster, rendering: Rendering, band: int | None) -> int:
     if raster.palette is not None or raster.dtype.kind not in "iuf":
         what = "colours of a palette" if raster.palette is not None else raster.dtype.name
         raise DataError(f"{raster.path} must hold bands of numbers, not {what}")
-    is_data = rendering.alpha_is_data or raster.alpha_band in rendering.bands
-    alpha = None if is_data else raster.alpha_band
+    alpha = None if rendering.takes_as_data(raster.alpha_band) else raster.alpha_band
     if band is None:
         own = [number for number in range(1, raster.num_bands + 1) if number != alpha]
         if len(own) != 1:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from rasterio._err import CPLE_BaseError
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
@@ -250,6 +249,6 @@ def transform_points(
     try:
         systems = CRS.from_string(crs_from), CRS.from_string(crs_to)
         x, y = transform(*systems, *zip(*points, strict=True))
-    except (CRSError, CPLE_BaseError):
+    except Exception:  # GDAL's own, private ones
         return None
     return list(zip(x, y, strict=True)) if np.isfinite([x, y]).all() else None

@@ -82,8 +82,7 @@ class Raster:
         self._source, self._rendering, self._lock = source, rendering, threading.Lock()
         self._turn = _TURNS[1 if self.placement is not None else source.orientation]
         self.size = source.size[::-1] if self._turn[0] else source.size
-        # An alpha band that is shown as a colour is data.
-        takes_alpha = rendering.alpha_is_data or self.alpha_band in rendering.bands
+        takes_alpha = rendering.takes_as_data(self.alpha_band)
         self._masks_by_alpha = source.alpha_is_mask and not takes_alpha
         self.has_mask = source.has_mask or self._masks_by_alpha or self.dtype.kind == "f"
         num_colors = self.num_bands - (self.alpha_band is not None and not takes_alpha)

@@ -51,6 +51,10 @@ class Rendering:
                     f"stretch is {low} to {high}; give two numbers, the lower one first"
                 )
 
+    def takes_as_data(self, alpha_band: int | None) -> bool:
+        """Return True if a band that a file declares as alpha is data, e.g. shown as a colour."""
+        return self.alpha_is_data or alpha_band in self.bands
+
     def to_plain(self) -> dict[str, Any]:
         """Return plain values for JSON files and checkpoints."""
         return {

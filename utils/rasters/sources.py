@@ -71,8 +71,9 @@ class GdalSource:
         self.color_bands = _color_bands(dataset.colorinterp)
         is_alpha = [each == ColorInterp.alpha for each in dataset.colorinterp]
         self.alpha_band = 1 + is_alpha.index(True) if True in is_alpha else None
-        self.alpha_is_mask = self.alpha_band is not None and not _has_own_mask(dataset)
-        self.has_mask = self.no_data is not None or _has_own_mask(dataset)
+        has_own_mask = _has_own_mask(dataset)
+        self.alpha_is_mask = self.alpha_band is not None and not has_own_mask
+        self.has_mask = self.no_data is not None or has_own_mask
         # GDAL decodes a PNG file from its first row again for each window that lies further up.
         everything = slice(0, dataset.height), slice(0, dataset.width)
         self._whole = self._decode(everything, None) if dataset.driver == "PNG" else None
