@@ -236,13 +236,20 @@ class VitConfig:
     # Path of the weights file, in timm's or the official layout; null: the official file in
     # weights/; 'random' for tests.
     weights: str | None = None
-    num_layers: int = 1  # 1: tokens of the last layer; n: of n evenly spaced layers
-    # projection: on the tokens' own grid; depth_to_space: the intention of the released code.
-    join: Literal["projection", "depth_to_space"] = "projection"
+    # Layers that are read, one for each of the four stages: every quarter of the depth (four_even),
+    # the last four (four_last), the last one for all (last), or numbers from 1: [3, 6, 9, 12].
+    layers: Literal["four_even", "four_last", "last"] | tuple[int, ...] = "four_even"
+    input_scale: float = 1.0  # side of the ViT's input over side of the image
 
     def problems(self) -> Problems:
         """Yield values out of range."""
-        yield from _at_least(1, self, "num_layers")
+        if not isinstance(self.layers, str):
+            if len(self.layers) not in (1, 4):
+                yield "layers", "must be one number, or one for each of the four stages"
+            elif min(self.layers) < 1 or list(self.layers) != sorted(set(self.layers)):
+                yield "layers", "must be increasing numbers from 1"
+        if not 0.25 <= self.input_scale <= 4:
+            yield "input_scale", "must be between 0.25 and 4"
 
 
 @dataclass(frozen=True, kw_only=True)

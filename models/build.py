@@ -3,8 +3,8 @@
 import torch
 
 from configs.schema import Config, ModelConfig, VitConfig
-from models.encoder import IMAGENET_MEAN, IMAGENET_STD, DualBranchEncoder, Embedding, Size
-from models.frozen_vit import load_frozen_vit, published_weights
+from models.encoder import IMAGENET_MEAN, IMAGENET_STD, Branch, DualBranchEncoder, Size
+from models.frozen_vit import FrozenViT, load_frozen_vit, published_weights
 from models.mlp_head import MlpHead
 from models.vsgnet import VSGNet
 from models.weights import fetch_weights
@@ -75,25 +75,18 @@ def build_network(
         MissingDataError, DataError: its weights file is missing or does not fit.
     """
     size = SIZES[config.size]
-    rgb_vit, structure_vit = (
-        load_frozen_vit(name, vit.weights, num_layers=vit.num_layers, dtype=frozen_dtype)
-        if name != "none"
-        else None
-        for name, vit in _vits(config)
-    )
+    rgb_vit, structure_vit = _load_vits(config, frozen_dtype)
     encoder = DualBranchEncoder(
-        rgb=Embedding(
-            channels=size.channels[0],
+        rgb=Branch(
+            channels=size.channels,
             vit=rgb_vit,
-            join=config.rgb_vit.join,
             pictures=((0, 1, 2),),
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
         ),
-        structure=Embedding(
-            channels=size.channels[0],
+        structure=Branch(
+            channels=size.channels,
             vit=structure_vit,
-            join=config.structure_vit.join,
             pictures=pictures,
             mean=(0.5,) * structure_channels,
             std=(0.25,) * structure_channels,
@@ -108,6 +101,28 @@ def build_network(
         dropout=config.head_dropout,
     )
     return VSGNet(encoder=encoder, head=head).to(memory_format=torch.channels_last)
+
+
+def _load_vits(config: ModelConfig, dtype: torch.dtype) -> list[FrozenViT | None]:
+    """Load the frozen ViTs of RGB and structure; equal settings give one ViT, that both share."""
+    vits: list[FrozenViT | None] = []
+    (rgb, _), (structure, _) = settings = _vits(config)
+    for name, vit in settings:
+        if name == "none":
+            vits.append(None)
+        elif vits and rgb == structure and config.rgb_vit == config.structure_vit:
+            vits.append(vits[0])
+        else:
+            vits.append(
+                load_frozen_vit(
+                    name,
+                    vit.weights,
+                    layers=vit.layers,
+                    input_scale=vit.input_scale,
+                    dtype=dtype,
+                )
+            )
+    return vits
 
 
 def _vits(config: ModelConfig) -> list[tuple[str, VitConfig]]:

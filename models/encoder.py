@@ -1,10 +1,10 @@
 """Dual-branch encoder (figure, centre): stems and frozen ViTs, then four stages of FE and FR."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.schema import ModelConfig
@@ -38,59 +38,40 @@ class ConvStem(nn.Module):
         return self.layers(x)
 
 
-CELL = 8  # side of the cell that depth-to-space unfolds one token into
+class TokenJoin(nn.Module):
+    """Join of a frozen ViT's tokens with the four stages of a branch.
 
+    Layer i enters stage i (a single layer enters all of them), on the tokens' own grid through a
+    batch norm and a 1x1 projection to the width of the stage, then bilinear to its grid:
+    ``x_i <- x_i + up(W_i BN_i(t_i) + b_i)``. The layers of a ViT differ in scale, which the batch
+    norms remove (``lateral_bn`` of PMT, and the linear head of DINOv2, have them too).
 
-class ProjectionJoin(nn.Module):
-    """Projection of ViT tokens: LN - 1x1 conv on the tokens' own grid - bilinear to H/4.
-
-    Differs from the released code, which reshapes tokens to a map with scrambled columns, upsamples
-    it to full size and strides it back (faults 11-13).
+    Differs from the released code, which adds the last layer alone, at the first stage, reshapes
+    tokens to a map with scrambled columns, upsamples it to full size and strides it back (faults
+    11-13).
     """
 
-    def __init__(self, vit_channels: int, channels: int) -> None:
+    def __init__(self, vit_channels: int, channels: Sequence[int]) -> None:
         super().__init__()
-        self.norm = ChannelNorm(vit_channels)
-        self.project = nn.Conv2d(vit_channels, channels, 1)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(vit_channels), nn.Conv2d(vit_channels, width, 1))
+            for width in channels
+        )
 
-    def forward(self, tokens: Tensor, size: tuple[int, ...]) -> Tensor:
-        """Map ``(B, D, h, w)`` to ``(B, C1, *size)``."""
-        return resize(self.project(self.norm(tokens)), size)
-
-
-class DepthToSpaceJoin(nn.Module):
-    """Depth-to-space of ViT tokens: 8x8 pixels of D/64 channels each, resized, stride-4 stem.
-
-    The intention of the released code (faults 11, 13), with the pixels of a token in its own cell.
-    An ablation, heavy in memory: the intermediate map has four times the side of the result.
-    """
-
-    def __init__(self, vit_channels: int, channels: int) -> None:
-        super().__init__()
-        if vit_channels % CELL**2:
-            raise ValueError(
-                f"join=depth_to_space needs token channels divisible by {CELL**2}, the ViT has "
-                f"{vit_channels}; set join=projection"
-            )
-        self.stem = ConvStem(in_channels=vit_channels // CELL**2, channels=channels)
-
-    def forward(self, tokens: Tensor, size: tuple[int, ...]) -> Tensor:
-        """Map ``(B, D, h, w)`` to ``(B, C1, *size)``."""
-        unfolded = F.pixel_shuffle(tokens, CELL)
-        return self.stem(resize(unfolded, (4 * size[0], 4 * size[1])))
+    def forward(self, stage: int, tokens: Sequence[Tensor], size: tuple[int, ...]) -> Tensor:
+        """Map the tokens ``(B, D, h, w)`` of a stage (from 0) to ``(B, Ci, *size)``."""
+        return resize(self.stages[stage](tokens[min(stage, len(tokens) - 1)]), size)
 
 
-JOINS = {"projection": ProjectionJoin, "depth_to_space": DepthToSpaceJoin}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Embedding(nn.Module):
-    """Embedding of one branch: CNN stem plus projected tokens of a frozen ViT.
+class Branch(nn.Module):
+    """Entries of one branch into the four stages: CNN stem, down-sampling, tokens of a frozen ViT.
 
     Args:
-        channels: C1.
-        vit: the branch's frozen ViT, or None for the CNN stem alone.
-        join: ``projection`` or ``depth_to_space``.
+        channels: C1..C4.
+        vit: the branch's frozen ViT, or None for the CNN alone.
         pictures: for each picture given to the ViT, its three input channels.
         mean, std: fixed normalisation of the stem's input, one entry per input channel.
     """
@@ -98,29 +79,38 @@ class Embedding(nn.Module):
     def __init__(
         self,
         *,
-        channels: int,
+        channels: tuple[int, int, int, int],
         vit: FrozenViT | None,
-        join: str,
         pictures: tuple[tuple[int, int, int], ...],
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> None:
         super().__init__()
         self.normalize = Normalize(mean, std)
-        self.stem = ConvStem(in_channels=len(mean), channels=channels)
-        self.pictures = pictures if vit is not None else ()
+        self.stem = ConvStem(in_channels=len(mean), channels=channels[0])
+        self.down = nn.ModuleList(_down_sample(*step) for step in pairwise(channels))
         self.vit = vit
+        self.pictures = pictures if vit is not None else ()
         self.joins = nn.ModuleList(
-            JOINS[join](vit.channels, channels) for _ in self.pictures if vit is not None
+            TokenJoin(vit.channels, channels) for _ in self.pictures if vit is not None
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, in_channels, H, W)`` in [0, 1] to ``(B, C1, ⌈H/4⌉, ⌈W/4⌉)``."""
-        out = self.stem(self.normalize(x))
-        for picture, join in zip(self.pictures, self.joins, strict=True):
-            assert self.vit is not None
-            out = out + join(self.vit(x[:, list(picture)]), out.shape[-2:])
-        return out
+    def enter(self, stage: int, x: Tensor, tokens: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Return the input of a stage.
+
+        Args:
+            stage: from 0.
+            x: ``(B, in_channels, H, W)`` in [0, 1] for the first stage, else the output of the
+                stage before.
+            tokens: of the layers of the ViT, for each picture.
+
+        Returns:
+            ``(B, Ci, ⌈H/2^(i+1)⌉, ⌈W/2^(i+1)⌉)`` with i from 1.
+        """
+        x = self.stem(self.normalize(x)) if stage == 0 else self.down[stage - 1](x)
+        for join, layers in zip(self.joins, tokens, strict=True):
+            x = x + join(stage, layers, x.shape[-2:])
+        return x
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,17 +127,15 @@ class Size:
 
 
 class DualBranchEncoder(nn.Module):
-    """Dual-branch encoder: two embeddings and four stages.
+    """Dual-branch encoder: the entries of both branches, and four stages.
 
     Args:
-        rgb, structure: embeddings of width C1.
+        rgb, structure: the branches; they may share one frozen ViT.
         size: widths, depths, attention heads and MLP ratios of the stages.
         config: the recipe's ``model`` section, for everything else in the blocks.
     """
 
-    def __init__(
-        self, *, rgb: Embedding, structure: Embedding, size: Size, config: ModelConfig
-    ) -> None:
+    def __init__(self, *, rgb: Branch, structure: Branch, size: Size, config: ModelConfig) -> None:
         super().__init__()
         self.rgb, self.structure = rgb, structure
         num_blocks = sum(size.depths)
@@ -168,9 +156,6 @@ class DualBranchEncoder(nn.Module):
                 )
             )
             self.recalibrate.append(FeatureRecalibration(channels=width, gates=config.fr_gates))
-        self.down_rgb, self.down_structure = (
-            nn.ModuleList(_down_sample(*step) for step in pairwise(size.channels)) for _ in range(2)
-        )
 
     def forward(self, image: Tensor, structure: Tensor) -> list[Tensor]:
         """Run the four stages.
@@ -182,18 +167,43 @@ class DualBranchEncoder(nn.Module):
         Returns:
             Four maps ``(B, 2*Ci, ⌈H/2^(i+1)⌉, ⌈W/2^(i+1)⌉)``, RGB and structure concatenated.
         """
-        x_rgb, x_structure = self.rgb(image), self.structure(structure)
+        tokens_rgb, tokens_structure = self._tokens(image, structure)
+        x_rgb, x_structure = image, structure
         pyramid = []
         for stage, (enhance, recalibrate) in enumerate(
             zip(self.enhance, self.recalibrate, strict=True)
         ):
-            if stage > 0:
-                x_rgb = self.down_rgb[stage - 1](x_rgb)
-                x_structure = self.down_structure[stage - 1](x_structure)
+            x_rgb = self.rgb.enter(stage, x_rgb, tokens_rgb)
+            x_structure = self.structure.enter(stage, x_structure, tokens_structure)
             f_rgb, f_structure = enhance(x_rgb, x_structure)
             x_rgb, x_structure = recalibrate(x_rgb, x_structure, f_rgb, f_structure)
             pyramid.append(torch.cat([x_rgb, x_structure], 1))
         return pyramid
+
+    def _tokens(self, image: Tensor, structure: Tensor) -> list[list[list[Tensor]]]:
+        """Return the tokens of both branches: for each picture those of every layer.
+
+        All pictures of a ViT that both branches share are one batch.
+        """
+        pictures = [
+            [x[:, list(channels)] for channels in branch.pictures]
+            for branch, x in ((self.rgb, image), (self.structure, structure))
+        ]
+        if self.rgb.vit is not self.structure.vit:
+            return [
+                _tokens_of(branch.vit, own)
+                for branch, own in zip((self.rgb, self.structure), pictures, strict=True)
+            ]
+        tokens = _tokens_of(self.rgb.vit, pictures[0] + pictures[1])
+        return [tokens[: len(pictures[0])], tokens[len(pictures[0]) :]]
+
+
+def _tokens_of(vit: FrozenViT | None, pictures: list[Tensor]) -> list[list[Tensor]]:
+    """Return the tokens of every layer, for each picture; all pictures are one batch."""
+    if vit is None or not pictures:
+        return []
+    layers = [tokens.chunk(len(pictures)) for tokens in vit(torch.cat(pictures))]
+    return [list(tokens) for tokens in zip(*layers, strict=True)]
 
 
 def _down_sample(in_channels: int, out_channels: int) -> nn.Module:

@@ -6,7 +6,9 @@ are ``random`` for tests. Only this file and the depth generator use timm.
 
 import hashlib
 import io
+import math
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -35,25 +37,26 @@ class FrozenViT(nn.Module):
     Args:
         vit: a timm vision transformer that accepts any image size.
         identity: name and hash of the weights, kept in checkpoints in their place.
-        num_layers: 1: tokens of the last layer; n: tokens of n evenly spaced layers, the last one
-            included, each through the final norm, concatenated on channels.
+        layers: that are read, see ``layer_indices``.
+        input_scale: side of the ViT's input over side of the picture.
         dtype: of the computation. A half dtype also stores the weights of linear layers and
             convolutions, which autocast would otherwise cast at every step: the same numbers in
             half the memory. Float32 leaves the dtype to the surrounding autocast.
     """
 
     def __init__(
-        self, vit: Any, identity: dict[str, str], num_layers: int, dtype: torch.dtype
+        self,
+        vit: Any,
+        identity: dict[str, str],
+        layers: str | Sequence[int],
+        input_scale: float,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        depth = len(vit.blocks)
-        if num_layers > depth:
-            raise ConfigError(
-                f"{identity['name']} has {depth} layers; num_layers={num_layers} asks for more"
-            )
         self.identity = identity
-        self.layers = [depth * (i + 1) // num_layers - 1 for i in range(num_layers)]
-        self.channels: int = num_layers * vit.embed_dim
+        self.layers = layer_indices(layers, len(vit.blocks), identity["name"])
+        self.input_scale = input_scale
+        self.channels: int = vit.embed_dim
         self.patch_px: int = vit.patch_embed.patch_size[0]
         self.dtype = dtype
         self.normalize = Normalize(*(vit.pretrained_cfg[key] for key in ("mean", "std")))
@@ -72,32 +75,62 @@ class FrozenViT(nn.Module):
         """Return nothing: the weights are on disk already, named by ``identity``."""
         return kwargs.get("destination", {})
 
-    def forward(self, picture: Tensor) -> Tensor:
-        """Return normalised patch tokens on their own grid.
+    def forward(self, picture: Tensor) -> list[Tensor]:
+        """Return the patch tokens of every layer on their own grid, each through the final norm.
 
-        The picture is resized (bicubic) up to the next multiple of the patch size on each axis.
+        The picture is resized (bicubic) by ``input_scale``, and up to the next multiple of the
+        patch size on each axis.
 
         Args:
             picture: ``(B, 3, H, W)`` in [0, 1].
 
         Returns:
-            ``(B, num_layers * D, ⌈H/patch⌉, ⌈W/patch⌉)``, no gradient.
+            For each layer ``(B, D, ⌈sH/patch⌉, ⌈sW/patch⌉)`` with the input scale s, no gradient.
         """
         is_full, patch = self.dtype == torch.float32, self.patch_px
         device_type = picture.device.type
         half = nullcontext() if is_full else torch.autocast(device_type, dtype=self.dtype)
-        height, width = ((side + patch - 1) // patch * patch for side in picture.shape[-2:])
+        sides = [math.ceil(self.input_scale * side / patch) * patch for side in picture.shape[-2:]]
         with torch.no_grad(), half:
             x = self.normalize(picture)
-            x = F.interpolate(x, (height, width), mode="bicubic", align_corners=False)
-            tokens = self.vit.forward_intermediates(
+            x = F.interpolate(x, sides, mode="bicubic", align_corners=False)
+            return self.vit.forward_intermediates(
                 x, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
             )
-            return torch.cat(tokens, 1)
+
+
+def layer_indices(layers: str | Sequence[int], depth: int, name: str) -> list[int]:
+    """Return the layers that are read, from 0.
+
+    Args:
+        layers: ``last``, ``four_last`` or ``four_even`` (every quarter of the depth, as in
+            facebookresearch/dinov3), or numbers from 1.
+        depth: of the ViT.
+        name: of the ViT, for the error.
+
+    Raises:
+        ConfigError: the ViT has fewer layers.
+    """
+    if isinstance(layers, str):
+        spaced = {
+            "last": [depth],
+            "four_last": [depth - 3, depth - 2, depth - 1, depth],
+            "four_even": [depth * quarter // 4 for quarter in (1, 2, 3, 4)],
+        }[layers]
+    else:
+        spaced = list(layers)
+    if not 1 <= min(spaced) <= max(spaced) <= depth or len(set(spaced)) < len(spaced):
+        raise ConfigError(f"{name} has {depth} layers; layers={layers} asks for others")
+    return [number - 1 for number in spaced]
 
 
 def load_frozen_vit(
-    name: str, weights: str | None, *, num_layers: int = 1, dtype: torch.dtype = torch.float32
+    name: str,
+    weights: str | None,
+    *,
+    layers: str | Sequence[int] = "four_even",
+    input_scale: float = 1.0,
+    dtype: torch.dtype = torch.float32,
 ) -> FrozenViT:
     """Build a timm ViT with weights from a local file, on the current default device.
 
@@ -105,8 +138,7 @@ def load_frozen_vit(
         name: timm model name, e.g. ``vit_small_patch14_reg4_dinov2``.
         weights: path of a weights file; None: the official file in ``weights/``; ``random``:
             fixed random weights.
-        num_layers: see ``FrozenViT``.
-        dtype: see ``FrozenViT``.
+        layers, input_scale, dtype: see ``FrozenViT``.
 
     Raises:
         ConfigError: timm does not know the name, or the model has fewer layers.
@@ -123,7 +155,7 @@ def load_frozen_vit(
     else:
         path, digest = find_weights(weights, official)
         _load_weights(vit, name, path)
-    return FrozenViT(vit, {"name": name, "sha256": digest}, num_layers, dtype)
+    return FrozenViT(vit, {"name": name, "sha256": digest}, layers, input_scale, dtype)
 
 
 def published_weights(name: str) -> OfficialFile:

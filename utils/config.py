@@ -231,8 +231,11 @@ def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
     if is_dataclass(hint):
         return _build(hint, value, key + ".", problems)  # type: ignore[arg-type]
     origin, options = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):  # only 'X | None' occurs
-        return None if value is None else _convert(value, options[0], key, problems)
+    if origin in (Union, types.UnionType):  # X | None, or a word | a list
+        if value is None and type(None) in options:
+            return None
+        is_list = isinstance(value, (list, tuple)) and get_origin(options[1]) is tuple
+        return _convert(value, options[is_list], key, problems)
     if origin is Literal:
         if (type(value), value) not in [(type(option), option) for option in options]:
             problems.append(f"{key}: {value!r} is not one of {', '.join(map(str, options))}")
