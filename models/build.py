@@ -1,5 +1,7 @@
 """Construction of the network from a recipe."""
 
+from dataclasses import replace
+
 import torch
 
 from configs.schema import Config, ModelConfig, VitConfig
@@ -105,31 +107,24 @@ def build_network(
 
 def _load_vits(config: ModelConfig, dtype: torch.dtype) -> list[FrozenViT | None]:
     """Load the frozen ViTs of RGB and structure; equal settings give one ViT, that both share."""
-    vits: list[FrozenViT | None] = []
-    (rgb, _), (structure, _) = settings = _vits(config)
-    for name, vit in settings:
-        if name == "none":
-            vits.append(None)
-        elif vits and rgb == structure and config.rgb_vit == config.structure_vit:
-            vits.append(vits[0])
-        else:
-            vits.append(
-                load_frozen_vit(
-                    name,
-                    vit.weights,
-                    layers=vit.layers,
-                    input_scale=vit.input_scale,
-                    dtype=dtype,
-                )
+    loaded: dict[VitConfig, FrozenViT] = {}
+    for vit in _vits(config):
+        if vit.name != "none" and vit not in loaded:
+            loaded[vit] = load_frozen_vit(
+                vit.name,
+                vit.weights,
+                layers=vit.layers,
+                input_scale=vit.input_scale,
+                dtype=dtype,
             )
-    return vits
+    return [loaded.get(vit) for vit in _vits(config)]
 
 
-def _vits(config: ModelConfig) -> list[tuple[str, VitConfig]]:
-    """Return timm name (``none``: no ViT) and settings of the ViTs of RGB and structure."""
+def _vits(config: ModelConfig) -> list[VitConfig]:
+    """Return the settings of the ViTs of RGB and structure, with timm names (``none``: no ViT)."""
     size = SIZES[config.size]
     vits = ((size.rgb_vit, config.rgb_vit), (size.structure_vit, config.structure_vit))
-    return [(default if vit.name == "default" else vit.name, vit) for default, vit in vits]
+    return [replace(vit, name=own) if vit.name == "default" else vit for own, vit in vits]
 
 
 def fetch_frozen_weights(config: Config) -> None:
@@ -139,9 +134,9 @@ def fetch_frozen_weights(config: Config) -> None:
         ConfigError: an unknown ViT, or one whose weights have no direct URL.
         DataError: a download failed.
     """
-    for name, vit in _vits(config.model):
-        if name != "none" and vit.weights is None:
-            fetch_weights(published_weights(name))
+    for vit in _vits(config.model):
+        if vit.name != "none" and vit.weights is None:
+            fetch_weights(published_weights(vit.name))
 
 
 def frozen_identities(network: VSGNet) -> dict[str, dict[str, str]]:

@@ -11,7 +11,7 @@ from configs.schema import ModelConfig
 from models.feature_recalibration import FeatureRecalibration
 from models.frozen_vit import FrozenViT
 from models.fusion_enhancement import FusionEnhancement
-from models.layers import ChannelNorm, Normalize, resize
+from models.layers import Normalize, resize
 
 
 class ConvStem(nn.Module):

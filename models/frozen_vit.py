@@ -37,7 +37,7 @@ class FrozenViT(nn.Module):
     Args:
         vit: a timm vision transformer that accepts any image size.
         identity: name and hash of the weights, kept in checkpoints in their place.
-        layers: that are read, see ``layer_indices``.
+        layers: which are read, see ``layer_indices``.
         input_scale: side of the ViT's input over side of the picture.
         dtype: of the computation. A half dtype also stores the weights of linear layers and
             convolutions, which autocast would otherwise cast at every step: the same numbers in
@@ -138,7 +138,9 @@ def load_frozen_vit(
         name: timm model name, e.g. ``vit_small_patch14_reg4_dinov2``.
         weights: path of a weights file; None: the official file in ``weights/``; ``random``:
             fixed random weights.
-        layers, input_scale, dtype: see ``FrozenViT``.
+        layers: see ``FrozenViT``.
+        input_scale: see ``FrozenViT``.
+        dtype: see ``FrozenViT``.
 
     Raises:
         ConfigError: timm does not know the name, or the model has fewer layers.

@@ -58,7 +58,7 @@ def settings_digest(
         [structure.control, structure.modalities, structure.absent],
         {name: [of.encodings, map_settings(of)] for name, of in structure.selected().items()},
         {key: value for key, value in asdict(model).items() if key not in _NOT_IN_RESULT},
-        [(vit.name, vit.num_layers, vit.join) for vit in (model.rgb_vit, model.structure_vit)],
+        [(vit.name, vit.layers, vit.input_scale) for vit in (model.rgb_vit, model.structure_vit)],
         [evaluation.window_px, evaluation.overlap_px, evaluation.scales, evaluation.turns],
         config.run.precision,
         rendering.to_plain(),

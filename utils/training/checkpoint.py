@@ -19,7 +19,7 @@ from models.weights import check_layout
 from utils.errors import DataError, MissingDataError
 from utils.files import atomic_path
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 _CLASSIFIER = "head.classify."  # beginning of the names of weights with one row per class
 
 

@@ -40,7 +40,8 @@ def test_settings_that_decide_a_result_are_in_the_digest(checkpoint):
         "structure.superpixels.segment_size_px=20",
         "structure.superpixels.encodings=[boundary]",
         "model.fe_branches=[global_context]",
-        "model.structure_vit.join=depth_to_space",
+        "model.structure_vit.layers=last",
+        "model.structure_vit.input_scale=2",
     ]
     found = [digest(checkpoint), *(digest(checkpoint, override) for override in overrides)]
     found += [digest(checkpoint, maps="stored"), digest(checkpoint, min_area=2.0)]

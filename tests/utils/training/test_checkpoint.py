@@ -56,13 +56,13 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
         load_checkpoint(tmp_path / "none.pth")
     path = tmp_path / "a.pth"
     for content, message in (
-        ({"format_version": 99}, "has format 99, this program reads 4"),
+        ({"format_version": 99}, "has format 99, this program reads 5"),
         (
-            {"format_version": 3},
-            "has format 3, this program reads 4; use a checkpoint that its own",
+            {"format_version": 4},
+            "has format 4, this program reads 5; use a checkpoint that its own",
         ),
-        ({"format_version": 4, "identity": {"recipe": {}}}, r"a\.pth is not a complete checkpoint"),
-        ({"state_dict": {}}, "has no format version, this program reads 4"),
+        ({"format_version": 5, "identity": {"recipe": {}}}, r"a\.pth is not a complete checkpoint"),
+        ({"state_dict": {}}, "has no format version, this program reads 5"),
     ):
         torch.save(content, path)
         with pytest.raises(DataError, match=message):
