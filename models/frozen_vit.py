@@ -8,8 +8,8 @@ import hashlib
 import io
 import math
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from models.weights import RANDOM, OfficialFile, check_layout, find_weights, off
 from utils.errors import ConfigError, DataError
 
 _UNUSED = ("head.", "fc_norm.", "mask_token")  # in published files; patch tokens do not need them
+MEMORY_BYTES = 4 << 30  # of tokens that a ViT remembers
 _RANDOM_SEED = 0  # random weights are equal whenever a network is built
 
 
@@ -59,6 +60,8 @@ class FrozenViT(nn.Module):
         self.channels: int = vit.embed_dim
         self.patch_px: int = vit.patch_embed.patch_size[0]
         self.dtype = dtype
+        self._kept: dict[bytes, list[Tensor]] = {}
+        self._memory: dict[bytes, list[Tensor]] | None = None  # ``_kept`` inside ``remembering``
         self.normalize = Normalize(*(vit.pretrained_cfg[key] for key in ("mean", "std")))
         self.vit = vit.requires_grad_(False)
         if dtype != torch.float32:
@@ -87,9 +90,20 @@ class FrozenViT(nn.Module):
         Returns:
             For each layer ``(B, D, ⌈sH/patch⌉, ⌈sW/patch⌉)`` with the input scale s, no gradient.
         """
+        if self._memory is None:
+            tokens = self._compute(picture)
+        elif (key := picture_hash(picture)) in self._memory:
+            tokens = self._memory[key]
+        else:
+            tokens = self._compute(picture)
+            held = sum(layer.nbytes for layers in self._memory.values() for layer in layers)
+            if held + sum(layer.nbytes for layer in tokens) <= MEMORY_BYTES:
+                self._memory[key] = tokens
+        return [layer.to(picture.dtype) for layer in tokens]
+
+    def _compute(self, picture: Tensor) -> list[Tensor]:
         is_full, patch = self.dtype == torch.float32, self.patch_px
-        device_type = picture.device.type
-        half = nullcontext() if is_full else torch.autocast(device_type, dtype=self.dtype)
+        half = nullcontext() if is_full else torch.autocast(picture.device.type, dtype=self.dtype)
         sides = [math.ceil(self.input_scale * side / patch) * patch for side in picture.shape[-2:]]
         with torch.no_grad(), half:
             x = self.normalize(picture)
@@ -97,6 +111,40 @@ class FrozenViT(nn.Module):
             return self.vit.forward_intermediates(
                 x, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
             )
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Keep the tokens of every picture seen inside the block for the next such block.
+
+        For the validations of a run, which predict the same windows each time. On the CPU only:
+        on a GPU, computing tokens takes less time than moving them. Beyond 4 GiB, no further
+        pictures are kept.
+        """
+        memory, self._memory = self._memory, self._kept if self._is_on_cpu() else None
+        try:
+            yield
+        finally:
+            self._memory = memory
+
+    def _is_on_cpu(self) -> bool:
+        return next(self.vit.parameters()).device.type == "cpu"
+
+
+@contextmanager
+def remembered_tokens(network: nn.Module) -> Iterator[None]:
+    """Let all frozen ViTs of a network remember tokens inside the block."""
+    with ExitStack() as stack:
+        for module in network.modules():
+            if isinstance(module, FrozenViT):
+                stack.enter_context(module.remembering())
+        yield
+
+
+def picture_hash(picture: Tensor) -> bytes:
+    """Return a hash of the shape and the values of a picture on the CPU."""
+    digest = hashlib.blake2b(str(tuple(picture.shape)).encode())
+    digest.update(picture.contiguous().numpy().data)
+    return digest.digest()
 
 
 def layer_indices(layers: str | Sequence[int], depth: int, name: str) -> list[int]:

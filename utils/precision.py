@@ -18,13 +18,22 @@ class Precision:
     Args:
         name: fp32, tf32, bf16, fp16, or auto (bf16 on CUDA, fp32 on the CPU).
         device: device of the computation.
+
+    Attributes:
+        dtype: of the trainable part.
+        frozen_dtype: of frozen ViTs: like ``dtype``; for auto also bf16 on a CPU with matrix units
+            for it (AMX), where that takes half the time.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
-        if name == "auto":
+        is_auto = name == "auto"
+        if is_auto:
             name = "bf16" if device.type == "cuda" else "fp32"
         self.name = name
         self.dtype = _HALF.get(name, torch.float32)
+        self.frozen_dtype = self.dtype
+        if is_auto and device.type == "cpu" and torch.cpu._is_amx_tile_supported():
+            self.frozen_dtype = torch.bfloat16
         self._device = device
         if device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = name == "tf32"

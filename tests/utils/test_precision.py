@@ -33,3 +33,21 @@ def test_step_clips_the_sum_to_the_norm_and_clears_the_gradients(name):
     precision.backward(net(torch.tensor([[3.0, 4.0]])).sum())
     precision.step(net, optimizer, max_norm=0.0)
     torch.testing.assert_close(net.weight.data, torch.tensor([[-3.6, -4.8]]))
+
+
+@pytest.mark.parametrize(
+    ("name", "has_units", "expected"),
+    [
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float32),
+        ("fp32", True, torch.float32),
+        ("bf16", False, torch.bfloat16),
+    ],
+)
+def test_frozen_vits_take_half_precision_where_the_cpu_has_units_for_it(
+    name, has_units, expected, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_units)
+    precision = Precision(name, torch.device("cpu"))
+    assert precision.frozen_dtype == expected
+    assert precision.dtype == (torch.bfloat16 if name == "bf16" else torch.float32)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from datasets.dataset import Batch
 from datasets.loaders import EvalLoader
+from models.frozen_vit import remembered_tokens
 from utils.evaluation.evaluate import Predictor, evaluate
 from utils.evaluation.examples import ExampleTiles
 from utils.evaluation.metrics import scores
@@ -84,7 +85,7 @@ class Validation:
     ) -> Tensor:
         """Return the confusion matrix of the first images of all ranks; None: of all images."""
         state = self._state
-        with state.evaluation_weights():
+        with state.evaluation_weights(), remembered_tokens(state.network):
             return evaluate(
                 self._predictor,
                 self._loader,
