@@ -85,7 +85,7 @@ class Validation:
     ) -> Tensor:
         """Return the confusion matrix of the first images of all ranks; None: of all images."""
         state = self._state
-        with state.evaluation_weights(), remembered_tokens(state.network):
+        with state.evaluation_weights(), remembered_tokens(self._predictor.network):
             return evaluate(
                 self._predictor,
                 self._loader,

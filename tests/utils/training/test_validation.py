@@ -38,7 +38,7 @@ def test_every_validation_shows_fixed_tiles_and_the_best_one_leaves_its_worst_ti
     monkeypatch.setattr(validation, "evaluate", evaluate)
     validate = Validation(
         state=state,
-        predictor=SimpleNamespace(encoder=Encoder()),
+        predictor=SimpleNamespace(encoder=Encoder(), network=torch.nn.Identity()),
         loader=range(8),
         labels=None,
         log=SimpleNamespace(evaluation=lambda *_: None, picture=lambda *args: shown.append(args)),
