@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from tests.utils.evaluation.test_examples import Encoder, tile
 from utils.files import read_rgb
