@@ -1,0 +1,133 @@
+"""Maps of cells: several numbers for each of the equal parts that an image is divided into.
+
+A map of cells covers its image exactly: ``⌈H / cell_px⌉`` rows and ``⌈W / cell_px⌉`` columns of
+cells, which are as high and wide as that makes them, ``cell_px`` or a little less. It is kept at
+its own resolution until the network gets it; a window of the image gets a grid of its own, whose
+cells are interpolated between those of the image.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.boxes import Box
+
+NUM_LEVELS = 255  # of a component: 1..255; 0 = no data
+LIMIT = 4.0  # standard deviations of a component from its mean that the levels span
+
+
+def cell_grid(size: tuple[int, ...], cell_px: int) -> tuple[int, int]:
+    """Return the rows and columns of cells of an image of this height and width."""
+    height, width = size
+    return -(-height // cell_px), -(-width // cell_px)
+
+
+def cut_map(levels: Tensor, size: tuple[int, int], window: Box, cell_px: int | None) -> Tensor:
+    """Cut a window of an image from its map.
+
+    Args:
+        levels: ``(N, H, W)`` of the pixels, or ``(N, K, gh, gw)`` uint8 of any number of cells.
+        size: height and width of the image.
+        window: within the image.
+        cell_px: side of a cell; None: a map of pixels.
+
+    Returns:
+        ``(N, h, w)``, a view; or ``(N, K, ⌈h / cell_px⌉, ⌈w / cell_px⌉)``, see ``cut_cells``.
+    """
+    if cell_px is None:
+        return levels[(..., *window.slices)]
+    out = cell_grid((window.height_px, window.width_px), cell_px)
+    return cut_cells(levels, size, window, out)
+
+
+def cut_cells(
+    cells: Tensor | np.ndarray, size: tuple[int, int], window: Box, out: tuple[int, int]
+) -> Tensor:
+    """Resample the cells of a window of an image, bilinearly between their centres.
+
+    Weighted by validity: cells without data do not count, and where less than half counts, or the
+    centre lies outside the image, there is no data. Beyond the outermost centres the outermost
+    cells go on. Where window and cells coincide, nothing changes.
+
+    Args:
+        cells: ``(..., K, gh, gw)`` uint8, 0 = no data.
+        size: height and width of the image, in pixels.
+        window: may extend beyond the image.
+        out: rows and columns of the result.
+
+    Returns:
+        ``(..., K, *out)`` uint8.
+    """
+    grid = (cells.shape[-2], cells.shape[-1])
+    spans = ((window.top_px, window.height_px), (window.left_px, window.width_px))
+    axes = [_Axis(*each) for each in zip(size, grid, spans, out, strict=True)]
+    part = cells[..., axes[0].needed, axes[1].needed]
+    levels = torch.from_numpy(np.array(part)) if isinstance(part, np.ndarray) else part
+    if all(axis.is_identity for axis in axes):
+        return levels
+    valid = levels[..., :1, :, :] > 0
+    mean = _interpolate(levels.float(), axes)
+    if not (bool(valid.all()) and all(axis.inside.all() for axis in axes)):
+        share = _interpolate(valid.float(), axes)
+        for dim, axis in zip((-2, -1), axes, strict=True):
+            share = share * axis.along(axis.inside, dim, share)
+        mean = torch.where(share >= 0.5, mean / share.clamp(min=0.5), 0)
+    return mean.round_().to(torch.uint8)
+
+
+class _Axis:
+    """Neighbours of the new cells along one axis, and their weights, exact but for a rounding.
+
+    Args:
+        length: of the image, in pixels.
+        count: its cells.
+        span: first pixel and length of the window.
+        out: number of new cells.
+    """
+
+    def __init__(self, length: int, count: int, span: tuple[int, int], out: int) -> None:
+        start, window = span
+        whole = 2 * out * length
+        centres = 2 * out * start + (2 * np.arange(out) + 1) * window  # in parts of a pixel
+        lower, rest = np.divmod(centres * count - out * length, whole)
+        self.inside = (centres >= 0) & (centres <= whole)
+        self.weights = (whole - rest) / whole, rest / whole
+        both = np.clip([lower, lower + 1], 0, count - 1)
+        first, last = int(both.min()), int(both.max())
+        self.needed = slice(first, last + 1)
+        self.neighbours = both - first
+        self.is_identity = (start, window, out) == (0, length, count)
+
+    def along(self, values: np.ndarray, dim: int, like: Tensor) -> Tensor:
+        """Return ``(out,)`` values as float32 that broadcast along the last or the last but one."""
+        shaped = torch.from_numpy(values.astype(np.float32)).to(like.device)
+        return shaped if dim == -1 else shaped.unsqueeze(1)
+
+
+def _interpolate(x: Tensor, axes: list[_Axis]) -> Tensor:
+    for dim, axis in zip((-2, -1), axes, strict=True):
+        parts = [
+            x.index_select(dim, torch.from_numpy(index).to(x.device)) * axis.along(weight, dim, x)
+            for index, weight in zip(axis.neighbours, axis.weights, strict=True)
+        ]
+        x = parts[0] + parts[1]
+    return x
+
+
+def valid_cells(valid: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Return the cells at least half of whose pixels hold data, ``(gh, gw)`` bool.
+
+    A pixel belongs to the cell in which its centre lies.
+
+    Args:
+        valid: ``(H, W)`` bool.
+        grid: rows and columns of cells, at most H and W.
+    """
+    counts = valid.astype(np.int64)
+    area = np.ones(grid, np.int64)
+    for axis, (length, count) in enumerate(zip(valid.shape, grid, strict=True)):
+        first = -((count - 2 * length * np.arange(count)) // (2 * count))  # pixel of each cell
+        counts = np.add.reduceat(counts, first, axis)
+        sides = np.diff(first, append=length)
+        area *= sides[:, np.newaxis] if axis == 0 else sides
+    return 2 * counts >= area
