@@ -1,0 +1,280 @@
+"""Candidates of ``benchmarks/accuracy.py``: the list, heads on a frozen ViT, nets from scratch.
+
+The opponents have the interface of ours, ``network(image, structure) -> logits``, and leave the
+structure maps aside.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from configs.schema import Config
+from datasets.encodings import StructureEncoder
+from models.build import build_network
+from models.encoder import IMAGENET_MEAN, IMAGENET_STD
+from models.frozen_vit import FrozenViT, load_frozen_vit
+from models.layers import Normalize, resize
+from models.mlp_head import MlpHead
+from models.structure.depth_anything import DptHead
+
+FROZEN_DTYPE = torch.bfloat16
+_STRIDES_PX = (4, 8, 16, 32)
+_NECK_CHANNELS = 128  # the width of our head at ``small``
+_MULTIPLE_PX = 32  # sides that segmentation_models_pytorch accepts
+
+
+class OnTokens(nn.Module):
+    """Head on the tokens of a frozen ViT.
+
+    Args:
+        vit: its layers are what the head reads.
+        head: maps tokens ``(B, D, h, w)`` by layer, and the size of the image, to logits of any
+            size.
+    """
+
+    def __init__(self, vit: FrozenViT, head: nn.Module) -> None:
+        super().__init__()
+        self.vit, self.head = vit, head
+
+    def forward(self, image: Tensor, structure: Tensor) -> Tensor:
+        """Map ``(B, 3, H, W)`` in [0, 1] to logits ``(B, C, H, W)``."""
+        size = image.shape[-2:]
+        return resize(self.head(self.vit(image), size), size)
+
+
+class LinearHead(nn.Module):
+    """Linear probe as by the authors of DINOv2: batch norm and 1x1 convolution on the tokens.
+
+    Args:
+        vit: the ViT.
+        num_classes: number of classes C.
+        dropout: not used.
+    """
+
+    def __init__(self, vit: FrozenViT, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        width = vit.channels * len(vit.layers)
+        self.norm = nn.BatchNorm2d(width)
+        self.classify = nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, tokens: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Map the tokens of all layers, concatenated, to ``(B, C, h, w)``."""
+        return self.classify(self.norm(torch.cat(list(tokens), 1)))
+
+
+class MlpOnPyramid(nn.Module):
+    """SegFormer's all-MLP head on a pyramid of four layers.
+
+    The neck is the usual one for plain ViTs: 1x1 to a common width, bilinear to strides 4 to 32,
+    3x3. Batch norm takes away the scales of the layers, as in our own join.
+
+    Args:
+        vit: the ViT, with four layers.
+        num_classes: number of classes C.
+        dropout: of the head.
+    """
+
+    def __init__(self, vit: FrozenViT, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        width = _NECK_CHANNELS
+        self.enter = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(vit.channels), nn.Conv2d(vit.channels, width, 1))
+            for _ in _STRIDES_PX
+        )
+        self.smooth = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            )
+            for _ in _STRIDES_PX
+        )
+        self.head = MlpHead(
+            channels=(width // 2,) * 4,  # our head takes two streams of each
+            embed_channels=width,
+            num_classes=num_classes,
+            dropout=dropout,
+        )
+
+    def forward(self, tokens: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Map the tokens of four layers to ``(B, C, ⌈H/4⌉, ⌈W/4⌉)``."""
+        pyramid = []
+        parts = zip(_STRIDES_PX, tokens, self.enter, self.smooth, strict=True)
+        for stride, layer, enter, smooth in parts:
+            grid = tuple(-(-side // stride) for side in size)
+            pyramid.append(smooth(resize(enter(layer), grid)))
+        return self.head(pyramid)
+
+
+class DptOnTokens(nn.Module):
+    """DPT head for segmentation on four layers: that of our depth network, with another end.
+
+    The end is 3x3, batch norm, ReLU, dropout, 1x1, as in DPT's own segmentation networks. Widths
+    are those of Depth Anything, in proportion to the ViT's. Layers are reassembled at 4, 2, 1 and
+    1/2 times the token grid *of an unscaled image*, so that a scaled input does not also multiply
+    the work of the head.
+
+    Args:
+        vit: the ViT, with four layers.
+        num_classes: number of classes C, at least 2.
+        dropout: before the last layer.
+    """
+
+    def __init__(self, vit: FrozenViT, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        width, features = vit.channels, vit.channels // 6
+        widths = (width // 8, width // 4, width // 2, width)
+        self.head = DptHead(width, widths, features)
+        if vit.input_scale != 1:
+            factors = [factor / vit.input_scale for factor in (4, 2, 1, 0.5)]
+            self.head.resize_layers = nn.ModuleList(map(_reassemble, widths, factors))
+        self.head.scratch["output_conv1"] = nn.Sequential(
+            nn.Conv2d(features, features, 3, padding=1, bias=False),
+            nn.BatchNorm2d(features),
+            nn.ReLU(inplace=True),
+            nn.Dropout2d(dropout),
+            nn.Conv2d(features, num_classes, 1),
+        )
+        self.head.scratch["output_conv2"] = nn.Identity()
+        self.head.scratch["refinenet4"].resConfUnit1 = nn.Identity()  # never used
+
+    def forward(self, tokens: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Map the tokens of four layers to logits on a grid of pixels of the ViT's input."""
+        return self.head(tokens)
+
+
+def _reassemble(width: int, factor: float) -> nn.Module:
+    """Build the learned resampling of a layer's map by a factor, rounded to a whole number."""
+    if (up := round(factor)) > 1:
+        return nn.ConvTranspose2d(width, width, up, stride=up)
+    down = round(1 / factor)
+    return nn.Conv2d(width, width, 3, stride=down, padding=1) if down > 1 else nn.Identity()
+
+
+class FromScratch(nn.Module):
+    """Network of segmentation_models_pytorch with random weights; nothing is downloaded.
+
+    Args:
+        kind: class of the package.
+        encoder: name of its encoder.
+        num_classes: number of classes C.
+    """
+
+    def __init__(self, kind: str, encoder: str, num_classes: int) -> None:
+        super().__init__()
+        import segmentation_models_pytorch as smp
+
+        self.normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
+        self.network = getattr(smp, kind)(encoder, encoder_weights=None, classes=num_classes)
+
+    def forward(self, image: Tensor, structure: Tensor) -> Tensor:
+        """Map ``(B, 3, H, W)`` in [0, 1] to logits ``(B, C, H, W)``; any size, padded inside."""
+        height, width = image.shape[-2:]
+        padding = (0, -width % _MULTIPLE_PX, 0, -height % _MULTIPLE_PX)
+        padded = F.pad(self.normalize(image), padding, mode="replicate")
+        return self.network(padded)[..., :height, :width]
+
+
+Build = Callable[[Config, StructureEncoder, int], nn.Module]
+Head = Callable[[FrozenViT, int, float], nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One entry of the list: a network, and its changes to the recipe.
+
+    Attributes:
+        build: builds the network for a recipe, the encoder of its structure maps, and C classes.
+        changes: overrides of the recipe, without whose ViTs all begin; ``{vit}`` and ``{weights}``
+            stand for the command line's.
+        package: that it needs.
+    """
+
+    build: Build
+    changes: tuple[str, ...]
+    package: str = "torch"
+
+    @property
+    def has_vit(self) -> bool:
+        """Return True if it needs a ViT."""
+        return any("{vit}" in change for change in self.changes)
+
+    def overrides(self, vit: str | None, weights: str | None) -> list[str]:
+        """Return the overrides of the recipe for a timm name and its file (None: the official)."""
+        changes = [
+            change.replace("{vit}", vit or "none").replace("{weights}", weights or "null")
+            for change in self.changes
+        ]
+        return ["model.rgb_vit={name: none}", "model.structure_vit={name: none}", *changes]
+
+
+_VIT = ("model.rgb_vit.name={vit}", "model.rgb_vit.weights={weights}")
+_OPPONENT = ("structure.control=off", "optim.lr_factors={}")  # no maps are read; names are ours
+
+
+def _ours(*overrides: str) -> Candidate:
+    """Enter our network with changes to the recipe."""
+
+    def build(config: Config, encoder: StructureEncoder, num_classes: int) -> nn.Module:
+        return build_network(
+            config.model,
+            num_classes=num_classes,
+            structure_channels=encoder.num_channels,
+            pictures=encoder.pictures,
+            frozen_dtype=FROZEN_DTYPE,
+        )
+
+    return Candidate(build=build, changes=overrides)
+
+
+def _on_tokens(head: Head, *overrides: str) -> Candidate:
+    """Enter a head on the frozen ViT."""
+
+    def build(config: Config, encoder: StructureEncoder, num_classes: int) -> nn.Module:
+        settings = config.model.rgb_vit
+        vit = load_frozen_vit(
+            settings.name,
+            settings.weights,
+            layers=settings.layers,
+            input_scale=settings.input_scale,
+            dtype=FROZEN_DTYPE,
+        )
+        return OnTokens(vit, head(vit, num_classes, config.model.head_dropout))
+
+    return Candidate(build=build, changes=(*_OPPONENT, *_VIT, *overrides))
+
+
+def _from_scratch(kind: str, encoder_name: str, *overrides: str) -> Candidate:
+    """Enter a network of segmentation_models_pytorch."""
+
+    def build(config: Config, encoder: StructureEncoder, num_classes: int) -> nn.Module:
+        return FromScratch(kind, encoder_name, num_classes)
+
+    package = "segmentation_models_pytorch"
+    return Candidate(build=build, changes=(*_OPPONENT, *overrides), package=package)
+
+
+_LISTED = {
+    # 1e-3: the rate of the linear heads published with DINOv2 (AdamW).
+    "linear_last": _on_tokens(LinearHead, "model.rgb_vit.layers=last", "optim.lr=1e-3"),
+    "linear_four": _on_tokens(LinearHead, "optim.lr=1e-3"),
+    # 1e-3: the upper end of what is swept for heads on frozen ViTs (3e-5 to 1e-3 in 40,000 steps);
+    # runs of minutes have few steps. Not tuned.
+    "dpt": _on_tokens(DptOnTokens, "optim.lr=1e-3"),
+    "segformer_mlp": _on_tokens(MlpOnPyramid, "optim.lr=1e-3"),
+    # 1e-3: that of Segformer's encoder on ImageNet, from random weights; UPerNet has the same. Not
+    # tuned.
+    "segformer_b0": _from_scratch("Segformer", "mit_b0", "optim.lr=1e-3"),
+    "upernet_r18": _from_scratch("UPerNet", "resnet18", "optim.lr=1e-3"),
+    # Ours have the rate of the recipe.
+    "vsgnet": _ours(),
+    "vsgnet_vit": _ours(*_VIT),
+}
+CANDIDATES = _LISTED | {  # every one with a ViT also with its input at twice the size
+    f"{name}_x2": replace(one, changes=(*one.changes, "model.rgb_vit.input_scale=2"))
+    for name, one in _LISTED.items()
+    if one.has_vit
+}
