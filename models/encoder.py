@@ -202,7 +202,9 @@ def _tokens_of(vit: FrozenViT | None, pictures: list[Tensor]) -> list[list[Tenso
     """Return the tokens of every layer, for each picture; all pictures are one batch."""
     if vit is None or not pictures:
         return []
-    layers = [tokens.chunk(len(pictures)) for tokens in vit(torch.cat(pictures))]
+    # Not ``chunk``, which would fix the number of images of an exported network.
+    each = (len(pictures), -1)
+    layers = [tokens.unflatten(0, each).unbind() for tokens in vit(torch.cat(pictures))]
     return [list(tokens) for tokens in zip(*layers, strict=True)]
 
 

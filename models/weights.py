@@ -169,20 +169,27 @@ def find_weights(weights: str | None, official: OfficialFile) -> tuple[Path, str
             f"{fetch if official.is_direct else ''}"
         )
     found = sha256_of(path)
+    other = _official_name(path, found)  # two versions of a network can have the same layout
+    if other not in (None, official.file):
+        raise DataError(
+            f"{path} is the official file {other}, and {official.model} needs {official.file}; "
+            "change the recipe's model or its weights file"
+        )
     known = official.sha256 if path.name == official.file else None
     if known and not found.startswith(known):
         raise DataError(
             f"{path} is damaged: its SHA-256 should begin with {known} and is {found}; get it "
             f"again from {official.source}"
         )
-    for other, sha256 in _KNOWN_SHA256.items():  # two versions can have the same layout
-        is_other = path.name == other or (sha256 is not None and found.startswith(sha256))
-        if other != official.file and is_other:
-            raise DataError(
-                f"{path} is the official file {other}, and {official.model} needs {official.file}; "
-                "change the recipe's model or its weights file"
-            )
     return path, found
+
+
+def _official_name(path: Path, found: str) -> str | None:
+    """Return which official file a file is, by its SHA-256, or else by its name; None: no one."""
+    for file, sha256 in _KNOWN_SHA256.items():
+        if sha256 is not None and found.startswith(sha256):
+            return file
+    return path.name if path.name in _KNOWN_SHA256 else None
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

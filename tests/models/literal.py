@@ -25,6 +25,12 @@ def normalize(p: Parameters, x: Tensor, mean: Tensor, variance: Tensor) -> Tenso
     return p["weight"].view(-1, 1, 1) * normal + p["bias"].view(-1, 1, 1)
 
 
+def batch_norm(p: Parameters, x: Tensor) -> Tensor:
+    """In eval mode: with the running statistics."""
+    mean, variance = (p[f"running_{name}"].view(-1, 1, 1) for name in ("mean", "var"))
+    return normalize(p, x, mean, variance)
+
+
 def layer_norm(p: Parameters, x: Tensor) -> Tensor:
     mean = x.mean(1, keepdim=True)
     return normalize(p, x, mean, ((x - mean) ** 2).mean(1, keepdim=True))
@@ -46,6 +52,18 @@ def depth_wise(p: Parameters, x: Tensor) -> Tensor:
         for j in range(2 * reach + 1):
             shifted = padded[..., i : i + height, j : j + width]
             out = out + p["weight"][:, 0, i, j].view(-1, 1, 1) * shifted
+    return out
+
+
+def halve(p: Parameters, x: Tensor) -> Tensor:
+    """3x3 kernels at every second pixel, zeros outside: a sum of nine projections."""
+    padded = F.pad(x, [1] * 4)
+    rows, columns = x.shape[2], x.shape[3]
+    out = p.get("bias", torch.zeros(1)).view(-1, 1, 1).to(x)
+    for i in range(3):
+        for j in range(3):
+            shifted = padded[..., i : i + rows : 2, j : j + columns : 2]
+            out = out + project({"weight": p["weight"][:, :, i, j]}, shifted)
     return out
 
 
@@ -166,6 +184,50 @@ def mlp_head(p: Parameters, pyramid: list[Tensor]) -> Tensor:
     """In eval mode: running statistics, no dropout."""
     projected = [project({"weight": p[f"project.{i}.weight"]}, x) for i, x in enumerate(pyramid)]
     fused = torch.stack([bilinear(x, pyramid[0].shape[2:]) for x in projected]).sum(0)
-    mean, variance = (p[f"norm.running_{name}"].view(-1, 1, 1) for name in ("mean", "var"))
-    normal = normalize(part(p, "norm"), fused, mean, variance)
-    return project(part(p, "classify"), torch.relu(normal))
+    return project(part(p, "classify"), torch.relu(batch_norm(part(p, "norm"), fused)))
+
+
+def token_join(p: Parameters, stage: int, tokens: list[Tensor], size: tuple[int, ...]) -> Tensor:
+    """In eval mode: layer i, or the only one, for stage i."""
+    own = tokens[stage] if len(tokens) > 1 else tokens[0]
+    normal = batch_norm(part(p, f"stages.{stage}.0"), own)
+    return bilinear(project(part(p, f"stages.{stage}.1"), normal), size)
+
+
+def stem(p: Parameters, x: Tensor) -> Tensor:
+    normal = (x - p["normalize.mean"]) / p["normalize.std"]
+    p = part(p, "stem.layers")
+    hidden = gelu(batch_norm(part(p, "1"), halve(part(p, "0"), normal)))
+    return batch_norm(part(p, "4"), halve(part(p, "3"), hidden))
+
+
+def encoder(
+    p: Parameters,
+    x_rgb: Tensor,
+    x_structure: Tensor,
+    tokens_rgb: list[list[Tensor]],
+    tokens_structure: list[list[Tensor]],
+    num_heads: tuple[int, ...],
+) -> list[Tensor]:
+    """In eval mode, with one FE block a stage; tokens are those of each picture's layers."""
+    pyramid = []
+    for i, heads in enumerate(num_heads):
+        streams = []
+        for name, x, tokens in (
+            ("rgb", x_rgb, tokens_rgb),
+            ("structure", x_structure, tokens_structure),
+        ):
+            branch = part(p, name)
+            if i == 0:
+                x = stem(branch, x)
+            else:
+                down = part(branch, f"down.{i - 1}")
+                x = halve(part(down, "1"), batch_norm(part(down, "0"), x))
+            size = x.shape[2:]
+            for k, layers in enumerate(tokens):
+                x = x + token_join(part(branch, f"joins.{k}"), i, layers, size)
+            streams.append(x)
+        fused = fusion_enhancement_block(part(p, f"enhance.{i}.blocks.0"), *streams, heads)
+        x_rgb, x_structure = feature_recalibration(part(p, f"recalibrate.{i}"), *streams, *fused)
+        pyramid.append(torch.cat([x_rgb, x_structure], 1))
+    return pyramid

@@ -1,5 +1,6 @@
 """The whole network as built from a recipe: sizes, switches, symmetry, precision, compilers."""
 
+import copy
 from dataclasses import asdict, replace
 
 import pytest
@@ -8,13 +9,13 @@ from torch import Tensor, nn
 
 from configs.schema import ModelConfig, OptimConfig, VitConfig
 from models.build import SIZES, build_network, frozen_identities
-from models.encoder import DepthToSpaceJoin, ProjectionJoin
 from utils.training.optim import build_optimizer
 
 RANDOM, NONE = VitConfig(name="test_vit", weights="random"), VitConfig(name="none")
 DEFAULT = VitConfig(weights="random")
 DINOV3 = VitConfig(name="vit_small_patch16_dinov3", weights="random")
-TWO_LAYERS, DEPTH_TO_SPACE = replace(RANDOM, num_layers=2), replace(RANDOM, join="depth_to_space")
+LAST = replace(RANDOM, layers="last")
+TWO_PICTURES = ((0, 1, 2), (3, 3, 3))
 
 
 def network(
@@ -42,7 +43,8 @@ def inputs(*size: int, batch: int = 2) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"vit": TWO_LAYERS, "structure_vit": DEPTH_TO_SPACE},
+        {"vit": RANDOM, "pictures": TWO_PICTURES},
+        {"vit": RANDOM, "structure_vit": LAST},
         {"fe_branches": ("global_context",)},
         {"fe_branches": ("structure_gate",)},
         {"fe_branches": ("global_context", "structure_gate", "large_kernel")},
@@ -82,12 +84,43 @@ def test_any_size_and_a_batch_gives_what_its_images_give_one_by_one(size):
     torch.testing.assert_close(net(image, structure), one_by_one, rtol=1e-4, atol=1e-5)
 
 
-def test_two_modalities_show_the_structure_vit_two_pictures():
-    net, seen = network(vit=RANDOM, channels=5, pictures=((0, 1, 2), (4, 4, 4))), []
-    net.encoder.structure.vit.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    structure = torch.rand(1, 5, 32, 32)
-    net.encoder.structure(structure)
-    assert torch.equal(torch.cat(seen, 1), structure[:, [0, 1, 2, 4, 4, 4]])
+def calls_of(*vits: nn.Module | None) -> list[tuple[nn.Module, Tensor]]:
+    """Every call of frozen ViTs from now on, with its pictures."""
+    calls: list[tuple[nn.Module, Tensor]] = []
+    for vit in {*vits} - {None}:
+        vit.register_forward_pre_hook(lambda vit, args: calls.append((vit, args[0])))
+    return calls
+
+
+def test_equal_vits_are_one_that_sees_all_pictures_of_both_branches_at_once():
+    named = replace(RANDOM, name=SIZES["tiny"].structure_vit)
+    net = network(vit=DEFAULT, structure_vit=named, pictures=TWO_PICTURES).eval()
+    encoder, (image, structure) = net.encoder, inputs(64, 48)
+    shared = encoder.rgb.vit
+    assert shared is encoder.structure.vit
+    calls = calls_of(shared)
+    logits = net(image, structure)
+    ((_, pictures),) = calls
+    assert torch.equal(pictures, torch.cat([image, structure[:, :3], structure[:, [3, 3, 3]]]))
+    encoder.structure.vit = copy.deepcopy(shared)  # a ViT of its own, with the same weights
+    calls.clear()
+    torch.testing.assert_close(net(image, structure), logits, rtol=1e-4, atol=1e-5)
+    assert [(vit is shared, len(pictures)) for vit, pictures in calls] == [(True, 2), (False, 4)]
+
+
+@pytest.mark.parametrize(
+    "structure_vit",
+    [LAST, replace(RANDOM, layers=(1, 2, 3, 4)), replace(RANDOM, input_scale=2.0), NONE],
+    ids=str,
+)
+def test_vits_of_different_settings_are_two(structure_vit):
+    net = network(vit=RANDOM, structure_vit=structure_vit)
+    branches = (net.encoder.rgb, net.encoder.structure)
+    assert branches[0].vit is not branches[1].vit
+    calls = calls_of(*(branch.vit for branch in branches))
+    net(*inputs(32, 32))
+    expected = [branch.vit for branch in branches if branch.vit is not None]
+    assert [vit for vit, _ in calls] == expected
 
 
 @pytest.mark.parametrize(
@@ -129,14 +162,14 @@ def test_drop_path_rises_linearly_over_all_blocks_and_inputs_are_normalised():
 
 
 def test_settings_of_a_vit_reach_its_own_branch():
-    settings = {"vit": TWO_LAYERS, "structure_vit": DEPTH_TO_SPACE}
-    net = network(**settings, dtype=torch.bfloat16)
-    for embedding, width, join in (
-        (net.encoder.rgb, 2 * 64, ProjectionJoin),
-        (net.encoder.structure, 64, DepthToSpaceJoin),
+    other = replace(RANDOM, layers=(2, 3, 4, 6), input_scale=1.5)
+    net = network(vit=LAST, structure_vit=other, dtype=torch.bfloat16)
+    for branch, layers, scale in (
+        (net.encoder.rgb, [5], 1.0),
+        (net.encoder.structure, [1, 2, 3, 5], 1.5),
     ):
-        assert embedding.vit.channels == width and embedding.vit.dtype == torch.bfloat16
-        assert type(embedding.joins[0]) is join
+        vit = branch.vit
+        assert (vit.layers, vit.input_scale, vit.dtype) == (layers, scale, torch.bfloat16)
     assert frozen_identities(net).keys() == {"rgb_vit", "structure_vit"}
     assert frozen_identities(network()) == {}
 

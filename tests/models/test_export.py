@@ -55,18 +55,21 @@ def check(path, net: torch.nn.Module) -> None:
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_exported_file_gives_the_logits_of_the_network(tmp_path, one_stage, suffix):
-    check(tmp_path / f"a{suffix}", network())
+    """With one frozen ViT for the pictures of both branches."""
+    shared = VitConfig(name="test_vit", weights="random", layers=(1,))
+    check(tmp_path / f"a{suffix}", network(rgb_vit=shared, structure_vit=shared))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_exported_file_with_frozen_vits_of_both_kinds(tmp_path, monkeypatch, suffix):
-    """All stages; positions that are added (DINOv2) and rotary ones (DINOv3)."""
+    """All stages; positions that are added (DINOv2) and rotary ones (DINOv3); four layers, one."""
     create = timm.create_model
-    small = {"depth": 1, "embed_dim": 64, "num_heads": 2}
+    small = {"depth": 4, "embed_dim": 64, "num_heads": 2}
     monkeypatch.setattr(timm, "create_model", lambda name, **more: create(name, **more, **small))
-    rgb_vit = VitConfig(name="vit_small_patch16_dinov3_qkvb", weights="random")
-    structure_vit = VitConfig(name="vit_small_patch14_reg4_dinov2", weights="random")
+    rgb_vit = VitConfig(name="vit_small_patch16_dinov3_qkvb", weights="random", input_scale=1.5)
+    name = "vit_small_patch14_reg4_dinov2"
+    structure_vit = VitConfig(name=name, weights="random", layers="last")
     check(tmp_path / f"a{suffix}", network(rgb_vit=rgb_vit, structure_vit=structure_vit))
 
 

@@ -1,6 +1,8 @@
 """Frozen ViTs: stay frozen, any size and layout of weights, errors; official files' tokens."""
 
+import functools
 import math
+import re
 
 import pytest
 import timm
@@ -8,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.frozen_vit import FrozenViT, load_frozen_vit
+from models.frozen_vit import FrozenViT, layer_indices, load_frozen_vit
 from utils.errors import ConfigError, DataError, MissingDataError
 from utils.files import sha256_of
 
@@ -36,7 +38,7 @@ def test_stays_frozen_and_in_eval_mode_whatever_it_is_told(vit):
     assert not any(module.training for module in vit.modules())
     assert not any(parameter.requires_grad for parameter in vit.parameters())
     picture = torch.rand(1, 3, 32, 32, requires_grad=True)
-    assert not vit(picture).requires_grad
+    assert not any(tokens.requires_grad for tokens in vit(picture))
 
 
 def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone(vit):
@@ -59,8 +61,10 @@ def test_errors_say_what_to_do(tmp_path):
     for unknown in ("vit_smal_patch14_dinov2", "vit_small_patch14_dinov2.dino"):
         with pytest.raises(ConfigError, match=f"timm has no model '{unknown}'; similar names: vit"):
             load_frozen_vit(unknown, "random")
-    with pytest.raises(ConfigError, match=r"test_vit has \d+ layers; num_layers=99 asks for more"):
-        load_frozen_vit(NAME, "random", num_layers=99)
+    with pytest.raises(
+        ConfigError, match=r"test_vit has 6 layers; layers=\(1, 7\) asks for others"
+    ):
+        load_frozen_vit(NAME, "random", layers=(1, 7))
     with pytest.raises(MissingDataError, match=r"weights of test_vit are not at .*none\.pth"):
         load_frozen_vit(NAME, str(tmp_path / "none.pth"))
     wrong = tmp_path / "wrong.pth"
@@ -69,17 +73,57 @@ def test_errors_say_what_to_do(tmp_path):
         load_frozen_vit(NAME, str(wrong))
 
 
-def test_several_layers_are_evenly_spaced_end_with_the_last_and_are_normalised(vit):
-    depth = len(vit.vit.blocks)
-    many = load_frozen_vit(NAME, "random", num_layers=2)
-    picture = torch.rand(1, 3, 33, 50)
-    tokens = many(picture)
-    assert many.layers == [depth // 2 - 1, depth - 1] and many.channels == 2 * vit.channels
-    # On a grid of the next multiple of the patch (fault 12: on a fixed one).
-    assert tokens.shape == (1, many.channels, -(-33 // vit.patch_px), -(-50 // vit.patch_px))
-    assert torch.equal(tokens[:, vit.channels :], vit(picture))
-    for part in tokens.split(vit.channels, 1):  # the final norm, whose scale is 1 here
-        assert part.std(1, unbiased=False).mean().item() == pytest.approx(1, abs=0.05)
+@pytest.mark.parametrize(
+    ("depth", "four_even"),
+    [(4, [1, 2, 3, 4]), (12, [3, 6, 9, 12]), (24, [6, 12, 18, 24]), (40, [10, 20, 30, 40])],
+)
+def test_layers_have_the_names_of_dinov3_or_numbers_from_1(depth, four_even):
+    expected = {
+        "last": [depth],
+        "four_last": [depth - 3, depth - 2, depth - 1, depth],
+        "four_even": four_even,
+        (2,): [2],
+        (1, 2, 3, depth): [1, 2, 3, depth],
+    }
+    for layers, numbers in expected.items():
+        assert [1 + i for i in layer_indices(layers, depth, "v")] == numbers
+
+
+@pytest.mark.parametrize("layers", ["four_even", "four_last", (4,), (1, 2, 3, 4), (0,)])
+def test_a_vit_of_fewer_layers_is_an_error_that_names_both(layers):
+    sentence = f"v has 3 layers; layers={layers} asks for others"
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
+        layer_indices(layers, 3, "v")
+
+
+def test_each_layer_goes_through_the_final_norm_on_its_own_grid(vit):
+    """Of the next multiple of the patch (fault 12: on a fixed one)."""
+    picture, seen = torch.rand(2, 3, 33, 50), []
+    hooks = [
+        block.register_forward_hook(lambda *args: seen.append(args[-1])) for block in vit.vit.blocks
+    ]
+    tokens = vit(picture)
+    for hook in hooks:
+        hook.remove()
+    assert vit.layers == [0, 2, 3, 5] and vit.channels == 64 and vit.patch_px == 16
+    assert [each.shape for each in tokens] == 4 * [(2, 64, 3, 4)]
+    for layer, each in zip(vit.layers, tokens, strict=True):
+        expected = vit.vit.norm(seen[layer])[:, 1:]  # without the class token
+        torch.testing.assert_close(each.flatten(2).mT, expected, rtol=0, atol=0)
+    (last,) = load_frozen_vit(NAME, "random", layers="last")(picture)
+    assert torch.equal(last, tokens[-1])
+
+
+@pytest.mark.parametrize(
+    ("scale", "size", "grid"), [(2.0, (32, 48), (4, 6)), (0.5, (64, 96), (2, 3))]
+)
+def test_input_scale_is_that_of_a_bicubic_resize(vit, scale, size, grid):
+    picture = torch.rand(1, 3, *size)
+    scaled = load_frozen_vit(NAME, "random", input_scale=scale)(picture)
+    by_hand = F.interpolate(picture, [int(scale * side) for side in size], mode="bicubic")
+    for ours, expected in zip(scaled, vit(by_hand), strict=True):
+        assert ours.shape[-2:] == grid
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -87,13 +131,13 @@ def test_several_layers_are_evenly_spaced_end_with_the_last_and_are_normalised(v
 )
 def test_half_precision_storage_gives_the_bits_of_autocast_in_half_the_memory(name, monkeypatch):
     if name != NAME:
-        make_small(monkeypatch, embed_dim=64, num_heads=2)
+        make_small(monkeypatch, depth=4, embed_dim=64, num_heads=2)
     full = load_frozen_vit(name, "random")
     half = load_frozen_vit(name, "random", dtype=torch.bfloat16)
     picture = torch.rand(2, 3, 48, 40)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = full(picture)
-    assert torch.equal(half(picture), expected)
+    assert all(torch.equal(*pair) for pair in zip(half(picture), expected, strict=True))
     assert half.identity == full.identity
     for name, before in full.vit.named_parameters():
         is_matrix = before.ndim > 1 and not name.endswith(("token", "embed"))
@@ -156,12 +200,17 @@ def mlp_of(w: Weights, name: str, y: Tensor) -> Tensor:
     return linear(w, f"{name}.w3", F.silu(gate) * value)
 
 
-def blocks(w: Weights, x: Tensor, heads: int, eps: float, turn=lambda q: q) -> Tensor:
+def blocks(
+    w: Weights, x: Tensor, heads: int, eps: float, prefix: int, turn=lambda q: q
+) -> list[Tensor]:
+    """The patch tokens of each block, through the final norm."""
+    layers = []
     for b in ("blocks.0", "blocks.1"):
         y = attention(w, f"{b}.attn", norm(w, f"{b}.norm1", x, eps), heads, turn)
         x = x + w[f"{b}.ls1.gamma"] * y
         x = x + w[f"{b}.ls2.gamma"] * mlp_of(w, f"{b}.mlp", norm(w, f"{b}.norm2", x, eps))
-    return norm(w, "norm", x, eps)
+        layers.append(norm(w, "norm", x, eps)[:, prefix:])
+    return layers
 
 
 def embed(w: Weights, picture: Tensor, mean: tuple, std: tuple, patch: int) -> Tensor:
@@ -170,8 +219,10 @@ def embed(w: Weights, picture: Tensor, mean: tuple, std: tuple, patch: int) -> T
     return x.flatten(2).mT
 
 
-def relative_error(vit: FrozenViT, picture: Tensor, expected: Tensor) -> float:
-    return ((vit(picture).flatten(2).mT - expected).norm() / expected.norm()).item()
+def relative_error(vit: FrozenViT, picture: Tensor, expected: list[Tensor]) -> float:
+    """The largest of the layers."""
+    pairs = zip(vit(picture), expected, strict=True)
+    return max(((a.flatten(2).mT - b).norm() / b.norm()).item() for a, b in pairs)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +242,7 @@ def test_official_dinov2_layout_gives_the_official_tokens(name, grid, mlp, tmp_p
         shapes["register_tokens"] = (1, 4, dim)
     w = random_like(shapes)
     torch.save(w, tmp_path / "official.pth")
-    vit = load_frozen_vit(name, str(tmp_path / "official.pth"))
+    vit = load_frozen_vit(name, str(tmp_path / "official.pth"), layers=(1, 2))
     picture = torch.rand(1, 3, 14 * grid[0], 14 * grid[1])
     # Class token and positions, registers after the class token, blocks.
     first, positions = w["pos_embed"][:, :1], w["pos_embed"][:, 1:]
@@ -201,7 +252,7 @@ def test_official_dinov2_layout_gives_the_official_tokens(name, grid, mlp, tmp_p
     registers = w.get("register_tokens", torch.zeros(1, 0, dim))
     patches = embed(w, picture, *IMAGENET, 14) + positions
     x = torch.cat([w["cls_token"] + first, registers, patches], 1)
-    expected = blocks(w, x, heads, 1e-6)[:, 1 + registers.shape[1] :]
+    expected = blocks(w, x, heads, 1e-6, 1 + registers.shape[1])
     assert relative_error(vit, picture, expected) < 1e-5
 
 
@@ -250,31 +301,32 @@ def test_official_dinov3_layout_gives_the_official_tokens(name, mlp, tmp_path, m
     make_small(monkeypatch, embed_dim=64, num_heads=heads, mlp_ratio=4)
     weights, masked = official_dinov3(name, mlp)
     torch.save(weights, tmp_path / "official.pth")
-    vit = load_frozen_vit(name, str(tmp_path / "official.pth"))
+    vit = load_frozen_vit(name, str(tmp_path / "official.pth"), layers=(1, 2))
     picture = torch.rand(2, 3, 16 * grid[0], 16 * grid[1])
     x = embed(masked, picture, *(SATELLITE if "sat493m" in name else IMAGENET), 16)
     prefix = [weights[token].expand(2, -1, -1) for token in ("cls_token", "storage_tokens")]
     turn = dinov3_turn(weights["rope_embed.periods"].float(), grid, 5)
-    expected = blocks(masked, torch.cat([*prefix, x], 1), heads, 1e-5, turn)[:, 5:]
+    expected = blocks(masked, torch.cat([*prefix, x], 1), heads, 1e-5, 5, turn)
     assert relative_error(vit, picture, expected) < 1e-5
 
 
 def test_dinov3_biases_are_never_left_out_in_silence(tmp_path, monkeypatch):
     make_small(monkeypatch, embed_dim=64, num_heads=2, mlp_ratio=4)
+    load = functools.partial(load_frozen_vit, layers="last")
     path = tmp_path / "official.pth"
     weights, _ = official_dinov3("", {"fc1": (256, 64), "fc2": (64, 256)})
     bias = weights["blocks.1.attn.qkv.bias"].zero_()
     weights["blocks.0.attn.qkv.bias"].zero_()
     torch.save(weights, path)
-    load_frozen_vit("vit_small_patch16_dinov3", str(path))  # there is nothing to leave out
+    load("vit_small_patch16_dinov3", str(path))  # there is nothing to leave out
     bias[-1] = 0.5  # of the values
     torch.save(weights, path)
     with pytest.raises(DataError, match=r"use the model vit_small_patch16_dinov3_qkvb\.lvd1689m"):
-        load_frozen_vit("vit_small_patch16_dinov3.lvd1689m", str(path))
-    loaded = load_frozen_vit("vit_small_patch16_dinov3_qkvb", str(path))
+        load("vit_small_patch16_dinov3.lvd1689m", str(path))
+    loaded = load("vit_small_patch16_dinov3_qkvb", str(path))
     assert loaded.vit.blocks[1].attn.v_bias[-1] == 0.5
     bias[64] = 0.5  # of the keys, and not masked out
     weights["blocks.1.attn.qkv.bias_mask"] = torch.ones(192)
     torch.save(weights, path)
     with pytest.raises(DataError, match=r"has key biases \(blocks\.1\.attn\.qkv\.bias\)"):
-        load_frozen_vit("vit_small_patch16_dinov3_qkvb", str(path))
+        load("vit_small_patch16_dinov3_qkvb", str(path))

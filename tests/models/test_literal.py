@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from configs.schema import ModelConfig, VitConfig
+from models import build
+from models.encoder import TokenJoin
 from models.feature_recalibration import FeatureRecalibration
 from models.fusion_enhancement import FusionEnhancementBlock
 from models.mlp_head import MlpHead
@@ -16,10 +19,13 @@ CHANNELS, HEADS = 12, 3
 
 
 def with_random_weights(module: nn.Module) -> nn.Module:
-    """Every parameter and running statistic drawn at random, nothing at its initial 0 or 1."""
+    """Every weight and running statistic drawn at random, nothing at its initial 0 or 1.
+
+    Frozen ViTs and fixed normalisations, which are in no state dict, stay as they are.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        for name, tensor in module.state_dict().items():
             if tensor.is_floating_point():
                 tensor.uniform_(-0.7, 0.7, generator=generator).add_(name.endswith("running_var"))
     return module.double().eval()
@@ -73,3 +79,38 @@ def test_head_equals_its_equations(size):
     ]
     parameters = {**dict(head.named_parameters()), **dict(head.named_buffers())}
     assert_same([head(pyramid)], [literal.mlp_head(parameters, pyramid)])
+
+
+@pytest.mark.parametrize("num_layers", [1, 4])
+def test_token_join_equals_its_equation(num_layers):
+    """``up(W_i BN_i(t_i) + b_i)``: up to a finer grid, and down to a coarser one."""
+    widths = (4, 6, 8, 10)
+    join = with_random_weights(TokenJoin(CHANNELS, widths))
+    tokens = list(maps(num_layers, (2, 5, 7)))
+    for stage, size in enumerate([(17, 30), (9, 15), (5, 7), (3, 4)]):
+        expected = literal.token_join(join.state_dict(), stage, tokens, size)
+        assert expected.shape == (2, widths[stage], *size)
+        assert_same([join(stage, tokens, size)], [expected])
+
+
+@pytest.mark.parametrize("layers", ["four_even", "last", (2, 3, 4, 5)])
+def test_encoder_equals_its_equations(layers):
+    """Stem or down-sampling, then the tokens of that stage's layer, then FE and FR."""
+    vit = VitConfig(name="test_vit", weights="random", layers=layers)
+    other = VitConfig(name="test_vit", weights="random", layers="last", input_scale=1.5)
+    network = build.build_network(
+        ModelConfig(size="tiny", rgb_vit=vit, structure_vit=other),
+        num_classes=2,
+        structure_channels=4,
+        pictures=((0, 1, 2), (3, 3, 3)),
+    )
+    encoder = with_random_weights(network.encoder)
+    image, structure = maps(1, (2, 61, 83), 3)[0], maps(1, (2, 61, 83), 4)[0]
+    tokens = [encoder.rgb.vit(image)]
+    more = [encoder.structure.vit(structure[:, list(own)]) for own in ((0, 1, 2), (3, 3, 3))]
+    parameters = {**encoder.state_dict(), **dict(encoder.named_buffers())}
+    heads = build.SIZES["tiny"].num_heads
+    expected = literal.encoder(parameters, image, structure, tokens, more, heads)
+    ours = encoder(image, structure)
+    assert [x.shape[1:] for x in ours] == [(32, 16, 21), (64, 8, 11), (96, 4, 6), (128, 2, 3)]
+    assert_same(ours, expected, within=1e-5)  # FR's two softmaxes are in fp32

@@ -131,6 +131,32 @@ def test_the_official_file_of_another_model_is_refused(know, name):
         find_weights(str(path), official())
 
 
+WEB = "dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth"
+SATELLITE = "dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth"
+
+
+@pytest.mark.parametrize("path", [None, WEB, SATELLITE, "mine.safetensors"])
+@pytest.mark.parametrize(
+    ("model", "needed", "other"),
+    [
+        ("vit_large_patch16_dinov3", WEB, SATELLITE),
+        ("vit_large_patch16_dinov3_qkvb.lvd1689m", WEB, SATELLITE),
+        ("vit_large_patch16_dinov3.sat493m", SATELLITE, WEB),
+        ("vit_large_patch16_dinov3_qkvb.sat493m", SATELLITE, WEB),
+    ],
+)
+def test_web_and_satellite_dinov3_are_never_confused(monkeypatch, model, needed, other, path):
+    """They differ in the statistics of their inputs alone; the hash decides under every name."""
+    file = Path(path or f"weights/{needed}")
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    monkeypatch.setattr(weights_module, "sha256_of", lambda _: f"{other[-12:-4]}{'0' * 56}")
+    with pytest.raises(DataError, match=f"^{file} is the official file {other}, and {model} needs"):
+        find_weights(path, published_weights(model))
+    monkeypatch.setattr(weights_module, "sha256_of", lambda _: f"{needed[-12:-4]}{'0' * 56}")
+    assert find_weights(path, published_weights(model))[0] == file
+
+
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_both_formats_of_pytorch_are_read_and_other_content_is_refused(is_zip):
     path, weights = Path("a.pth"), {"a": torch.arange(3.0), "b": torch.ones(2).half()}

@@ -50,6 +50,11 @@ def test_what_a_recipe_leaves_out_has_its_default(load):
         ("structure: {modalities: [sam, 5]}", r"structure\.modalities\[1\]: must be text"),
         ("data: {root: a, scale_range: [1, 2, 3]}", r"scale_range: must have 2 entries, not 3"),
         ("optim: {lr_factors: [1]}", r"optim\.lr_factors: must be a mapping like \{name: value"),
+        (
+            "model: {rgb_vit: {num_layers: 4}}",
+            r"vit\.num_layers: unknown key; did you mean 'layers'",
+        ),
+        ("model: {structure_vit: {join: projection}}", r"structure_vit\.join: unknown key; known"),
         ("structure: {modalities: [sam, superpixels], sam: {store: superpixels}}", "share one st"),
     ],
 )
@@ -57,6 +62,24 @@ def test_a_mistake_is_named_with_its_dotted_key(load, lines: str, problem: str):
     recipe = "name: demo\n" if lines.startswith("data") else RECIPE
     with pytest.raises(ConfigError, match=problem):
         load(lines, recipe=recipe)
+
+
+@pytest.mark.parametrize(
+    ("layers", "problem"),
+    [
+        ("five", ": 'five' is not one of four_even, four_last, last"),
+        ("null", ": None is not one of four_even"),
+        ("[3, 6]", ": must be one number, or one for each of the four stages"),
+        ("[3, 6, 9]", ": must be one number, or one for each of the four stages"),
+        ("[]", ": must be one number, or one for each of the four stages"),
+        ("[0]", ": must be increasing numbers from 1"),
+        ("[3, 6, 6, 9]", ": must be increasing numbers from 1"),
+        ("[3, x, 6, 9]", r"\[1\]: must be a whole number, not 'x'"),
+    ],
+)
+def test_layers_of_a_vit_are_a_name_or_one_or_four_numbers(load, layers: str, problem: str):
+    with pytest.raises(ConfigError, match=rf"\n  model\.rgb_vit\.layers{problem}"):
+        load(f"model: {{rgb_vit: {{layers: {layers}}}}}")
 
 
 def test_all_problems_come_in_one_error(load):
@@ -109,6 +132,7 @@ def test_overrides_of_every_kind(load):
         "data.scale_range=[1, 2]",
         "data.dihedral=false",
         "model.rgb_vit={name: none, weights: a.pth}",
+        "model.structure_vit.layers=[3, 6, 9, 12]",
         "structure.sam.checkpoint=null",
         "run.output=off",
     )
@@ -116,6 +140,8 @@ def test_overrides_of_every_kind(load):
     assert config.data.scale_range == (1.0, 2.0)
     assert config.data.dihedral is False
     assert (config.model.rgb_vit.name, config.model.rgb_vit.weights) == ("none", "a.pth")
+    vits = config.model.rgb_vit, config.model.structure_vit
+    assert [vit.layers for vit in vits] == ["four_even", (3, 6, 9, 12)]
     assert config.structure.sam.checkpoint is None
     assert config.run.output == "off"
     recipe = {"name": "a", "data": {"root": "b"}}
@@ -144,6 +170,7 @@ def test_the_resolved_recipe_reads_back_unchanged(load, name: str):
         "name": name,
         "data": {"root": "d", "scale_range": [0.5, 1.75]},
         "structure": {"control": "off"},
+        "model": {"rgb_vit": {"layers": "last"}, "structure_vit": {"layers": [7]}},
         "optim": {"lr": 6e-5, "ema_decay": 1e-9},
     }
     config = config_from_dict(recipe, "here")
