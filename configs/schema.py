@@ -15,8 +15,13 @@ from typing import ClassVar, Literal
 
 Problems = Iterator[tuple[str, str]]
 Encoding = Literal["mean_color", "boundary", "boundary_distance", "log_area", "color_by_id"]
-GENERATORS = ("superpixels", "sam", "depth_anything")  # compute maps from the RGB image
-VALUE_GENERATORS = ("depth_anything",)  # generators whose maps hold values, not segment ids
+Layers = Literal["four_even", "four_last", "last"] | tuple[int, ...]
+MapKind = Literal["segments", "values", "cells"]
+# Generators compute maps from the RGB image. Their maps hold segment ids, but for those of
+# VALUE_GENERATORS, which hold values, and of CELL_GENERATORS, several numbers for each cell.
+GENERATORS = ("superpixels", "sam", "depth_anything", "features")
+VALUE_GENERATORS = ("depth_anything",)
+CELL_GENERATORS = ("features",)
 RESERVED_NAMES = {"image", "target", "structure_image"}  # members of a sample, so no store's name
 
 
@@ -122,7 +127,46 @@ class DepthAnythingConfig:
         yield from _window_problems(self)
 
 
-def _window_problems(config: SamConfig | DepthAnythingConfig) -> Problems:
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    """Principal components of the tokens of a frozen ViT, fitted on the training split."""
+
+    encodings: ClassVar[tuple[str, ...]] = ("components",)  # the only one
+    join_tiles: ClassVar[bool] = False  # the tokens of a tile depend on the tile alone
+
+    store: str = "features"  # folder below modalities/ that holds the maps
+    name: str = "vit_small_patch14_reg4_dinov2"  # timm name of the ViT
+    # Path of the weights file; null: the official file in weights/; 'random' for tests and timing.
+    checkpoint: str | None = None
+    layers: Layers = "four_even"  # whose tokens are joined, as in model.rgb_vit.layers
+    num_components: int = 32
+    cell_px: int = 8  # side of the cells of a map; each is one patch of the ViT
+    images_per_batch: int = 4  # windows per forward pass on a GPU; 1 on the CPU
+    # auto: bf16 on a CUDA device, and on a CPU with units for it (AMX), else fp32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    # Larger images are mapped in windows that are blended; of 37 cells, DINOv2 gets its 518 px.
+    window_px: int = 296
+    window_overlap_px: int = 64  # overlap of neighbouring windows
+
+    def problems(self) -> Problems:
+        """Yield values out of range."""
+        if not 4 <= self.num_components <= 64:
+            yield "num_components", "must be between 4 and 64"
+        if not 4 <= self.cell_px <= 32:
+            yield "cell_px", "must be between 4 and 32"
+        yield from _layer_problems(self.layers)
+        yield from _window_problems(self)
+
+
+def _layer_problems(layers: Layers) -> Problems:
+    """Yield numbers of layers that are not increasing from 1."""
+    if not isinstance(layers, str) and (
+        not layers or min(layers) < 1 or list(layers) != sorted(set(layers))
+    ):
+        yield "layers", "must be increasing numbers from 1"
+
+
+def _window_problems(config: SamConfig | DepthAnythingConfig | FeaturesConfig) -> Problems:
     """Yield values out of range of the settings that generators with windows share."""
     yield from _at_least(1, config, "images_per_batch")
     yield from _at_least(64, config, "window_px")
@@ -130,7 +174,7 @@ def _window_problems(config: SamConfig | DepthAnythingConfig) -> Problems:
         yield "window_overlap_px", f"must be 1 to half of window_px ({config.window_px // 2})"
 
 
-GeneratorConfig = SuperpixelsConfig | SamConfig | DepthAnythingConfig
+GeneratorConfig = SuperpixelsConfig | SamConfig | DepthAnythingConfig | FeaturesConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +194,7 @@ class StructureConfig:
     superpixels: SuperpixelsConfig = field(default_factory=SuperpixelsConfig)
     sam: SamConfig = field(default_factory=SamConfig)
     depth_anything: DepthAnythingConfig = field(default_factory=DepthAnythingConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
 
     def selected(self) -> dict[str, GeneratorConfig]:
         """Return the settings of the generators in use, by name, in the recipe's order."""
@@ -164,9 +209,9 @@ class StructureConfig:
         return tuple(name for name in self.modalities if name not in self.absent)
 
     def segment_stores(self) -> tuple[str, ...]:
-        """Return the stores in use that hold segment ids; the others hold values."""
-        chosen = self.selected().items()
-        return tuple(config.store for name, config in chosen if name not in VALUE_GENERATORS)
+        """Return the stores in use that hold segment ids; the others hold values, or cells."""
+        chosen, others = self.selected().items(), {*VALUE_GENERATORS, *CELL_GENERATORS}
+        return tuple(config.store for name, config in chosen if name not in others)
 
     def problems(self) -> Problems:
         """Yield conflicts between modalities, stores and encodings."""
@@ -238,16 +283,15 @@ class VitConfig:
     weights: str | None = None
     # Layers that are read, one for each of the four stages: every quarter of the depth (four_even),
     # the last four (four_last), the last one for all (last), or numbers from 1: [3, 6, 9, 12].
-    layers: Literal["four_even", "four_last", "last"] | tuple[int, ...] = "four_even"
+    layers: Layers = "four_even"
     input_scale: float = 1.0  # side of the ViT's input over side of the image
 
     def problems(self) -> Problems:
         """Yield values out of range."""
-        if not isinstance(self.layers, str):
-            if len(self.layers) not in (1, 4):
-                yield "layers", "must be one number, or one for each of the four stages"
-            elif min(self.layers) < 1 or list(self.layers) != sorted(set(self.layers)):
-                yield "layers", "must be increasing numbers from 1"
+        if not isinstance(self.layers, str) and len(self.layers) not in (1, 4):
+            yield "layers", "must be one number, or one for each of the four stages"
+        else:
+            yield from _layer_problems(self.layers)
         if not 0.25 <= self.input_scale <= 4:
             yield "input_scale", "must be between 0.25 and 4"
 
