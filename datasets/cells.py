@@ -10,16 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.boxes import Box
-
-NUM_LEVELS = 255  # of a component: 1..255; 0 = no data
-LIMIT = 4.0  # standard deviations of a component from its mean that the levels span
-
-
-def cell_grid(size: tuple[int, ...], cell_px: int) -> tuple[int, int]:
-    """Return the rows and columns of cells of an image of this height and width."""
-    height, width = size
-    return -(-height // cell_px), -(-width // cell_px)
+from utils.boxes import Box, cell_grid
 
 
 def cut_map(levels: Tensor, size: tuple[int, int], window: Box, cell_px: int | None) -> Tensor:

@@ -102,14 +102,23 @@ class FrozenViT(nn.Module):
         return [layer.to(picture.dtype) for layer in tokens]
 
     def _compute(self, picture: Tensor) -> list[Tensor]:
-        is_full, patch = self.dtype == torch.float32, self.patch_px
-        half = nullcontext() if is_full else torch.autocast(picture.device.type, dtype=self.dtype)
-        sides = [math.ceil(self.input_scale * side / patch) * patch for side in picture.shape[-2:]]
-        with torch.no_grad(), half:
-            x = self.normalize(picture)
-            x = F.interpolate(x, sides, mode="bicubic", align_corners=False)
+        scale, patch = self.input_scale, self.patch_px
+        grid = [math.ceil(scale * side / patch) for side in picture.shape[-2:]]
+        return self.tokens(self.prepare(picture, grid))
+
+    @torch.no_grad()
+    def prepare(self, picture: Tensor, grid: Sequence[int]) -> Tensor:
+        """Normalise a picture and resize it (bicubic) to these rows and columns of patches."""
+        sides = [self.patch_px * count for count in grid]
+        return F.interpolate(self.normalize(picture), sides, mode="bicubic", align_corners=False)
+
+    @torch.no_grad()
+    def tokens(self, prepared: Tensor) -> list[Tensor]:
+        """Return the tokens of every layer of pictures from ``prepare``, see ``forward``."""
+        is_full, device_type = self.dtype == torch.float32, prepared.device.type
+        with nullcontext() if is_full else torch.autocast(device_type, dtype=self.dtype):
             return self.vit.forward_intermediates(
-                x, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
+                prepared, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
             )
 
     @contextmanager

@@ -30,6 +30,15 @@ class Box:
         return slice(self.top_px, self.bottom_px), slice(self.left_px, self.right_px)
 
 
+def cell_grid(size: tuple[int, ...], cell_px: int) -> tuple[int, int]:
+    """Return the rows and columns of cells that cover an image of this height and width.
+
+    Cells are equal parts of it, at most ``cell_px`` high and wide.
+    """
+    height, width = size
+    return -(-height // cell_px), -(-width // cell_px)
+
+
 def window_starts(length_px: int, window_px: int, overlap_px: int) -> list[int]:
     """Return starts of windows that cover ``0..length_px``, evenly spaced, the last one flush.
 

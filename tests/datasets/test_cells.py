@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.cells import cell_grid, cut_cells, cut_map, valid_cells
-from utils.boxes import Box
+from datasets.cells import cut_cells, cut_map, valid_cells
+from utils.boxes import Box, cell_grid
 from utils.geometry import dihedral
 
 SIZE, GRID = (100, 76), (13, 10)  # 8 px a cell: 7.7 px high, 7.6 px wide
