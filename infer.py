@@ -217,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--simplify", type=float, metavar="METRES", help="simplify polygons; needs shapely 2.1")
     add("--keep-maps", action="store_true", help="store structure maps in OUTPUT/maps for reuse")
     add("--overwrite", action="store_true", help="repeat images that are done")
-    add("--export", type=Path, metavar="FILE", help="write the network alone, as .pt2 or .onnx")
+    add("--export", type=Path, metavar="FILE", help="write a small .pth, .pt2 or .onnx")
     add("--submission", action="store_true", help="also write OUTPUT/submission.zip")
     add("overrides", nargs="*", metavar="key.sub=value", help="change the recipe")
     return parser

@@ -99,8 +99,8 @@ def _check_request(network: nn.Module, path: Path, size_px: tuple[int, int]) -> 
     """Raise an error before any work if there is no such format, or it cannot hold the network."""
     if path.suffix not in (".pt2", ".onnx"):
         raise ConfigError(
-            f"{path} must end with .pt2 (torch.export) or .onnx (ONNX): the extension selects the "
-            "format"
+            f"{path} must end with .pt2 (torch.export), .onnx (ONNX) or .pth (a checkpoint in half "
+            "precision): the extension selects the format"
         )
     if min(size_px) < SMALLEST_PX:
         raise ConfigError(f"an export needs inputs of {SMALLEST_PX} px or more, not {size_px}")

@@ -6,10 +6,12 @@ import os
 import shutil
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import rasterio
+import torch
 from PIL import Image
 
 import infer
@@ -17,6 +19,7 @@ from datasets.tile_set import open_tile_set
 from models.structure.superpixels import Superpixels
 from utils.errors import ConfigError, DataError
 from utils.inference import export, results
+from utils.training.checkpoint import load_checkpoint
 
 
 def never(self, image):
@@ -235,6 +238,28 @@ def test_an_exported_network_is_described(checkpoint, tmp_path, monkeypatch, cap
     assert metadata["classes"] == checkpoint.identity.classes
     assert metadata["maps"]["superpixels"]["settings"]["segment_size_px"] == 8
     assert metadata["structure"]["superpixels"]["encodings"]
+
+
+def test_a_shared_checkpoint_is_small_and_predicts_alike(photos, checkpoint, tmp_path, capsys):
+    shared = tmp_path / "shared.pth"
+    export.export_checkpoint(checkpoint, None, shared)
+    assert f"{shared}: {shared.stat().st_size / 1e6:.1f} MB" in capsys.readouterr().out
+    small = load_checkpoint(shared)
+    assert small.training is None and small.identity == checkpoint.identity
+    assert small.weights.keys() == checkpoint.weights.keys()
+    num_bytes = [sum(w.nbytes for w in c.weights.values()) for c in (small, checkpoint)]
+    assert num_bytes[0] < 0.6 * num_bytes[1]
+    for name, weight in small.weights.items():  # variances, norms and biases to the bit
+        assert weight.ndim > 1 or torch.equal(weight, checkpoint.weights[name])
+    picture = np.array(Image.open(photos / "a.png"))
+    both = [infer.load_predictor(path)(picture) for path in (shared, checkpoint.path)]
+    assert (both[0] == both[1]).mean() > 0.99
+    with pytest.raises(ConfigError, match="would replace the checkpoint; name another file"):
+        export.export_checkpoint(checkpoint, None, checkpoint.path)
+    weights = {name: 1e5 + weight for name, weight in checkpoint.weights.items()}
+    with pytest.raises(DataError, match=r"was not written: \S+ of .* has values above 65504"):
+        export.export_checkpoint(replace(checkpoint, weights=weights), None, tmp_path / "b.pth")
+    assert not (tmp_path / "b.pth").exists()
 
 
 def test_a_submission_needs_other_names_and_all_images(run_infer, photos, tmp_path):

@@ -1,4 +1,4 @@
-"""Export of a checkpoint's network, with metadata that tells how to use it."""
+"""Export of a checkpoint: half its size, or its network alone with metadata that tells its use."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,15 +9,21 @@ from configs.schema import Config
 from datasets.encodings import StructureEncoder
 from models.export import export_network
 from utils.files import sha256_of
-from utils.training.checkpoint import Checkpoint, load_network
+from utils.errors import ConfigError, DataError
+from utils.training.checkpoint import Checkpoint, load_network, save_checkpoint
 
 
 def export_checkpoint(checkpoint: Checkpoint, config: Config, path: Path) -> None:
-    """Write the network as .pt2 or .onnx, see ``models.export``, and report its inputs.
+    """Write a checkpoint as .pth to share, or its network as .pt2 or .onnx; report what it is.
+
+    A .pth is a checkpoint for evaluation and inference, see ``share_checkpoint``; for the others
+    see ``models.export``.
 
     Raises:
-        ConfigError, DataError: as ``models.export.export_network``.
+        ConfigError, DataError: as ``models.export.export_network`` and ``share_checkpoint``.
     """
+    if path.suffix == ".pth":
+        return share_checkpoint(checkpoint, path)
     encoder, identity = StructureEncoder(config.structure), checkpoint.identity
     network = load_network(
         checkpoint,
@@ -39,3 +45,32 @@ def export_checkpoint(checkpoint: Checkpoint, config: Config, path: Path) -> Non
         f"{path}: logits of image (N, 3, {side}, {side}) and structure (N, {channels}, {side}, "
         f"{side}), the size of eval.window_px; at most {difference:.1g} from those of the network"
     )
+
+
+def share_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint with its matrices in half precision (fp16) and no training state.
+
+    Norms, biases and layer scales keep their precision: they are few, and variances may lie outside
+    the range of fp16.
+
+    Raises:
+        ConfigError: the file is the checkpoint itself.
+        DataError: a weight is outside the range of fp16.
+    """
+    if path.resolve() == checkpoint.path.resolve():
+        raise ConfigError(f"--export {path} would replace the checkpoint; name another file")
+    weights, largest = {}, torch.finfo(torch.float16).max
+    for name, weight in checkpoint.weights.items():
+        is_matrix = weight.is_floating_point() and weight.ndim > 1
+        if is_matrix and weight.abs().max() > largest:
+            raise DataError(
+                f"{path} was not written: {name} of {checkpoint.path} has values above {largest:g}, "
+                "the limit of half precision; share the checkpoint itself"
+            )
+        weights[name] = weight.half() if is_matrix else weight
+    save_checkpoint(
+        path, identity=checkpoint.identity, weights=weights, progress=checkpoint.progress
+    )
+    frozen = [f"{vit['name']} ({vit['sha256'][:8]})" for vit in checkpoint.identity.frozen.values()]
+    needs = f"; needs the weights of {', '.join(dict.fromkeys(frozen))}" if frozen else ""
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, for eval.py and infer.py{needs}")
