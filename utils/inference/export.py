@@ -8,8 +8,8 @@ import torch
 from configs.schema import Config
 from datasets.encodings import StructureEncoder
 from models.export import export_network
-from utils.files import sha256_of
 from utils.errors import ConfigError, DataError
+from utils.files import sha256_of
 from utils.training.checkpoint import Checkpoint, load_network, save_checkpoint
 
 
@@ -64,8 +64,8 @@ def share_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         is_matrix = weight.is_floating_point() and weight.ndim > 1
         if is_matrix and weight.abs().max() > largest:
             raise DataError(
-                f"{path} was not written: {name} of {checkpoint.path} has values above {largest:g}, "
-                "the limit of half precision; share the checkpoint itself"
+                f"{path} was not written: {name} of {checkpoint.path} has values above "
+                f"{largest:g}, the limit of half precision; share the checkpoint itself"
             )
         weights[name] = weight.half() if is_matrix else weight
     save_checkpoint(
