@@ -11,6 +11,7 @@ import torch
 
 from configs.schema import (
     DepthAnythingConfig,
+    FeaturesConfig,
     GeneratorConfig,
     SamConfig,
     StructureConfig,
@@ -20,6 +21,7 @@ from models.structure.generator import StructureGenerator
 from models.structure.windows import Windowed
 from models.weights import fetch_weights, official_depth_anything, official_sam
 from utils.errors import ConfigError
+from utils.precision import Precision
 
 
 def build_generator(name: str, config: GeneratorConfig, device: torch.device) -> StructureGenerator:
@@ -30,7 +32,11 @@ def build_generator(name: str, config: GeneratorConfig, device: torch.device) ->
         config: settings of that generator.
         device: device of the computation.
 
+    Returns:
+        The generator; one of ``CELL_GENERATORS`` is still to be fitted.
+
     Raises:
+        ConfigError: settings that the network does not support.
         MissingDataError: the weights file is missing.
         DataError: the weights file is damaged or of another model.
     """
@@ -41,6 +47,7 @@ def fetch_generator_weights(structure: StructureConfig) -> None:
     """Download the official weights of a recipe's generators unless they are in ``weights/``.
 
     Raises:
+        ConfigError: an unknown ViT, or one whose weights have no direct URL.
         DataError: a download failed.
     """
     for config in structure.selected().values():
@@ -48,6 +55,10 @@ def fetch_generator_weights(structure: StructureConfig) -> None:
             fetch_weights(official_sam(config.model_type))
         elif isinstance(config, DepthAnythingConfig) and config.checkpoint is None:
             fetch_weights(official_depth_anything(config.model_type))
+        elif isinstance(config, FeaturesConfig) and config.checkpoint is None:
+            from models.frozen_vit import published_weights
+
+            fetch_weights(published_weights(config.name))
 
 
 def check_generated(structure: StructureConfig, source: str, given: Collection[str] = ()) -> None:
@@ -97,6 +108,15 @@ def _build_depth_anything(config: DepthAnythingConfig, device: torch.device) -> 
     return _in_windows(DepthAnything(config, network, digest, dtype), config)
 
 
+def _build_features(config: FeaturesConfig, device: torch.device) -> StructureGenerator:
+    from models.frozen_vit import load_frozen_vit
+    from models.structure.features import Features
+
+    dtype = Precision(config.precision, device).frozen_dtype
+    vit = load_frozen_vit(config.name, config.checkpoint, layers=config.layers, dtype=dtype)
+    return Features(config, vit.to(device))
+
+
 def _dtype(config: SamConfig | DepthAnythingConfig, device: torch.device) -> torch.dtype:
     is_half = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
     return torch.bfloat16 if is_half else torch.float32
@@ -112,4 +132,5 @@ _BUILDERS: dict[str, Callable[[Any, torch.device], StructureGenerator]] = {
     "superpixels": _build_superpixels,
     "sam": _build_sam,
     "depth_anything": _build_depth_anything,
+    "features": _build_features,
 }
