@@ -13,7 +13,7 @@ from configs.schema import StructureConfig
 from datasets.encodings import mean_color
 from datasets.structure_maps import (
     SHEET,
-    holds_values,
+    map_kind,
     map_path,
     read_manifest,
     read_map,
@@ -32,13 +32,13 @@ class Column(NamedTuple):
     """Pictures of one kind, one for each tile."""
 
     title: str
-    read: Callable[[str], np.ndarray]  # (H, W) class indices, ids or levels of a tile
+    read: Callable[[str], np.ndarray]  # (H, W) class indices or map of a tile
     draw: Callable[[np.ndarray, np.ndarray], Cell]  # image (H, W, 3) uint8 and what was read
 
 
 def draw_store_sheet(tile_set: TileSet, folder: Path) -> None:
     """Draw ``contact_sheet.png`` of a finished store."""
-    columns = [_column("values", folder)]
+    columns = [_column(map_kind(read_manifest(folder)[0].generator), folder)]
     if columns[0].draw is _segments:
         draws = {"segments": _segments, "borders": _borders, "mean colour": _mean_color}
         columns = [Column(title, columns[0].read, draw) for title, draw in draws.items()]
@@ -91,9 +91,10 @@ def draw_data_sheet(
 
 
 def _column(title: str, folder: Path) -> Column:
-    """Return the maps of a store: values, or segments in colours of their own."""
-    draw = _values if holds_values(read_manifest(folder)[0].generator) else _segments
-    return Column(title, lambda tile_id: read_map(map_path(folder, tile_id)), draw)
+    """Return the maps of a store: values, cells, or segments in colours of their own."""
+    kind = map_kind(read_manifest(folder)[0].generator)
+    draw = {"segments": _segments, "values": _values, "cells": _cells}[kind]
+    return Column(title, lambda tile_id: read_map(map_path(folder, tile_id), kind), draw)
 
 
 def _draw_sheet(
@@ -134,3 +135,10 @@ def _mean_color(image: np.ndarray, ids: np.ndarray) -> Cell:
 
 def _values(image: np.ndarray, levels: np.ndarray) -> Cell:
     return Cell(picture=colorize_values(levels))
+
+
+def _cells(image: np.ndarray, cells: np.ndarray) -> Cell:
+    """Draw the first three components as red, green and blue, two standard deviations each way."""
+    levels = np.moveaxis(cells[:3], 0, -1).astype(np.int16)
+    picture = np.where(levels > 0, 2 * levels - 128, 0)
+    return Cell(picture=np.clip(picture, 0, 255).astype(np.uint8), smooth=False)

@@ -14,7 +14,7 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,10 @@ from utils.threads import read_ahead, write_behind
 _NUM_READERS, _NUM_WRITERS = 2, 2  # threads beside the computation
 _NUM_CHECKERS = 8
 
-# Images (H, W, 3) uint8 -> their maps: (H, W) uint16 segment ids, or (H, W) float32 values.
+# Images (H, W, 3) uint8 -> their maps: (H, W) uint16 segment ids, (H, W) float32 values, or
+# (K, gh, gw) uint8 levels of cells.
 GenerateBatch = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-Made = tuple[np.ndarray, dict[str, Any]]  # (H, W) uint16 ids or levels, and facts of the file
+Made = tuple[np.ndarray, dict[str, Any]]  # a map as ``write_map`` takes it, and its facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,7 @@ def complete_store(
         DataError: the store was begun with other settings, or some maps could not be made.
     """
     if dist.is_main:
-        check_recipe(store.folder, store.recipe)
+        check_recipe(store.folder, asdict(store.recipe))
     tile_ids = sorted(store.tile_set.tiles)
     firsts = range(0, len(tile_ids), images_per_batch)
     units = [tile_ids[first : first + images_per_batch] for first in firsts]

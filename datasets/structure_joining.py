@@ -22,7 +22,7 @@ from datasets.structure_maps import (
     LARGEST,
     MapRecipe,
     from_levels,
-    holds_values,
+    map_kind,
     map_path,
     read_facts,
     read_map,
@@ -114,7 +114,7 @@ class _Parts:
     def _read(self, tile: Tile) -> np.ndarray:
         """Read a part's ids, ``(H, W)`` int32, or its values, ``(H, W)`` float32 or NaN."""
         levels = read_map(map_path(self._folder, tile.id))
-        if not holds_values(self._recipe.generator):
+        if map_kind(self._recipe.generator) == "segments":
             return levels.astype(np.int32)
         ends = self.facts(tile)["range"] or (0.0, 0.0)  # no pixel holds data
         return from_levels(levels, *ends).astype(np.float32)
@@ -141,7 +141,8 @@ def join_groups(
     """
     parts = _Parts(folder, sources, recipe)
     pairs = [(g, pair) for g, group in enumerate(groups) for pair in group.layout.pairs]
-    compare = overlap_moments if holds_values(recipe.generator) else match_segments
+    is_segments = map_kind(recipe.generator) == "segments"
+    compare = match_segments if is_segments else overlap_moments
     # Each rank compares its overlaps; all ranks then know all comparisons.
     ours: list[dict[tuple[int, int], np.ndarray]] = [{} for _ in groups]
     for g, (i, j) in _share(pairs, dist):

@@ -1,7 +1,8 @@
 """Structure maps on disk: the raster of a map, and the manifest of a store.
 
 Segment maps hold ids, 0 = no segment. Values (a depth, or a sensor's) are stored as levels: 0 = no
-data, 1..65535 from the smallest to the largest value of a range.
+data, 1..65535 from the smallest to the largest value of a range. Maps of cells hold K levels for
+each cell of a grid (see ``datasets.cells``), side by side in the file: 0 = no data, 1..255.
 
 Every file records the hash of its source image and the digest of its recipe, so an interrupted run
 can be resumed, and further facts: the ``range`` of a depth, and results of joining a map with its
@@ -17,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import VALUE_GENERATORS, GeneratorConfig
+from configs.schema import CELL_GENERATORS, VALUE_GENERATORS, GeneratorConfig, MapKind
+from datasets.cells import valid_cells
 from datasets.rasters import SUFFIX, open_raster, read_text, write_raster
 from utils.config import differences
 from utils.errors import DataError, MissingDataError
@@ -93,18 +95,22 @@ def finish_map(
     """Return a map as it is stored, 0 where the image holds no data, and the facts of its file.
 
     Args:
-        made: ``(H, W)`` segment ids, or depth.
+        made: ``(H, W)`` segment ids, or depth; or ``(K, gh, gw)`` levels of cells.
         generator: its maker.
         valid: ``(H, W)`` bool, the pixels that hold data; None: all of them.
 
     Returns:
-        ``(H, W)`` uint16 ids or levels; ``num_segments``, or ``range``: the smallest and the
-        largest depth of the pixels that hold data, None if there are none.
+        ``(H, W)`` uint16 ids or levels, or ``(K, gh, gw)`` uint8; ``num_segments``, or ``range``:
+        the smallest and the largest depth of the pixels that hold data, None if there are none.
 
     Raises:
         DataError: see ``depth_levels``.
     """
-    if not holds_values(generator):
+    kind = map_kind(generator)
+    if kind == "cells":
+        cells = made if valid is None else made * valid_cells(valid, made.shape[1:])
+        return cells, {}
+    if kind == "segments":
         ids = made if valid is None else np.where(valid, made, 0).astype(made.dtype)
         return ids, {"num_segments": int(ids.max())}
     if valid is None:
@@ -130,20 +136,36 @@ def write_map(
     Args:
         folder: the store.
         tile_id: the tile.
-        ids: ``(H, W)`` uint16 segment ids, or levels.
+        ids: ``(H, W)`` uint16 segment ids, or levels; or ``(K, gh, gw)`` uint8 levels of cells.
         source: SHA-256 of the tile's image file.
         recipe: recipe of the map.
         facts: further plain values to store in the file.
     """
-    if ids.dtype != np.uint16 or ids.ndim != 2:
+    if map_kind(recipe.generator) == "cells":
+        facts = {"components": len(ids), **(facts or {})}
+        ids = np.moveaxis(ids, 0, -1).reshape(ids.shape[1], -1)
+    elif ids.dtype != np.uint16 or ids.ndim != 2:
         raise ValueError(f"a structure map is (H, W) uint16, not {ids.shape} {ids.dtype}")
     text = {_SOURCE: source, _RECIPE: recipe.digest(), _FACTS: facts or {}}
     write_raster(map_path(folder, tile_id), ids, text)
 
 
-def read_map(path: Path) -> np.ndarray:
-    """Memory-map a tile's ids or levels, ``(H, W)`` uint16; errors as in ``open_raster``."""
-    return open_raster(path, "16-bit")
+def read_map(path: Path, kind: MapKind = "segments") -> np.ndarray:
+    """Memory-map a tile's ids or levels.
+
+    Returns:
+        ``(H, W)`` uint16; of cells ``(K, gh, gw)`` uint8, each cell side by side in memory.
+
+    Raises:
+        MissingDataError, DataError: as in ``open_raster``; or its width is that of no cells.
+    """
+    if kind != "cells":
+        return open_raster(path, "16-bit")
+    rows, facts = open_raster(path, "8-bit"), read_text(path).get(_FACTS)
+    number = facts.get("components") if isinstance(facts, dict) else None
+    if not isinstance(number, int) or number < 1 or rows.shape[1] % number:
+        raise DataError(f"{path} is no map of cells; delete it and run generate.py again")
+    return np.moveaxis(rows.reshape(len(rows), -1, number), -1, 0)
 
 
 def read_facts(folder: Path, tile_id: str, source: str, recipe: MapRecipe) -> dict[str, Any] | None:
@@ -166,9 +188,11 @@ def store_folder(data_root: Path, store: str) -> Path:
     return data_root / "modalities" / store
 
 
-def holds_values(generator: str) -> bool:
-    """Return True if the maps of a generator (or sensor) hold levels, not segment ids."""
-    return generator == SENSOR or generator in VALUE_GENERATORS
+def map_kind(generator: str) -> MapKind:
+    """Return the content of the maps of a generator (or sensor): ids, values, or cells."""
+    if generator in CELL_GENERATORS:
+        return "cells"
+    return "values" if generator == SENSOR or generator in VALUE_GENERATORS else "segments"
 
 
 def maker(generator: str | None) -> str:
@@ -191,20 +215,24 @@ def write_manifest(
             generation is resumed and ends.
         joined: results of joining overlapping tiles, for each group of tiles.
     """
-    kind = "values" if holds_values(recipe.generator) else "segments"
+    kind = map_kind(recipe.generator)
     manifest = {"format_version": FORMAT_VERSION, "kind": kind, **asdict(recipe)}
     manifest |= {"joined": joined or [], "tiles": sources}
     write_json(folder / "manifest.json", manifest)
 
 
-def check_recipe(folder: Path, recipe: MapRecipe) -> None:
-    """Refuse to add maps of this recipe to a store of another recipe.
+def check_recipe(folder: Path, wanted: dict[str, Any]) -> None:
+    """Refuse to add maps to a store of another recipe.
+
+    Args:
+        folder: the store, which need not exist.
+        wanted: entries of ``MapRecipe`` that must be equal.
 
     Raises:
         DataError: naming both sides.
     """
     if (folder / "manifest.json").is_file():
-        _compare(folder, _read_manifest(folder)[0], asdict(recipe))
+        _compare(folder, _read_manifest(folder)[0], wanted)
 
 
 def begin_store(folder: Path, recipe: MapRecipe) -> None:
@@ -213,7 +241,7 @@ def begin_store(folder: Path, recipe: MapRecipe) -> None:
     Raises:
         DataError: the folder holds maps of another recipe; they are left unchanged.
     """
-    check_recipe(folder, recipe)
+    check_recipe(folder, asdict(recipe))
     write_manifest(folder, recipe, None)
 
 

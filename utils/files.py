@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,11 +37,15 @@ _SIDECARS = (
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, keeps_first: bool = False) -> Iterator[Path]:
     """Yield a temporary name beside ``path``, and rename the file when the block ends.
 
     The file is flushed to the disk before it is renamed, so a reader (or a restart after a crash)
     sees the complete new file or the old one. If the block raises, the temporary file is removed.
+
+    Args:
+        path: the file.
+        keeps_first: leave a file that exists by then as it is: of several processes, one writes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Random, because processes in containers that share a disk can have the same number. A long
@@ -51,7 +55,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
-        partial.replace(path)
+        if keeps_first:
+            with suppress(FileExistsError):
+                os.link(partial, path)
+            partial.unlink()
+        else:
+            partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

@@ -79,6 +79,8 @@ def test_one_window_is_the_whole_and_several_are_blended_by_weights_that_sum_to_
             assert span.pixels.start == round(span.cells.start * length / count)
         np.testing.assert_allclose(total, 1, atol=1e-6)
         assert spans[0].pixels.start == 0 and spans[-1].pixels.stop == length
+    np.testing.assert_allclose(rows[0].weight, rows[1].weight[::-1], atol=1e-6)
+    assert rows[0].weight[0] == 1 and (np.diff(rows[0].weight[5:]) < 0).all()
     seen = []
     windowed._first_components = lambda crops, grid, count: [
         seen.append(crop) or torch.full((8, *grid), crop[0, 0, 0] / 32 - 4)
