@@ -9,15 +9,18 @@ together or, as shards, one by one at any time::
 """
 
 import argparse
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
-from configs.schema import Config
+from configs.schema import Config, GeneratorConfig
 from datasets.contact_sheets import draw_common_sheet, draw_store_sheet
+from datasets.structure_fits import FIT, store_fit
 from datasets.structure_generation import Shard, Store, complete_store
 from datasets.structure_maps import MapRecipe, map_settings, store_folder
 from datasets.tile_set import TileSet, open_tile_set
 from models.structure.build import build_generator, fetch_generator_weights
+from models.structure.generator import FittedGenerator, StructureGenerator
 from utils.config import load_config, recipe_parser
 from utils.distributed import DistContext, distributed_session
 from utils.errors import run_command
@@ -40,12 +43,12 @@ def generate_store(
     """
     settings = config.structure.selected()[name]
     generator = build_generator(name, settings, dist.device)
-    recipe = MapRecipe(
-        generator=name,
-        settings=map_settings(settings),
-        weights_sha256=generator.weights_sha256,
-    )
     folder = store_folder(tile_set.root, settings.store)
+    if isinstance(generator, FittedGenerator):
+        wanted = asdict(_recipe(name, settings, generator))
+        fit = store_fit(folder, wanted, tile_set, config.data.train_split, generator.fit, dist)
+        generator.use(fit, str(folder / FIT))
+    recipe = _recipe(name, settings, generator)
     store = Store(tile_set=tile_set, folder=folder, recipe=recipe, join=settings.join_tiles)
     num_made = complete_store(
         store,
@@ -64,6 +67,14 @@ def generate_store(
         print(
             f"{len(tile_set.tiles)} maps in {folder}, contact sheet in {folder}/contact_sheet.png"
         )
+
+
+def _recipe(name: str, settings: GeneratorConfig, generator: StructureGenerator) -> MapRecipe:
+    return MapRecipe(
+        generator=name,
+        settings=map_settings(settings),
+        weights_sha256=generator.weights_sha256,
+    )
 
 
 def parse_shard(text: str) -> Shard:
