@@ -199,7 +199,7 @@ def stored_run(name: str, config: Config, dist: DistContext, args: argparse.Name
     """Return the result of a candidate, trained only if the folder lacks it."""
     recipe = config_to_dict(config)
     for generator in {*GENERATORS} - {*config.structure.selected()}:
-        del recipe["structure"][generator]
+        recipe["structure"].pop(generator, None)
     recipe["run"] = {"precision": config.run.precision}
     split = open_tile_set(Path(config.data.root)).split_sha256
     common = {"candidate": name, "recipe": recipe, "split": split}

@@ -9,9 +9,19 @@ import pytest
 import torch
 
 from benchmarks import accuracy
-from benchmarks.opponents import DptOnTokens, FromScratch, LinearHead, MlpOnPyramid, OnTokens
+from benchmarks.opponents import (
+    DptOnTokens,
+    FromScratch,
+    OnTokens,
+    SegformerOnTokens,
+    linear_probe,
+    token_mlp,
+)
 from models.frozen_vit import load_frozen_vit
+from utils.config import load_config
 from utils.evaluation.compare import read_settings
+from utils.training.optim import set_learning_rate
+from utils.training.state import Ema
 
 HAS_SMP = importlib.util.find_spec("segmentation_models_pytorch") is not None
 NEEDS_SMP = ("segformer_b0", "upernet_r18")
@@ -43,7 +53,7 @@ def test_every_candidate_is_trained_scored_kept_and_comparable(run, tmp_path):
     arguments = ("--steps", "2", "--seconds-per-step", "1")
     results, rows, errors = run(*arguments)
     expected = [name for name in accuracy.CANDIDATES if HAS_SMP or name not in NEEDS_SMP]
-    assert len(expected) >= 11 and [*rows] == expected
+    assert len(expected) >= 13 and [*rows] == expected
     assert [result["candidate"] for result in results] == expected
     assert all(result["steps"] == 2 and 0 <= result["miou"] <= 1 for result in results)
     assert all((f"skipped {name}: " in errors) is not HAS_SMP for name in NEEDS_SMP)
@@ -72,6 +82,30 @@ def test_the_speed_is_measured_once_for_all_seeds_and_gives_the_steps(run, monke
     assert run(*arguments, "optim.batch_size=4")[0][0]["steps"] == 2 and len(measured) == 2
 
 
+def test_the_schedule_fits_the_steps_and_the_averaged_weights_are_scored(
+    recipe_path, dist, monkeypatch
+):
+    rates, averages, num_steps = [], [], 20
+
+    def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+        rates.append(rate)
+        set_learning_rate(optimizer, rate)
+
+    def average(network: torch.nn.Module, decay: float) -> Ema:
+        averages.append(Ema(network, decay))
+        return averages[0]
+
+    monkeypatch.setattr(accuracy, "set_learning_rate", set_rate)
+    monkeypatch.setattr(accuracy, "Ema", average)
+    own = accuracy.CANDIDATES["linear_last"].overrides("test_vit", "random")
+    trial = accuracy.build_trial("linear_last", load_config(recipe_path, own), dist)
+    assert len([*accuracy.training(trial, num_steps)]) == num_steps
+    decay = [1e-3 * (1 - step / (num_steps - 1)) ** 0.9 for step in range(num_steps - 1)]
+    assert rates == pytest.approx([0.5e-3, *decay])  # 5 % are one step
+    weights = trial.network.state_dict()
+    assert weights and all(torch.equal(weights[k], v) for k, v in averages[0].average.items())
+
+
 def test_seeds_are_summarised(run):
     given = ("--steps", "2", "--seconds-per-step", "1.5")
     results, rows, _ = run(*given, "--seeds", "0,1", "--only", "linear_four,vsgnet")
@@ -94,7 +128,7 @@ def test_without_a_vit_its_candidates_are_skipped_by_name(run_script, recipe_pat
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
-@pytest.mark.parametrize("head", [LinearHead, DptOnTokens, MlpOnPyramid])
+@pytest.mark.parametrize("head", [linear_probe, token_mlp, DptOnTokens, SegformerOnTokens])
 def test_heads_take_any_size_and_train_every_parameter(head, scale):
     vit = load_frozen_vit("test_vit", "random", layers=(1, 3, 4, 6), input_scale=scale)
     network = OnTokens(vit, head(vit, 3, 0.0))
