@@ -1,7 +1,7 @@
 """Samples, batches of samples, and the data set that reads them from a prepared tile set."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from torch.utils.data import Dataset, get_worker_info
 from datasets.encodings import StructureEncoder, shuffle_ids
 from datasets.rasters import Kind, open_raster
 from datasets.samplers import SampleKey
-from datasets.structure_maps import map_path, store_folder
+from datasets.structure_maps import map_path, read_map, store_folder
 from datasets.tile_set import HISTOGRAM, RareClasses, TileSet, check_target
 from datasets.transforms import Geometry, draw_color_factors, draw_id_key, jitter_colors
+from utils.boxes import cell_grid
 from utils.errors import DataError
 from utils.geometry import resize_array_nearest
 
@@ -25,7 +26,7 @@ _MORE_LABELS = " labels"  # suffix of the names of further targets
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Samples of one size, members aligned pixel by pixel, in their types on disk.
+    """Samples of one size, members aligned pixel by pixel (or by cell), in their types on disk.
 
     A whole tile for evaluation is a batch of one.
     """
@@ -33,7 +34,8 @@ class Batch:
     tile_ids: tuple[str, ...]
     image: Tensor  # (B, 3, H, W) uint8 RGB
     target: Tensor  # (B, H, W) uint8 class index, 255 = ignore
-    maps: dict[str, Tensor]  # store -> (B, H, W) uint16 segment ids or value levels
+    # store -> (B, H, W) uint16 segment ids or value levels, or (B, K, gh, gw) uint8 cells
+    maps: dict[str, Tensor]
     structure_image: Tensor | None  # (B, 3, H, W) uint8, if the maps are another image's
     color_factors: Tensor  # (B, 3) brightness, contrast, saturation; 1 = unchanged
     present: Tensor  # (B, M) bool, modalities that the network is shown
@@ -75,7 +77,7 @@ class Sample:
     """One sample; members may still be views of memory-mapped files."""
 
     tile_id: str
-    members: dict[str, np.ndarray]  # (H, W) or (H, W, 3), of one size, by name
+    members: dict[str, np.ndarray]  # (H, W) or (H, W, 3), of one size, or cells; by name
     color_factors: np.ndarray  # (3,) float32
     present: np.ndarray  # (M,) bool
     id_key: np.ndarray | None  # (3,) int32
@@ -140,8 +142,8 @@ def prepare_inputs(batch: Batch, encoder: StructureEncoder) -> tuple[Tensor, Ten
     other = None if batch.structure_image is None else batch.structure_image.float() / 255
     maps = batch.maps
     if batch.id_keys is not None:
-        segments = [store for store in maps if store not in encoder.value_stores]
-        maps = maps | {store: shuffle_ids(maps[store], batch.id_keys) for store in segments}
+        keys, segments = batch.id_keys, encoder.segment_stores
+        maps = maps | {store: shuffle_ids(maps[store], keys) for store in segments}
     structure = encoder(image, maps, other, batch.present)
     image, structure = (x.contiguous(memory_format=torch.channels_last) for x in (image, structure))
     return image, structure, batch.target.long()
@@ -154,6 +156,7 @@ class TileDataset(Dataset[Batch]):
     tile_set: TileSet
     tile_ids: Sequence[str]
     stores: Sequence[str]  # modality stores to read; empty for ``control: off``
+    cell_px: Mapping[str, int] = field(default_factory=dict)  # by store, those that hold cells
     labels: Sequence[str] = ("full",)  # kinds of the targets; the first is the batch's ``target``
     shuffled: bool = False  # give every tile the maps of another one (control experiment)
     partner_step: int = 1  # without ``geometry``, offset of the other tile in ``tile_ids``
@@ -214,8 +217,9 @@ class TileDataset(Dataset[Batch]):
         for name, kind in self._targets.items():
             paths[name] = (self.tile_set.target_path(tile_id, kind), "8-bit")
         for store in self.stores:
-            folder = store_folder(self.tile_set.root, store)
-            paths[store] = (map_path(folder, source), "16-bit")
+            if store not in self.cell_px:
+                folder = store_folder(self.tile_set.root, store)
+                paths[store] = (map_path(folder, source), "16-bit")
         if self.shuffled:
             paths["structure_image"] = (self.tile_set.image_path(source), "RGB")
         members = {name: open_raster(*path) for name, path in paths.items()}
@@ -229,7 +233,22 @@ class TileDataset(Dataset[Batch]):
                     f"{member.shape[:2]} (height, width); prepare or generate it again"
                 )
             members[name] = resize_array_nearest(member, (size[0], size[1]))
-        return members
+        return members | {store: self._open_cells(store, source, size) for store in self.cell_px}
+
+    def _open_cells(self, store: str, source: str, size: tuple[int, ...]) -> np.ndarray:
+        """Open a map of cells, ``(K, gh, gw)``; those of another tile are stretched over this one.
+
+        They have no size in pixels, so a grid of any rows and columns covers the tile.
+        """
+        path = map_path(store_folder(self.tile_set.root, store), source)
+        cells = read_map(path, "cells")
+        expected = cell_grid(size, self.cell_px[store])
+        if not self.shuffled and cells.shape[1:] != expected:
+            raise DataError(
+                f"{path} has {cells.shape[1:]} cells and its image {expected} (rows, columns); "
+                "prepare or generate it again"
+            )
+        return cells if self.geometry is not None else np.ascontiguousarray(cells)
 
     def _draw_pixel(
         self, tile_id: str, target: np.ndarray, class_index: int, rng: np.random.Generator

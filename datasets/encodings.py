@@ -1,6 +1,6 @@
-"""Encodings of segment ids and values as input channels of the structure branch.
+"""Encodings of segment ids, values and cells as input channels of the structure branch.
 
-Encodings are computed on the device from the ids of the network's window, after all geometric
+Encodings are computed on the device from the map of the network's window, after all geometric
 transforms, so boundaries are rebuilt rather than resized. Segment ids are arbitrary: every encoding
 but ``color_by_id`` is invariant to permutations of the ids. A pixel of id 0 has no segment and is
 treated as a region of its own.
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from configs.schema import GENERATORS, StructureConfig
+from configs.schema import GENERATORS, FeaturesConfig, StructureConfig
 
 DISTANCE_LIMIT_PX = 16
 ABSENT = 0.5  # value of an absent modality; the stem's fixed normalisation makes it 0
@@ -72,6 +72,20 @@ def value(image: Tensor, levels: Tensor) -> Tensor:
     return torch.where(levels == 0, ABSENT, scaled).unsqueeze(1)
 
 
+def components(image: Tensor, cells: Tensor) -> Tensor:
+    """Return the levels of cells in [0, 1], bilinear between their centres; 0.5 = no data.
+
+    Args:
+        image: ``(B, 3, H, W)``.
+        cells: ``(B, K, gh, gw)`` int, 0 = no data, 1..255.
+
+    Returns:
+        ``(B, K, H, W)``.
+    """
+    scaled = torch.where(cells == 0, ABSENT, (cells.to(image.dtype) - 1) / 254)
+    return F.interpolate(scaled, size=image.shape[-2:], mode="bilinear", align_corners=False)
+
+
 def color_by_id(image: Tensor, ids: Tensor) -> Tensor:
     """Return the paper's coloured region map, ``(B, 3, H, W)`` in [0, 1]: black where the id is 0.
 
@@ -110,14 +124,16 @@ def _areas(slot: Tensor, batch_size: int) -> Tensor:
     return torch.bincount(slot, minlength=batch_size * _NUM_IDS)
 
 
-ENCODINGS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
+# Number of channels, and their computation from image and map.
+Channels = tuple[int, Callable[[Tensor, Tensor], Tensor]]
+ENCODINGS: dict[str, Channels] = {
     "mean_color": (3, mean_color),
     "boundary": (1, boundary),
     "boundary_distance": (1, boundary_distance),
     "log_area": (1, log_area),
     "color_by_id": (3, color_by_id),
 }
-_ALL = {**ENCODINGS, "value": (1, value)}  # including that of sensors and depth
+_ENCODINGS = {**ENCODINGS, "value": (1, value)}  # including that of sensors and depth
 
 
 class StructureEncoder:
@@ -128,10 +144,14 @@ class StructureEncoder:
     Attributes:
         num_channels: number of channels of the result, including absent modalities.
         channels: channels of each modality, by name; empty if ``control`` is off.
-        pictures: for each modality, the three channels that are the input of its frozen ViT: those
-            of its first encoding, a single one three times.
+        pictures: for each modality but those of cells, the three channels that are the input of
+            its frozen ViT: those of its first encoding, a single one three times.
+        cells: for each modality of cells, its first channel, the one behind its last, and
+            ``cell_px``.
         stores: names of the modality stores to be read.
-        value_stores: those of them that hold values, not segment ids.
+        segment_stores: those of them that hold segment ids.
+        value_stores: those of them that hold values.
+        cell_px: by store, those of them that hold cells.
         available: for each modality of the recipe, False if it is absent.
     """
 
@@ -140,33 +160,43 @@ class StructureEncoder:
         self.available = (True,) * len(config.modalities)
         self.channels: dict[str, slice] = {}
         # For each modality its store, or None if it is absent, and its encodings.
-        self._modalities: list[tuple[str | None, tuple[str, ...]]] = []
+        self._modalities: list[tuple[str | None, list[Channels]]] = []
         self.stores: tuple[str, ...] = ()
+        self.segment_stores: tuple[str, ...] = ()
         self.value_stores: tuple[str, ...] = ()
+        self.cell_px: dict[str, int] = {}
         self.pictures: tuple[tuple[int, int, int], ...] = ((0, 1, 2),)
+        self.cells: tuple[tuple[int, int, int], ...] = ()
         self.num_channels = 3
         if config.control == "off":
             return
         self.available = tuple(name not in config.absent for name in config.modalities)
         self.num_channels, self.pictures = 0, ()
         for modality, available in zip(config.modalities, self.available, strict=True):
-            store, encodings = modality, ("value",)
-            if modality in GENERATORS:
-                settings = getattr(config, modality)
-                store, encodings = settings.store, settings.encodings
+            store, names, first = modality, ("value",), self.num_channels
+            settings = getattr(config, modality) if modality in GENERATORS else None
+            if settings is not None:
+                store, names = settings.store, settings.encodings
+            if isinstance(settings, FeaturesConfig):
+                encodings: list[Channels] = [(settings.num_components, components)]
+                self.cells += ((first, first + settings.num_components, settings.cell_px),)
+                self.cell_px |= {store: settings.cell_px} if available else {}
+            else:
+                encodings = [_ENCODINGS[name] for name in names]
+                is_color = encodings[0][0] == 3
+                self.pictures += ((first, first + 1, first + 2) if is_color else (first,) * 3,)
             self._modalities.append((store if available else None, encodings))
-            first, is_color = self.num_channels, _ALL[encodings[0]][0] == 3
-            self.pictures += ((first, first + 1, first + 2) if is_color else (first,) * 3,)
-            self.num_channels += sum(_ALL[name][0] for name in encodings)
+            self.num_channels += sum(width for width, _ in encodings)
             self.channels[modality] = slice(first, self.num_channels)
         self.stores = tuple(store for store, _ in self._modalities if store is not None)
-        segments = config.segment_stores()
-        self.value_stores = tuple(store for store in self.stores if store not in segments)
+        self.segment_stores = config.segment_stores()
+        others = {*self.segment_stores, *self.cell_px}
+        self.value_stores = tuple(store for store in self.stores if store not in others)
 
     def segments(self, maps: dict[str, Tensor]) -> Tensor | None:
         """Return ids ``(B, H, W)`` int32 of the image's first segment map, or None without one."""
-        stores = [store for store in self.stores if store not in self.value_stores]
-        return maps[stores[0]].int() if self.control == "on" and stores else None
+        has_own = self.control == "on" and self.segment_stores
+        return maps[self.segment_stores[0]].int() if has_own else None
 
     def __call__(
         self,
@@ -179,7 +209,8 @@ class StructureEncoder:
 
         Args:
             image: ``(B, 3, H, W)`` in [0, 1].
-            maps: ids or levels ``(B, H, W)`` int by store; may be empty if ``control`` is off.
+            maps: ids or levels ``(B, H, W)`` int, or of cells ``(B, K, gh, gw)``, by store; may
+                be empty if ``control`` is off.
             structure_image: image of the maps, if that is another one (shuffled).
             present: ``(B, M)`` bool, False for modalities dropped in a sample; None: all present.
 
@@ -193,9 +224,8 @@ class StructureEncoder:
         maps = {store: maps[store].int() for store in self.stores}
         absent = torch.full_like(source[:, :1], ABSENT)
         layers = []
-        for index, (store, names) in enumerate(self._modalities):
-            for name in names:
-                width, encode = _ALL[name]
+        for index, (store, encodings) in enumerate(self._modalities):
+            for width, encode in encodings:
                 layer = absent.expand(-1, width, -1, -1)
                 if store is not None:
                     layer = encode(source, maps[store])

@@ -103,7 +103,9 @@ def build_train_loader(
             scale_range=data.scale_range,
             dihedral=data.dihedral,
             value_stores=encoder.value_stores,
+            cell_px=encoder.cell_px,
         ),
+        cell_px=encoder.cell_px,
         color_jitter=data.color_jitter,
         available=encoder.available,
         dropout=config.structure.dropout,
@@ -175,6 +177,7 @@ def whole_tiles(
         labels=labels,
         shuffled=step > 0,
         partner_step=step,
+        cell_px=encoder.cell_px,
         available=encoder.available,
     )
 

@@ -1,14 +1,16 @@
 """Augmentation of samples: one geometric transform for all members, colour jitter for RGB only."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from configs.schema import IGNORE_INDEX
-from utils.boxes import Box, nearest_pixels
-from utils.geometry import dihedral_view, resize, resize_array_nearest, resize_levels
+from datasets.cells import cut_cells
+from utils.boxes import Box, cell_grid, nearest_pixels
+from utils.geometry import dihedral, dihedral_view, resize, resize_array_nearest, resize_levels
 
 # Members that are resized bilinearly, as are values where they are valid; class indices and segment
 # ids are resized by nearest neighbour.
@@ -19,6 +21,7 @@ PHOTOS = ("image", "structure_image")
 class Crop:
     """A square window of a tile and the symmetry that is applied to it."""
 
+    size: tuple[int, int]  # of the tile
     box: Box  # may extend beyond a tile that is smaller than the window
     turn: int  # 0..7, see utils.geometry.dihedral; 0 changes nothing
 
@@ -34,12 +37,14 @@ class Geometry:
         scale_range: the zoom is uniform in it; at zoom z a window of ``crop_size_px / z`` is cut.
         dihedral: apply one of the eight flips and quarter turns, each with the same probability.
         value_stores: names of the members that hold value levels, 0 = no data.
+        cell_px: by name, members that hold cells.
     """
 
     crop_size_px: int
     scale_range: tuple[float, float]
     dihedral: bool
     value_stores: tuple[str, ...] = ()
+    cell_px: Mapping[str, int] = field(default_factory=dict)
 
     def draw(
         self,
@@ -60,7 +65,7 @@ class Geometry:
             for length, pixel in zip(size, shown or (None, None), strict=True)
         )
         turn = int(rng.integers(8)) if self.dihedral else 0
-        return Crop(box=Box(top, left, side, side), turn=turn)
+        return Crop(size=size, box=Box(top, left, side, side), turn=turn)
 
     def _draw_start(
         self, length: int, side: int, pixel: int | None, rng: np.random.Generator
@@ -80,8 +85,13 @@ class Geometry:
         """Cut, resize and turn one member, ``(H, W)`` or ``(H, W, 3)``; a view where possible.
 
         Its name decides how it is resized. Where the window extends beyond the tile, the target is
-        ignore, ids are 0 and images black.
+        ignore, ids are 0 and images black. Of cells, ``(K, gh, gw)``, the result is ``(K, g, g)``
+        with ``⌈crop_size_px / cell_px⌉`` cells on a side.
         """
+        if name in self.cell_px:
+            out = cell_grid((self.crop_size_px, self.crop_size_px), self.cell_px[name])
+            cells = cut_cells(member, crop.size, crop.box, out)
+            return dihedral(cells, crop.turn).contiguous().numpy()
         part = _cut(member, crop.box, IGNORE_INDEX if name == "target" else 0)
         size = (self.crop_size_px, self.crop_size_px)
         if part.shape[:2] != size:
