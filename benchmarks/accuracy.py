@@ -13,8 +13,8 @@ warm-up is 5 % of the steps. Frozen ViTs are computed in bfloat16.
 
 One JSON line per run, then a Markdown table. Finished runs are kept in ``--output``, one file for
 each candidate, seed and settings: the same command again trains only what is missing. The files are
-reports that ``eval.py compare`` reads. They do not know the code: after a change of a network,
-delete its files.
+reports that ``eval.py compare`` reads. Of the code they know the names and shapes of the parameters
+alone: after another change of a network, delete its files.
 """
 
 import argparse
@@ -195,29 +195,37 @@ def run_trial(name: str, trial: Trial, num_steps: int, seconds: float) -> dict[s
     return to_json(content)
 
 
-def stored_run(name: str, config: Config, dist: DistContext, args: argparse.Namespace) -> Report:
-    """Return the result of a candidate, trained only if the folder lacks it."""
-    recipe = config_to_dict(config)
-    for generator in {*GENERATORS} - {*config.structure.selected()}:
+def stored_runs(
+    name: str, configs: Sequence[Config], dist: DistContext, args: argparse.Namespace
+) -> Iterator[Report]:
+    """Yield the result of a candidate for each seed, trained only if the folder lacks it.
+
+    A file is that of the recipe, the split, the number of steps, and the names and shapes of the
+    parameters.
+    """
+    first = build_trial(name, configs[0], dist)
+    recipe = config_to_dict(configs[0])
+    for generator in {*GENERATORS} - {*configs[0].structure.selected()}:
         recipe["structure"].pop(generator, None)
-    recipe["run"] = {"precision": config.run.precision}
-    split = open_tile_set(Path(config.data.root)).split_sha256
-    common = {"candidate": name, "recipe": recipe, "split": split}
+    recipe["run"] = {"precision": configs[0].run.precision}
+    layout = {key: [*value.shape] for key, value in first.network.state_dict().items()}
+    common = {"recipe": recipe, "split": first.tile_set.split_sha256, "layout": layout}
 
     def path(part: object, **settings: object) -> Path:
         text = json.dumps(common | settings, sort_keys=True)
         return args.output / f"{name}-{part}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
 
     seconds = args.seconds_per_step or remembered(
-        path("speed", threads=torch.get_num_threads()),
-        lambda: seconds_per_step(build_trial(name, config, dist)),
+        path("speed", threads=torch.get_num_threads()), partial(seconds_per_step, first)
     )
     num_steps = args.steps or max(1, round(args.minutes * 60 / seconds))
-    place = path(config.run.seed, steps=num_steps)
-    content = remembered(
-        place, lambda: run_trial(name, build_trial(name, config, dist), num_steps, seconds)
-    )
-    return Report(path=place, content=content)
+    for config in configs:
+
+        def run(config: Config = config) -> dict[str, Any]:
+            return run_trial(name, build_trial(name, config, dist), num_steps, seconds)
+
+        place = path(config.run.seed, steps=num_steps)
+        yield Report(path=place, content=remembered(place, run))
 
 
 def json_line(report: Report) -> str:
@@ -310,9 +318,9 @@ def main() -> None:
         settings = []
         for name, configs in recipes.items():
             reports = []
-            for config in configs:
-                reports.append(stored_run(name, config, dist, args))
-                print(json_line(reports[-1]), flush=True)
+            for report in stored_runs(name, configs, dist, args):
+                reports.append(report)
+                print(json_line(report), flush=True)
             settings.append(Setting(name=name, reports=tuple(reports)))
     print(f"\n{table(settings)}")
 

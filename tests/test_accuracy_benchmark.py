@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,11 @@ def test_a_changed_setting_trains_again(run, tmp_path, monkeypatch):
         run(*one, *more)
         num_files += 1
         assert len(times_of(tmp_path / "results")) == num_files
+    candidate = accuracy.CANDIDATES["linear_last"]
+    other = replace(accuracy.CANDIDATES["mlp_four"], changes=candidate.changes)
+    monkeypatch.setitem(accuracy.CANDIDATES, "linear_last", other)  # its code is changed
+    run(*one)
+    assert len(times_of(tmp_path / "results")) == num_files + 1
 
 
 def test_the_speed_is_measured_once_for_all_seeds_and_gives_the_steps(run, monkeypatch):
