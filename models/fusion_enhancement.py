@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.layers import ChannelNorm, ConvMlp, ResidualAdd, ScaledConv1x1, resize
+from models.layers import ChannelNorm, ConvMlp, DepthWise7x7, ResidualAdd, ScaledConv1x1, resize
 
 POOLED_SIZE = 7  # queries of the global branch: 7 x 7, whatever the input size
 
@@ -58,7 +58,7 @@ class StructureGate(nn.Module):
         half = channels // 2
         self.local = nn.Conv2d(channels, half, 1)
         self.gate = nn.Conv2d(channels, half, 1)
-        self.gate_context = nn.Conv2d(half, half, 7, padding=3, groups=half)
+        self.gate_context = DepthWise7x7(half)
 
     def forward(self, u_rgb: Tensor, u_structure: Tensor) -> Tensor:
         """Map two ``(B, C, H, W)`` to ``(B, C/2, H, W)``."""
@@ -77,7 +77,7 @@ class LargeKernelBranch(nn.Module):
         self.local = nn.Conv2d(channels, channels, 1)
         self.gate = nn.Conv2d(channels, channels, 1)
         self.act = nn.GELU()
-        self.gate_context = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.gate_context = DepthWise7x7(channels)
 
     def forward(self, u_rgb: Tensor, u_structure: Tensor) -> Tensor:
         """Map two ``(B, C, H, W)``, the second unused, to ``(B, C, H, W)``."""

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from models.encoder import TokenJoin
 from models.fusion_enhancement import FusionEnhancement, FusionEnhancementBlock
-from models.layers import ResidualAdd, ScaledConv1x1
+from models.layers import DepthWise7x7, ResidualAdd, ScaledConv1x1
 
 
 def test_fault_20_layer_scale_starts_at_a_tenth():
@@ -55,3 +56,16 @@ def test_fault_11_a_token_lands_in_its_own_cell():
 def test_fault_24_widths_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="24 channels do not divide into 2 x 5 heads"):
         FusionEnhancementBlock(channels=24, num_heads=5, mlp_ratio=2, drop_path=0.0)
+
+
+@pytest.mark.parametrize("size", [(9, 12), (1, 1), (2, 3)])
+def test_depth_wise_gradients_are_those_of_the_convolution(size):
+    torch.manual_seed(0)
+    layer = DepthWise7x7(3).double()
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    leaves = [x, layer.weight, layer.bias]
+    plain = F.conv2d(*leaves, padding=3, groups=3)
+    grad = torch.randn_like(plain)
+    ours, expected = (torch.autograd.grad(y, leaves, grad) for y in (layer(x), plain))
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
