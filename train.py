@@ -172,6 +172,7 @@ def build_state(
         num_classes=len(tile_set.classes),
         structure_channels=encoder.num_channels,
         pictures=encoder.pictures,
+        cells=encoder.cells,
         frozen_dtype=precision.frozen_dtype,
     ).to(dist.device)
     folder, checkpoint = open_run_folder(config, dist)

@@ -12,7 +12,7 @@ from models.vsgnet import VSGNet
 from models.weights import fetch_weights
 
 Pictures = tuple[tuple[int, int, int], ...]
-
+Cells = tuple[tuple[int, int, int], ...]
 
 SIZES = {
     "tiny": Size(
@@ -61,6 +61,7 @@ def build_network(
     num_classes: int,
     structure_channels: int,
     pictures: Pictures,
+    cells: Cells = (),
     frozen_dtype: torch.dtype = torch.float32,
 ) -> VSGNet:
     """Build the network of a recipe, on the current default device, channels-last.
@@ -69,7 +70,10 @@ def build_network(
         config: the recipe's ``model`` section.
         num_classes: number of classes of the data set.
         structure_channels: channels of the encoded structure maps.
-        pictures: for each modality, the three structure channels given to its frozen ViT.
+        pictures: for each modality, the three structure channels given to its frozen ViT; without
+            any, there is none.
+        cells: for each map of cells, its first channel, the one behind its last, and the side of a
+            cell in pixels.
         frozen_dtype: dtype in which the frozen ViTs are stored and computed, see ``FrozenViT``.
 
     Raises:
@@ -77,6 +81,8 @@ def build_network(
         MissingDataError, DataError: its weights file is missing or does not fit.
     """
     size = SIZES[config.size]
+    if not pictures:
+        config = replace(config, structure_vit=VitConfig(name="none"))
     rgb_vit, structure_vit = _load_vits(config, frozen_dtype)
     encoder = DualBranchEncoder(
         rgb=Branch(
@@ -90,6 +96,7 @@ def build_network(
             channels=size.channels,
             vit=structure_vit,
             pictures=pictures,
+            cells=cells,
             mean=(0.5,) * structure_channels,
             std=(0.25,) * structure_channels,
         ),

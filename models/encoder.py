@@ -73,6 +73,8 @@ class Branch(nn.Module):
         channels: C1..C4.
         vit: the branch's frozen ViT, or None for the CNN alone.
         pictures: for each picture given to the ViT, its three input channels.
+        cells: for each map of cells, its first channel, the one behind its last, and the side of a
+            cell in pixels. Its cells enter the stages as tokens do.
         mean, std: fixed normalisation of the stem's input, one entry per input channel.
     """
 
@@ -82,6 +84,7 @@ class Branch(nn.Module):
         channels: tuple[int, int, int, int],
         vit: FrozenViT | None,
         pictures: tuple[tuple[int, int, int], ...],
+        cells: tuple[tuple[int, int, int], ...] = (),
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> None:
@@ -91,9 +94,22 @@ class Branch(nn.Module):
         self.down = nn.ModuleList(_down_sample(*step) for step in pairwise(channels))
         self.vit = vit
         self.pictures = pictures if vit is not None else ()
-        self.joins = nn.ModuleList(
-            TokenJoin(vit.channels, channels) for _ in self.pictures if vit is not None
-        )
+        self.cells = cells
+        widths = [vit.channels for _ in self.pictures if vit is not None]
+        widths += [last - first for first, last, _ in cells]
+        self.joins = nn.ModuleList(TokenJoin(width, channels) for width in widths)
+
+    def cell_tokens(self, x: Tensor) -> list[list[Tensor]]:
+        """Return the cells of every map of them, ``(B, K, ⌈H / cell⌉, ⌈W / cell⌉)``.
+
+        ``x`` is the ``(B, in_channels, H, W)`` that ``enter`` gets for the first stage.
+        """
+        height, width = x.shape[-2:]
+        x = self.normalize(x) if self.cells else x
+        return [
+            [resize(x[:, first:last], (-(-height // side), -(-width // side)))]
+            for first, last, side in self.cells
+        ]
 
     def enter(self, stage: int, x: Tensor, tokens: Sequence[Sequence[Tensor]]) -> Tensor:
         """Return the input of a stage.
@@ -102,7 +118,7 @@ class Branch(nn.Module):
             stage: from 0.
             x: ``(B, in_channels, H, W)`` in [0, 1] for the first stage, else the output of the
                 stage before.
-            tokens: of the layers of the ViT, for each picture.
+            tokens: of the layers of the ViT, for each picture; then ``cell_tokens``.
 
         Returns:
             ``(B, Ci, ⌈H/2^(i+1)⌉, ⌈W/2^(i+1)⌉)`` with i from 1.
@@ -181,21 +197,21 @@ class DualBranchEncoder(nn.Module):
         return pyramid
 
     def _tokens(self, image: Tensor, structure: Tensor) -> list[list[list[Tensor]]]:
-        """Return the tokens of both branches: for each picture those of every layer.
+        """Return the tokens of both branches, as ``Branch.enter`` takes them.
 
         All pictures of a ViT that both branches share are one batch.
         """
-        pictures = [
-            [x[:, list(channels)] for channels in branch.pictures]
-            for branch, x in ((self.rgb, image), (self.structure, structure))
+        inputs = ((self.rgb, image), (self.structure, structure))
+        pictures = [[x[:, list(channels)] for channels in branch.pictures] for branch, x in inputs]
+        if self.rgb.vit is self.structure.vit:
+            shared = _tokens_of(self.rgb.vit, pictures[0] + pictures[1])
+            tokens = [shared[: len(pictures[0])], shared[len(pictures[0]) :]]
+        else:
+            tokens = [_tokens_of(self.rgb.vit, pictures[0])]
+            tokens.append(_tokens_of(self.structure.vit, pictures[1]))
+        return [
+            own + branch.cell_tokens(x) for own, (branch, x) in zip(tokens, inputs, strict=True)
         ]
-        if self.rgb.vit is not self.structure.vit:
-            return [
-                _tokens_of(branch.vit, own)
-                for branch, own in zip((self.rgb, self.structure), pictures, strict=True)
-            ]
-        tokens = _tokens_of(self.rgb.vit, pictures[0] + pictures[1])
-        return [tokens[: len(pictures[0])], tokens[len(pictures[0]) :]]
 
 
 def _tokens_of(vit: FrozenViT | None, pictures: list[Tensor]) -> list[list[Tensor]]:

@@ -30,6 +30,7 @@ def export_checkpoint(checkpoint: Checkpoint, config: Config, path: Path) -> Non
         config.model,
         structure_channels=encoder.num_channels,
         pictures=encoder.pictures,
+        cells=encoder.cells,
         frozen_dtype=torch.float32,
     )
     metadata = {
