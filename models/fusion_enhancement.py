@@ -41,13 +41,24 @@ class GlobalBranch(nn.Module):
         pooled = [self.pool(u) for u in (u_rgb, u_structure)]
         query = self._heads(self.query(torch.cat(pooled, 1)))
         key, value = (self._heads(x) for x in self.key_value(u_rgb).chunk(2, dim=1))
-        answer = F.scaled_dot_product_attention(query, key, value)
+        answer = _attend(query, key, value)
         grid = answer.transpose(2, 3).flatten(1, 2).unflatten(2, (POOLED_SIZE, POOLED_SIZE))
         return resize(grid, u_rgb.shape[-2:])
 
     def _heads(self, x: Tensor) -> Tensor:
         """Split ``(B, C, h, w)`` into ``(B, heads, h*w, C/heads)``."""
         return x.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return ``softmax(q k^T / sqrt(d)) v`` of three ``(B, heads, positions, d)``."""
+    half = value.dtype in (torch.bfloat16, torch.float16)
+    if half and value.device.type == "cpu" and torch.is_grad_enabled():
+        # The fused kernel's gradient in half precision takes two to five times as long there.
+        with torch.autocast("cpu", enabled=False):
+            answer = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
+            return answer.to(value.dtype)
+    return F.scaled_dot_product_attention(query, key, value)
 
 
 class StructureGate(nn.Module):
