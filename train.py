@@ -19,6 +19,7 @@ from datasets.dataset import Batch, prepare_inputs
 from datasets.encodings import StructureEncoder
 from datasets.loaders import build_eval_loader, build_train_loader, check_structure
 from datasets.samplers import TrainBatches
+from datasets.structure_fits import read_fits
 from datasets.structure_maps import MapRecipe
 from datasets.tile_set import TileSet, open_tile_set
 from models.build import build_network, fetch_frozen_weights, frozen_identities
@@ -197,6 +198,7 @@ def build_state(
             channels=tile_set.channels,
             rendering=tile_set.rendering,
             maps={store: asdict(recipe) for store, recipe in maps.items()},
+            fitted=read_fits(tile_set.root, maps),
             frozen=frozen_identities(network),
             selected_on=config.data.val_split,
             selected_by=config.eval.metric,

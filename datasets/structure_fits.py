@@ -5,7 +5,7 @@ The first process that has it writes it, and all others read it: shards, ranks, 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from datasets.cells import valid_cells
 from datasets.rasters import open_raster
-from datasets.structure_maps import check_recipe
+from datasets.structure_maps import MapRecipe, check_recipe, map_kind, store_folder
 from datasets.tile_set import Tile, TileSet
 from utils.boxes import Box, cell_grid
 from utils.distributed import DistContext
@@ -110,6 +110,12 @@ def _write(path: Path, fit: dict[str, Tensor], inputs: str) -> None:
     arrays[_INPUTS] = inputs
     with atomic_path(path, keeps_first=True) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
+
+
+def read_fits(root: Path, recipes: Mapping[str, MapRecipe]) -> dict[str, dict[str, Tensor]]:
+    """Read the fits of the stores of a data set that have one, by store; errors as ``read_fit``."""
+    kinds = {store: map_kind(recipe.generator) for store, recipe in recipes.items()}
+    return {s: read_fit(store_folder(root, s)) for s, kind in kinds.items() if kind == "cells"}
 
 
 def read_fit(folder: Path, inputs: str | None = None) -> dict[str, Tensor]:

@@ -86,7 +86,7 @@ class Features(FittedGenerator):
         if found != shapes or not all(bool(value.isfinite().all()) for value in fit.values()):
             raise DataError(
                 f"{source} holds no fit of {self._config.name} with {components} components; "
-                "delete the folder of the store and run generate.py again"
+                "it is damaged, or of other settings"
             )
         digest = hashlib.sha256(self._vit.identity["sha256"].encode())
         for key in sorted(shapes):

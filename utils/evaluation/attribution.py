@@ -14,12 +14,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from configs.schema import GENERATORS, IGNORE_INDEX, VALUE_GENERATORS, Config, StructureConfig
+from configs.schema import GENERATORS, IGNORE_INDEX, Config, StructureConfig
 from datasets.dataset import Batch, TileDataset
 from datasets.encodings import ABSENT, StructureEncoder
 from datasets.loaders import build_ordered_loader, whole_tiles
 from datasets.samplers import SampleKey
-from datasets.structure_maps import check_store, map_settings, store_folder
+from datasets.structure_maps import (
+    SENSOR,
+    check_store,
+    map_kind,
+    map_settings,
+    store_folder,
+)
 from datasets.tile_set import TileSet
 from models.structure.build import build_generator
 from models.structure.generator import StructureGenerator
@@ -159,11 +165,10 @@ def ablations_of(structure: StructureConfig, source: str) -> tuple[Ablation, ...
         )
     ablations = []
     for name in structure.present():
-        holds_values = name in VALUE_GENERATORS or name not in GENERATORS
-        reasons = {
-            CONSTANT: "same as zeroed" if holds_values else None,  # see ABSENT
-            SUPERPIXELS: "holds values" if holds_values else None,
-        }
+        kind = map_kind(name if name in GENERATORS else SENSOR)
+        reasons: dict[str, str | None] = {}
+        if kind != "segments":  # the middle of the levels is encoded as ABSENT is
+            reasons = {CONSTANT: "same as zeroed", SUPERPIXELS: f"holds {kind}"}
         if name == "superpixels":
             reasons[SUPERPIXELS] = "is superpixels already"
         ablations += [
@@ -187,6 +192,7 @@ class AblatedEncoder(StructureEncoder):
         super().__init__(structure)
         self._ablation = ablation
         self.value_stores += tuple(_OTHER + store for store in self.value_stores)
+        self.cell_px |= {_OTHER + store: side for store, side in self.cell_px.items()}
 
     def __call__(
         self,
@@ -208,7 +214,8 @@ class AblatedEncoder(StructureEncoder):
             one_segment = {store: torch.ones_like(maps[store]) for store in self.stores}
             replaced = super().__call__(picture, one_segment)
         else:
-            replaced = super().__call__(picture, dict.fromkeys(self.stores, maps[_SUPERPIXELS]))
+            pixels = [store for store in self.stores if store not in self.cell_px]
+            replaced = super().__call__(picture, maps | dict.fromkeys(pixels, maps[_SUPERPIXELS]))
         for modality in self._ablation.modalities:
             channels = self.channels[modality]
             structure[:, channels] = replaced[:, channels]

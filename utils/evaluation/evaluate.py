@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from configs.schema import IGNORE_INDEX, EvalConfig
+from datasets.cells import cut_map
 from datasets.dataset import Batch
 from datasets.encodings import StructureEncoder
 from datasets.loaders import EvalLoader
@@ -22,8 +23,8 @@ from utils.evaluation.protocols import LabelPlan
 from utils.evaluation.sliding_window import View, mean_logits, predict_strips, stitch, views
 from utils.precision import Precision
 
-# One window: image (1, 3, h, w) uint8, maps (1, h, w) by store, and the image (1, 3, h, w) that the
-# maps belong to, if it is another one (structure.control=shuffled).
+# One window: image (1, 3, h, w) uint8, maps (1, h, w), or cells (1, K, gh, gw), by store, and the
+# image (1, 3, h, w) that the maps belong to, if it is another one (structure.control=shuffled).
 WindowInputs = tuple[Tensor, dict[str, Tensor], Tensor | None]
 
 
@@ -51,16 +52,24 @@ class Predictor:
 
         Args:
             image: ``(1, 3, H, W)`` uint8 RGB.
-            maps: segment ids or levels ``(1, H, W)`` int by store.
+            maps: segment ids or levels ``(1, H, W)`` int, or cells ``(1, K, gh, gw)``, by store.
             structure_image: ``(1, 3, H, W)`` uint8, if the maps belong to another image.
         """
+        size = (image.shape[-2], image.shape[-1])
 
         def crop(window: Box) -> WindowInputs:
             part = (..., *window.slices)
             other = None if structure_image is None else structure_image[part]
-            return image[part], {store: levels[part] for store, levels in maps.items()}, other
+            return image[part], self.cut_maps(maps, size, window), other
 
-        return self.strips_of((image.shape[-2], image.shape[-1]), crop)
+        return self.strips_of(size, crop)
+
+    def cut_maps(
+        self, maps: dict[str, Tensor], size: tuple[int, int], window: Box
+    ) -> dict[str, Tensor]:
+        """Return the maps of a window of an image of a size."""
+        sides = self.encoder.cell_px
+        return {store: cut_map(x, size, window, sides.get(store)) for store, x in maps.items()}
 
     def strips_of(
         self,
@@ -115,14 +124,17 @@ class Predictor:
         """
         viewed = view.photo(image)
         other = None if structure_image is None else view.photo(structure_image)
-        viewed_maps = {
-            store: view.levels(x) if store in self.encoder.value_stores else view.ids(x)
-            for store, x in maps.items()
-        }
+        size, viewed_maps = (image.shape[-2], image.shape[-1]), {}
+        for store, x in maps.items():
+            if store in self.encoder.cell_px:
+                viewed_maps[store] = view.cells(x, size, self.encoder.cell_px[store])
+            else:
+                is_value = store in self.encoder.value_stores
+                viewed_maps[store] = view.levels(x) if is_value else view.ids(x)
         structure = self.encoder(viewed, viewed_maps, other)
         with self.precision.autocast():
             logits = self.network(_channels_last(viewed), _channels_last(structure))
-        return view.undo(logits.float(), (image.shape[-2], image.shape[-1]))
+        return view.undo(logits.float(), size)
 
 
 def _channels_last(x: Tensor) -> Tensor:

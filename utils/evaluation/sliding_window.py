@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.boxes import Box, ramp, window_starts
+from datasets.cells import cut_cells
+from utils.boxes import Box, cell_grid, ramp, window_starts
 from utils.geometry import dihedral, resize, resize_levels, resize_nearest, undo_dihedral
 
 
@@ -214,22 +215,30 @@ class View:
 
     def photo(self, photo: Tensor) -> Tensor:
         """Transform an image ``(N, 3, H, W)`` float: bilinear, antialiased where it shrinks."""
-        return dihedral(resize(photo, self._zoomed(photo)), self.turn)
+        return dihedral(resize(photo, self._zoomed(photo.shape[-2:])), self.turn)
 
     def ids(self, ids: Tensor) -> Tensor:
         """Transform segment ids ``(N, H, W)`` int: those of the nearest pixel centres."""
-        return dihedral(resize_nearest(ids, self._zoomed(ids)), self.turn)
+        return dihedral(resize_nearest(ids, self._zoomed(ids.shape[-2:])), self.turn)
 
     def levels(self, levels: Tensor) -> Tensor:
         """Transform levels ``(N, H, W)`` int, 0 = no data, as ``resize_levels`` does."""
-        return dihedral(resize_levels(levels, self._zoomed(levels)), self.turn)
+        return dihedral(resize_levels(levels, self._zoomed(levels.shape[-2:])), self.turn)
+
+    def cells(self, cells: Tensor, size: tuple[int, int], cell_px: int) -> Tensor:
+        """Transform the cells ``(N, K, gh, gw)`` of windows of a size, as ``cut_cells`` does.
+
+        Cells keep their side in pixels of the network's input, so there are more in a larger view.
+        """
+        out = cell_grid(self._zoomed(size), cell_px)
+        return dihedral(cut_cells(cells, size, Box(0, 0, *size), out), self.turn)
 
     def undo(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the logits of the window of ``size`` from those of the view, ``(N, C, h, w)``."""
         return resize(undo_dihedral(logits, self.turn), size)
 
-    def _zoomed(self, x: Tensor) -> tuple[int, int]:
-        height, width = (max(1, round(self.scale * length)) for length in x.shape[-2:])
+    def _zoomed(self, size: Sequence[int]) -> tuple[int, int]:
+        height, width = (max(1, round(self.scale * length)) for length in size)
         return height, width
 
 

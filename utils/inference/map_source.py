@@ -31,7 +31,8 @@ class MapSource(ABC):
             valid: ``(h, w)`` bool, its pixels that hold data; None: all of them.
 
         Returns:
-            Ids or levels ``(h, w)`` uint16 by store, 0 where there is no data.
+            Ids or levels ``(h, w)`` uint16, or cells ``(K, gh, gw)`` uint8, by store; 0 where there
+            is no data.
         """
 
     def opened(self, image: Input | None) -> AbstractContextManager[None]:

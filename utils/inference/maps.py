@@ -1,7 +1,7 @@
 """Structure maps for inference: generated for each chunk of an image, or read from a data set."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,12 +9,14 @@ import numpy as np
 import torch
 
 from configs.schema import Config, StructureConfig
+from datasets.cells import cut_cells
 from datasets.encodings import StructureEncoder
 from datasets.loaders import check_structure
 from datasets.sensors import SensorFiles
 from datasets.structure_maps import (
     MapRecipe,
     finish_map,
+    map_kind,
     map_path,
     map_settings,
     read_facts,
@@ -23,8 +25,9 @@ from datasets.structure_maps import (
     write_map,
 )
 from datasets.tile_set import TileSet, open_tile_set
-from models.structure.build import StructureGenerator, build_generator, check_generated
-from utils.boxes import Box
+from models.structure.build import build_generator, check_generated
+from models.structure.generator import FittedGenerator, StructureGenerator
+from utils.boxes import Box, cell_grid
 from utils.config import differences
 from utils.distributed import DistContext
 from utils.errors import DataError, UserError
@@ -66,7 +69,8 @@ class GeneratedMaps(MapSource):
         for store, (generator, recipe) in self._generators.items():
             folder = self._folder / store
             if read_facts(folder, name, source, recipe) is not None:
-                maps[store] = np.array(read_map(map_path(folder, name)))
+                kind = map_kind(recipe.generator)
+                maps[store] = np.array(read_map(map_path(folder, name), kind))
             else:
                 maps[store] = _generate(generator, recipe, pixels, valid)
                 write_map(folder, name, maps[store], source, recipe)
@@ -77,22 +81,33 @@ class StoredMaps(MapSource):
     """Maps of a prepared data set, checked by ``datasets.loaders.check_structure`` before.
 
     Args:
-        root: the data set.
+        tile_set: the data set.
         stores: names of the stores.
+        cell_px: by store, those that hold cells.
     """
 
     kind = "stored"
 
-    def __init__(self, root: Path, stores: tuple[str, ...]) -> None:
-        self._folders = {store: store_folder(root, store) for store in stores}
+    def __init__(
+        self, tile_set: TileSet, stores: Sequence[str], cell_px: Mapping[str, int]
+    ) -> None:
+        self._tile_set, self._stores, self._cell_px = tile_set, tuple(stores), cell_px
 
     def of_chunk(
         self, image: Input | None, chunk: Box, pixels: np.ndarray, valid: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
         """Read the maps of a chunk, see ``MapSource``; the image must be a tile."""
         assert image is not None and image.tile_id is not None
-        paths = {store: map_path(folder, image.tile_id) for store, folder in self._folders.items()}
-        return {store: np.array(read_map(path)[chunk.slices]) for store, path in paths.items()}
+        tile, maps = self._tile_set.tiles[image.tile_id], {}
+        for store in self._stores:
+            path = map_path(store_folder(self._tile_set.root, store), image.tile_id)
+            if store in self._cell_px:
+                size = (tile.height_px, tile.width_px)
+                out = cell_grid((chunk.height_px, chunk.width_px), self._cell_px[store])
+                maps[store] = cut_cells(read_map(path, "cells"), size, chunk, out).numpy()
+            else:
+                maps[store] = np.array(read_map(path)[chunk.slices])
+        return maps
 
 
 def choose_maps(
@@ -156,7 +171,7 @@ def _stored_maps(
         if dist.is_main:
             print(f"note: structure maps are generated from the images: {error}")
         return None
-    return StoredMaps(tile_set.root, stores)
+    return StoredMaps(tile_set, stores, StructureEncoder(structure).cell_px)
 
 
 def generated_maps(
@@ -186,6 +201,9 @@ def generated_maps(
         if settings.store not in stores:
             continue
         generator = build_generator(name, settings, device)
+        if isinstance(generator, FittedGenerator):
+            fit = checkpoint.identity.fitted.get(settings.store, {})
+            generator.use(fit, str(checkpoint.path))
         recipe = MapRecipe(
             generator=name,
             settings=map_settings(settings),

@@ -142,8 +142,10 @@ class Segmenter:
                 held[loaded] = inputs
             pixels, maps, _ = held[chunk]
             top, left = window.top_px - chunk.top_px, window.left_px - chunk.left_px
-            inside = (..., *Box(top, left, window.height_px, window.width_px).slices)
-            return pixels[inside], {store: levels[inside] for store, levels in maps.items()}, None
+            inside = Box(top, left, window.height_px, window.width_px)
+            extent = (chunk.height_px, chunk.width_px)
+            cut_maps = self._predictor.cut_maps(maps, extent, inside)
+            return pixels[(..., *inside.slices)], cut_maps, None
 
         load = partial(self._load, image, read, read_mask)
         ahead = grid.num_across + 1  # the next row of chunks is loaded while this one is predicted

@@ -5,7 +5,7 @@ recipe of the structure maps and the identity of the frozen ViTs, but not the we
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Identity:
     frozen: dict[str, dict[str, str]]  # branch -> name and sha256 of the frozen ViT
     selected_on: str  # split that selects the best checkpoint
     selected_by: str  # ... and the score: miou, mf1 or oa
+    # Store -> fit of its generator, so that maps of other images can be made without the store.
+    fitted: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

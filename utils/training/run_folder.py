@@ -24,7 +24,7 @@ from utils.training.state import TrainState
 
 _PACKAGES = ("torch", "torchvision", "timm", "segment-anything", "numpy", "pillow")
 # Keys of the identity that config.yaml and the data set hold.
-_ELSEWHERE = ("recipe", "palette", "trained_on")
+_ELSEWHERE = ("recipe", "palette", "trained_on", "fitted")
 
 
 def record_environment(folder: Path, state: TrainState, optim: OptimConfig) -> None:

@@ -110,7 +110,7 @@ def test_the_hash_covers_the_fit_and_another_fit_is_refused():
     first = generator.weights_sha256
     generator.use({**fit, "scale": fit["scale"] + 1}, "a")
     assert len({of_vit, first, generator.weights_sha256}) == 3
-    text = r"fit\.npz holds no fit of test_vit with 8 components; delete the folder of the store"
+    text = r"fit\.npz holds no fit of test_vit with 8 components; it is damaged"
     nan = {**fit, "mean": fit["mean"] * torch.nan}
     for wrong in (build(num_components=9).fit([(natural_image(64, 64), None)]), {}, nan):
         with pytest.raises(DataError, match=text):

@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -25,6 +27,7 @@ class Picture:
     """An encoder that shows the image of the maps beside the maps."""
 
     value_stores = ()
+    cell_px: ClassVar = {}
 
     def __call__(self, image, maps, structure_image=None):
         shown = image if structure_image is None else structure_image

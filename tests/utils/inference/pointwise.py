@@ -1,6 +1,7 @@
 """Inference with a network whose prediction of a pixel depends on its colour alone."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -36,6 +37,7 @@ class NoStructure:
     """An encoder without maps."""
 
     value_stores = ()
+    cell_px: ClassVar = {}
 
     def __call__(self, image, maps, structure_image=None):
         return image[:, :0]

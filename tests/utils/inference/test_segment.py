@@ -3,6 +3,7 @@
 import weakref
 from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ class Levels:
     """An encoder that returns the map."""
 
     value_stores = ("height",)
+    cell_px: ClassVar = {}
 
     def __call__(self, image, maps, structure_image=None):
         return maps["height"].unsqueeze(1).float() / 65535
