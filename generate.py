@@ -15,9 +15,9 @@ from pathlib import Path
 
 from configs.schema import Config, GeneratorConfig
 from datasets.contact_sheets import draw_common_sheet, draw_store_sheet
-from datasets.structure_fits import FIT, store_fit
+from datasets.structure_fits import store_fit
 from datasets.structure_generation import Shard, Store, complete_store
-from datasets.structure_maps import MapRecipe, map_settings, store_folder
+from datasets.structure_maps import FIT, MapRecipe, map_settings, store_folder
 from datasets.tile_set import TileSet, open_tile_set
 from models.structure.build import build_generator, fetch_generator_weights
 from models.structure.generator import FittedGenerator, StructureGenerator

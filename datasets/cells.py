@@ -6,6 +6,8 @@ its own resolution until the network gets it; a window of the image gets a grid 
 cells are interpolated between those of the image.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,22 +15,29 @@ from torch import Tensor
 from utils.boxes import Box, cell_grid
 
 
-def cut_map(levels: Tensor, size: tuple[int, int], window: Box, cell_px: int | None) -> Tensor:
-    """Cut a window of an image from its map.
+def cut_maps(
+    maps: Mapping[str, Tensor], size: tuple[int, int], window: Box, cell_px: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """Cut a window of an image from its maps.
 
     Args:
-        levels: ``(N, H, W)`` of the pixels, or ``(N, K, gh, gw)`` uint8 of any number of cells.
+        maps: by store ``(N, H, W)`` of the pixels, or ``(N, K, gh, gw)`` uint8 of any number of
+            cells.
         size: height and width of the image.
         window: within the image.
-        cell_px: side of a cell; None: a map of pixels.
+        cell_px: side of a cell, by store; the others are maps of pixels.
 
     Returns:
-        ``(N, h, w)``, a view; or ``(N, K, ⌈h / cell_px⌉, ⌈w / cell_px⌉)``, see ``cut_cells``.
+        ``(N, h, w)``, views; or ``(N, K, ⌈h / cell_px⌉, ⌈w / cell_px⌉)``, see ``cut_cells``.
     """
-    if cell_px is None:
-        return levels[(..., *window.slices)]
-    out = cell_grid((window.height_px, window.width_px), cell_px)
-    return cut_cells(levels, size, window, out)
+    parts = {}
+    for store, levels in maps.items():
+        if store in cell_px:
+            out = cell_grid((window.height_px, window.width_px), cell_px[store])
+            parts[store] = cut_cells(levels, size, window, out)
+        else:
+            parts[store] = levels[(..., *window.slices)]
+    return parts
 
 
 def cut_cells(
@@ -103,22 +112,3 @@ def _interpolate(x: Tensor, axes: list[_Axis]) -> Tensor:
         ]
         x = parts[0] + parts[1]
     return x
-
-
-def valid_cells(valid: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Return the cells at least half of whose pixels hold data, ``(gh, gw)`` bool.
-
-    A pixel belongs to the cell in which its centre lies.
-
-    Args:
-        valid: ``(H, W)`` bool.
-        grid: rows and columns of cells, at most H and W.
-    """
-    counts = valid.astype(np.int64)
-    area = np.ones(grid, np.int64)
-    for axis, (length, count) in enumerate(zip(valid.shape, grid, strict=True)):
-        first = -((count - 2 * length * np.arange(count)) // (2 * count))  # pixel of each cell
-        counts = np.add.reduceat(counts, first, axis)
-        sides = np.diff(first, append=length)
-        area *= sides[:, np.newaxis] if axis == 0 else sides
-    return 2 * counts >= area

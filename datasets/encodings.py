@@ -193,6 +193,11 @@ class StructureEncoder:
         others = {*self.segment_stores, *self.cell_px}
         self.value_stores = tuple(store for store in self.stores if store not in others)
 
+    @property
+    def shown(self) -> tuple[int, int, int]:
+        """Return the channels that pictures of the structure show: those of its first modality."""
+        return self.pictures[0] if self.pictures else (0, 1, 2)
+
     def segments(self, maps: dict[str, Tensor]) -> Tensor | None:
         """Return ids ``(B, H, W)`` int32 of the image's first segment map, or None without one."""
         has_own = self.control == "on" and self.segment_stores

@@ -14,16 +14,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets.cells import valid_cells
 from datasets.rasters import open_raster
-from datasets.structure_maps import MapRecipe, check_recipe, map_kind, store_folder
+from datasets.structure_maps import FIT, MapRecipe, check_recipe, map_kind, store_folder
 from datasets.tile_set import Tile, TileSet
-from utils.boxes import Box, cell_grid
+from utils.boxes import Box, cell_grid, valid_cells
 from utils.distributed import DistContext
 from utils.errors import DataError
 from utils.files import atomic_path, sha256_of
 
-FIT = "fit.npz"  # file in a store
 NUM_WINDOWS = 64
 _INPUTS = "inputs"  # entry of the file: SHA-256 of what it was made from
 _STEPS = (0.7548776662466927, 0.5698402909980532)  # of the R2 sequence, which fills a square evenly

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from configs.schema import CELL_GENERATORS, VALUE_GENERATORS, GeneratorConfig, MapKind
-from datasets.cells import valid_cells
 from datasets.rasters import SUFFIX, open_raster, read_text, write_raster
+from utils.boxes import valid_cells
 from utils.config import differences
 from utils.errors import DataError, MissingDataError
 from utils.files import read_json, sha256_of, write_json
@@ -29,6 +29,7 @@ FORMAT_VERSION = 2
 LARGEST = 65535  # the largest level, and the largest segment id
 SENSOR = "sensor"  # generator of an imported store
 SHEET = "contact_sheet.png"  # file of the picture of a store, and of several
+FIT = "fit.npz"  # file of a store whose generator is fitted to the training split
 _SOURCE, _RECIPE, _FACTS = "vsgnet:source_sha256", "vsgnet:recipe_sha256", "vsgnet:facts"
 
 

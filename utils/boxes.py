@@ -1,4 +1,4 @@
-"""Rectangles of an image, window positions and blending weights along one axis."""
+"""Rectangles of an image, grids of cells, window positions and blending weights."""
 
 from dataclasses import dataclass
 
@@ -37,6 +37,25 @@ def cell_grid(size: tuple[int, ...], cell_px: int) -> tuple[int, int]:
     """
     height, width = size
     return -(-height // cell_px), -(-width // cell_px)
+
+
+def valid_cells(valid: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Return the cells at least half of whose pixels hold data, ``(gh, gw)`` bool.
+
+    A pixel belongs to the cell in which its centre lies.
+
+    Args:
+        valid: ``(H, W)`` bool.
+        grid: rows and columns of cells, at most H and W.
+    """
+    counts = valid.astype(np.int64)
+    area = np.ones(grid, np.int64)
+    for axis, (length, count) in enumerate(zip(valid.shape, grid, strict=True)):
+        first = -((count - 2 * length * np.arange(count)) // (2 * count))  # pixel of each cell
+        counts = np.add.reduceat(counts, first, axis)
+        sides = np.diff(first, append=length)
+        area *= sides[:, np.newaxis] if axis == 0 else sides
+    return 2 * counts >= area
 
 
 def window_starts(length_px: int, window_px: int, overlap_px: int) -> list[int]:

@@ -21,6 +21,7 @@ from datasets.preparation.checks.tile_files import PREPARE, Finding, TileExamine
 from datasets.preparation.pipeline import split_table
 from datasets.preparation.writer import partial_folder
 from datasets.structure_maps import (
+    FIT,
     SHEET,
     MapRecipe,
     maker,
@@ -232,7 +233,7 @@ class _Check:
         expected[stores] = {SHEET, *(folder.name for folder in _folders(stores))}
         for folder, (_, sources) in self.stores.items():
             maps = {map_path(folder, tile_id).name for tile_id in sources}
-            expected[folder] = maps | {_MANIFEST, SHEET}
+            expected[folder] = maps | {_MANIFEST, SHEET, FIT}
         expected[self.root / "valid"] = {valid_path(self.root, t).name for t in self.tiles}
         unfinished = partial_folder(self.root)
         temporary = [unfinished] if unfinished.exists() else []

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.cells import cut_cells, cut_map, valid_cells
-from utils.boxes import Box, cell_grid
+from datasets.cells import cut_cells, cut_maps
+from utils.boxes import Box, cell_grid, valid_cells
 from utils.geometry import dihedral
 
 SIZE, GRID = (100, 76), (13, 10)  # 8 px a cell: 7.7 px high, 7.6 px wide
@@ -62,10 +62,11 @@ def test_cells_that_coincide_with_the_window_do_not_change():
     cells = torch.from_numpy(draw_cells(True))
     assert torch.equal(cut_cells(cells, SIZE, Box(0, 0, *SIZE), GRID), cells)
     cells = torch.from_numpy(draw_cells(True, (12, 9)))  # of 8 px each
-    found = cut_map(cells[None], (96, 72), Box(16, 24, 40, 32), 8)
-    assert torch.equal(found[0], cells[:, 2:7, 3:7])
     pixels = torch.arange(96 * 72).view(1, 96, 72)
-    assert torch.equal(cut_map(pixels, (96, 72), Box(3, 4, 5, 6), None), pixels[:, 3:8, 4:10])
+    maps = {"cells": cells[None], "pixels": pixels}
+    found = cut_maps(maps, (96, 72), Box(16, 24, 40, 32), {"cells": 8})
+    assert torch.equal(found["cells"][0], cells[:, 2:7, 3:7])
+    assert torch.equal(found["pixels"], pixels[:, 16:56, 24:56])
 
 
 @pytest.mark.parametrize("turn", range(8))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from configs.schema import IGNORE_INDEX, EvalConfig
-from datasets.cells import cut_map
+from datasets.cells import cut_maps
 from datasets.dataset import Batch
 from datasets.encodings import StructureEncoder
 from datasets.loaders import EvalLoader
@@ -60,16 +60,9 @@ class Predictor:
         def crop(window: Box) -> WindowInputs:
             part = (..., *window.slices)
             other = None if structure_image is None else structure_image[part]
-            return image[part], self.cut_maps(maps, size, window), other
+            return image[part], cut_maps(maps, size, window, self.encoder.cell_px), other
 
         return self.strips_of(size, crop)
-
-    def cut_maps(
-        self, maps: dict[str, Tensor], size: tuple[int, int], window: Box
-    ) -> dict[str, Tensor]:
-        """Return the maps of a window of an image of a size."""
-        sides = self.encoder.cell_px
-        return {store: cut_map(x, size, window, sides.get(store)) for store, x in maps.items()}
 
     def strips_of(
         self,

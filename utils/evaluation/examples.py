@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from configs.schema import IGNORE_INDEX
+from datasets.cells import cut_maps
 from datasets.dataset import Batch
 from datasets.encodings import StructureEncoder
 from utils.boxes import Box, window_starts
@@ -118,11 +119,12 @@ def panel_row(
         return np.array(Image.fromarray(array).resize((width_px, height_px), resampling))
 
     image, other = crop(batch.image), batch.structure_image
+    size = (batch.image.shape[-2], batch.image.shape[-1])
     structure = encoder(
         image.float() / 255,
-        {store: crop(levels) for store, levels in batch.maps.items()},
+        cut_maps(batch.maps, size, window, encoder.cell_px),
         None if other is None else crop(other).float() / 255,
-    )[0, list(encoder.pictures[0])]
+    )[0, list(encoder.shown)]
     shown = (255 * structure).byte().movedim(0, -1)
     return PanelRow(
         image=picture(image[0].movedim(0, -1), Image.Resampling.LANCZOS),

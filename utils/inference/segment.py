@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from configs.schema import Config, EvalConfig
+from datasets.cells import cut_maps
 from utils.boxes import Box
 from utils.evaluation.evaluate import Predictor, WindowInputs, classes_of
 from utils.evaluation.setup import load_predictor
@@ -143,9 +144,9 @@ class Segmenter:
             pixels, maps, _ = held[chunk]
             top, left = window.top_px - chunk.top_px, window.left_px - chunk.left_px
             inside = Box(top, left, window.height_px, window.width_px)
-            extent = (chunk.height_px, chunk.width_px)
-            cut_maps = self._predictor.cut_maps(maps, extent, inside)
-            return pixels[(..., *inside.slices)], cut_maps, None
+            extent, sides = (chunk.height_px, chunk.width_px), self._predictor.encoder.cell_px
+            cut = cut_maps(maps, extent, inside, sides)
+            return pixels[(..., *inside.slices)], cut, None
 
         load = partial(self._load, image, read, read_mask)
         ahead = grid.num_across + 1  # the next row of chunks is loaded while this one is predicted

@@ -10,8 +10,9 @@ import numpy as np
 from configs.schema import IGNORE_INDEX
 from datasets.preparation.checks.fingerprints import Fingerprints, fingerprints
 from datasets.rasters import Kind, open_raster
-from datasets.structure_maps import MapRecipe, maker, map_path, read_facts
+from datasets.structure_maps import MapRecipe, maker, map_kind, map_path, read_facts, read_map
 from datasets.tile_set import TileSet, count_values, valid_path
+from utils.boxes import cell_grid, valid_cells
 from utils.errors import UserError
 from utils.files import sha256_of
 
@@ -139,17 +140,43 @@ class TileExaminer:
             text = f"{folder}: '{tile_id}' has {where}; {again}"
             facts.findings.append(Finding("missing maps", text))
             return
-        levels = self._read(facts, tile_id, path, "16-bit", again)
+        if map_kind(recipe.generator) == "cells":
+            levels, valid = self._read_cells(facts, tile_id, path, recipe, valid)
+        else:
+            levels = self._read(facts, tile_id, path, "16-bit", again)
         if levels is not None and read_facts(folder, tile_id, sources[tile_id], recipe) is None:
             text = f"{path} was made from another image or with other settings than its manifest "
             text += f"records; delete it and {again}"
             facts.findings.append(Finding("maps that differ from their manifest", text))
         if levels is not None and (num := _count_beyond(valid, levels, 0)):
-            text = f"{path} covers {num:,} pixels where the image holds no data; delete it and "
+            what = "pixels" if levels.dtype == np.uint16 else "cells"
+            text = f"{path} covers {num:,} {what} where the image holds no data; delete it and "
             finding = Finding("maps that cover pixels without data", f"{text}{again}")
             facts.findings.append(finding)
         if levels is not None and (levels == levels[0, 0]).all():
             facts.flat.append(folder)
+
+    def _read_cells(
+        self,
+        facts: TileFacts,
+        tile_id: str,
+        path: Path,
+        recipe: MapRecipe,
+        valid: np.ndarray | None,
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Read the sum of the levels of each cell; None if unreadable. And the cells with data."""
+        tile = self._tile_set.tiles[tile_id]
+        grid = cell_grid((tile.height_px, tile.width_px), recipe.settings["cell_px"])
+        try:
+            cells = read_map(path, "cells")
+        except UserError as error:
+            facts.findings.append(Finding("unreadable files", str(error)))
+            return None, None
+        if cells.shape != (expected := (recipe.settings["num_components"], *grid)):
+            text = f"{path} holds {cells.shape} components, rows and columns of cells, its tile "
+            text += f"has {expected}; delete it and run {maker(recipe.generator)} again"
+            facts.findings.append(Finding("wrong sizes", text))
+        return cells.sum(0), None if valid is None else valid_cells(valid != 0, grid)
 
 
 def _count_beyond(valid: np.ndarray | None, array: np.ndarray, empty: int) -> int:

@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ SIDE_PX = 216
 class Encoder:
     """Shows the ids as grey."""
 
-    pictures = ((0, 0, 0),)
+    shown = (0, 0, 0)
+    cell_px: ClassVar = {}
 
     def __call__(self, image, maps, structure_image=None):
         return maps["store"].unsqueeze(1).float() / 100
