@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from datasets.cells import cut_cells, cut_maps
+from datasets.dataset import TileDataset
+from datasets.samplers import SampleKey
+from datasets.structure_maps import MapRecipe, store_folder, write_map
+from datasets.transforms import Geometry
+from tests.datasets.coordinates import draw_members
+from tests.datasets.fakes import tile_at, write_tiles
 from utils.boxes import Box, cell_grid, valid_cells
+from utils.errors import DataError
 from utils.geometry import dihedral
 
 SIZE, GRID = (100, 76), (13, 10)  # 8 px a cell: 7.7 px high, 7.6 px wide
@@ -95,3 +102,73 @@ def test_a_cell_holds_data_if_half_of_its_pixels_do(size):
         for i in range(grid[0])
     ]
     assert valid_cells(valid, grid).tolist() == expected
+
+
+RECIPE = MapRecipe(generator="features", settings={}, weights_sha256=None)
+SIZES = [(160, 160), (75, 131), (40, 90)]
+
+
+@pytest.fixture
+def tile_set(tmp_path):
+    """Three tiles of several sizes in the training split, with cells that tell their place."""
+    members = [
+        ("train", tile_at(f"t{number}", size), draw_members(*size)["image"], np.zeros(size, "u1"))
+        for number, size in enumerate(SIZES)
+    ]
+    tile_set = write_tiles(tmp_path / "set", members)
+    for number, size in enumerate(SIZES):
+        write_map(store_folder(tile_set.root, "cells"), f"t{number}", cells_of(size), "", RECIPE)
+    return tile_set
+
+
+def cells_of(size: tuple[int, int]) -> np.ndarray:
+    """Row and column of the centre of each cell, in pixels."""
+    grid = cell_grid(size, 8)
+    lines = [1 + (np.arange(n) + 0.5) * s / n for n, s in zip(grid, size, strict=True)]
+    return np.stack(np.meshgrid(*lines, indexing="ij")).round().astype(np.uint8)
+
+
+def read(tile_set, index, seed=0, **settings):
+    ids = tile_set.split("train")
+    dataset = TileDataset(
+        tile_set=tile_set, tile_ids=ids, stores=["cells"], cell_px={"cells": 8}, **settings
+    )
+    return dataset[SampleKey(index=index, seed=(0, 0, seed))]
+
+
+@pytest.mark.parametrize("zoom", [0.5, 0.8, 1.0, 1.7])
+def test_cells_of_a_crop_show_the_places_that_the_photo_shows(tile_set, zoom):
+    geometry = Geometry(
+        crop_size_px=40, scale_range=(zoom, zoom), dihedral=True, cell_px={"cells": 8}
+    )
+    num_compared = 0
+    for seed in range(24):
+        batch = read(tile_set, seed % 3, seed, geometry=geometry)
+        size = torch.tensor(SIZES[seed % 3]).view(2, 1, 1)
+        cells = batch.maps["cells"]
+        assert cells.shape == (1, 2, 5, 5) and cells.dtype == torch.uint8
+        inside = torch.nn.functional.max_pool2d((batch.target == 255).float(), 8)[0] == 0
+        blocks = torch.nn.functional.avg_pool2d(batch.image[:, :2].float(), 8)
+        # Beyond the outermost centres cells are constant.
+        places = cells[0].float() - 1
+        inner = inside & ((places > 8) & (places < size - 8)).all(0)
+        off = (places - 0.5 - blocks[0])[:, inner].abs()
+        assert off.numel() == 0 or off.max() <= 1, (seed, off.max())
+        num_compared += off.numel()
+        assert (cells[0, :, ~inside & (batch.target[0, 4::8, 4::8] == 255)] == 0).all()
+    assert num_compared > 400
+
+
+def test_whole_tiles_keep_their_cells_and_those_of_another_are_stretched_over_them(tile_set):
+    for index, size in enumerate(SIZES):
+        found = read(tile_set, index).maps["cells"]
+        assert np.array_equal(found[0].numpy(), cells_of(size)) and found.is_contiguous()
+    batch = read(tile_set, 1, shuffled=True)
+    other = batch.maps["cells"]
+    assert np.array_equal(other[0].numpy(), cells_of((40, 90)))
+    whole = cut_cells(other, (75, 131), Box(0, 0, 75, 131), (10, 17))[0].float()
+    rows = (torch.arange(10) + 0.5) * 4  # of 40, on the 75 of this tile
+    assert (whole[0, 1:-1] - 1 - rows[1:-1, None]).abs().max() <= 1
+    write_map(store_folder(tile_set.root, "cells"), "t0", cells_of((160, 90)), "", RECIPE)
+    with pytest.raises(DataError, match=r"t0\.tif has \(20, 12\) cells and its image \(20, 20\)"):
+        read(tile_set, 0)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from configs.schema import StructureConfig
+from configs.schema import FeaturesConfig, StructureConfig
 from datasets.encodings import (
     ENCODINGS,
     StructureEncoder,
@@ -103,6 +103,30 @@ def test_modalities_lie_one_behind_the_other_and_values_are_never_segments():
     assert torch.equal(encoder(image, maps), expected)
     depth = StructureEncoder(StructureConfig(modalities=("depth_anything",)))
     assert depth.segments(maps) is None
+
+
+def test_cells_are_interpolated_between_their_centres_and_are_no_pictures():
+    structure = StructureConfig(
+        modalities=("superpixels", "features"), features=FeaturesConfig(num_components=4)
+    )
+    encoder = StructureEncoder(structure)
+    assert encoder.num_channels == 8 and encoder.channels["features"] == slice(4, 8)
+    assert encoder.pictures == ((0, 1, 2),) and encoder.cells == ((4, 8, 8),)
+    assert (encoder.segment_stores, encoder.value_stores) == (("superpixels",), ())
+    assert encoder.cell_px == {"features": 8}
+    image, ids = torch.rand(1, 3, 8, 16), torch.ones(1, 8, 16, dtype=torch.int32)
+    cells = torch.tensor([1, 255]).view(1, 1, 1, 2).repeat(1, 4, 1, 1)
+    maps = {"superpixels": ids, "features": cells.to(torch.uint8)}
+    found = encoder(image, maps)[0, 4:]
+    line = torch.tensor([0, 0, 0, 0, *[(2 * i + 1) / 16 for i in range(8)], 1, 1, 1, 1])
+    torch.testing.assert_close(found, line.expand(4, 8, 16))
+    maps["features"] = torch.zeros(1, 4, 1, 2, dtype=torch.uint8)
+    assert (encoder(image, maps)[0, 4:] == 0.5).all()
+    missing = StructureEncoder(replace(structure, absent=("features",)))
+    assert missing.cells == encoder.cells and missing.cell_px == {}
+    assert (missing(image, maps)[0, 4:] == 0.5).all()
+    alone = StructureEncoder(replace(structure, modalities=("features",)))
+    assert alone.pictures == () and alone.shown == (0, 1, 2) and alone.segments(maps) is None
 
 
 def test_an_absent_modality_is_grey_whether_dropped_or_missing():

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import DepthAnythingConfig, SamConfig, SuperpixelsConfig
-from datasets.rasters import write_raster
+from configs.schema import DepthAnythingConfig, FeaturesConfig, SamConfig, SuperpixelsConfig
+from datasets.rasters import read_raster, read_text, write_raster
 from datasets.structure_maps import (
     MapRecipe,
     begin_store,
@@ -98,7 +98,29 @@ def test_a_map_is_0_where_there_is_no_data_and_its_range_is_that_of_the_rest():
     assert found.dtype == np.uint16 and finish_map(ids, "sam", None)[0] is ids
 
 
-@pytest.mark.parametrize("config", [SuperpixelsConfig(), SamConfig(), DepthAnythingConfig()])
+def test_maps_of_cells_are_stored_side_by_side_without_those_that_hold_no_data(tmp_path: Path):
+    cells = np.random.default_rng(0).integers(1, 256, (5, 3, 4)).astype(np.uint8)
+    valid = np.ones((24, 32), bool)
+    valid[:, :5] = False  # more than half of the first column
+    found, facts = finish_map(cells, "features", valid)
+    assert facts == {} and found.dtype == np.uint8 and not found[:, :, 0].any()
+    assert np.array_equal(found[:, :, 1:], cells[:, :, 1:])
+    assert finish_map(cells, "features", None)[0] is cells
+    recipe = replace(RECIPE, generator="features")
+    write_map(tmp_path, "a", found, "hash", recipe)
+    path = map_path(tmp_path, "a")
+    stored = read_raster(path, "8-bit")
+    assert stored.shape == (3, 20) and stored[1, 5:10].tolist() == found[:, 1, 1].tolist()
+    assert read_facts(tmp_path, "a", "hash", recipe) == {"components": 5}
+    assert np.array_equal(read_map(path, "cells"), found)
+    write_raster(path, stored[:, :-1], read_text(path))
+    with pytest.raises(DataError, match=r"a\.tif is no map of cells; delete it and run generate"):
+        read_map(path, "cells")
+
+
+@pytest.mark.parametrize(
+    "config", [SuperpixelsConfig(), SamConfig(), DepthAnythingConfig(), FeaturesConfig()]
+)
 def test_what_decides_a_map_and_what_does_not(config):
     free = {"store", "encodings", "checkpoint", "points_per_batch", "images_per_batch"}
     assert map_settings(config).keys() == vars(config).keys() - free

@@ -40,6 +40,14 @@ def test_a_file_appears_with_its_folder_and_readers_see_the_old_one_until_the_bl
     assert path.read_text() == "new" and list(path.parent.iterdir()) == [path]
 
 
+def test_the_first_of_several_writers_is_kept_if_asked_for(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    for text in ("first", "second"):
+        with atomic_path(path, keeps_first=True) as partial:
+            partial.write_text(text)
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
 def test_only_temporary_files_of_the_named_files_are_removed(tmp_path: Path):
     def partial(name: str) -> Path:
         path = tmp_path / f".{name}.{'0' * 12}.partial"

@@ -10,7 +10,13 @@ from rasterio.crs import CRS
 
 from datasets.preparation.check import check_tile_set, format_summary
 from datasets.rasters import read_raster, write_raster
-from datasets.structure_maps import map_path
+from datasets.structure_maps import (
+    MapRecipe,
+    map_path,
+    store_folder,
+    write_manifest,
+    write_map,
+)
 from datasets.tile_set import FORMAT_VERSION, TileSet, open_tile_set, valid_path
 from tests.conftest import make_config
 from tests.datasets.broken import (
@@ -27,7 +33,7 @@ from tests.datasets.broken import (
     write_eroded,
 )
 from tests.datasets.fakes import picture, tile_at, write_tiles
-from utils.files import read_rgb
+from utils.files import read_rgb, sha256_of
 
 AGAIN = "prepare the data set again"
 
@@ -402,6 +408,33 @@ def test_pixels_without_data_are_counted(toy, run_prepare):
 def rewrite_valid(toy, change):
     path = valid_path(toy.root, "b")
     write_raster(path, change(read_raster(path, "8-bit")).astype(np.uint8))
+
+
+def test_maps_of_cells_are_compared_with_their_grid_and_with_the_cells_that_hold_data(toy):
+    settings = {"cell_px": 4, "num_components": 3}
+    recipe = MapRecipe(generator="features", settings=settings, weights_sha256="f")
+    folder = store_folder(toy.root, "features")
+    sources = {tile_id: sha256_of(toy.image_path(tile_id)) for tile_id in toy.tiles}
+    whole = np.arange(1, 13, dtype=np.uint8).reshape(3, 2, 2)
+
+    def write(tile_id, cells):
+        write_map(folder, tile_id, cells, sources[tile_id], recipe)
+
+    for tile_id in sources:
+        write(tile_id, whole)
+    write_manifest(folder, recipe, sources)
+    (folder / "fit.npz").touch()
+    assert faults_of(toy) == []
+    without_data(toy, "b", 3)
+    where = "ROOT/modalities/features/b.tif"
+    (found,) = faults_of(toy)
+    assert found.startswith(f"{where} covers 2 cells where the image holds no data; delete it and")
+    write("b", whole[:, :1])
+    found = faults_of(toy)
+    text = f"{where} holds (3, 1, 2) components, rows and columns of cells, its tile has (3, 2, 2);"
+    assert found == [f"{text} delete it and run generate.py again"]
+    truncate(map_path(folder, "b"))
+    assert faults_of(toy)[0].startswith(f"{where} is not whole")
 
 
 @pytest.mark.parametrize(
