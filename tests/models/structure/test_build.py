@@ -8,7 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from configs.schema import DepthAnythingConfig, SamConfig, StructureConfig, SuperpixelsConfig
+from configs.schema import (
+    DepthAnythingConfig,
+    FeaturesConfig,
+    SamConfig,
+    StructureConfig,
+    SuperpixelsConfig,
+)
 from models.structure import build, depth_anything, sam
 from models.structure.build import build_generator, fetch_generator_weights
 from tests.models.structure.test_superpixels import natural_image
@@ -19,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(
-    ("name", "config"), [("sam", SamConfig), ("depth_anything", DepthAnythingConfig)]
+    ("name", "config"),
+    [("sam", SamConfig), ("depth_anything", DepthAnythingConfig), ("features", FeaturesConfig)],
 )
 def test_a_missing_file_of_weights_is_named(name, config):
     with pytest.raises(MissingDataError, match=r"are not at none\.pth; get .* and put it there"):
@@ -80,17 +87,19 @@ def test_weights_of_the_generators_in_use_are_fetched_if_no_file_is_named(monkey
     monkeypatch.setattr(
         build, "fetch_weights", lambda official: fetched.append((official.model, official.file))
     )
-    everything = ("superpixels", "sam", "dsm", "depth_anything")
+    everything = ("superpixels", "sam", "dsm", "depth_anything", "features")
     fetch_generator_weights(StructureConfig(modalities=everything))
     assert fetched == [
         ("SAM vit_h", "sam_vit_h_4b8939.pth"),
         ("Depth Anything v2_small", "depth_anything_v2_vits.pth"),
+        ("vit_small_patch14_reg4_dinov2", "dinov2_vits14_reg4_pretrain.pth"),
     ]
     fetched.clear()
     fetch_generator_weights(
         StructureConfig(
             modalities=everything,
             absent=("depth_anything",),
+            features=FeaturesConfig(checkpoint="mine.safetensors"),
             sam=SamConfig(checkpoint="mine.pth"),
         )
     )
