@@ -84,11 +84,11 @@ def train_one_epoch(run: Run) -> None:
         counts = state.dist.mean(run.loss.counts(batch.target))  # DDP averages over ranks as well
         terms: list[dict[str, Tensor]] = []
         for number, part in enumerate(batch.split(num_parts), 1):
-            image, structure, target = prepare_inputs(part, run.encoder)
+            inputs, target = prepare_inputs(part, run.encoder)
             segments = run.encoder.segments(part.maps) if run.loss.needs_segments else None
             with state.micro_batch(is_last=number == num_parts):
                 with state.precision.autocast():
-                    logits = state.ddp_network(image, structure)
+                    logits = state.ddp_network(*inputs)
                 values = run.loss(logits, target, counts, segments)
                 state.precision.backward(values["loss"])
             terms.append({name: value.detach() for name, value in values.items()})
@@ -173,7 +173,7 @@ def build_state(
         num_classes=len(tile_set.classes),
         structure_channels=encoder.num_channels,
         pictures=encoder.pictures,
-        cells=encoder.cells,
+        num_components=encoder.num_components,
         frozen_dtype=precision.frozen_dtype,
     ).to(dist.device)
     folder, checkpoint = open_run_folder(config, dist)

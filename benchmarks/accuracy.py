@@ -116,10 +116,10 @@ def training(trial: Trial, num_steps: int) -> Iterator[None]:
     for step, loaded in enumerate(loader):
         batch = loaded.to(dist.device)
         set_learning_rate(optimizer, learning_rate(step, optim, steps_per_epoch=1))
-        image, structure, target = prepare_inputs(batch, trial.encoder)
+        inputs, target = prepare_inputs(batch, trial.encoder)
         segments = trial.encoder.segments(batch.maps) if loss_of.needs_segments else None
         with trial.precision.autocast():
-            logits = network(image, structure)
+            logits = network(*inputs)
         loss = loss_of(logits, target, loss_of.counts(target), segments)["loss"]
         trial.precision.backward(loss)
         trial.precision.step(network, optimizer, optim.clip_norm)

@@ -67,7 +67,7 @@ class Loop:
                 part = (..., slice(top, bottom), slice(left, right))
                 picture = image[part].to(device).float() / 255
                 cut_maps = {store: ids[part].to(device) for store, ids in maps.items()}
-                inputs = [picture, self._encoder(picture, cut_maps)]
+                inputs = [picture, *self._encoder(picture, cut_maps)]
                 last = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
                 logits: Tensor = self._network(*last)
                 weight = torch.ones(())

@@ -221,9 +221,9 @@ def _train(
         batch = next(iterator).to(bench.device)
         waits.append(time.perf_counter() - start)
         start = time.perf_counter()
-        image, structure, target = prepare_inputs(batch, encoder)
+        inputs, target = prepare_inputs(batch, encoder)
         counts = loss.counts(target)
-        loss(network(image, structure), target, counts)["loss"].backward()
+        loss(network(*inputs), target, counts)["loss"].backward()
         network.zero_grad(set_to_none=True)
         steps.append(time.perf_counter() - start)
     return waits[1:], steps[1:]

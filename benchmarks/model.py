@@ -12,17 +12,21 @@ tensors allocated in one step, forward and backward, above that before it.
   ``tests/models/literal.py`` (the documented equations, term by term) and against a plain version
   of the same modules: channels-first, fp32 norms, unfolded layer scale.
 - ``peers``: the trainable part at ``small`` and ``base`` against UPerNet and Segformer of
-  segmentation_models_pytorch and torchvision's DeepLabV3, at the nearest parameter counts, 512x512.
-  Peers that are not installed are skipped.
+  segmentation_models_pytorch and torchvision's DeepLabV3, 512x512: as it is, and with all widths
+  scaled to the peer's number of parameters. Peers that are not installed are skipped.
 - ``sizes``: fp32 and half precision, eager and compiled; achieved operations per second as a
   fraction of those of a large matrix product in the same run.
 """
 
 import argparse
+import math
 import statistics
 import sys
+from bisect import bisect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +37,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.bench import Bench, Step
 from benchmarks.peers import literal_stage, peer_networks, plain_stage
 from configs.schema import ModelConfig, VitConfig
-from models.build import build_network
+from models.build import SIZES, build_network
+from models.encoder import Size
 from models.feature_recalibration import FeatureRecalibration
 from models.fusion_enhancement import FusionEnhancement
 from utils.malloc import keep_freed_memory
@@ -81,14 +86,14 @@ def stage(bench: Bench) -> None:
         )
 
 
-def vsgnet(size: str, bench: Bench, recompute: bool = False) -> nn.Module:
+def vsgnet(size: str, device: torch.device, recompute: bool = False) -> nn.Module:
     """Build the trainable part of a named size: both CNN stems, no ViTs."""
     none = VitConfig(name="none")
     config = ModelConfig(size=size, rgb_vit=none, structure_vit=none, recompute=recompute)  # type: ignore[arg-type]
     network = build_network(
         config, num_classes=NUM_CLASSES, structure_channels=4, pictures=((0, 1, 2),)
     )
-    return network.to(bench.device)
+    return network.to(device)
 
 
 def network_step(
@@ -116,36 +121,73 @@ def batch(bench: Bench) -> list[Tensor]:
     return [x.to(memory_format=torch.channels_last) for x in inputs]
 
 
+def millions(network: nn.Module) -> float:
+    """Return the number of parameters in millions."""
+    return sum(p.numel() for p in network.parameters()) / 1e6
+
+
+def at_parameters(size: str, target: float, bench: Bench) -> nn.Module:
+    """Build the trainable part of a named size with all widths scaled to so many millions."""
+
+    def scaled(factor: float) -> Size:
+        base = SIZES[size]
+        units = [math.lcm(8, 2 * heads) for heads in base.num_heads]
+        channels = (
+            unit * max(1, round(factor * width / unit))
+            for width, unit in zip(base.channels, units, strict=True)
+        )
+        return replace(base, channels=tuple(channels))  # type: ignore[arg-type]
+
+    def build(factor: float, device: torch.device) -> nn.Module:
+        with patch.dict(SIZES, {size: scaled(factor)}), device:
+            return vsgnet(size, device)
+
+    def excess(step: int) -> float:
+        return millions(build(step / 40, torch.device("meta"))) - target
+
+    last = bisect(range(20, 120), 0.0, key=excess) + 20
+    nearest = min((last - 1, last), key=lambda step: abs(excess(step)))
+    return build(nearest / 40, bench.device)
+
+
 def peers(bench: Bench, sizes: list[str]) -> None:
-    """Compare whole networks of similar numbers of parameters, in fp32."""
+    """Compare whole networks in fp32: the named size, and that size at a peer's parameters."""
     inputs = batch(bench)
     for size in sizes:
-        networks = {f"VSGNet {size}": (vsgnet(size, bench), inputs)}
+        named = vsgnet(size, bench.device)
         for name, network in peer_networks(size, NUM_CLASSES):
             network.to(bench.device).to(memory_format=torch.channels_last)
-            networks[name] = (network, inputs[:1])
-        millions = {
-            name: sum(p.numel() for p in network.parameters()) / 1e6
-            for name, (network, _) in networks.items()
-        }
-        for train in (True, False):
-            steps = [network_step(*n, torch.float32, train=train) for n in networks.values()]
-            times = dict(zip(networks, bench.alternate(steps), strict=True))
-            peaks = dict(zip(networks, map(bench.peak_mib, steps), strict=True))
-            ours, *others = networks
-            for peer in others:
-                rate = {n: bench.batch_size / statistics.median(times[n]) for n in (ours, peer)}
-                bench.report(
-                    f"{ours} beside {peer}, {'train' if train else 'infer'} {IMAGE_PX}x{IMAGE_PX}",
-                    rate[ours],
-                    rate[peer],
-                    "images/s",
-                    ratio=statistics.median(
-                        b / a for a, b in zip(times[ours], times[peer], strict=True)
-                    ),
-                    million_parameters=[round(millions[n], 2) for n in (ours, peer)],
-                    peak_mib=[round(peaks[n]) for n in (ours, peer)],
+            equal = at_parameters(size, millions(network), bench)
+            labels = [
+                f"{label} ({millions(each):.2f} M)"
+                for label, each in (
+                    (f"VSGNet {size}", named),
+                    (f"VSGNet {size} scaled", equal),
+                    (name, network),
                 )
+            ]
+            for train in (True, False):
+                steps = [
+                    network_step(each, own, torch.float32, train=train)
+                    for each, own in ((named, inputs), (equal, inputs), (network, inputs[:1]))
+                ]
+                compare(bench, labels, steps, f"{'train' if train else 'infer'}, {IMAGE_PX} px")
+
+
+def compare(bench: Bench, labels: list[str], steps: list[Step], what: str) -> None:
+    """Report every step but the last beside the last, a peer's."""
+    *ours, peer_times = bench.alternate(steps)
+    *peaks, peer_peak = map(bench.peak_mib, steps)
+    for label, times, peak in zip(labels, ours, peaks, strict=False):
+        rate, peer_rate = (bench.batch_size / statistics.median(t) for t in (times, peer_times))
+        bench.report(
+            f"{label} beside {labels[-1]}, {what}",
+            rate,
+            peer_rate,
+            "images/s",
+            ratio=statistics.median(b / a for a, b in zip(times, peer_times, strict=True)),
+            peak_mib=[round(peak), round(peer_peak)],
+        )
 
 
 def matmul_flops(bench: Bench, dtype: torch.dtype) -> float:
@@ -166,7 +208,7 @@ def sizes(bench: Bench, names: list[str], compiled: bool) -> None:
     if bench.device.type == "cuda":
         dtypes.append(torch.float16)
     for name in names:
-        network = vsgnet(name, bench)
+        network = vsgnet(name, bench.device)
         with FlopCounterMode(display=False) as counter:
             network_step(network, inputs, torch.float32, train=False)()
         # The counter is wrong about the backward pass of depth-wise convolutions (torch 2.15); it
@@ -174,16 +216,17 @@ def sizes(bench: Bench, names: list[str], compiled: bool) -> None:
         num_flops = 3 * counter.get_total_flops()
         variants = {"eager": network}
         if not bench.quick:
-            variants["recompute"] = vsgnet(name, bench, recompute=True)
+            variants["recompute"] = vsgnet(name, bench.device, recompute=True)
         if compiled:
-            variants["compiled"] = torch.compile(vsgnet(name, bench), fullgraph=True)  # type: ignore[assignment]
+            variants["compiled"] = torch.compile(vsgnet(name, bench.device), fullgraph=True)  # type: ignore[assignment]
         for dtype in dtypes:
             steps = [network_step(n, inputs, dtype, train=True) for n in variants.values()]
             floor = num_flops / matmul_flops(bench, dtype)
             for variant, times, step in zip(variants, bench.alternate(steps), steps, strict=True):
                 seconds = statistics.median(times)
                 bench.report(
-                    f"VSGNet {name} train, batch {bench.batch_size}, {dtype}, {variant}",
+                    f"VSGNet {name} ({millions(network):.2f} M) train, "
+                    f"batch {bench.batch_size}, {dtype}, {variant}",
                     bench.batch_size / seconds,
                     None,
                     "images/s",

@@ -229,6 +229,7 @@ def _ours(*overrides: str) -> Candidate:
             num_classes=num_classes,
             structure_channels=encoder.num_channels,
             pictures=encoder.pictures,
+            num_components=encoder.num_components,
             frozen_dtype=FROZEN_DTYPE,
         )
 

@@ -131,12 +131,13 @@ def _copy(array: np.ndarray, place: np.ndarray) -> None:
             place[strip][channel] = array[strip][channel]
 
 
-def prepare_inputs(batch: Batch, encoder: StructureEncoder) -> tuple[Tensor, Tensor, Tensor]:
+def prepare_inputs(batch: Batch, encoder: StructureEncoder) -> tuple[tuple[Tensor, ...], Tensor]:
     """Compute the inputs of network and loss, on the batch's device.
 
     Returns:
-        Image ``(B, 3, H, W)`` in [0, 1] with jittered colours, structure ``(B, S, H, W)`` in
-        [0, 1], both channels-last, and target ``(B, H, W)`` int64.
+        Inputs of the network, channels-last: image ``(B, 3, H, W)`` in [0, 1] with jittered
+        colours, structure ``(B, S, H, W)`` in [0, 1], and any cells ``(B, K, gh, gw)``; and target
+        ``(B, H, W)`` int64.
     """
     image = jitter_colors(batch.image.float() / 255, batch.color_factors)
     other = None if batch.structure_image is None else batch.structure_image.float() / 255
@@ -144,9 +145,9 @@ def prepare_inputs(batch: Batch, encoder: StructureEncoder) -> tuple[Tensor, Ten
     if batch.id_keys is not None:
         keys, segments = batch.id_keys, encoder.segment_stores
         maps = maps | {store: shuffle_ids(maps[store], keys) for store in segments}
-    structure = encoder(image, maps, other, batch.present)
-    image, structure = (x.contiguous(memory_format=torch.channels_last) for x in (image, structure))
-    return image, structure, batch.target.long()
+    inputs = (image, *encoder(image, maps, other, batch.present))
+    last = tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)
+    return last, batch.target.long()
 
 
 @dataclass(kw_only=True, eq=False)

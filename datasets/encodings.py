@@ -1,4 +1,4 @@
-"""Encodings of segment ids, values and cells as input channels of the structure branch.
+"""Encodings of segment ids, values and cells as inputs of the structure branch.
 
 Encodings are computed on the device from the map of the network's window, after all geometric
 transforms, so boundaries are rebuilt rather than resized. Segment ids are arbitrary: every encoding
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from configs.schema import GENERATORS, FeaturesConfig, StructureConfig
+from utils.boxes import cell_grid
 
 DISTANCE_LIMIT_PX = 16
 ABSENT = 0.5  # value of an absent modality; the stem's fixed normalisation makes it 0
@@ -72,18 +73,9 @@ def value(image: Tensor, levels: Tensor) -> Tensor:
     return torch.where(levels == 0, ABSENT, scaled).unsqueeze(1)
 
 
-def components(image: Tensor, cells: Tensor) -> Tensor:
-    """Return the levels of cells in [0, 1], bilinear between their centres; 0.5 = no data.
-
-    Args:
-        image: ``(B, 3, H, W)``.
-        cells: ``(B, K, gh, gw)`` int, 0 = no data, 1..255.
-
-    Returns:
-        ``(B, K, H, W)``.
-    """
-    scaled = torch.where(cells == 0, ABSENT, (cells.to(image.dtype) - 1) / 254)
-    return F.interpolate(scaled, size=image.shape[-2:], mode="bilinear", align_corners=False)
+def components(cells: Tensor) -> Tensor:
+    """Return levels (0 = no data, 1..255) scaled to [0, 1], of any shape; 0.5 = no data."""
+    return torch.where(cells == 0, ABSENT, (cells.float() - 1) / 254)
 
 
 def color_by_id(image: Tensor, ids: Tensor) -> Tensor:
@@ -124,30 +116,29 @@ def _areas(slot: Tensor, batch_size: int) -> Tensor:
     return torch.bincount(slot, minlength=batch_size * _NUM_IDS)
 
 
-# Number of channels, and their computation from image and map.
-Channels = tuple[int, Callable[[Tensor, Tensor], Tensor]]
-ENCODINGS: dict[str, Channels] = {
+ENCODINGS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
     "mean_color": (3, mean_color),
     "boundary": (1, boundary),
     "boundary_distance": (1, boundary_distance),
     "log_area": (1, log_area),
     "color_by_id": (3, color_by_id),
 }
-_ENCODINGS = {**ENCODINGS, "value": (1, value)}  # including that of sensors and depth
+_ALL = {**ENCODINGS, "value": (1, value)}  # including that of sensors and depth
 
 
 class StructureEncoder:
-    """Encoder of all modalities of a recipe, concatenated along the channels.
+    """Encoder of all modalities of a recipe: maps of pixels as channels, maps of cells as they are.
 
-    A modality that is absent, by the recipe or in a sample, has 0.5 in all its channels.
+    A modality that is absent, by the recipe or in a sample, has 0.5 in all its channels. Without
+    any map of pixels, the image takes their place.
 
     Attributes:
-        num_channels: number of channels of the result, including absent modalities.
-        channels: channels of each modality, by name; empty if ``control`` is off.
-        pictures: for each modality but those of cells, the three channels that are the input of
-            its frozen ViT: those of its first encoding, a single one three times.
-        cells: for each modality of cells, its first channel, the one behind its last, and
-            ``cell_px``.
+        num_channels: channels of the pixels, including absent modalities.
+        num_components: K of each modality of cells, including absent ones.
+        places: of each modality in the result, by name: its channels of the pixels, or the index
+            of its cells; empty if ``control`` is off.
+        pictures: for each modality of pixels, the three channels that are the input of its frozen
+            ViT: those of its first encoding, a single one three times.
         stores: names of the modality stores to be read.
         segment_stores: those of them that hold segment ids.
         value_stores: those of them that hold values.
@@ -158,36 +149,38 @@ class StructureEncoder:
     def __init__(self, config: StructureConfig) -> None:
         self.control = config.control
         self.available = (True,) * len(config.modalities)
-        self.channels: dict[str, slice] = {}
+        self.places: dict[str, slice | int] = {}
         # For each modality its store, or None if it is absent, and its encodings.
-        self._modalities: list[tuple[str | None, list[Channels]]] = []
+        self._modalities: list[tuple[str | None, tuple[str, ...]]] = []
         self.stores: tuple[str, ...] = ()
         self.segment_stores: tuple[str, ...] = ()
         self.value_stores: tuple[str, ...] = ()
         self.cell_px: dict[str, int] = {}
         self.pictures: tuple[tuple[int, int, int], ...] = ((0, 1, 2),)
-        self.cells: tuple[tuple[int, int, int], ...] = ()
+        self.num_components: tuple[int, ...] = ()
+        self._cell_sides: tuple[int, ...] = ()
         self.num_channels = 3
         if config.control == "off":
             return
         self.available = tuple(name not in config.absent for name in config.modalities)
         self.num_channels, self.pictures = 0, ()
         for modality, available in zip(config.modalities, self.available, strict=True):
-            store, names, first = modality, ("value",), self.num_channels
+            store, encodings = modality, ("value",)
             settings = getattr(config, modality) if modality in GENERATORS else None
             if settings is not None:
-                store, names = settings.store, settings.encodings
-            if isinstance(settings, FeaturesConfig):
-                encodings: list[Channels] = [(settings.num_components, components)]
-                self.cells += ((first, first + settings.num_components, settings.cell_px),)
-                self.cell_px |= {store: settings.cell_px} if available else {}
-            else:
-                encodings = [_ENCODINGS[name] for name in names]
-                is_color = encodings[0][0] == 3
-                self.pictures += ((first, first + 1, first + 2) if is_color else (first,) * 3,)
+                store, encodings = settings.store, settings.encodings
             self._modalities.append((store if available else None, encodings))
-            self.num_channels += sum(width for width, _ in encodings)
-            self.channels[modality] = slice(first, self.num_channels)
+            if isinstance(settings, FeaturesConfig):
+                self.num_components += (settings.num_components,)
+                self._cell_sides += (settings.cell_px,)
+                self.places[modality] = len(self.num_components)
+                self.cell_px |= {store: settings.cell_px} if available else {}
+                continue
+            first, is_color = self.num_channels, _ALL[encodings[0]][0] == 3
+            self.pictures += ((first, first + 1, first + 2) if is_color else (first,) * 3,)
+            self.num_channels += sum(_ALL[name][0] for name in encodings)
+            self.places[modality] = slice(first, self.num_channels)
+        self.num_channels = self.num_channels or 3
         self.stores = tuple(store for store, _ in self._modalities if store is not None)
         self.segment_stores = config.segment_stores()
         others = {*self.segment_stores, *self.cell_px}
@@ -197,6 +190,12 @@ class StructureEncoder:
     def shown(self) -> tuple[int, int, int]:
         """Return the channels that pictures of the structure show: those of its first modality."""
         return self.pictures[0] if self.pictures else (0, 1, 2)
+
+    def shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
+        """Return the shapes of the network's inputs for a window of a size, without the batch."""
+        grids = [cell_grid(size, side) for side in self._cell_sides]
+        cells = [(num, *grid) for num, grid in zip(self.num_components, grids, strict=True)]
+        return [(3, *size), (self.num_channels, *size), *cells]
 
     def segments(self, maps: dict[str, Tensor]) -> Tensor | None:
         """Return ids ``(B, H, W)`` int32 of the image's first segment map, or None without one."""
@@ -209,32 +208,40 @@ class StructureEncoder:
         maps: dict[str, Tensor],
         structure_image: Tensor | None = None,
         present: Tensor | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         """Encode a batch.
 
         Args:
             image: ``(B, 3, H, W)`` in [0, 1].
-            maps: ids or levels ``(B, H, W)`` int, or of cells ``(B, K, gh, gw)``, by store; may
-                be empty if ``control`` is off.
+            maps: ids or levels ``(B, H, W)`` int, or cells ``(B, K, gh, gw)``, by store; may be
+                empty if ``control`` is off.
             structure_image: image of the maps, if that is another one (shuffled).
             present: ``(B, M)`` bool, False for modalities dropped in a sample; None: all present.
 
         Returns:
-            ``(B, num_channels, H, W)`` in [0, 1]; the image itself if ``control`` is off.
+            The structure inputs of the network, all in [0, 1]: ``(B, num_channels, H, W)``, the
+            image itself where no map of pixels is; and ``(B, K, gh, gw)`` for each modality of
+            cells.
         """
         if self.control == "off":
-            return image
+            return (image,)
         source = image if structure_image is None else structure_image
-        # torch has no arithmetic for uint16.
-        maps = {store: maps[store].int() for store in self.stores}
-        absent = torch.full_like(source[:, :1], ABSENT)
-        layers = []
+        pixels: list[Tensor] = []
+        cells: list[Tensor] = []
         for index, (store, encodings) in enumerate(self._modalities):
-            for width, encode in encodings:
-                layer = absent.expand(-1, width, -1, -1)
+            if encodings == ("components",):
+                num, side = self.num_components[len(cells)], self._cell_sides[len(cells)]
+                grid = cell_grid(image.shape[-2:], side)
+                layers = [image.new_full((len(image), num, *grid), ABSENT)]
                 if store is not None:
-                    layer = encode(source, maps[store])
-                if present is not None:
-                    layer = torch.where(present[:, index].view(-1, 1, 1, 1), layer, ABSENT)
-                layers.append(layer)
-        return torch.cat(layers, 1)
+                    layers = [components(maps[store])]
+            elif store is not None:  # torch has no arithmetic for uint16
+                layers = [_ALL[name][1](source, maps[store].int()) for name in encodings]
+            else:
+                absent = torch.full_like(source[:, :1], ABSENT)
+                layers = [absent.expand(-1, _ALL[name][0], -1, -1) for name in encodings]
+            if present is not None:
+                is_present = present[:, index].view(-1, 1, 1, 1)
+                layers = [torch.where(is_present, layer, ABSENT) for layer in layers]
+            (cells if encodings == ("components",) else pixels).extend(layers)
+        return (torch.cat(pixels, 1) if pixels else image, *cells)

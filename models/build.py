@@ -12,7 +12,6 @@ from models.vsgnet import VSGNet
 from models.weights import fetch_weights
 
 Pictures = tuple[tuple[int, int, int], ...]
-Cells = tuple[tuple[int, int, int], ...]
 
 SIZES = {
     "tiny": Size(
@@ -61,7 +60,7 @@ def build_network(
     num_classes: int,
     structure_channels: int,
     pictures: Pictures,
-    cells: Cells = (),
+    num_components: tuple[int, ...] = (),
     frozen_dtype: torch.dtype = torch.float32,
 ) -> VSGNet:
     """Build the network of a recipe, on the current default device, channels-last.
@@ -72,8 +71,7 @@ def build_network(
         structure_channels: channels of the encoded structure maps.
         pictures: for each modality, the three structure channels given to its frozen ViT; without
             any, there is none.
-        cells: for each map of cells, its first channel, the one behind its last, and the side of a
-            cell in pixels.
+        num_components: K of each structure map of cells.
         frozen_dtype: dtype in which the frozen ViTs are stored and computed, see ``FrozenViT``.
 
     Raises:
@@ -96,7 +94,7 @@ def build_network(
             channels=size.channels,
             vit=structure_vit,
             pictures=pictures,
-            cells=cells,
+            num_components=num_components,
             mean=(0.5,) * structure_channels,
             std=(0.25,) * structure_channels,
         ),

@@ -73,8 +73,7 @@ class Branch(nn.Module):
         channels: C1..C4.
         vit: the branch's frozen ViT, or None for the CNN alone.
         pictures: for each picture given to the ViT, its three input channels.
-        cells: for each map of cells, its first channel, the one behind its last, and the side of a
-            cell in pixels. Its cells enter the stages as tokens do.
+        num_components: for each map of cells, K; its cells enter the stages as tokens do.
         mean, std: fixed normalisation of the stem's input, one entry per input channel.
     """
 
@@ -84,7 +83,7 @@ class Branch(nn.Module):
         channels: tuple[int, int, int, int],
         vit: FrozenViT | None,
         pictures: tuple[tuple[int, int, int], ...],
-        cells: tuple[tuple[int, int, int], ...] = (),
+        num_components: tuple[int, ...] = (),
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> None:
@@ -94,22 +93,8 @@ class Branch(nn.Module):
         self.down = nn.ModuleList(_down_sample(*step) for step in pairwise(channels))
         self.vit = vit
         self.pictures = pictures if vit is not None else ()
-        self.cells = cells
         widths = [vit.channels for _ in self.pictures if vit is not None]
-        widths += [last - first for first, last, _ in cells]
-        self.joins = nn.ModuleList(TokenJoin(width, channels) for width in widths)
-
-    def cell_tokens(self, x: Tensor) -> list[list[Tensor]]:
-        """Return the cells of every map of them, ``(B, K, ⌈H / cell⌉, ⌈W / cell⌉)``.
-
-        ``x`` is the ``(B, in_channels, H, W)`` that ``enter`` gets for the first stage.
-        """
-        height, width = x.shape[-2:]
-        x = self.normalize(x) if self.cells else x
-        return [
-            [resize(x[:, first:last], (-(-height // side), -(-width // side)))]
-            for first, last, side in self.cells
-        ]
+        self.joins = nn.ModuleList(TokenJoin(w, channels) for w in (*widths, *num_components))
 
     def enter(self, stage: int, x: Tensor, tokens: Sequence[Sequence[Tensor]]) -> Tensor:
         """Return the input of a stage.
@@ -118,7 +103,7 @@ class Branch(nn.Module):
             stage: from 0.
             x: ``(B, in_channels, H, W)`` in [0, 1] for the first stage, else the output of the
                 stage before.
-            tokens: of the layers of the ViT, for each picture; then ``cell_tokens``.
+            tokens: of the layers of the ViT, for each picture; then each map of cells.
 
         Returns:
             ``(B, Ci, ⌈H/2^(i+1)⌉, ⌈W/2^(i+1)⌉)`` with i from 1.
@@ -173,17 +158,21 @@ class DualBranchEncoder(nn.Module):
             )
             self.recalibrate.append(FeatureRecalibration(channels=width, gates=config.fr_gates))
 
-    def forward(self, image: Tensor, structure: Tensor) -> list[Tensor]:
+    def forward(
+        self, image: Tensor, structure: Tensor, cells: Sequence[Tensor] = ()
+    ) -> list[Tensor]:
         """Run the four stages.
 
         Args:
             image: ``(B, 3, H, W)`` RGB in [0, 1].
             structure: ``(B, S, H, W)`` encoded structure maps in [0, 1].
+            cells: ``(B, K, gh, gw)`` in [0, 1], for each structure map of cells.
 
         Returns:
             Four maps ``(B, 2*Ci, ⌈H/2^(i+1)⌉, ⌈W/2^(i+1)⌉)``, RGB and structure concatenated.
         """
         tokens_rgb, tokens_structure = self._tokens(image, structure)
+        tokens_structure = [*tokens_structure, *([each] for each in cells)]
         x_rgb, x_structure = image, structure
         pyramid = []
         for stage, (enhance, recalibrate) in enumerate(
@@ -203,15 +192,12 @@ class DualBranchEncoder(nn.Module):
         """
         inputs = ((self.rgb, image), (self.structure, structure))
         pictures = [[x[:, list(channels)] for channels in branch.pictures] for branch, x in inputs]
-        if self.rgb.vit is self.structure.vit:
-            shared = _tokens_of(self.rgb.vit, pictures[0] + pictures[1])
-            tokens = [shared[: len(pictures[0])], shared[len(pictures[0]) :]]
-        else:
-            tokens = [_tokens_of(self.rgb.vit, pictures[0])]
-            tokens.append(_tokens_of(self.structure.vit, pictures[1]))
-        return [
-            own + branch.cell_tokens(x) for own, (branch, x) in zip(tokens, inputs, strict=True)
-        ]
+        if self.rgb.vit is not self.structure.vit:
+            branches = (self.rgb, self.structure)
+            pairs = zip(branches, pictures, strict=True)
+            return [_tokens_of(branch.vit, own) for branch, own in pairs]
+        shared = _tokens_of(self.rgb.vit, pictures[0] + pictures[1])
+        return [shared[: len(pictures[0])], shared[len(pictures[0]) :]]
 
 
 def _tokens_of(vit: FrozenViT | None, pictures: list[Tensor]) -> list[list[Tensor]]:

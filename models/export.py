@@ -4,9 +4,10 @@ The file holds the network alone, at one height and width and for any number of 
 
     logits (N, C, H, W) = f(image (N, 3, H, W) RGB in [0, 1], structure (N, S, H, W) in [0, 1])
 
-all of float32. Larger images are predicted in windows of that size. The structure maps and their
-encoding (``datasets.encodings``) stay outside: generators cannot be exported, and the settings of
-the encoding are in the metadata.
+all of float32; with a structure map of cells, its ``cells (N, K, gh, gw)`` in [0, 1] come third.
+Larger images are predicted in windows of that size. The structure maps and their encoding
+(``datasets.encodings``) stay outside: generators cannot be exported, and the settings of the
+encoding are in the metadata.
 
 Load a ``.pt2`` with ``torch.export.load(path).module()`` and its metadata with
 ``torch.export.load(path, extra_files=found)``, where ``found`` is ``{"metadata.json": ""}``. Load
@@ -17,7 +18,7 @@ the same text.
 import importlib.util
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +41,18 @@ _TRACED_BATCH, _CHECKED_BATCHES = 2, (1, 3)
 
 def export_network(
     network: nn.Module,
-    structure_channels: int,
+    shapes: Sequence[tuple[int, ...]],
     path: Path,
     metadata: dict[str, Any],
-    size_px: tuple[int, int],
 ) -> float:
     """Write a network to a file, and compare the file with the network before it gets its name.
 
     Args:
         network: in eval mode, float32, on the CPU.
-        structure_channels: S.
+        shapes: of image, structure and any cells, for one window.
         path: ends with ``.pt2`` for torch.export or ``.onnx`` for ONNX.
         metadata: plain values stored in the file (classes, palette, structure settings, identity
             of the checkpoint); ``inputs`` and ``output`` are added.
-        size_px: height and width of the inputs.
 
     Returns:
         The largest difference between a logit of the file and of the network.
@@ -63,20 +62,20 @@ def export_network(
         DataError: the file would be too large, or does not compute the network's logits, or this
             version of torch cannot export the network.
     """
-    _check_request(network, path, size_px)
+    _check_request(network, path, shapes[0][1:])
     write = _write_program if path.suffix == ".pt2" else _write_onnx
-    text = json.dumps({**metadata, **_interface(structure_channels, size_px)}, ensure_ascii=False)
+    text = json.dumps({**metadata, **_interface(shapes)}, ensure_ascii=False)
     traced, *checked = (
-        _random_inputs(num_images, structure_channels, size_px)
-        for num_images in (_TRACED_BATCH, *_CHECKED_BATCHES)
+        _random_inputs(num_images, shapes) for num_images in (_TRACED_BATCH, *_CHECKED_BATCHES)
     )
-    batch = torch.export.Dim("batch", min=1)
+    each = {0: torch.export.Dim("batch", min=1)}
+    cells = [(each,) * (len(shapes) - 2)] if len(shapes) > 2 else []
     with atomic_path(path) as partial, torch.no_grad():
         try:
             with warnings.catch_warnings():  # about the exporters' internals
                 warnings.simplefilter("ignore")
                 program = torch.export.export(
-                    network, traced, dynamic_shapes=({0: batch}, {0: batch}), strict=False
+                    network, traced, dynamic_shapes=(each, each, *cells), strict=False
                 )
                 run = write(program, partial, text)
         except Exception as error:  # exporters raise many types
@@ -95,7 +94,7 @@ def export_network(
     return difference
 
 
-def _check_request(network: nn.Module, path: Path, size_px: tuple[int, int]) -> None:
+def _check_request(network: nn.Module, path: Path, size_px: tuple[int, ...]) -> None:
     """Raise an error before any work if there is no such format, or it cannot hold the network."""
     if path.suffix not in (".pt2", ".onnx"):
         raise ConfigError(
@@ -119,16 +118,23 @@ def _check_request(network: nn.Module, path: Path, size_px: tuple[int, int]) -> 
         )
 
 
-def _interface(structure_channels: int, size_px: tuple[int, int]) -> dict[str, Any]:
+def _input_names(num_inputs: int) -> list[str]:
+    """Return ``image``, ``structure``, and ``cells``, ``cells_2``, ... for maps of cells."""
+    cells = ["cells", *(f"cells_{number}" for number in range(2, num_inputs))]
+    return ["image", "structure", *cells][:num_inputs]
+
+
+def _interface(shapes: Sequence[tuple[int, ...]]) -> dict[str, Any]:
     """Describe inputs and output for the metadata."""
-    height, width = size_px
-    return {
-        "inputs": {
-            "image": f"(N, 3, {height}, {width}) float32, RGB in [0, 1]",
-            "structure": f"(N, {structure_channels}, {height}, {width}) float32 in [0, 1]",
-        },
-        "output": {"logits": f"(N, number of classes, {height}, {width}) float32"},
+    sizes = [", ".join(map(str, shape)) for shape in shapes]
+    inputs = {
+        name: f"(N, {size}) float32 in [0, 1]"
+        for name, size in zip(_input_names(len(shapes)), sizes, strict=True)
     }
+    inputs["image"] = f"(N, {sizes[0]}) float32, RGB in [0, 1]"
+    height, width = shapes[0][1:]
+    output = f"(N, number of classes, {height}, {width}) float32"
+    return {"inputs": inputs, "output": {"logits": output}}
 
 
 def _write_program(program: ExportedProgram, path: Path, metadata: str) -> Callable[..., Tensor]:
@@ -143,9 +149,10 @@ def _write_onnx(program: ExportedProgram, path: Path, metadata: str) -> Callable
     """Write a single ONNX file; return it as a function of tensors."""
     import onnxruntime
 
+    names = _input_names(len(program.graph_signature.user_inputs))
     translated = torch.onnx.export(
         program,
-        input_names=["image", "structure"],
+        input_names=names,
         output_names=["logits"],
         opset_version=ONNX_OPSET,
         dynamo=True,
@@ -157,17 +164,14 @@ def _write_onnx(program: ExportedProgram, path: Path, metadata: str) -> Callable
     path.write_bytes(translated.model_proto.SerializeToString())
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
-    def run(image: Tensor, structure: Tensor) -> Tensor:
-        inputs = {"image": image.numpy(), "structure": structure.numpy()}
-        return torch.from_numpy(session.run(["logits"], inputs)[0])
+    def run(*inputs: Tensor) -> Tensor:
+        arrays = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return torch.from_numpy(session.run(["logits"], arrays)[0])
 
     return run
 
 
-def _random_inputs(
-    num_images: int, structure_channels: int, size_px: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Return an image and a structure batch of fixed random pixels."""
+def _random_inputs(num_images: int, shapes: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
+    """Return fixed random inputs."""
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(num_images, 3, *size_px, generator=generator)
-    return image, torch.rand(num_images, structure_channels, *size_px, generator=generator)
+    return tuple(torch.rand(num_images, *shape, generator=generator) for shape in shapes)

@@ -20,14 +20,15 @@ class VSGNet(nn.Module):
         self.encoder = encoder
         self.head = head
 
-    def forward(self, image: Tensor, structure: Tensor) -> Tensor:
+    def forward(self, image: Tensor, structure: Tensor, *cells: Tensor) -> Tensor:
         """Segment a batch; height and width are free.
 
         Args:
             image: ``(B, 3, H, W)`` RGB in [0, 1].
             structure: ``(B, S, H, W)`` encoded structure maps in [0, 1].
+            cells: ``(B, K, gh, gw)`` in [0, 1], for each structure map of cells.
 
         Returns:
             Logits ``(B, num_classes, H, W)``.
         """
-        return resize(self.head(self.encoder(image, structure)), image.shape[-2:])
+        return resize(self.head(self.encoder(image, structure, cells)), image.shape[-2:])

@@ -222,8 +222,8 @@ def test_an_exported_network_is_described(checkpoint, tmp_path, monkeypatch, cap
     """The command line alone; ``tests/models/test_export.py`` checks the files."""
     calls = []
 
-    def export_network(network, channels, path, metadata, size_px):
-        calls.append((network.training, channels, path, metadata, size_px))
+    def export_network(network, shapes, path, metadata):
+        calls.append((network.training, shapes, path, metadata))
         return 1e-6
 
     monkeypatch.setattr(export, "export_network", export_network)
@@ -231,9 +231,9 @@ def test_an_exported_network_is_described(checkpoint, tmp_path, monkeypatch, cap
     line = ["infer.py", "--checkpoint", str(checkpoint.path), "--export", str(path)]
     monkeypatch.setattr(sys, "argv", line)
     infer.main()
-    ((training, channels, written, metadata, size_px),) = calls
-    assert (training, written, size_px) == (False, path, (64, 64))
-    text = f"{path}: logits of image (N, 3, 64, 64) and structure (N, {channels}, 64, 64)"
+    ((training, shapes, written, metadata),) = calls
+    assert (training, written, shapes[0]) == (False, path, (3, 64, 64))
+    text = f"{path}: logits of image (N, 3, 64, 64) and structure (N, {shapes[1][0]}, 64, 64)"
     assert text in capsys.readouterr().out
     assert metadata["classes"] == checkpoint.identity.classes
     assert metadata["maps"]["superpixels"]["settings"]["segment_size_px"] == 8

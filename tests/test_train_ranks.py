@@ -32,7 +32,8 @@ def train_steps(dist, config):
     inputs, build = train.prepare_inputs, train.build_network
 
     def in_double(*given):
-        return [x if x.dtype == torch.int64 else x.double() for x in inputs(*given)]
+        images, target = inputs(*given)
+        return [x.double() for x in images], target
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "prepare_inputs", in_double)

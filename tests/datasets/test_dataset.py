@@ -60,7 +60,7 @@ def test_inputs_have_their_ranges_types_and_layout(tile_set, config):
         color_jitter=0.5,
     )
     batch = dataset.__getitems__([key(0), key(1)])
-    image, structure, target = prepare_inputs(batch, StructureEncoder(config.structure))
+    (image, structure), target = prepare_inputs(batch, StructureEncoder(config.structure))
     assert image.shape == (2, 3, 64, 64) and structure.shape == (2, 4, 64, 64)
     assert 0 <= image.min() and image.max() <= 1
     assert not torch.allclose(image, batch.image / 255)  # jittered
@@ -79,12 +79,12 @@ def test_ids_are_shuffled_on_the_device_for_segments_only(tmp_path):
     settings = {"tile_set": tile_set, "tile_ids": ["t000"], "stores": ["ids", "levels"]}
     assert TileDataset(**settings)[key(0)].id_keys is None  # unless asked for
     batch = TileDataset(**settings, available=(True, True), shuffle_ids=True)[key(0)]
-    _, shuffled, _ = prepare_inputs(batch, encoder)
-    _, plain, _ = prepare_inputs(replace(batch, id_keys=None), encoder)
+    (_, shuffled), _ = prepare_inputs(batch, encoder)
+    (_, plain), _ = prepare_inputs(replace(batch, id_keys=None), encoder)
     torch.testing.assert_close(shuffled[:, :3], plain[:, :3])
     assert torch.equal(shuffled[:, 6:], plain[:, 6:])  # the levels
     again = {**batch.maps, "ids": shuffle_ids(batch.maps["ids"], batch.id_keys)}
-    _, expected, _ = prepare_inputs(replace(batch, id_keys=None, maps=again), encoder)
+    (_, expected), _ = prepare_inputs(replace(batch, id_keys=None, maps=again), encoder)
     assert torch.equal(shuffled, expected)
     assert (shuffled[:, 3:6] != plain[:, 3:6]).float().mean() > 0.5
 

@@ -92,7 +92,7 @@ def test_modalities_lie_one_behind_the_other_and_values_are_never_segments():
     assert encoder.stores == ("depth_anything", "superpixels", "height")
     assert encoder.value_stores == ("depth_anything", "height")
     assert encoder.num_channels == 6 and encoder.pictures == ((0, 0, 0), (1, 2, 3), (5, 5, 5))
-    assert encoder.channels["superpixels"] == slice(1, 5)
+    assert encoder.places["superpixels"] == slice(1, 5)
     image, ids = random_sample()
     levels = torch.randint(0, 65536, ids.shape)
     maps = {"depth_anything": levels, "superpixels": ids, "height": levels.flip(-1)}
@@ -100,48 +100,52 @@ def test_modalities_lie_one_behind_the_other_and_values_are_never_segments():
     colors, edges = mean_color(image, ids), boundary(image, ids)
     values, others = value(image, levels), value(image, levels.flip(-1))
     expected = torch.cat([values, colors, edges, others], 1)
-    assert torch.equal(encoder(image, maps), expected)
+    assert torch.equal(encoder(image, maps)[0], expected)
     depth = StructureEncoder(StructureConfig(modalities=("depth_anything",)))
     assert depth.segments(maps) is None
 
 
-def test_cells_are_interpolated_between_their_centres_and_are_no_pictures():
+def test_cells_keep_their_grid_and_are_no_pictures():
     structure = StructureConfig(
         modalities=("superpixels", "features"), features=FeaturesConfig(num_components=4)
     )
     encoder = StructureEncoder(structure)
-    assert encoder.num_channels == 8 and encoder.channels["features"] == slice(4, 8)
-    assert encoder.pictures == ((0, 1, 2),) and encoder.cells == ((4, 8, 8),)
+    assert encoder.num_channels == 4 and encoder.num_components == (4,)
+    assert encoder.places == {"superpixels": slice(0, 4), "features": 1}
+    assert encoder.pictures == ((0, 1, 2),) and encoder.cell_px == {"features": 8}
     assert (encoder.segment_stores, encoder.value_stores) == (("superpixels",), ())
-    assert encoder.cell_px == {"features": 8}
-    image, ids = torch.rand(1, 3, 8, 16), torch.ones(1, 8, 16, dtype=torch.int32)
-    cells = torch.tensor([1, 255]).view(1, 1, 1, 2).repeat(1, 4, 1, 1)
-    maps = {"superpixels": ids, "features": cells.to(torch.uint8)}
-    found = encoder(image, maps)[0, 4:]
-    line = torch.tensor([0, 0, 0, 0, *[(2 * i + 1) / 16 for i in range(8)], 1, 1, 1, 1])
-    torch.testing.assert_close(found, line.expand(4, 8, 16))
-    maps["features"] = torch.zeros(1, 4, 1, 2, dtype=torch.uint8)
-    assert (encoder(image, maps)[0, 4:] == 0.5).all()
+    assert encoder.shapes((9, 16)) == [(3, 9, 16), (4, 9, 16), (4, 2, 2)]
+    image, ids = torch.rand(2, 3, 8, 24), torch.ones(2, 8, 24, dtype=torch.int32)
+    cells = torch.tensor([0, 1, 255], dtype=torch.uint8).expand(2, 4, 1, 3)
+    maps = {"superpixels": ids, "features": cells}
+    pixels, found = encoder(image, maps)
+    assert torch.equal(found, torch.tensor([0.5, 0, 1]).expand(2, 4, 1, 3))  # 0.5: no data
+    plain = StructureEncoder(replace(structure, modalities=("superpixels",)))
+    assert torch.equal(pixels, plain(image, maps)[0])
+    present = torch.tensor([[True, False], [False, True]])
+    pixels, found = encoder(image, maps, None, present)
+    assert (found[0] == 0.5).all() and (found[1, :, 0, 2] == 1).all() and (pixels[1] == 0.5).all()
     missing = StructureEncoder(replace(structure, absent=("features",)))
-    assert missing.cells == encoder.cells and missing.cell_px == {}
-    assert (missing(image, maps)[0, 4:] == 0.5).all()
+    assert missing.num_components == (4,) and missing.cell_px == {}
+    assert torch.equal(missing(image, maps)[1], torch.full((2, 4, 1, 3), 0.5))
     alone = StructureEncoder(replace(structure, modalities=("features",)))
     assert alone.pictures == () and alone.shown == (0, 1, 2) and alone.segments(maps) is None
+    assert alone(image, maps, 1 - image)[0] is image and alone.num_channels == 3
 
 
 def test_an_absent_modality_is_grey_whether_dropped_or_missing():
     both = StructureConfig(modalities=("superpixels", "height"))
     encoder, (image, ids) = StructureEncoder(both), random_sample()
     maps = {"superpixels": ids, "height": torch.randint(0, 65536, ids.shape)}
-    full = encoder(image, maps)
+    (full,) = encoder(image, maps)
     present = torch.tensor([[True, False], [True, True]])
-    dropped = encoder(image, maps, None, present)
+    (dropped,) = encoder(image, maps, None, present)
     assert torch.equal(dropped[:, :4], full[:, :4]) and torch.equal(dropped[1], full[1])
     assert (dropped[0, 4] == 0.5).all()
     missing = StructureEncoder(replace(both, absent=("height",)))
     assert missing.stores == ("superpixels",) and missing.num_channels == 5
     assert missing.available == (True, False)
-    absent = missing(image, maps)
+    (absent,) = missing(image, maps)
     assert torch.equal(absent[:, :4], full[:, :4]) and (absent[:, 4] == 0.5).all()
 
 
@@ -149,9 +153,9 @@ def test_off_gives_the_image_and_shuffled_takes_the_colours_of_the_other_image()
     image, ids = random_sample()
     other, _ = random_sample(1)
     off = StructureEncoder(StructureConfig(control="off"))
-    assert off.stores == () and off.num_channels == 3 and off(image, {}) is image
-    assert off.segments({"superpixels": ids}) is None and off.channels == {}
+    assert off.stores == () and off.num_channels == 3 and off(image, {}) == (image,)
+    assert off.segments({"superpixels": ids}) is None and off.places == {}
     shuffled = StructureEncoder(StructureConfig(control="shuffled"))
     assert shuffled.segments({"superpixels": ids}) is None
-    out = shuffled(image, {"superpixels": ids}, other)
+    (out,) = shuffled(image, {"superpixels": ids}, other)
     torch.testing.assert_close(out[:, :3], mean_color(other, ids))

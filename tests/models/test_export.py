@@ -17,6 +17,7 @@ from utils.errors import ConfigError, DataError
 NONE = VitConfig(name="none")
 METADATA = {"classes": ["Straße", "tree"], "palette": [[0, 0, 0], [0, 255, 0]]}
 SIZE = (50, 65)  # of the exports; no multiple of anything
+SHAPES = [(3, *SIZE), (4, *SIZE)]
 
 
 def network(**settings) -> torch.nn.Module:
@@ -28,7 +29,7 @@ def network(**settings) -> torch.nn.Module:
 
 def check(path, net: torch.nn.Module) -> None:
     """Compare a file with its network at numbers of images that the program did not try."""
-    assert export_network(net, 4, path, METADATA, SIZE) < 1e-4
+    assert export_network(net, SHAPES, path, METADATA) < 1e-4
     assert list(path.parent.iterdir()) == [path]
     if path.suffix == ".pt2":
         found = {"metadata.json": ""}
@@ -85,7 +86,7 @@ def test_a_file_with_other_logits_is_not_left(tmp_path, monkeypatch, shift):
     monkeypatch.setattr(torch.export, "save", lambda program, file, **_: file.write(b"0"))
     monkeypatch.setattr(torch.export, "load", lambda file: Program())
     with pytest.raises(DataError, match=r"a\.pt2 was not written: its logits would differ .*"):
-        export_network(net, 4, tmp_path / "a.pt2", {}, SIZE)
+        export_network(net, SHAPES, tmp_path / "a.pt2", {})
     assert not list(tmp_path.iterdir())
 
 
@@ -96,14 +97,14 @@ def test_an_unsupported_network_is_one_sentence(tmp_path):
 
     sentence = r"^[^\n]*a\.pt2 was not written: torch [^\n]* cannot export [^\n]*\([^\n]*$"
     with pytest.raises(DataError, match=sentence):
-        export_network(Picky(), 4, tmp_path / "a.pt2", {}, SIZE)
+        export_network(Picky(), SHAPES, tmp_path / "a.pt2", {})
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("name", "size", "words"),
     [
-        ("a.pth", SIZE, r"a\.pth must end with \.pt2 .* or \.onnx"),
+        ("a.tar", SIZE, r"a\.tar must end with \.pt2 .*, \.onnx .* or \.pth"),
         ("a.pt2", (32, 64), r"needs inputs of 33 px or more, not \(32, 64\)"),
         ("a.onnx", SIZE, r"onnx, onnxscript must be .*: pip install onnx onnxscript$"),
     ],
@@ -114,7 +115,7 @@ def test_arguments_that_cannot_be_exported_are_refused(tmp_path, monkeypatch, na
         importlib.util, "find_spec", lambda name: None if name in missing else find(name)
     )
     with pytest.raises(ConfigError, match=words):
-        export_network(network(), 4, tmp_path / name, {}, size)
+        export_network(network(), [(3, *size), (4, *size)], tmp_path / name, {})
     assert not list(tmp_path.iterdir())
 
 
@@ -122,4 +123,4 @@ def test_weights_that_no_onnx_file_holds_are_refused_before_any_work(tmp_path, m
     huge = torch.nn.Linear(1 << 15, 1 << 14, device="meta")  # 2 GiB
     monkeypatch.setattr(export, "_random_inputs", None)
     with pytest.raises(DataError, match=r"take 2\.0 GiB, .* less than 2 GiB; export to .*a\.pt2"):
-        export_network(huge, 4, tmp_path / "a.onnx", {}, SIZE)
+        export_network(huge, SHAPES, tmp_path / "a.onnx", {})

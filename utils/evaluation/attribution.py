@@ -200,13 +200,13 @@ class AblatedEncoder(StructureEncoder):
         maps: dict[str, Tensor],
         structure_image: Tensor | None = None,
         present: Tensor | None = None,
-    ) -> Tensor:
-        """Encode a batch; channels of other modalities are those of the plain encoder."""
+    ) -> tuple[Tensor, ...]:
+        """Encode a batch; inputs of other modalities are those of the plain encoder."""
         assert structure_image is not None
         picture, other = structure_image.split(3, 1)
-        structure = super().__call__(image, maps, picture, present)
+        structure = [*super().__call__(image, maps, picture, present)]
         if self._ablation.name == ZEROED:
-            replaced = torch.full_like(structure, ABSENT)
+            replaced = tuple(torch.full_like(each, ABSENT) for each in structure)
         elif self._ablation.name == SHUFFLED:
             of_other = {store: maps[_OTHER + store] for store in self.stores}
             replaced = super().__call__(other, of_other)
@@ -217,9 +217,12 @@ class AblatedEncoder(StructureEncoder):
             pixels = [store for store in self.stores if store not in self.cell_px]
             replaced = super().__call__(picture, maps | dict.fromkeys(pixels, maps[_SUPERPIXELS]))
         for modality in self._ablation.modalities:
-            channels = self.channels[modality]
-            structure[:, channels] = replaced[:, channels]
-        return structure
+            place = self.places[modality]
+            if isinstance(place, int):  # its cells
+                structure[place] = replaced[place]
+            else:
+                structure[0][:, place] = replaced[0][:, place]
+        return tuple(structure)
 
 
 def ablation_inputs(

@@ -124,9 +124,9 @@ class Predictor:
             else:
                 is_value = store in self.encoder.value_stores
                 viewed_maps[store] = view.levels(x) if is_value else view.ids(x)
-        structure = self.encoder(viewed, viewed_maps, other)
+        inputs = (viewed, *self.encoder(viewed, viewed_maps, other))
         with self.precision.autocast():
-            logits = self.network(_channels_last(viewed), _channels_last(structure))
+            logits = self.network(*map(_channels_last, inputs))
         return view.undo(logits.float(), size)
 
 

@@ -124,7 +124,7 @@ def panel_row(
         image.float() / 255,
         cut_maps(batch.maps, size, window, encoder.cell_px),
         None if other is None else crop(other).float() / 255,
-    )[0, list(encoder.shown)]
+    )[0][0, list(encoder.shown)]
     shown = (255 * structure).byte().movedim(0, -1)
     return PanelRow(
         image=picture(image[0].movedim(0, -1), Image.Resampling.LANCZOS),

@@ -135,7 +135,7 @@ def load_predictor(checkpoint: Checkpoint, config: Config, device: torch.device)
         config.model,
         structure_channels=encoder.num_channels,
         pictures=encoder.pictures,
-        cells=encoder.cells,
+        num_components=encoder.num_components,
         frozen_dtype=precision.frozen_dtype,
     )
     return Predictor(network.to(device), encoder, precision, config.eval, device)

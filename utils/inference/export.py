@@ -30,7 +30,7 @@ def export_checkpoint(checkpoint: Checkpoint, config: Config, path: Path) -> Non
         config.model,
         structure_channels=encoder.num_channels,
         pictures=encoder.pictures,
-        cells=encoder.cells,
+        num_components=encoder.num_components,
         frozen_dtype=torch.float32,
     )
     metadata = {
@@ -40,11 +40,14 @@ def export_checkpoint(checkpoint: Checkpoint, config: Config, path: Path) -> Non
         "maps": identity.maps,
         "checkpoint_sha256": sha256_of(checkpoint.path),
     }
-    side, channels = config.eval.window_px, encoder.num_channels
-    difference = export_network(network.eval(), channels, path, metadata, (side, side))
+    side = config.eval.window_px
+    shapes = encoder.shapes((side, side))
+    difference = export_network(network.eval(), shapes, path, metadata)
+    names = ("image", "structure", *("cells" for _ in encoder.num_components))
+    sizes = (f"{name} (N, {', '.join(map(str, s))})" for name, s in zip(names, shapes, strict=True))
     print(
-        f"{path}: logits of image (N, 3, {side}, {side}) and structure (N, {channels}, {side}, "
-        f"{side}), the size of eval.window_px; at most {difference:.1g} from those of the network"
+        f"{path}: logits of {' and '.join(sizes)}, for windows of eval.window_px; at most "
+        f"{difference:.1g} from those of the network"
     )
 
 

@@ -49,21 +49,21 @@ def _attention_flops(query: Shape, key: Shape, value: Shape, *_: object, **__: o
 
 
 def cost_of(
-    network: nn.Module, channels: Sequence[int], window_px: tuple[int, int], precision: Precision
+    network: nn.Module, shapes: Sequence[Shape], window_px: tuple[int, int], precision: Precision
 ) -> Cost:
     """Count the parameters of a network and the operations of one forward pass.
 
     Args:
         network: in eval mode.
-        channels: channels of each of its inputs.
+        shapes: of its inputs for one window, without the batch.
         window_px: height and width of the window.
         precision: of the forward pass.
     """
     trainable, frozen = count_parameters(network)
     device = next(network.parameters()).device
-    shapes = ((1, count, *window_px) for count in channels)
+    inputs = [torch.zeros((1, *shape), device=device) for shape in shapes]
     with precision.autocast():
-        flops = count_flops(network, [torch.zeros(shape, device=device) for shape in shapes])
+        flops = count_flops(network, inputs)
     return Cost(num_trainable=trainable, num_frozen=frozen, window_px=window_px, flops=flops)
 
 

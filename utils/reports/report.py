@@ -85,8 +85,8 @@ def cost_of_split(setup: EvaluationSetup, split: str) -> Cost:
     tiles = (tile_set.tiles[tile_id] for tile_id in tile_set.split(split))
     windows_px = ((min(most_px, t.height_px), min(most_px, t.width_px)) for t in tiles)
     size, predictor = max(windows_px, key=math.prod), setup.predictor
-    channels = (3, predictor.encoder.num_channels)
-    return cost_of(predictor.network, channels, size, predictor.precision)
+    shapes = predictor.encoder.shapes(size)
+    return cost_of(predictor.network, shapes, size, predictor.precision)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import ModelConfig
-from models.build import Cells, Pictures, build_network, frozen_identities
+from models.build import Pictures, build_network, frozen_identities
 from models.vsgnet import VSGNet
 from models.weights import check_layout
 from utils.errors import DataError, MissingDataError
@@ -223,7 +223,7 @@ def load_network(
     *,
     structure_channels: int,
     pictures: Pictures,
-    cells: Cells = (),
+    num_components: tuple[int, ...] = (),
     frozen_dtype: torch.dtype = torch.float32,
 ) -> VSGNet:
     """Build the network of a checkpoint, in eval mode, with its weights; see ``build_network``.
@@ -236,7 +236,7 @@ def load_network(
         num_classes=len(checkpoint.identity.classes),
         structure_channels=structure_channels,
         pictures=pictures,
-        cells=cells,
+        num_components=num_components,
         frozen_dtype=frozen_dtype,
     )
     load_weights(network, checkpoint, frozen_identities(network))

@@ -108,22 +108,22 @@ def inputs():
 @pytest.mark.parametrize("modality", SLICES)
 def test_only_the_channels_of_the_modality_change(inputs, modality):
     image, maps, pictures = inputs
-    own = StructureEncoder(STRUCTURE)(image, maps)
+    (own,) = StructureEncoder(STRUCTURE)(image, maps)
     # Colours, borders and areas of the other image, not of this one under the other's segments.
     of_other = {name: maps[OTHER + name] for name in SLICES}
     expected = {
         ZEROED: torch.full_like(own, ABSENT),
-        SHUFFLED: StructureEncoder(STRUCTURE)(pictures[:, 3:], of_other),
+        SHUFFLED: StructureEncoder(STRUCTURE)(pictures[:, 3:], of_other)[0],
         CONSTANT: StructureEncoder(STRUCTURE)(
             image, {name: torch.ones_like(maps[name]) for name in SLICES}
-        ),
+        )[0],
         SUPERPIXELS: StructureEncoder(STRUCTURE)(
             image, dict.fromkeys(SLICES, maps["superpixels of the image"])
-        ),
+        )[0],
     }
     for ablation, replaced in expected.items():
         encoder = AblatedEncoder(STRUCTURE, Ablation(name=ablation, modalities=(modality,)))
-        changed = encoder(image, maps, pictures)
+        (changed,) = encoder(image, maps, pictures)
         for name, channels in SLICES.items():
             side = replaced if name == modality else own
             assert torch.equal(changed[:, channels], side[:, channels]), (ablation, name)
@@ -136,7 +136,7 @@ def test_only_the_channels_of_the_modality_change(inputs, modality):
 def test_all_modalities_zeroed_are_absent(inputs):
     everything = Ablation(name=ZEROED, modalities=STRUCTURE.modalities)
     encoder = AblatedEncoder(STRUCTURE, everything)
-    assert (encoder(*inputs) == ABSENT).all()
+    assert (encoder(*inputs)[0] == ABSENT).all()
     assert everything.subject == "all modalities"
     assert encoder.value_stores == ("height", OTHER + "height")  # resized as values
 

@@ -31,7 +31,7 @@ class Picture:
 
     def __call__(self, image, maps, structure_image=None):
         shown = image if structure_image is None else structure_image
-        return torch.cat([shown, *(levels.unsqueeze(1) for levels in maps.values())], 1)
+        return (torch.cat([shown, *(levels.unsqueeze(1) for levels in maps.values())], 1),)
 
 
 class Recorder(torch.nn.Module):
@@ -95,7 +95,7 @@ def test_structure_follows_the_geometry_and_is_encoded_after_it(other):
         maps = {"superpixels": view.ids(ids), "height": view.levels(levels)}
         viewed_other = None if other is None else view.photo(other.float() / 255)
         assert torch.equal(seen, viewed)
-        assert torch.equal(shown, encoder(viewed, maps, viewed_other))
+        assert torch.equal(shown, encoder(viewed, maps, viewed_other)[0])
         undone.append(view.undo(torch.cat([seen, shown], 1), (32, 24)).softmax(1))
     torch.testing.assert_close(logits.softmax(0), sum(undone)[0] / 16)
     zoomed = network.seen[8][1]

@@ -19,7 +19,7 @@ class Encoder:
     cell_px: ClassVar = {}
 
     def __call__(self, image, maps, structure_image=None):
-        return maps["store"].unsqueeze(1).float() / 100
+        return (maps["store"].unsqueeze(1).float() / 100,)
 
 
 def tile(name, num_wrong, size=(8, 8), label=0):

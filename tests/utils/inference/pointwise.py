@@ -40,7 +40,7 @@ class NoStructure:
     cell_px: ClassVar = {}
 
     def __call__(self, image, maps, structure_image=None):
-        return image[:, :0]
+        return (image[:, :0],)
 
 
 def infer_pointwise(

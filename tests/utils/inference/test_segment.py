@@ -33,7 +33,7 @@ class Levels:
     cell_px: ClassVar = {}
 
     def __call__(self, image, maps, structure_image=None):
-        return maps["height"].unsqueeze(1).float() / 65535
+        return (maps["height"].unsqueeze(1).float() / 65535,)
 
 
 def no_map(image, chunk, pixels, valid=None):

@@ -28,7 +28,9 @@ FLOPS = 2 * (48 * 8 * (9 * 3 + 4) + 2 * 48 * 48 * 8)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_cost_is_that_of_one_window_in_any_precision(precision):
     network = TwoInputs().eval()
-    cost = cost_of(network, (3, 4), (8, 6), Precision(precision, torch.device("cpu")))
+    cost = cost_of(
+        network, [(3, 8, 6), (4, 8, 6)], (8, 6), Precision(precision, torch.device("cpu"))
+    )
     assert cost == Cost(num_trainable=224, num_frozen=40, window_px=(8, 6), flops=FLOPS)
     # Attention is another operator on the meta device.
     inputs = [torch.empty(1, channels, 8, 6, device="meta") for channels in (3, 4)]
