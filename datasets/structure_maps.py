@@ -2,7 +2,7 @@
 
 Segment maps hold ids, 0 = no segment. Values (a depth, or a sensor's) are stored as levels: 0 = no
 data, 1..65535 from the smallest to the largest value of a range. Maps of cells hold K levels for
-each cell of a grid (see ``datasets.cells``), side by side in the file: 0 = no data, 1..255.
+each cell of a grid (see ``utils.geometry``), side by side in the file: 0 = no data, 1..255.
 
 Every file records the hash of its source image and the digest of its recipe, so an interrupted run
 can be resumed, and further facts: the ``range`` of a depth, and results of joining a map with its

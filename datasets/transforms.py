@@ -8,9 +8,15 @@ import torch
 from torch import Tensor
 
 from configs.schema import IGNORE_INDEX
-from datasets.cells import cut_cells
 from utils.boxes import Box, cell_grid, nearest_pixels
-from utils.geometry import dihedral, dihedral_view, resize, resize_array_nearest, resize_levels
+from utils.geometry import (
+    cut_cells,
+    dihedral,
+    dihedral_view,
+    resize,
+    resize_array_nearest,
+    resize_levels,
+)
 
 # Members that are resized bilinearly, as are values where they are valid; class indices and segment
 # ids are resized by nearest neighbour.

@@ -1,15 +1,23 @@
-"""Dihedral transforms and resizing of images, targets, segment ids and value maps.
+"""Dihedral transforms and resizing of images, targets, segment ids, value maps and cells.
 
 Pixels are squares. Resizing maps pixel centres to each other: bilinear between centres (with
 antialiasing where the result is smaller), or the pixel with the nearest centre.
+
+A map of cells holds several numbers for each of the equal parts that an image is divided into. It
+covers its image exactly: ``⌈H / cell_px⌉`` rows and ``⌈W / cell_px⌉`` columns of cells, which are
+as high and wide as that makes them, ``cell_px`` or a little less. It is kept at its own resolution;
+a window of the image gets a grid of its own, whose cells are interpolated between those of the
+image.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.boxes import nearest_pixels
+from utils.boxes import Box, cell_grid, nearest_pixels
 
 
 def dihedral(x: Tensor, number: int) -> Tensor:
@@ -80,3 +88,102 @@ def resize_array_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray
     if len(columns) > array.shape[1]:  # whole rows are copied faster than single pixels
         return array.take(columns, 1)[rows]
     return array[rows].take(columns, 1)
+
+
+def cut_maps(
+    maps: Mapping[str, Tensor], size: tuple[int, int], window: Box, cell_px: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """Cut a window of an image from its maps.
+
+    Args:
+        maps: by store ``(N, H, W)`` of the pixels, or ``(N, K, gh, gw)`` uint8 of any number of
+            cells.
+        size: height and width of the image.
+        window: within the image.
+        cell_px: side of a cell, by store; the others are maps of pixels.
+
+    Returns:
+        ``(N, h, w)``, views; or ``(N, K, ⌈h / cell_px⌉, ⌈w / cell_px⌉)``, see ``cut_cells``.
+    """
+    parts = {}
+    for store, levels in maps.items():
+        if store in cell_px:
+            out = cell_grid((window.height_px, window.width_px), cell_px[store])
+            parts[store] = cut_cells(levels, size, window, out)
+        else:
+            parts[store] = levels[(..., *window.slices)]
+    return parts
+
+
+def cut_cells(
+    cells: Tensor | np.ndarray, size: tuple[int, int], window: Box, out: tuple[int, int]
+) -> Tensor:
+    """Resample the cells of a window of an image, bilinearly between their centres.
+
+    Weighted by validity: cells without data do not count, and where less than half counts, or the
+    centre lies outside the image, there is no data. Beyond the outermost centres the outermost
+    cells go on. Where window and cells coincide, nothing changes.
+
+    Args:
+        cells: ``(..., K, gh, gw)`` uint8, 0 = no data.
+        size: height and width of the image, in pixels.
+        window: may extend beyond the image.
+        out: rows and columns of the result.
+
+    Returns:
+        ``(..., K, *out)`` uint8.
+    """
+    grid = (cells.shape[-2], cells.shape[-1])
+    spans = ((window.top_px, window.height_px), (window.left_px, window.width_px))
+    axes = [_Axis(*each) for each in zip(size, grid, spans, out, strict=True)]
+    part = cells[..., axes[0].needed, axes[1].needed]
+    levels = torch.from_numpy(np.array(part)) if isinstance(part, np.ndarray) else part
+    if all(axis.is_identity for axis in axes):
+        return levels
+    valid = levels[..., :1, :, :] > 0
+    mean = _interpolate(levels.float(), axes)
+    if not (bool(valid.all()) and all(axis.inside.all() for axis in axes)):
+        share = _interpolate(valid.float(), axes)
+        for dim, axis in zip((-2, -1), axes, strict=True):
+            share = share * axis.along(axis.inside, dim, share)
+        mean = torch.where(share >= 0.5, mean / share.clamp(min=0.5), 0)
+    return mean.round_().to(torch.uint8)
+
+
+class _Axis:
+    """Neighbours of the new cells along one axis, and their weights, exact but for a rounding.
+
+    Args:
+        length: of the image, in pixels.
+        count: its cells.
+        span: first pixel and length of the window.
+        out: number of new cells.
+    """
+
+    def __init__(self, length: int, count: int, span: tuple[int, int], out: int) -> None:
+        start, window = span
+        whole = 2 * out * length
+        centres = 2 * out * start + (2 * np.arange(out) + 1) * window  # in parts of a pixel
+        lower, rest = np.divmod(centres * count - out * length, whole)
+        self.inside = (centres >= 0) & (centres <= whole)
+        self.weights = (whole - rest) / whole, rest / whole
+        both = np.clip([lower, lower + 1], 0, count - 1)
+        first, last = int(both.min()), int(both.max())
+        self.needed = slice(first, last + 1)
+        self.neighbours = both - first
+        self.is_identity = (start, window, out) == (0, length, count)
+
+    def along(self, values: np.ndarray, dim: int, like: Tensor) -> Tensor:
+        """Return ``(out,)`` values as float32 that broadcast along the last or the last but one."""
+        shaped = torch.from_numpy(values.astype(np.float32)).to(like.device)
+        return shaped if dim == -1 else shaped.unsqueeze(1)
+
+
+def _interpolate(x: Tensor, axes: list[_Axis]) -> Tensor:
+    for dim, axis in zip((-2, -1), axes, strict=True):
+        parts = [
+            x.index_select(dim, torch.from_numpy(index).to(x.device)) * axis.along(weight, dim, x)
+            for index, weight in zip(axis.neighbours, axis.weights, strict=True)
+        ]
+        x = parts[0] + parts[1]
+    return x

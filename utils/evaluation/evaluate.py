@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from configs.schema import IGNORE_INDEX, EvalConfig
-from datasets.cells import cut_maps
 from datasets.dataset import Batch
 from datasets.encodings import StructureEncoder
 from datasets.loaders import EvalLoader
@@ -21,6 +20,7 @@ from utils.evaluation.metrics import confusion_matrix
 from utils.evaluation.morphology import RADIUS_PX, erode
 from utils.evaluation.protocols import LabelPlan
 from utils.evaluation.sliding_window import View, mean_logits, predict_strips, stitch, views
+from utils.geometry import cut_maps
 from utils.precision import Precision
 
 # One window: image (1, 3, h, w) uint8, maps (1, h, w), or cells (1, K, gh, gw), by store, and the

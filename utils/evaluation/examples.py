@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from configs.schema import IGNORE_INDEX
-from datasets.cells import cut_maps
 from datasets.dataset import Batch
 from datasets.encodings import StructureEncoder
 from utils.boxes import Box, window_starts
 from utils.distributed import DistContext
 from utils.evaluation.metrics import scores
+from utils.geometry import cut_maps
 from utils.visualization.panels import Cell, PanelRow
 
 WINDOW_PX = 1024  # of a larger tile one window is shown, so that details stay visible

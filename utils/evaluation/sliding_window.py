@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.cells import cut_cells
 from utils.boxes import Box, cell_grid, ramp, window_starts
-from utils.geometry import dihedral, resize, resize_levels, resize_nearest, undo_dihedral
+from utils.geometry import cut_cells, dihedral, resize, resize_levels, resize_nearest, undo_dihedral
 
 
 def window_weights(length_px: int, window_px: int, overlap_px: int) -> dict[int, Tensor]:

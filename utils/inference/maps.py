@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from configs.schema import Config, StructureConfig
-from datasets.cells import cut_cells
 from datasets.encodings import StructureEncoder
 from datasets.loaders import check_structure
 from datasets.sensors import SensorFiles
@@ -31,6 +30,7 @@ from utils.boxes import Box, cell_grid
 from utils.config import differences
 from utils.distributed import DistContext
 from utils.errors import DataError, UserError
+from utils.geometry import cut_cells
 from utils.inference.inputs import Input
 from utils.inference.map_source import MapSource
 from utils.inference.sensors import SensorMaps, choose_files, trained_sensors

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from configs.schema import Config, EvalConfig
-from datasets.cells import cut_maps
 from utils.boxes import Box
 from utils.evaluation.evaluate import Predictor, WindowInputs, classes_of
 from utils.evaluation.setup import load_predictor
+from utils.geometry import cut_maps
 from utils.inference.arguments import checked_image
 from utils.inference.chunks import ChunkGrid
 from utils.inference.inputs import Input

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.cells import cut_cells, cut_maps
 from datasets.dataset import TileDataset
 from datasets.samplers import SampleKey
 from datasets.structure_maps import MapRecipe, store_folder, write_map
@@ -15,7 +14,7 @@ from tests.datasets.coordinates import draw_members
 from tests.datasets.fakes import tile_at, write_tiles
 from utils.boxes import Box, cell_grid, valid_cells
 from utils.errors import DataError
-from utils.geometry import dihedral
+from utils.geometry import cut_cells, cut_maps, dihedral
 
 SIZE, GRID = (100, 76), (13, 10)  # 8 px a cell: 7.7 px high, 7.6 px wide
 
