@@ -99,7 +99,7 @@ def test_depth_is_trained_on_evaluated_and_inferred_with(with_depth, tmp_path):
         ("depth_anything.input_size_px=13", "must be 14 or more"),
         ("depth_anything.window_px=63", "must be 64 or more"),
         ("depth_anything.window_overlap_px=600", "must be 1 to half of window_px (512)"),
-        ("features.num_components=65", "must be between 4 and 64"),
+        ("features.num_components=513", "must be between 4 and 512"),
         ("features.cell_px=3", "must be between 4 and 32"),
         ("features.layers=[3,2]", "must be increasing numbers from 1"),
         ("features.window_overlap_px=149", "must be 1 to half of window_px (148)"),

@@ -16,6 +16,7 @@ from utils.evaluation.sliding_window import (
     tile_weights,
     views,
 )
+from utils.geometry import cut_cells, dihedral
 
 
 def joined(strips):
@@ -256,3 +257,13 @@ def test_the_mean_is_that_of_the_softmax():
     sure = torch.tensor([1e4, 0.0]).view(1, 2, 1, 1)
     mean = mean_logits(iter([sure, sure.flip(1)]), 2)  # certain predictions stay finite
     assert mean.flatten().tolist() == pytest.approx([-math.log(2)] * 2, abs=1e-4)
+
+
+def test_a_view_of_cells_has_those_of_its_own_pixels_turned_like_them():
+    cells = torch.randint(1, 256, (2, 3, 5, 8), dtype=torch.uint8)
+    for turn in range(8):
+        same = View(scale=1.0, turn=turn).cells(cells, (40, 64), 8)
+        assert torch.equal(same, dihedral(cells, turn))
+    zoomed = View(scale=1.5, turn=1).cells(cells, (40, 64), 8)
+    expected = cut_cells(cells, (40, 64), Box(0, 0, 40, 64), (8, 12))  # of 60 x 96 px
+    assert torch.equal(zoomed, dihedral(expected, 1))
