@@ -150,8 +150,8 @@ class FeaturesConfig:
 
     def problems(self) -> Problems:
         """Yield values out of range."""
-        if not 4 <= self.num_components <= 64:
-            yield "num_components", "must be between 4 and 64"
+        if not 4 <= self.num_components <= 512:
+            yield "num_components", "must be between 4 and 512"
         if not 4 <= self.cell_px <= 32:
             yield "cell_px", "must be between 4 and 32"
         yield from _layer_problems(self.layers)
