@@ -227,7 +227,12 @@ def encoder(
             for k, layers in enumerate(tokens):
                 x = x + token_join(part(branch, f"joins.{k}"), i, layers, size)
             streams.append(x)
-        fused = fusion_enhancement_block(part(p, f"enhance.{i}.blocks.0"), *streams, heads)
-        x_rgb, x_structure = feature_recalibration(part(p, f"recalibrate.{i}"), *streams, *fused)
+        x_rgb, x_structure = streams
+        fused = fusion_enhancement_block(
+            part(p, f"enhance.{i}.blocks.0"), x_rgb, x_structure, heads
+        )
+        x_rgb, x_structure = feature_recalibration(
+            part(p, f"recalibrate.{i}"), x_rgb, x_structure, *fused
+        )
         pyramid.append(torch.cat([x_rgb, x_structure], 1))
     return pyramid
