@@ -130,6 +130,33 @@ class ResidualAdd(nn.Module):
         return torch.addcmul(x, branch, keep / (1 - self.drop_path))
 
 
+class DepthWise3x3Gelu(nn.Conv2d):
+    """Depth-wise 3x3 convolution and GELU, one pass over the map for inference on the CPU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the input's shape."""
+        if not _has_fused_gelu(x):
+            return F.gelu(super().forward(x))
+        assert self.bias is not None
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, weight, bias, (1, 1), (1, 1), (1, 1), self.groups, "gelu", [], "none"
+        )
+
+
+def _has_fused_gelu(x: Tensor) -> bool:
+    """Return True if oneDNN can apply GELU (the exact one) to its convolution of this map."""
+    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False  # the fused operation has no gradient, and no place in exported files
+    if not torch.backends.mkldnn.is_available():
+        return False
+    half = x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return x.dtype == torch.float32 or half
+
+
 class ConvMlp(nn.Module):
     """Position-aware MLP of DFormer's block: 1x1 conv, depth-wise 3x3 conv, GELU, 1x1 conv."""
 
@@ -137,10 +164,9 @@ class ConvMlp(nn.Module):
         super().__init__()
         hidden = channels * ratio
         self.expand = nn.Conv2d(channels, hidden, 1)
-        self.mix = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
-        self.act = nn.GELU()
+        self.mix = DepthWise3x3Gelu(hidden)
         self.reduce = ScaledConv1x1(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of the input's shape, layer scale included."""
-        return self.reduce(self.act(self.mix(self.expand(x))))
+        return self.reduce(self.mix(self.expand(x)))

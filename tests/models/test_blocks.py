@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from models.encoder import TokenJoin
 from models.fusion_enhancement import FusionEnhancement, FusionEnhancementBlock
-from models.layers import DepthWise7x7, ResidualAdd, ScaledConv1x1
+from models.layers import ConvMlp, DepthWise7x7, ResidualAdd, ScaledConv1x1
 
 
 def test_fault_20_layer_scale_starts_at_a_tenth():
@@ -69,3 +69,15 @@ def test_depth_wise_gradients_are_those_of_the_convolution(size):
     ours, expected = (torch.autograd.grad(y, leaves, grad) for y in (layer(x), plain))
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_inference_computes_the_mlp_of_training(dtype, within):
+    torch.manual_seed(0)
+    mlp = ConvMlp(8, 4)
+    x = 3 * torch.randn(2, 8, 9, 7)
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        expected = mlp(x)
+        with torch.no_grad():
+            error = (mlp(x) - expected).norm() / expected.norm()
+    assert error < within
