@@ -31,7 +31,7 @@ class MlpHead(nn.Module):
             nn.Conv2d(2 * width, embed_channels, 1, bias=False) for width in channels
         )
         self.norm = nn.BatchNorm2d(embed_channels)
-        self.act = nn.ReLU()
+        self.act = nn.ReLU(inplace=True)
         self.drop = nn.Dropout2d(dropout)
         self.classify = nn.Conv2d(embed_channels, num_classes, 1)
 
@@ -39,5 +39,5 @@ class MlpHead(nn.Module):
         """Map ``(B, 2*Ci, Hi, Wi)``, finest first, to logits ``(B, num_classes, H1, W1)``."""
         fused = self.project[0](pyramid[0])
         for project, features in zip(self.project[1:], pyramid[1:], strict=True):
-            fused = fused + resize(project(features), fused.shape[-2:])
+            fused += resize(project(features), fused.shape[-2:])
         return self.classify(self.drop(self.act(self.norm(fused))))
