@@ -217,6 +217,12 @@ class Candidate:
 
 
 _VIT = ("model.rgb_vit.name={vit}", "model.rgb_vit.weights={weights}")
+# Maps of `generate.py` from the same ViT; its forward passes are not part of the minutes.
+_FEATURES = (
+    "structure.modalities=[features]",
+    "structure.features.name={vit}",
+    "structure.features.checkpoint={weights}",
+)
 _OPPONENT = ("structure.control=off", "optim.lr_factors={}")  # no maps are read; names are ours
 
 
@@ -280,9 +286,10 @@ _LISTED = {
     # Ours have the rate of the recipe.
     "vsgnet": _ours(),
     "vsgnet_vit": _ours(*_VIT),
+    "vsgnet_features": _ours(*_FEATURES),
 }
-CANDIDATES = _LISTED | {  # every one with a ViT also with its input at twice the size
+CANDIDATES = _LISTED | {  # every one with a ViT inside also with its input at twice the size
     f"{name}_x2": replace(one, changes=(*one.changes, "model.rgb_vit.input_scale=2"))
     for name, one in _LISTED.items()
-    if one.has_vit
+    if _VIT[0] in one.changes
 }

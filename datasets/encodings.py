@@ -75,7 +75,7 @@ def value(image: Tensor, levels: Tensor) -> Tensor:
 
 def components(cells: Tensor) -> Tensor:
     """Return levels (0 = no data, 1..255) scaled to [0, 1], of any shape; 0.5 = no data."""
-    return torch.where(cells == 0, ABSENT, (cells.float() - 1) / 254)
+    return cells.float().sub_(1).div_(254).masked_fill_(cells == 0, ABSENT)
 
 
 def color_by_id(image: Tensor, ids: Tensor) -> Tensor:
