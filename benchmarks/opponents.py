@@ -27,6 +27,15 @@ _SEGFORMER = 256  # width of SegFormer's head in its smallest networks
 _MULTIPLE_PX = 32  # sides that segmentation_models_pytorch accepts
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """What a head knows of its input: layers of a frozen ViT, or one map of stored components."""
+
+    channels: int  # D, of each layer
+    num_layers: int = 1
+    input_scale: float = 1.0  # of the ViT
+
+
 class OnTokens(nn.Module):
     """Head on the tokens of a frozen ViT.
 
@@ -46,6 +55,24 @@ class OnTokens(nn.Module):
         return resize(self.head(self.vit(image), size), size)
 
 
+class OnCells(nn.Module):
+    """Head on the stored components of a frozen ViT's tokens.
+
+    Args:
+        head: maps components ``(B, K, h, w)``, the only layer, and the size of the image, to logits
+            of any size.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, image: Tensor, structure: Tensor, cells: Tensor) -> Tensor:
+        """Map cells ``(B, K, h, w)`` in [0, 1] to logits ``(B, C, H, W)``; image: the size."""
+        size = image.shape[-2:]
+        return resize(self.head([cells], size), size)
+
+
 class OfConcatenated(nn.Module):
     """Head on the tokens of all layers of a ViT, concatenated.
 
@@ -62,15 +89,15 @@ class OfConcatenated(nn.Module):
         return self.layers(torch.cat(list(tokens), 1))
 
 
-def linear_probe(vit: FrozenViT, num_classes: int, dropout: float) -> nn.Module:
+def linear_probe(tokens: Tokens, num_classes: int, dropout: float) -> nn.Module:
     """Build the linear head of DINOv2's authors: batch norm and 1x1 convolution, no dropout."""
-    width = vit.channels * len(vit.layers)
+    width = tokens.channels * tokens.num_layers
     return OfConcatenated(nn.BatchNorm2d(width), nn.Conv2d(width, num_classes, 1))
 
 
-def token_mlp(vit: FrozenViT, num_classes: int, dropout: float) -> nn.Module:
+def token_mlp(tokens: Tokens, num_classes: int, dropout: float) -> nn.Module:
     """Build an MLP of two layers that sees one token at a time."""
-    width = vit.channels * len(vit.layers)
+    width = tokens.channels * tokens.num_layers
     return OfConcatenated(
         nn.BatchNorm2d(width),
         nn.Dropout(dropout),
@@ -88,15 +115,17 @@ class SegformerOnTokens(nn.Module):
     then bilinear to its stride. Batch norm takes away the scales of the layers, as in our join.
 
     Args:
-        vit: the ViT, with four layers.
+        tokens: of four layers.
         num_classes: number of classes C.
         dropout: before the last layer.
     """
 
-    def __init__(self, vit: FrozenViT, num_classes: int, dropout: float) -> None:
+    def __init__(self, tokens: Tokens, num_classes: int, dropout: float) -> None:
         super().__init__()
         self.enter = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm2d(vit.channels), nn.Conv2d(vit.channels, _SEGFORMER, 1))
+            nn.Sequential(
+                nn.BatchNorm2d(tokens.channels), nn.Conv2d(tokens.channels, _SEGFORMER, 1)
+            )
             for _ in _STRIDES_PX
         )
         self.head = MlpHead(
@@ -123,18 +152,18 @@ class DptOnTokens(nn.Module):
     the work of the head.
 
     Args:
-        vit: the ViT, with four layers.
+        tokens: of four layers.
         num_classes: number of classes C, at least 2.
         dropout: before the last layer.
     """
 
-    def __init__(self, vit: FrozenViT, num_classes: int, dropout: float) -> None:
+    def __init__(self, tokens: Tokens, num_classes: int, dropout: float) -> None:
         super().__init__()
-        width, features = vit.channels, vit.channels // 6
+        width, features = tokens.channels, tokens.channels // 6
         widths = (width // 8, width // 4, width // 2, width)
         self.head = DptHead(width, widths, features)
-        if vit.input_scale != 1:
-            factors = [factor / vit.input_scale for factor in (4, 2, 1, 0.5)]
+        if tokens.input_scale != 1:
+            factors = [factor / tokens.input_scale for factor in (4, 2, 1, 0.5)]
             self.head.resize_layers = nn.ModuleList(map(_reassemble, widths, factors))
         self.head.scratch["output_conv1"] = nn.Sequential(
             nn.Conv2d(features, features, 3, padding=1, bias=False),
@@ -184,7 +213,7 @@ class FromScratch(nn.Module):
 
 
 Build = Callable[[Config, StructureEncoder, int], nn.Module]
-Head = Callable[[FrozenViT, int, float], nn.Module]
+Head = Callable[[Tokens, int, float], nn.Module]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,9 +283,22 @@ def _on_tokens(head: Head, *overrides: str) -> Candidate:
             input_scale=settings.input_scale,
             dtype=FROZEN_DTYPE,
         )
-        return OnTokens(vit, head(vit, num_classes, config.model.head_dropout))
+        tokens = Tokens(
+            channels=vit.channels, num_layers=len(vit.layers), input_scale=vit.input_scale
+        )
+        return OnTokens(vit, head(tokens, num_classes, config.model.head_dropout))
 
     return Candidate(build=build, changes=(*_OPPONENT, *_VIT, *overrides))
+
+
+def _on_cells(head: Head, *overrides: str) -> Candidate:
+    """Enter a head on the stored components that our network has too."""
+
+    def build(config: Config, encoder: StructureEncoder, num_classes: int) -> nn.Module:
+        tokens = Tokens(channels=encoder.num_components[0])
+        return OnCells(head(tokens, num_classes, config.model.head_dropout))
+
+    return Candidate(build=build, changes=(*_FEATURES, "optim.lr_factors={}", *overrides))
 
 
 def _from_scratch(kind: str, encoder_name: str, *overrides: str) -> Candidate:
@@ -283,6 +325,9 @@ _LISTED = {
     # tuned.
     "segformer_b0": _from_scratch("Segformer", "mit_b0", "optim.lr=1e-3"),
     "upernet_r18": _from_scratch("UPerNet", "resnet18", "optim.lr=1e-3"),
+    # The same heads on the stored maps that vsgnet_features reads.
+    "linear_features": _on_cells(linear_probe, "optim.lr=1e-3"),
+    "mlp_features": _on_cells(token_mlp, "model.head_dropout=0.3", "optim.lr=1e-3"),
     # Ours have the rate of the recipe.
     "vsgnet": _ours(),
     "vsgnet_vit": _ours(*_VIT),

@@ -15,6 +15,7 @@ from benchmarks.opponents import (
     FromScratch,
     OnTokens,
     SegformerOnTokens,
+    Tokens,
     linear_probe,
     token_mlp,
 )
@@ -50,11 +51,16 @@ def times_of(folder: Path) -> dict[Path, int]:
     return {p: p.stat().st_mtime_ns for p in folder.iterdir() if "speed" not in p.name}
 
 
-def test_every_candidate_is_trained_scored_kept_and_comparable(run, tmp_path):
+def test_every_candidate_is_trained_scored_kept_and_comparable(
+    run, run_script, recipe_path, tmp_path
+):
+    maps = ("name=test_vit", "checkpoint=random")
+    chosen = ["structure.modalities=[features]", *(f"structure.features.{each}" for each in maps)]
+    assert run_script("generate", "--config", recipe_path, *chosen)[0] == 0
     arguments = ("--steps", "2", "--seconds-per-step", "1")
     results, rows, errors = run(*arguments)
     expected = [name for name in accuracy.CANDIDATES if HAS_SMP or name not in NEEDS_SMP]
-    assert len(expected) >= 13 and [*rows] == expected
+    assert len(expected) >= 16 and [*rows] == expected
     assert [result["candidate"] for result in results] == expected
     assert all(result["steps"] == 2 and 0 <= result["miou"] <= 1 for result in results)
     assert all((f"skipped {name}: " in errors) is not HAS_SMP for name in NEEDS_SMP)
@@ -137,7 +143,8 @@ def test_without_a_vit_its_candidates_are_skipped_by_name(run_script, recipe_pat
 @pytest.mark.parametrize("head", [linear_probe, token_mlp, DptOnTokens, SegformerOnTokens])
 def test_heads_take_any_size_and_train_every_parameter(head, scale):
     vit = load_frozen_vit("test_vit", "random", layers=(1, 3, 4, 6), input_scale=scale)
-    network = OnTokens(vit, head(vit, 3, 0.0))
+    tokens = Tokens(channels=vit.channels, num_layers=4, input_scale=scale)
+    network = OnTokens(vit, head(tokens, 3, 0.0))
     logits = network(torch.rand(2, 3, 70, 50), torch.empty(0))
     assert logits.shape == (2, 3, 70, 50)
     logits.square().mean().backward()
@@ -149,7 +156,8 @@ def test_a_scaled_input_does_not_enlarge_the_maps_of_the_dpt_head():
     sizes = []
     for scale in (1.0, 2.0):
         vit = load_frozen_vit("test_vit", "random", layers=(1, 3, 4, 6), input_scale=scale)
-        head = DptOnTokens(vit, 3, 0.0).head
+        tokens = Tokens(channels=vit.channels, num_layers=4, input_scale=scale)
+        head = DptOnTokens(tokens, 3, 0.0).head
         parts = zip(head.projects, head.resize_layers, vit(torch.rand(1, 3, 64, 64)), strict=True)
         sizes.append([enlarge(project(tokens)).shape[-1] for project, enlarge, tokens in parts])
     assert sizes == [[16, 8, 4, 2]] * 2
