@@ -237,9 +237,10 @@ def _load_weights(vit: Any, name: str, path: Path) -> None:
     timm's own loading is not used: for a network without a classifier it only logs parameters that
     the file lacks, and leaves them random.
 
-    The tests pin the official layouts of DINOv2 and DINOv3 with random weights; no real file has
-    been loaded by this project. Off the 37x37 grid of its training, DINOv2 without registers gets
-    positions resampled as timm does it (antialiased), which its authors did only with registers.
+    The tests pin the official layouts of DINOv2 and DINOv3 with random weights. Of real weights,
+    DINOv2 ViT-S/14 was run, from a copy in the official layout (docs/frozen_vit.md). Off the 37x37
+    grid of its training, DINOv2 without registers gets positions resampled as timm does it
+    (antialiased), which its authors did only with registers.
     """
     refusal = f"{path} does not hold the weights of {name}"
     translate = getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", None)

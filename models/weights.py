@@ -21,8 +21,8 @@ FOLDER = Path("weights")
 RANDOM = "random"  # in place of a file: fixed random weights, for tests and timing
 
 # As printed by sha256sum. The authors of DINOv2 and Depth Anything publish no hashes; each of these
-# is pinned by at least two independent public projects. No file of DINOv2 or DINOv3 has been loaded
-# by this project.
+# is pinned by at least two independent public projects. None of their official files has been
+# loaded by this project.
 _SHA256_SUMS = """
 b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9  dinov2_vits14_pretrain.pth
 0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73  dinov2_vitb14_pretrain.pth

@@ -25,6 +25,7 @@ from datasets.structure_maps import (
     SHEET,
     MapRecipe,
     maker,
+    map_kind,
     map_path,
     read_manifest,
     store_folder,
@@ -151,6 +152,13 @@ class _Check:
                 yield Finding(kind, f"{text}again with generate.py or prepare.py sensor")
                 continue
             self.stores[folder] = recipe, sources
+            if map_kind(recipe.generator) == "cells":
+                from datasets.structure_fits import read_fit  # imports torch, as contact sheets do
+
+                try:
+                    read_fit(folder)
+                except UserError as error:
+                    yield Finding("fits that cannot be read", str(error))
             for tile_id in sorted(sources.keys() - self.tile_set.tiles.keys()):
                 text = f"{path} names '{tile_id}', which is not a tile; delete the folder and run "
                 yield Finding("maps of no tile", f"{text}{maker(recipe.generator)} again")

@@ -423,8 +423,16 @@ def test_maps_of_cells_are_compared_with_their_grid_and_with_the_cells_that_hold
     for tile_id in sources:
         write(tile_id, whole)
     write_manifest(folder, recipe, sources)
-    (folder / "fit.npz").touch()
+    fit = folder / "fit.npz"
+    np.savez(fit, inputs="i", mean=np.zeros(3))
     assert faults_of(toy) == []
+    content = fit.read_bytes()
+    for harm in (fit.unlink, lambda: fit.write_bytes(content[:-9])):
+        harm()
+        (found,) = faults_of(toy)
+        assert found.startswith("ROOT/modalities/features/fit.npz cannot be read")
+        assert found.endswith("delete ROOT/modalities/features and run generate.py again")
+        fit.write_bytes(content)
     without_data(toy, "b", 3)
     where = "ROOT/modalities/features/b.tif"
     (found,) = faults_of(toy)
