@@ -238,7 +238,7 @@ def _load_weights(vit: Any, name: str, path: Path) -> None:
     the file lacks, and leaves them random.
 
     The tests pin the official layouts of DINOv2 and DINOv3 with random weights. Of real weights,
-    DINOv2 ViT-S/14 was run, from a copy in the official layout (docs/frozen_vit.md). Off the 37x37
+    DINOv2 ViT-S/14 was run, from a copy in the official layout (docs/model.md). Off the 37x37
     grid of its training, DINOv2 without registers gets positions resampled as timm does it
     (antialiased), which its authors did only with registers.
     """
