@@ -29,7 +29,7 @@ _MULTIPLE_PX = 32  # sides that segmentation_models_pytorch accepts
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """What a head knows of its input: layers of a frozen ViT, or one map of stored components."""
+    """Input of a head: layers of a frozen ViT, or one map of stored components."""
 
     channels: int  # D, of each layer
     num_layers: int = 1

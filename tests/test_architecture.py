@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {"prepare", "generate", "train", "eval", "infer"}
-FOLDERS = {"configs", "models", "datasets", "utils", "benchmarks", "docs", "tests"}
+FOLDERS = {"configs", "models", "datasets", "utils", "benchmarks", "checkpoints", "docs", "tests"}
 TOP_LEVEL = FOLDERS | {f"{script}.py" for script in SCRIPTS}
 TOP_LEVEL |= {"requirements.txt", "pyproject.toml", "Makefile", "README.md", "LICENSE"}
 TOP_LEVEL |= {"CHANGELOG.md", "CITATION.cff"}
