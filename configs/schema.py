@@ -139,7 +139,7 @@ class FeaturesConfig:
     # Path of the weights file; null: the official file in weights/; 'random' for tests and timing.
     checkpoint: str | None = None
     layers: Layers = "four_even"  # whose tokens are joined, as in model.rgb_vit.layers
-    num_components: int = 32
+    num_components: int = 256
     cell_px: int = 8  # side of the cells of a map; each is one patch of the ViT
     images_per_batch: int = 4  # windows per forward pass on a GPU; 1 on the CPU
     # auto: bf16 on a CUDA device, and on a CPU with units for it (AMX), else fp32
