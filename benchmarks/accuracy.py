@@ -7,8 +7,8 @@
 
 All candidates have the recipe's data, loader, augmentation, loss, decay, averaging of weights and
 sliding windows over whole source images. Each trains for the number of steps that fills the
-minutes: its seconds a step are measured first, once, with nothing beside it, and the number of
-steps follows from them, so that the result does not depend on what else the machine does later. The
+minutes: the seconds a step of all are measured first, in turns, with nothing beside them, and the
+numbers of steps follow, so that the results do not depend on what else the machine does later. The
 warm-up is 5 % of the steps. Frozen ViTs are computed in bfloat16.
 
 One JSON line per run, then a Markdown table. Finished runs are kept in ``--output``, one file for
@@ -24,7 +24,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,7 @@ from utils.evaluation.compare import Report, Setting
 from utils.evaluation.evaluate import Predictor, TileAssembler, evaluate
 from utils.evaluation.metrics import scores
 from utils.evaluation.protocols import indices_left_out, plan_split_labels
-from utils.files import remembered, to_json
+from utils.files import read_json, remembered, to_json, write_json
 from utils.malloc import keep_freed_memory
 from utils.precision import Precision
 from utils.reports.tables import INTERVAL, span
@@ -63,7 +63,11 @@ from utils.training.optim import build_optimizer, learning_rate, set_learning_ra
 from utils.training.state import Ema, NonFiniteGuard, seed_torch
 
 WARMUP_SHARE = 0.05  # of the steps
-NUM_UNTIMED, NUM_TIMED = 2, 6  # steps of the measurement of speed
+NUM_UNTIMED, NUM_TIMED = 2, 10  # steps of the measurement of speed
+
+Place = Callable[
+    ..., Path
+]  # file of a candidate, from its part (a seed, or the speed) and settings
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,12 +134,17 @@ def training(trial: Trial, num_steps: int) -> Iterator[None]:
     network.load_state_dict(ema.average, strict=False)  # frozen weights are not in it
 
 
-def seconds_per_step(trial: Trial) -> float:
-    """Return the median duration of a training step, with loading and loss."""
-    bench = Bench(trial.dist.device.type, quick=False)
-    steps = training(trial, NUM_UNTIMED + NUM_TIMED)
-    times = [bench.seconds(partial(next, steps)) for _ in range(NUM_UNTIMED + NUM_TIMED)]
-    return statistics.median(times[NUM_UNTIMED:])
+def seconds_per_step(trials: Sequence[Trial]) -> list[float]:
+    """Return the median durations of training steps, loading and loss included.
+
+    The trials take turns, so that a machine that is slower for a while is slower for all.
+    """
+    bench = Bench(trials[0].dist.device.type, quick=False)
+    steps = [training(trial, NUM_UNTIMED + NUM_TIMED) for trial in trials]
+    rounds = [
+        [bench.seconds(partial(next, own)) for own in steps] for _ in range(NUM_UNTIMED + NUM_TIMED)
+    ]
+    return [statistics.median(times) for times in zip(*rounds[NUM_UNTIMED:], strict=True)]
 
 
 def confusions_of(trial: Trial) -> dict[str, Tensor]:
@@ -195,37 +204,54 @@ def run_trial(name: str, trial: Trial, num_steps: int, seconds: float) -> dict[s
     return to_json(content)
 
 
-def stored_runs(
-    name: str, configs: Sequence[Config], dist: DistContext, args: argparse.Namespace
-) -> Iterator[Report]:
-    """Yield the result of a candidate for each seed, trained only if the folder lacks it.
+def place_of(folder: Path, name: str, trial: Trial) -> Place:
+    """Return the names of a candidate's files, in a folder.
 
-    A file is that of the recipe, the split, the number of steps, and the names and shapes of the
-    parameters.
+    A file is that of the recipe, the split, the names and shapes of the parameters, and the
+    settings given with its part.
     """
-    first = build_trial(name, configs[0], dist)
-    recipe = config_to_dict(configs[0])
-    for generator in {*GENERATORS} - {*configs[0].structure.selected()}:
+    config = trial.config
+    recipe = config_to_dict(config)
+    for generator in {*GENERATORS} - {*config.structure.selected()}:
         recipe["structure"].pop(generator, None)
-    recipe["run"] = {"precision": configs[0].run.precision}
-    layout = {key: [*value.shape] for key, value in first.network.state_dict().items()}
-    common = {"recipe": recipe, "split": first.tile_set.split_sha256, "layout": layout}
+    recipe["run"] = {"precision": config.run.precision}
+    layout = {key: [*value.shape] for key, value in trial.network.state_dict().items()}
+    common = {"recipe": recipe, "split": trial.tile_set.split_sha256, "layout": layout}
 
     def path(part: object, **settings: object) -> Path:
         text = json.dumps(common | settings, sort_keys=True)
-        return args.output / f"{name}-{part}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
+        return folder / f"{name}-{part}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
 
-    seconds = args.seconds_per_step or remembered(
-        path("speed", threads=torch.get_num_threads()), partial(seconds_per_step, first)
-    )
-    num_steps = args.steps or max(1, round(args.minutes * 60 / seconds))
+    return path
+
+
+def stored_speeds(trials: Mapping[str, Trial], places: Mapping[str, Place]) -> dict[str, float]:
+    """Return the seconds a step of each candidate; those that the folder lacks are measured."""
+    threads = torch.get_num_threads()
+    paths = {name: place("speed", threads=threads) for name, place in places.items()}
+    missing = [name for name, path in paths.items() if not path.is_file()]
+    found = seconds_per_step([trials[name] for name in missing]) if missing else []
+    for name, seconds in zip(missing, found, strict=True):
+        write_json(paths[name], seconds)
+    return {name: read_json(path) for name, path in paths.items()}
+
+
+def stored_runs(
+    name: str,
+    configs: Sequence[Config],
+    dist: DistContext,
+    place: Place,
+    num_steps: int,
+    seconds: float,
+) -> Iterator[Report]:
+    """Yield the result of a candidate for each seed, trained only if the folder lacks it."""
     for config in configs:
 
         def run(config: Config = config) -> dict[str, Any]:
             return run_trial(name, build_trial(name, config, dist), num_steps, seconds)
 
-        place = path(config.run.seed, steps=num_steps)
-        yield Report(path=place, content=remembered(place, run))
+        path = place(config.run.seed, steps=num_steps)
+        yield Report(path=path, content=remembered(path, run))
 
 
 def json_line(report: Report) -> str:
@@ -316,9 +342,17 @@ def main() -> None:
         if dist.device.type == "cpu":
             keep_freed_memory()
         settings = []
+        trials = {name: build_trial(name, configs[0], dist) for name, configs in recipes.items()}
+        places = {name: place_of(args.output, name, trial) for name, trial in trials.items()}
+        if args.seconds_per_step:
+            speeds = dict.fromkeys(names, args.seconds_per_step)
+        else:
+            speeds = stored_speeds(trials, places)
+        del trials
         for name, configs in recipes.items():
+            num_steps = args.steps or max(1, round(args.minutes * 60 / speeds[name]))
             reports = []
-            for report in stored_runs(name, configs, dist, args):
+            for report in stored_runs(name, configs, dist, places[name], num_steps, speeds[name]):
                 reports.append(report)
                 print(json_line(report), flush=True)
             settings.append(Setting(name=name, reports=tuple(reports)))

@@ -1,9 +1,12 @@
 """The benchmark of accuracy: every candidate is trained, scored, kept and reused."""
 
 import importlib.util
+import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,13 +88,41 @@ def test_a_changed_setting_trains_again(run, tmp_path, monkeypatch):
     assert len(times_of(tmp_path / "results")) == num_files + 1
 
 
-def test_the_speed_is_measured_once_for_all_seeds_and_gives_the_steps(run, monkeypatch):
+def test_speeds_are_measured_in_turns_once_for_all_seeds_and_give_the_steps(run, monkeypatch):
     measured = []
-    monkeypatch.setattr(accuracy, "seconds_per_step", lambda trial: measured.append(trial) or 1.5)
-    arguments = ("--minutes", "0.05", "--only", "linear_last")
-    results, *_ = run(*arguments, "--seeds", "0,1")
-    assert [result["steps"] for result in results] == [2, 2] and len(measured) == 1
-    assert run(*arguments, "optim.batch_size=4")[0][0]["steps"] == 2 and len(measured) == 2
+
+    def seconds_per_step(trials: list[accuracy.Trial]) -> list[float]:
+        measured.append(len(trials))
+        return [1.5, 1.0, 0.5][: len(trials)]
+
+    monkeypatch.setattr(accuracy, "seconds_per_step", seconds_per_step)
+    arguments = ("--minutes", "0.05", "--seeds", "0,1")
+    results, *_ = run(*arguments, "--only", "linear_last,mlp_four")
+    assert [result["steps"] for result in results] == [2, 2, 3, 3] and measured == [2]
+    run(*arguments, "--only", "linear_last,mlp_four,dpt")
+    assert measured == [2, 1]
+    assert run(*arguments, "--only", "mlp_four", "optim.batch_size=4")[0][0]["steps"] == 2
+    assert measured == [2, 1, 1]
+
+
+def test_the_seconds_of_a_step_are_medians_over_turns(recipe_path, dist, monkeypatch):
+    steps = []
+
+    def training(trial: str, num_steps: int) -> Iterator[None]:
+        for _ in range(num_steps):
+            steps.append(trial.config)
+            yield
+
+    times = itertools.count(1)
+    monkeypatch.setattr(accuracy, "training", training)
+    monkeypatch.setattr(accuracy.Bench, "seconds", lambda bench, step: (step(), next(times))[1])
+    trial = SimpleNamespace(config="a", dist=dist)
+    other = SimpleNamespace(config="b", dist=dist)
+    found = accuracy.seconds_per_step([trial, other])
+    num_rounds = accuracy.NUM_UNTIMED + accuracy.NUM_TIMED
+    assert steps == ["a", "b"] * num_rounds
+    rounds = np.arange(accuracy.NUM_UNTIMED, num_rounds)
+    assert found == [np.median(2 * rounds + 1), np.median(2 * rounds + 2)]
 
 
 def test_the_schedule_fits_the_steps_and_the_averaged_weights_are_scored(
