@@ -65,9 +65,8 @@ from utils.training.state import Ema, NonFiniteGuard, seed_torch
 WARMUP_SHARE = 0.05  # of the steps
 NUM_UNTIMED, NUM_TIMED = 2, 10  # steps of the measurement of speed
 
-Place = Callable[
-    ..., Path
-]  # file of a candidate, from its part (a seed, or the speed) and settings
+# A file of a candidate, from its part (a seed, or the speed) and settings.
+Place = Callable[..., Path]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -205,7 +204,7 @@ def run_trial(name: str, trial: Trial, num_steps: int, seconds: float) -> dict[s
 
 
 def place_of(folder: Path, name: str, trial: Trial) -> Place:
-    """Return the names of a candidate's files, in a folder.
+    """Return the function that names the files of a candidate in a folder.
 
     A file is that of the recipe, the split, the names and shapes of the parameters, and the
     settings given with its part.

@@ -32,8 +32,7 @@ SIZES = {
         rgb_vit="vit_small_patch14_reg4_dinov2",
         structure_vit="vit_small_patch14_reg4_dinov2",
     ),
-    # As in `small`, ratios of at most 4 and few blocks on fine maps: at 24 M parameters training is
-    # 1.5 times as fast as with the depths and ratios of `large`.
+    # As in `small`, ratios of at most 4 and few blocks on fine maps, which cost the most time.
     "base": Size(
         channels=(64, 128, 256, 512),
         depths=(2, 2, 8, 2),

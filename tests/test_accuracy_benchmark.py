@@ -88,7 +88,7 @@ def test_a_changed_setting_trains_again(run, tmp_path, monkeypatch):
     assert len(times_of(tmp_path / "results")) == num_files + 1
 
 
-def test_speeds_are_measured_in_turns_once_for_all_seeds_and_give_the_steps(run, monkeypatch):
+def test_speeds_are_measured_once_for_all_seeds_and_give_the_steps(run, monkeypatch):
     measured = []
 
     def seconds_per_step(trials: list[accuracy.Trial]) -> list[float]:
@@ -108,7 +108,7 @@ def test_speeds_are_measured_in_turns_once_for_all_seeds_and_give_the_steps(run,
 def test_the_seconds_of_a_step_are_medians_over_turns(recipe_path, dist, monkeypatch):
     steps = []
 
-    def training(trial: str, num_steps: int) -> Iterator[None]:
+    def training(trial: SimpleNamespace, num_steps: int) -> Iterator[None]:
         for _ in range(num_steps):
             steps.append(trial.config)
             yield
